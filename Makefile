@@ -1,0 +1,80 @@
+# Keyward. `make` shows what there is.
+
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+TARGET     := $(or $(CARGO_TARGET_DIR),target)
+SCRIPTS    := softhsm-tests/scripts
+
+BINDIR  := $(PREFIX)/bin
+DOCDIR  := $(PREFIX)/share/doc/keyward
+UNITDIR := $(PREFIX)/lib/systemd/system
+RENDER   = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g'
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test bench fmt lint release install install-units uninstall clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: ## See it work: encrypt, rotate, decrypt, refuse, verify, on a throw-away software HSM
+	@$(SCRIPTS)/demo.sh
+
+run: ## Start a development daemon in the foreground (target/dev/keyward.sock)
+	@$(SCRIPTS)/run-dev.sh
+
+test: ## Build everything and run all tests
+	@$(SCRIPTS)/test.sh
+
+bench: ## Measure a release build (target/bench/summary.json)
+	@$(SCRIPTS)/bench.sh
+
+fmt: ## Format the sources
+	cargo fmt --all
+
+lint: ## Check format and lints
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+# Under sudo there may be no cargo: then what `make release` made before is installed.
+release: ## Build the binaries for production
+	@if command -v cargo >/dev/null; then cargo build --locked --release -p keyward --bins; \
+	elif [ ! -x '$(TARGET)/release/keywardd' ]; then \
+	    echo 'make: error: cargo is not in PATH; run `make release` as the user that has it' >&2; exit 1; fi
+
+install: release install-units ## Install binaries, units, configuration and documents (DESTDIR, PREFIX)
+	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(DOCDIR)/docs' '$(DESTDIR)$(DOCDIR)/hsm-config/policies'
+	install -m 0755 '$(TARGET)/release/keywardd' '$(TARGET)/release/keyward' '$(DESTDIR)$(BINDIR)'
+	install -m 0644 README.md CHANGELOG.md LICENSE '$(DESTDIR)$(DOCDIR)'
+	install -m 0644 docs/*.md '$(DESTDIR)$(DOCDIR)/docs'
+	install -m 0644 hsm-config/*.toml hsm-config/*.conf '$(DESTDIR)$(DOCDIR)/hsm-config'
+	install -m 0644 hsm-config/policies/* '$(DESTDIR)$(DOCDIR)/hsm-config/policies'
+	install -d -m 0750 '$(DESTDIR)$(SYSCONFDIR)/keyward'
+	@if [ -e '$(DESTDIR)$(SYSCONFDIR)/keyward/keywardd.toml' ]; then \
+	    echo 'kept $(SYSCONFDIR)/keyward/keywardd.toml as it is'; \
+	else install -m 0640 hsm-config/keywardd.toml '$(DESTDIR)$(SYSCONFDIR)/keyward/keywardd.toml'; fi
+	install -d '$(DESTDIR)$(PREFIX)/share/bash-completion/completions' \
+	    '$(DESTDIR)$(PREFIX)/share/zsh/site-functions' '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d'
+	umask 022 && '$(TARGET)/release/keyward' completions bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/keyward'
+	umask 022 && '$(TARGET)/release/keyward' completions zsh >'$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_keyward'
+	umask 022 && '$(TARGET)/release/keyward' completions fish >'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/keyward.fish'
+	@[ -n '$(DESTDIR)' ] || echo 'next: docs/runbook.md, "First installation"'
+
+install-units:
+	install -d '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)$(PREFIX)/lib/sysusers.d' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d'
+	umask 022 && $(RENDER) systemd/keywardd.service >'$(DESTDIR)$(UNITDIR)/keywardd.service'
+	umask 022 && $(RENDER) systemd/keywardd.socket >'$(DESTDIR)$(UNITDIR)/keywardd.socket'
+	install -m 0644 systemd/keyward.sysusers '$(DESTDIR)$(PREFIX)/lib/sysusers.d/keyward.conf'
+	install -m 0644 systemd/keyward.tmpfiles '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/keyward.conf'
+
+uninstall: ## Remove what install wrote; configuration, keys and logs stay
+	rm -f '$(DESTDIR)$(BINDIR)/keywardd' '$(DESTDIR)$(BINDIR)/keyward' \
+	    '$(DESTDIR)$(UNITDIR)/keywardd.service' '$(DESTDIR)$(UNITDIR)/keywardd.socket' \
+	    '$(DESTDIR)$(PREFIX)/lib/sysusers.d/keyward.conf' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/keyward.conf' \
+	    '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/keyward' \
+	    '$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_keyward' \
+	    '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/keyward.fish'
+	rm -rf '$(DESTDIR)$(DOCDIR)'
+
+clean: ## Remove everything built, the demo and the development daemon's keys
+	cargo clean
+	rm -rf .demo target/dev

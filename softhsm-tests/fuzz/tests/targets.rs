@@ -1,0 +1,29 @@
+//! Every target, with a budget that fits a normal test run.
+
+use keyward_fuzz::engine::run;
+use keyward_fuzz::targets::{ciphertext, config, text, values};
+
+#[test]
+fn ciphertexts() {
+    run(&ciphertext::seeds(), 200_000, ciphertext::ciphertext);
+}
+
+#[test]
+fn text_forms() {
+    run(&text::seeds(), 300_000, text::text_form);
+}
+
+#[test]
+fn configurations() {
+    run(&config::seeds(), 20_000, config::config);
+}
+
+#[test]
+fn contexts() {
+    run(&values::seeds(), 100_000, values::context);
+}
+
+#[test]
+fn blind_indexes() {
+    run(&values::seeds(), 100_000, values::index);
+}

@@ -1,0 +1,71 @@
+# shellcheck shell=bash
+# Sourced by every script: where things are, how to say and how to fail.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cd "$root" || exit
+# Cargo reads a relative CARGO_TARGET_DIR from here, and so do we.
+target=${CARGO_TARGET_DIR:-target}
+[[ $target == /* ]] || target=$root/$target
+# shellcheck disable=SC2034  # used by the scripts that source this one
+bin=$target/debug
+
+say() { printf '%s\n' "$*"; }
+
+die() {
+    printf '%s: error: %s\n' "$(basename "$0" .sh)" "$*" >&2
+    exit 1
+}
+
+# Colours only for people.
+if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
+    bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'
+else
+    # shellcheck disable=SC2034  # the same
+    bold='' dim='' plain=''
+fi
+
+# A number from the JSON on stdin: json_number operations. Nothing when it is not there.
+json_number() {
+    { grep -oE "\"$1\"[[:space:]]*:[[:space:]]*\"?[0-9]+" || true; } | head -n 1 | grep -oE '[0-9]+$' || true
+}
+
+# Microseconds since 1970.
+now() { printf '%s' "${EPOCHREALTIME/[.,]/}"; }
+
+# Seconds with two decimals from microseconds.
+seconds() { printf '%d.%02d' $(($1 / 1000000)) $(($1 % 1000000 / 10000)); }
+
+# 20000 -> 20 000
+thousands() { sed -E ':a; s/^([0-9]+)([0-9]{3})/\1 \2/; ta' <<<"$1"; }
+
+# Runs one stage and notes how long it took. Nested scripts add to the same list.
+stage() {
+    local name=$1 started status=0
+    shift
+    printf '%s==> %s%s\n' "$bold" "$name" "$plain"
+    started=$(now)
+    "$@" || status=$?
+    local verdict=ok
+    ((status == 0)) || verdict="FAILED ($status)"
+    printf '%9s s  %-24s %s\n' "$(seconds $(($(now) - started)))" "$name" "$verdict" >>"$stages"
+    return "$status"
+}
+
+# Opens the list of stages; whoever opened it prints it at the end, whatever happens.
+stages_begin() {
+    stages=${KEYWARD_STAGES:-}
+    [[ -z $stages ]] || return 0
+    stages=$(mktemp)
+    export KEYWARD_STAGES=$stages
+    trap 'stages_end' EXIT
+}
+
+stages_end() {
+    local status=$?
+    printf '\n%sstage times%s\n' "$bold" "$plain"
+    cat "$stages"
+    printf '%9s s  %-24s\n' "$SECONDS" 'in all'
+    rm -f "$stages"
+    ((status == 0)) || printf '%s: error: failed; see above\n' "$(basename "$0" .sh)" >&2
+    exit "$status"
+}

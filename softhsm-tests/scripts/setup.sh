@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Checks that what a task needs is installed. As root on Debian or Ubuntu it
+# installs what is missing; anybody else is told the one command to run.
+#
+#   setup.sh [demo|test|bench]
+set -euo pipefail
+# shellcheck source=common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=token.sh
+. "$root/softhsm-tests/scripts/token.sh"
+
+compiles_c() { printf '#include <stdlib.h>\nint main(void) { return 0; }\n' | cc -x c -fsyntax-only - 2>/dev/null; }
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# The packages that are missing for a task, one per line.
+missing() {
+    has cc || echo gcc
+    has make || echo make
+    has cc && compiles_c || echo libc6-dev
+    has softhsm2-util && softhsm_library >/dev/null || echo softhsm2
+    has pkcs11-tool || echo opensc
+    [[ $1 == test ]] || return 0
+    /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
+    has systemd-analyze || echo systemd
+}
+
+install_packages() {
+    export DEBIAN_FRONTEND=noninteractive
+    say "installing: $*"
+    apt-get update -qq </dev/null || say 'setup: warning: apt-get update failed; trying with the lists that are here'
+    apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null ||
+        die "apt-get could not install: $*"
+}
+
+main() {
+    local task=${1:-test} packages
+    [[ $task =~ ^(demo|test|bench)$ ]] || die "unknown task $task; expected demo, test or bench"
+    has cargo || die 'cargo is missing; install Rust 1.95 or newer from https://rustup.rs'
+    mapfile -t packages < <(missing "$task")
+    ((${#packages[@]})) || return 0
+    if ! has apt-get; then
+        die "missing (names as in Debian): ${packages[*]}; install them with your package manager"
+    fi
+    if ((EUID != 0)); then
+        die "packages are missing; run:  sudo apt-get install --no-install-recommends ${packages[*]}"
+    fi
+    install_packages "${packages[@]}"
+    mapfile -t packages < <(missing "$task")
+    ((${#packages[@]} == 0)) || die "still missing after the installation: ${packages[*]}"
+}
+
+main "$@"

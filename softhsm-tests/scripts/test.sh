@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# make test: set-up, build, all tests. Works with no terminal and no stdin.
+set -euo pipefail
+# shellcheck source=common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+exec </dev/null
+stages_begin
+stage 'set-up' softhsm-tests/scripts/setup.sh test
+# Tests that start the daemon need the binaries of every member.
+stage 'build' cargo build --locked --workspace --bins
+stage 'build tests' cargo test --locked --workspace --no-run
+stage 'tests' cargo test --locked --workspace

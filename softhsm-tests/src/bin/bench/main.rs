@@ -1,0 +1,69 @@
+//! Measures Keyward against an empty service and against itself
+//! (docs/performance.md): `bench` writes `bench/results.json` and
+//! `bench/summary.json` in the target folder.
+//!
+//! Whatever makes load is a process of its own: `bench load WORK --socket FILE`.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+mod aead;
+mod figures;
+mod load;
+mod machine;
+mod report;
+mod rounds;
+mod servers;
+mod single;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Measures Keyward; the results are ratios within one run
+#[derive(Parser)]
+#[command(after_help = "Example: bench --quick")]
+struct Arguments {
+    /// Short rounds: a look while developing, not a result
+    #[arg(long)]
+    quick: bool,
+    /// Where servers keep their data and results are written [default: bench, beside the folder of this program]
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes one kind of load and prints what it saw as JSON
+    Load(load::Load),
+}
+
+fn main() -> Outcome<()> {
+    let arguments = Arguments::parse();
+    // One thread: the client must not compete with the server for both cores.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match &arguments.command {
+        Some(Command::Load(load)) => runtime.block_on(load::run(load)),
+        None => runtime.block_on(measure(&arguments)),
+    }
+}
+
+async fn measure(arguments: &Arguments) -> Outcome<()> {
+    let folder = arguments.folder.clone().map_or_else(default_folder, Ok)?;
+    std::fs::create_dir_all(&folder)?;
+    let plan = if arguments.quick { rounds::QUICK } else { rounds::FULL };
+    let machine = machine::facts(&folder)?;
+    report::say(&format!("{}", machine))?;
+    let servers = servers::Servers::start(&folder).await?;
+    let rounds = rounds::run(&plan, &servers)?;
+    let single = single::run(&plan, servers).await?;
+    report::write(&folder, &machine, &rounds, &single)
+}
+
+fn default_folder() -> Outcome<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program.ancestors().nth(2).ok_or("this program is in no target folder: give --folder")?;
+    Ok(target.join("bench"))
+}

@@ -1,0 +1,123 @@
+//! The results: a table for people, two files for programs.
+
+use std::io::Write;
+use std::path::Path;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Map, Value, json};
+
+use super::Outcome;
+use super::figures::{Figures, median};
+use super::machine::Machine;
+use super::rounds::{Name, Rounds, ratio};
+use super::single::Single;
+
+/// What is promised for a ratio: at least, or at most.
+enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+    None,
+}
+
+use Target::{AtLeast, AtMost};
+
+/// A line on the standard output.
+pub(crate) fn say(line: &str) -> Outcome<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+/// Prints everything and writes `results.json` and `summary.json`.
+pub(crate) fn write(folder: &Path, machine: &Machine, rounds: &Rounds, single: &Single) -> Outcome<()> {
+    let keys = keys(machine, rounds, single);
+    say(&format!("\n{}\n\n{}\n", absolute(rounds, single), ratios(&keys)))?;
+    let summary: Map<String, Value> =
+        keys.into_iter().map(|(key, value, _)| (key.into(), value.into())).collect();
+    let results = json!({ "machine": machine, "summary": summary, "rounds": rounds, "single": single });
+    save(&folder.join("results.json"), &results)?;
+    save(&folder.join("summary.json"), &summary.into())
+}
+
+fn keys(machine: &Machine, rounds: &Rounds, single: &Single) -> Vec<(&'static str, f64, Target)> {
+    use Name::{
+        BatchSmall, DecryptAuditInMemory, DecryptEcho, DecryptKeyward, EncryptAuditInMemory, EncryptEcho,
+        EncryptKeyward, EncryptSmall, Session64, Session512,
+    };
+    let ratio = |this, that| ratio(rounds, this, that);
+    vec![
+        ("unary_encrypt_vs_echo", ratio(EncryptKeyward, EncryptEcho), AtLeast(0.8)),
+        ("unary_decrypt_vs_echo", ratio(DecryptKeyward, DecryptEcho), AtLeast(0.8)),
+        ("unary_encrypt_vs_echo_no_audit", ratio(EncryptAuditInMemory, EncryptEcho), Target::None),
+        ("unary_decrypt_vs_echo_no_audit", ratio(DecryptAuditInMemory, DecryptEcho), Target::None),
+        ("session_vs_unary", ratio(Session512, EncryptKeyward), AtLeast(4.0)),
+        ("session_vs_unary_64", ratio(Session64, EncryptKeyward), Target::None),
+        ("disk_sync_us", machine.disk_sync_us, Target::None),
+        ("batch_items_vs_unary", ratio(BatchSmall, EncryptSmall), AtLeast(10.0)),
+        ("stream_vs_aead", single.stream_vs_aead(), AtLeast(0.5)),
+        ("stream_memory_growth_mib", single.memory_growth_bytes as f64 / f64::from(1 << 20), AtMost(64.0)),
+        ("hsm_ops_per_million_encrypts", single.hsm_operations_per_million(), AtMost(10.0)),
+    ]
+}
+
+fn absolute(rounds: &Rounds, single: &Single) -> Table {
+    let mut table = table(["median of the rounds", "per second", "p50 us", "p99 us"]);
+    for (name, figures) in rounds {
+        let median = |of: fn(&Figures) -> f64| format!("{:.0}", median(figures.iter().map(of)));
+        table.add_row([
+            words(*name).to_owned(),
+            median(|figures| figures.per_second),
+            median(|figures| figures.p50_us),
+            median(|figures| figures.p99_us),
+        ]);
+    }
+    for (name, speeds) in
+        [("encrypted files, MiB", &single.files), ("AES-256-GCM on one core, MiB", &single.aead)]
+    {
+        let speed = median(speeds.iter().map(|speed| speed / f64::from(1 << 20)));
+        table.add_row([name.to_owned(), format!("{speed:.0}"), String::new(), String::new()]);
+    }
+    table
+}
+
+fn words(name: Name) -> &'static str {
+    match name {
+        Name::EncryptEcho => "echo, as encrypt of 256 B",
+        Name::EncryptKeyward => "encrypt 256 B",
+        Name::EncryptAuditInMemory => "encrypt 256 B, audit log in memory",
+        Name::DecryptEcho => "echo, as decrypt of 256 B",
+        Name::DecryptKeyward => "decrypt 256 B",
+        Name::DecryptAuditInMemory => "decrypt 256 B, audit log in memory",
+        Name::Session512 => "session, encrypt 256 B, 512 in flight",
+        Name::Session64 => "session, encrypt 256 B, 64 in flight",
+        Name::EncryptSmall => "encrypt 64 B",
+        Name::BatchSmall => "batches of 100, encrypt 64 B",
+    }
+}
+
+fn ratios(keys: &[(&'static str, f64, Target)]) -> Table {
+    let mut table = table(["key", "measured", "target", ""]);
+    for (key, value, target) in keys {
+        let (target, verdict) = match target {
+            AtLeast(least) => (format!(">= {least}"), if value >= least { "met" } else { "MISSED" }),
+            AtMost(most) => (format!("<= {most}"), if value <= most { "met" } else { "MISSED" }),
+            Target::None => (String::new(), ""),
+        };
+        table.add_row([(*key).to_owned(), format!("{value:.2}"), target, verdict.to_owned()]);
+    }
+    table
+}
+
+fn table(header: [&str; 4]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+        .column_iter_mut()
+        .skip(1)
+        .take(2)
+        .for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+}
+
+fn save(path: &Path, value: &Value) -> Outcome<()> {
+    std::fs::write(path, serde_json::to_string_pretty(value)? + "\n")?;
+    say(&format!("wrote {}", path.display()))
+}

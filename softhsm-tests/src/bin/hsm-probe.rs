@@ -1,0 +1,404 @@
+//! Loads a real PKCS#11 module in a process of its own, plays one scenario
+//! through the library's interface, and prints what happened as JSON.
+//!
+//! `hsm-probe SCENARIO FOLDER`; the folder holds `pin`, `state/` and `tokens/`.
+
+use std::error::Error;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward::hsm::pin::{PinSource, clear_refused_pin};
+use keyward::hsm::pkcs11::{self, NewRoot, Pkcs11Hsm, Settings, TokenSelector, create_root};
+use keyward::hsm::{Hsm, HsmError, Kek, Operation, Reply, Status};
+use keyward::id::RootId;
+use keyward::keyring::wrapped::{SealedKey, WrappedKek};
+use keyward::secret::Key256;
+use serde_json::{Value, json};
+
+type Outcome = Result<Value, Box<dyn Error>>;
+
+const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, scenario, folder] = arguments.as_slice() else { return Err("hsm-probe SCENARIO FOLDER".into()) };
+    let bench = Bench { folder: PathBuf::from(folder) };
+    let outcome = match scenario.as_str() {
+        "round-trip" => round_trip(&bench).await?,
+        "damage" => damage(&bench).await?,
+        "wrong-label" => wrong_label(&bench).await?,
+        "wrong-pin" => wrong_pin(&bench).await?,
+        "removal" => removal(&bench).await?,
+        "interrupted" => interrupted(&bench).await?,
+        "busy" => busy(&bench).await?,
+        "storm" => storm(&bench).await?,
+        "strange-canary" => strange_canary(&bench).await?,
+        "no-backup" => no_backup(&bench)?,
+        "check" => serde_json::to_value(pkcs11::check(&bench.settings())?)?,
+        other => return Err(format!("no scenario {other}").into()),
+    };
+    writeln!(std::io::stdout(), "{outcome}")?;
+    Ok(())
+}
+
+struct Bench {
+    folder: PathBuf,
+}
+
+impl Bench {
+    fn settings(&self) -> Settings {
+        let pin = PinSource::File(self.folder.join("pin"));
+        let settings = Settings::new(
+            MODULE.into(),
+            TokenSelector::label("keyward-test"),
+            pin,
+            self.folder.join("state"),
+        );
+        Settings { deadline: Duration::from_secs(30), ..settings }
+    }
+
+    fn root(&self) -> Result<NewRoot, Box<dyn Error>> {
+        Ok(create_root(&self.settings(), |_, _| Ok(()))?)
+    }
+
+    async fn ready(&self, settings: Settings, root: &NewRoot) -> Result<Arc<Pkcs11Hsm>, Box<dyn Error>> {
+        let hsm = pkcs11::start(settings, Some(root.canary.clone()));
+        wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
+        Ok(hsm)
+    }
+
+    fn tokens(&self) -> (PathBuf, PathBuf) {
+        (self.folder.join("tokens"), self.folder.join("tokens-away"))
+    }
+}
+
+async fn wait(hsm: &Pkcs11Hsm, wanted: impl Fn(&Status) -> bool) -> Result<Status, Box<dyn Error>> {
+    let mut status = hsm.status();
+    let waiting = tokio::time::timeout(Duration::from_secs(60), status.wait_for(wanted));
+    let found = waiting.await.map_err(|_| format!("still {:?}", *hsm.status().borrow()))??;
+    Ok(found.clone())
+}
+
+async fn one(hsm: &Pkcs11Hsm, operation: Operation) -> Result<Reply, HsmError> {
+    let mut answers = hsm.run(vec![operation]).await;
+    answers.pop().unwrap_or(Err(HsmError::Misbehaved("no answer".to_owned())))
+}
+
+async fn new_kek(hsm: &Pkcs11Hsm, root: RootId) -> Result<Kek, Box<dyn Error>> {
+    match one(hsm, Operation::GenerateKek { root }).await? {
+        Reply::Wrapped(wrapped) => Ok(Kek { root, wrapped }),
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+async fn new_key(hsm: &Pkcs11Hsm, kek: &Kek, aad: &[u8]) -> Result<(Key256, SealedKey), Box<dyn Error>> {
+    match one(hsm, Operation::GenerateKey { kek: kek.clone(), aad: aad.to_vec() }).await? {
+        Reply::NewKey { key, sealed } => Ok((key, sealed)),
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+async fn open(hsm: &Pkcs11Hsm, kek: &Kek, aad: &[u8], sealed: &SealedKey) -> Result<Key256, HsmError> {
+    let operation = Operation::OpenKey { kek: kek.clone(), aad: aad.to_vec(), sealed: sealed.clone() };
+    match one(hsm, operation).await? {
+        Reply::Key(key) => Ok(key),
+        other => Err(HsmError::Misbehaved(format!("{other:?}"))),
+    }
+}
+
+fn words<T>(answer: Result<T, HsmError>) -> String {
+    match answer {
+        Ok(_) => "ok".to_owned(),
+        Err(HsmError::Integrity) => "integrity".to_owned(),
+        Err(HsmError::UnknownRoot(_)) => "unknown root".to_owned(),
+        Err(HsmError::Unavailable(_)) => "unavailable".to_owned(),
+        Err(HsmError::Busy { .. }) => "busy".to_owned(),
+        Err(HsmError::Misbehaved(reason)) => format!("misbehaved: {reason}"),
+    }
+}
+
+async fn round_trip(bench: &Bench) -> Outcome {
+    let mut persisted_first = false;
+    let first = create_root(&bench.settings(), |_, escrow| {
+        // The root must not stand on the token yet; its backup is kept first.
+        persisted_first = escrow.bytes.len() == 40;
+        Ok(())
+    })?;
+    let second = bench.root()?;
+    let listed = pkcs11::roots(&bench.settings())?;
+    let hsm = bench.ready(bench.settings(), &first).await?;
+    let (a, b) = (new_kek(&hsm, first.id).await?, new_kek(&hsm, second.id).await?);
+    let before = hsm.operations();
+    let (key, sealed) = new_key(&hsm, &a, b"aad").await?;
+    let cold = hsm.operations() - before;
+    let opened = open(&hsm, &a, b"aad", &sealed).await?;
+    let moved = Operation::MoveKey {
+        from: a.clone(),
+        from_aad: b"aad".to_vec(),
+        sealed: sealed.clone(),
+        to: b.clone(),
+        to_aad: b"other".to_vec(),
+    };
+    let Reply::Sealed(moved) = one(&hsm, moved).await? else { return Err("no sealed key".into()) };
+    let reopened = open(&hsm, &b, b"other", &moved).await?;
+    let list = vec![
+        Operation::Random { len: 0 },
+        Operation::Random { len: 4096 },
+        Operation::Random { len: 4097 },
+        Operation::Random { len: 16 },
+    ];
+    let random: Vec<Value> = hsm
+        .run(list)
+        .await
+        .into_iter()
+        .map(|answer| match answer {
+            Ok(Reply::Random(bytes)) => json!(bytes.len()),
+            other => json!(words(other)),
+        })
+        .collect();
+    Ok(json!({
+        "persisted_first": persisted_first,
+        "roots_differ": first.id != second.id && first.escrow != second.escrow,
+        "backup_keys_differ": first.backup_key.expose() != second.backup_key.expose(),
+        "listed": listed.len() == 2 && listed.contains(&first.id) && listed.contains(&second.id),
+        "guards": format!("{:?}", first.guards),
+        "quirks": first.quirks.len(),
+        "label": first.token.label,
+        "opened": opened.expose() == key.expose(),
+        "reopened": reopened.expose() == key.expose(),
+        "cold_operations": cold,
+        "random": random,
+        "shutdown": hsm.shutdown(),
+        "after_shutdown": words(open(&hsm, &a, b"aad", &sealed).await),
+    }))
+}
+
+async fn damage(bench: &Bench) -> Outcome {
+    let root = bench.root()?;
+    let hsm = bench.ready(bench.settings(), &root).await?;
+    let kek = new_kek(&hsm, root.id).await?;
+    let (_, sealed) = new_key(&hsm, &kek, b"aad").await?;
+    let with = |bytes: Vec<u8>| Kek { root: root.id, wrapped: WrappedKek { bytes, ..kek.wrapped.clone() } };
+    let mut flipped = kek.wrapped.bytes.clone();
+    flipped[7] ^= 0x10;
+    let mut tampered = sealed.clone();
+    tampered.ciphertext[0] ^= 1;
+    let other = new_kek(&hsm, root.id).await?;
+    let unknown = Kek { root: RootId([9; 16]), ..kek.clone() };
+    let answers = json!({
+        "tampered_kek": words(open(&hsm, &with(flipped), b"aad", &sealed).await),
+        "short_kek": words(open(&hsm, &with(kek.wrapped.bytes[..39].to_vec()), b"aad", &sealed).await),
+        "empty_kek": words(open(&hsm, &with(Vec::new()), b"aad", &sealed).await),
+        "tampered_key": words(open(&hsm, &kek, b"aad", &tampered).await),
+        "wrong_aad": words(open(&hsm, &kek, b"AAD", &sealed).await),
+        "other_kek": words(open(&hsm, &other, b"aad", &sealed).await),
+        "unknown_root": words(open(&hsm, &unknown, b"aad", &sealed).await),
+        "unknown_root_generate": words(one(&hsm, Operation::GenerateKek { root: RootId([9; 16]) }).await),
+        "still_opens": words(open(&hsm, &kek, b"aad", &sealed).await),
+        "same_connection": matches!(*hsm.status().borrow(), Status::Ready { epoch: 1, .. }),
+    });
+    hsm.shutdown();
+    Ok(answers)
+}
+
+async fn wrong_label(bench: &Bench) -> Outcome {
+    let settings = Settings { token: TokenSelector::label("nobody"), ..bench.settings() };
+    let hsm = pkcs11::start(settings, None);
+    let status = wait(&hsm, |status| matches!(status, Status::Down { .. })).await?;
+    hsm.shutdown();
+    Ok(json!({ "status": format!("{status:?}") }))
+}
+
+/// The PIN file holds a wrong PIN. Then the token's PIN becomes that very value:
+/// if it were presented again, the login would succeed.
+async fn wrong_pin(bench: &Bench) -> Outcome {
+    let refused = |status: &Status| matches!(status, Status::Refused { .. });
+    let pin = bench.folder.join("pin");
+    let right = std::fs::read_to_string(&pin)?;
+    std::fs::write(&pin, "99999999")?;
+    let hsm = pkcs11::start(bench.settings(), None);
+    let first = wait(&hsm, refused).await?;
+    let turned_away = words(one(&hsm, Operation::Random { len: 1 }).await);
+    hsm.shutdown();
+    let recorded = std::fs::read_to_string(bench.folder.join("state/pin-refused"))?;
+
+    set_token_pin("99999999")?;
+    let mut again = Vec::new();
+    for _ in 0..3 {
+        let hsm = pkcs11::start(bench.settings(), None);
+        again.push(format!("{:?}", wait(&hsm, refused).await?));
+        hsm.shutdown();
+    }
+    let check = pkcs11::check(&bench.settings()).err().ok_or("the PIN was presented again")?.to_string();
+
+    let hsm = pkcs11::start(bench.settings(), None);
+    wait(&hsm, refused).await?;
+    let cleared = clear_refused_pin(&bench.folder.join("state"))?;
+    let ready = wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
+    hsm.shutdown();
+
+    std::fs::write(&pin, right.trim())?;
+    let hsm = pkcs11::start(bench.settings(), None);
+    wait(&hsm, refused).await?;
+    std::fs::write(&pin, "99999999")?;
+    wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
+    hsm.shutdown();
+    let record = std::fs::read_to_string(bench.folder.join("state/pin-refused"))?;
+    Ok(json!({
+        "first": format!("{first:?}"),
+        "turned_away": turned_away,
+        "recorded": recorded.contains("CKR_PIN_INCORRECT") && !recorded.contains("99999999"),
+        "again": again,
+        "check": check,
+        "cleared": cleared,
+        "after_clearing": format!("{ready:?}"),
+        "forgotten_after_success": !record.contains("CKR_PIN_INCORRECT"),
+    }))
+}
+
+fn set_token_pin(new: &str) -> Result<(), Box<dyn Error>> {
+    let so = ["--login", "--login-type", "so", "--so-pin", "12345678", "--init-pin", "--new-pin", new];
+    let done = std::process::Command::new("pkcs11-tool")
+        .args(["--module", MODULE, "--token-label", "keyward-test"])
+        .args(so)
+        .output()?;
+    if done.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&done.stderr).into()) }
+}
+
+async fn removal(bench: &Bench) -> Outcome {
+    let root = bench.root()?;
+    let settings = Settings { probe_interval: Duration::from_millis(50), ..bench.settings() };
+    let hsm = bench.ready(settings, &root).await?;
+    let kek = new_kek(&hsm, root.id).await?;
+    let (key, sealed) = new_key(&hsm, &kek, b"aad").await?;
+    let (here, away) = bench.tokens();
+    std::fs::rename(&here, &away)?;
+    let down = wait(&hsm, |status| matches!(status, Status::Down { .. })).await?;
+    let meanwhile = words(open(&hsm, &kek, b"aad", &sealed).await);
+    std::fs::rename(&away, &here)?;
+    let ready = wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
+    let opened = open(&hsm, &kek, b"aad", &sealed).await?;
+    hsm.shutdown();
+    Ok(json!({
+        "down": format!("{down:?}"),
+        "meanwhile": meanwhile,
+        "epoch": if let Status::Ready { epoch, .. } = ready { epoch } else { 0 },
+        "opened": opened.expose() == key.expose(),
+    }))
+}
+
+/// No probe runs: the call itself finds the loss, and is answered after the token came back.
+async fn interrupted(bench: &Bench) -> Outcome {
+    let root = bench.root()?;
+    let settings = Settings { probe_interval: Duration::from_secs(3600), ..bench.settings() };
+    let hsm = bench.ready(settings, &root).await?;
+    let (here, away) = bench.tokens();
+    std::fs::rename(&here, &away)?;
+    let call = tokio::spawn({
+        let hsm = Arc::clone(&hsm);
+        async move { one(&hsm, Operation::GenerateKek { root: root.id }).await }
+    });
+    wait(&hsm, |status| matches!(status, Status::Down { .. })).await?;
+    std::fs::rename(&away, &here)?;
+    let answer = words(call.await?);
+    let ready = wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
+    hsm.shutdown();
+    Ok(json!({ "answer": answer, "epoch": if let Status::Ready { epoch, .. } = ready { epoch } else { 0 } }))
+}
+
+async fn busy(bench: &Bench) -> Outcome {
+    let root = bench.root()?;
+    let hsm = bench.ready(Settings { sessions: 1, queue: 1, ..bench.settings() }, &root).await?;
+    let long = |len: usize| std::iter::repeat_with(|| Operation::Random { len: 4096 }).take(len).collect();
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let (hsm, list) = (Arc::clone(&hsm), long(20_000));
+            tokio::spawn(async move { hsm.run(list).await.into_iter().map(words).next() })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await?.unwrap_or_default());
+    }
+    let count = |wanted: &str| answers.iter().filter(|answer| *answer == wanted).count();
+    let outcome = json!({ "busy": count("busy"), "ok": count("ok"), "of": answers.len() });
+    hsm.shutdown();
+    Ok(outcome)
+}
+
+async fn storm(bench: &Bench) -> Outcome {
+    let root = bench.root()?;
+    let settings = Settings { sessions: 4, queue: 64, kek_cache: 2, ..bench.settings() };
+    let hsm = bench.ready(settings, &root).await?;
+    let mut keys = Vec::new();
+    for number in 0..6u8 {
+        let kek = new_kek(&hsm, root.id).await?;
+        let (key, sealed) = new_key(&hsm, &kek, &[number]).await?;
+        keys.push((kek, number, key, sealed));
+    }
+    let keys = Arc::new(keys);
+    let threads: Vec<_> = (0..8)
+        .map(|thread| {
+            let (hsm, keys) = (Arc::clone(&hsm), Arc::clone(&keys));
+            tokio::spawn(async move {
+                let mut right = 0;
+                for round in 0..300 {
+                    let (kek, number, key, sealed) =
+                        &keys[(round * 7 + thread * 5 + round / 11) % keys.len()];
+                    let opened = open(&hsm, kek, &[*number], sealed).await;
+                    right += usize::from(opened.is_ok_and(|opened| opened.expose() == key.expose()));
+                }
+                right
+            })
+        })
+        .collect();
+    let mut right = 0;
+    for thread in threads {
+        right += thread.await?;
+    }
+    let epoch_one = matches!(*hsm.status().borrow(), Status::Ready { epoch: 1, .. });
+    hsm.shutdown();
+    Ok(json!({ "right": right, "same_connection": epoch_one }))
+}
+
+/// A canary of a root that is not there, and one whose known answer differs.
+async fn strange_canary(bench: &Bench) -> Outcome {
+    let root = bench.root()?;
+    let mut missing = root.canary.clone();
+    missing.root = RootId([9; 16]);
+    let mut other = root.canary.clone();
+    other.fingerprint[0] ^= 1;
+    let mut damaged = root.canary.clone();
+    damaged.kek.bytes[0] ^= 1;
+    let mut said = Vec::new();
+    for canary in [missing, other, damaged] {
+        let hsm = pkcs11::start(bench.settings(), Some(canary));
+        said.push(format!("{:?}", wait(&hsm, |status| *status != Status::Starting).await?));
+        hsm.shutdown();
+    }
+    Ok(json!({ "said": said }))
+}
+
+fn no_backup(bench: &Bench) -> Outcome {
+    let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let error = create_root(&bench.settings(), |_, _| Err(full())).err().ok_or("a root was made")?;
+    let left = objects(&bench.folder.join("tokens"))?;
+    Ok(
+        json!({ "error": error.to_string(), "objects": left, "roots": pkcs11::roots(&bench.settings())?.len() }),
+    )
+}
+
+/// Object files of every token in the folder.
+fn objects(tokens: &Path) -> Result<usize, Box<dyn Error>> {
+    let mut count = 0;
+    for token in std::fs::read_dir(tokens)? {
+        for file in std::fs::read_dir(token?.path())? {
+            let name = file?.file_name();
+            count += usize::from(name.to_string_lossy().ends_with(".object") && name != "token.object");
+        }
+    }
+    Ok(count)
+}

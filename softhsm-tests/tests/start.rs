@@ -1,0 +1,371 @@
+//! Starting, not starting, and an HSM that goes and comes.
+// A panic is how a test fails, in helper functions too.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use keyward::audit::Outcome;
+use keyward::client::{Client, Code, Options, context};
+use keyward::rpc::proto::status::Serving;
+use keyward::rpc::proto::{CreateKeyRequest, Status};
+use keyward_softhsm_tests::{Daemon, KEY, Random, World, binary, create_key, set_mode, softhsm_module, text};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_types::StatusExt;
+
+/// A PIN that no token has, yet.
+const WRONG_PIN: &str = "1111-wrong";
+
+async fn works(client: &Client) {
+    let about = context([("table", "customers")]);
+    let sealed = client.encrypt(KEY, "13812345678", &about).await.unwrap();
+    let opened = client.decrypt(KEY, sealed.ciphertext, &about).await.unwrap();
+    assert_eq!(opened.plaintext.expose(), b"13812345678");
+}
+
+/// The files of a folder below the world's, with their contents.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    files.map(|path| (path.display().to_string(), std::fs::read(&path).unwrap())).collect()
+}
+
+fn refuses(status: &Status, words: &[&str]) -> bool {
+    status.serving() == Serving::NotServing && words.iter().all(|word| status.reason.contains(word))
+}
+
+/// Waits until the daemon serves nothing, for a reason that has these words.
+async fn not_serving(daemon: &mut Daemon, words: &[&str]) -> Status {
+    let status = daemon.wait_for(|status| refuses(status, words)).await;
+    status.unwrap_or_else(|last| panic!("expected {words:?}: {last}"))
+}
+
+async fn ready(daemon: &mut Daemon) -> Status {
+    daemon.wait_for(|status| status.serving() == Serving::Ready).await.unwrap()
+}
+
+#[test]
+fn nothing_starts_before_init() {
+    let world = World::new();
+    let said = world.fails_to_start();
+    assert!(said.contains("has no store: run `keyward init` first"), "{said}");
+}
+
+#[test]
+fn init_never_replaces_an_installation() {
+    let world = World::ready();
+    let (state, backup) = (contents(&world.path("state")), std::fs::read(world.path("backup-key")).unwrap());
+    for name in ["backup-key", "another-backup-key"] {
+        let name = world.path(name).display().to_string();
+        let again = world.cli(["init", "--config", &world.config_file(), "--backup-key", &name]);
+        assert!(!again.status.success() && text(&again).contains("exists already"), "{}", text(&again));
+    }
+    assert_eq!(contents(&world.path("state")), state);
+    assert_eq!(std::fs::read(world.path("backup-key")).unwrap(), backup);
+    assert!(!world.path("another-backup-key").exists());
+}
+
+#[tokio::test]
+async fn an_interrupted_init_can_be_done_again() {
+    let mut random = Random::new();
+    for _ in 0..12 {
+        let world = World::new();
+        let (config, backup) = (world.config_file(), world.path("backup-key"));
+        let arguments = ["init", "--config", &config, "--backup-key", backup.to_str().unwrap()];
+        let pause = Duration::from_millis(random.below(50));
+        let cut_short = async {
+            let mut command = world.command("keyward");
+            let mut first =
+                command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            tokio::time::sleep(pause).await;
+            first.kill().unwrap();
+            first.wait().unwrap().success()
+        };
+        let done = world.sparing_tokens(cut_short).await;
+        let again = world.cli(arguments);
+        assert!(!done || !again.status.success(), "it replaced an installation");
+        if !done && !again.status.success() {
+            let said = text(&again);
+            let told = said.contains("if an init was interrupted") || said.contains("--beside-existing");
+            assert!(told, "{said}");
+            for name in ["state", "backup-key"] {
+                // Whatever it had come to.
+                std::fs::rename(world.path(name), world.path(&format!("{name}-away"))).ok();
+            }
+            let again = world.cli(arguments.into_iter().chain(["--beside-existing"]));
+            assert!(again.status.success(), "{}", text(&again));
+        }
+        world.start().await;
+    }
+}
+
+#[test]
+fn an_unfounded_root_must_be_accepted() {
+    let mut world = World::new();
+    world.reconfigure("custody = \"operator\"\n", "");
+    let name = world.path("backup-key").display().to_string();
+    let refused = world.cli(["init", "--config", &world.config_file(), "--backup-key", &name]);
+    assert!(
+        !refused.status.success() && text(&refused).contains("custody = \"operator\""),
+        "{}",
+        text(&refused)
+    );
+    assert!(!world.path("backup-key").exists());
+
+    let mut world = World::ready();
+    world.reconfigure("custody = \"operator\"\n", "");
+    let said = world.fails_to_start();
+    assert!(said.contains("unfounded") && said.contains("custody = \"operator\""), "{said}");
+}
+
+#[test]
+fn an_error_of_the_configuration_names_line_and_key() {
+    let mut world = World::ready();
+    let sound = world.config.clone();
+    for (from, to, words) in [
+        ("level = \"info\"", "level = \"loud\"", ["line 10", "loud", "`debug`"]),
+        ("shutdown_grace", "shutdown_grease", ["line 7", "shutdown_grease", "expected"]),
+        ("\"10s\"", "\"10 lightyears\"", ["line 7", "shutdown_grace", "\"5s\""]),
+        ("pin_file = ", "#", ["hsm.pin_file", "missing", "keywardd.toml"]),
+    ] {
+        world.config = sound.clone();
+        world.reconfigure(from, to);
+        let said = world.fails_to_start();
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn one_daemon_for_one_state_directory() {
+    let world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    let said = world.fails_to_start();
+    assert!(said.contains("is in use by another keywardd"), "{said}");
+    works(&client).await;
+    assert!(daemon.stop().await.success());
+    assert!(!world.socket().exists(), "the socket is left over");
+}
+
+#[tokio::test]
+async fn a_left_over_socket_is_replaced_and_a_file_is_not() {
+    let world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    daemon.kill();
+    assert!(world.socket().symlink_metadata().unwrap().file_type().is_socket());
+    let daemon = world.start().await;
+    works(&client).await;
+    daemon.stop().await;
+    std::fs::write(world.socket(), "mine").unwrap();
+    let said = world.fails_to_start();
+    assert!(said.contains("is not a socket"), "{said}");
+    assert_eq!(std::fs::read_to_string(world.socket()).unwrap(), "mine");
+}
+
+#[tokio::test]
+async fn twenty_restarts_present_a_wrong_pin_once() {
+    let world = World::ready();
+    world.write_secret("pin", WRONG_PIN);
+    let mut daemon = world.spawn();
+    let status = not_serving(&mut daemon, &["CKR_PIN_INCORRECT", "keyward hsm clear-refused-pin"]).await;
+    assert!(status.hsm.unwrap().state.starts_with("refused"));
+    daemon.kill();
+
+    // From now on the token takes that very PIN, so whoever presents it is let in.
+    accept_pin(&world, WRONG_PIN);
+    for _ in 0..20 {
+        let mut daemon = world.spawn();
+        not_serving(&mut daemon, &["has refused this PIN before", "keyward hsm clear-refused-pin"]).await;
+        daemon.kill();
+    }
+    let cleared = world.cli(["hsm", "clear-refused-pin", "--config", &world.config_file()]);
+    assert!(cleared.status.success(), "{}", text(&cleared));
+    world.start().await;
+    assert!(!world.log().contains(WRONG_PIN));
+}
+
+/// Makes the token accept `pin`, as its security officer.
+fn accept_pin(world: &World, pin: &str) {
+    let done = Command::new("pkcs11-tool")
+        .args(["--module", &softhsm_module(), "--token-label", "token", "--login", "--login-type", "so"])
+        .args(["--so-pin", "so-pin-test", "--init-pin", "--new-pin", pin])
+        .env("SOFTHSM2_CONF", world.path("softhsm2.conf"))
+        .output()
+        .expect("pkcs11-tool: run softhsm-tests/scripts/setup.sh");
+    assert!(done.status.success(), "{}", text(&done));
+}
+
+#[tokio::test]
+async fn a_module_that_is_missing_at_start_may_come_later() {
+    let mut world = World::ready();
+    let (module, later) = (softhsm_module(), world.path("module.so"));
+    world.reconfigure(&module, later.to_str().unwrap());
+    let mut daemon = world.spawn();
+    not_serving(&mut daemon, &["module.so"]).await;
+    world.healthy(ServingStatus::NotServing).await;
+    std::os::unix::fs::symlink(module, later).unwrap();
+    ready(&mut daemon).await;
+    world.healthy(ServingStatus::Serving).await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_missing_at_start_may_come_later() {
+    let world = World::ready();
+    let (tokens, away) = (world.path("tokens"), world.path("away"));
+    std::fs::rename(&tokens, &away).unwrap();
+    std::fs::create_dir(&tokens).unwrap();
+    let mut daemon = world.spawn();
+    let status = not_serving(&mut daemon, &["the HSM is away", "token"]).await;
+    assert!(status.store.is_none() && status.hsm.unwrap().state.starts_with("down"));
+    world.healthy(ServingStatus::NotServing).await;
+    let client = daemon.client().await;
+    let refused = client.keys().create_key(CreateKeyRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    let asked = CreateKeyRequest { parent: "tenants/acme".into(), key_id: "k".into(), data_class: 0 };
+    let refused = client.keys().create_key(asked).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (Code::Unavailable, "NOT_READY".into()));
+
+    std::fs::remove_dir(&tokens).unwrap();
+    std::fs::rename(&away, &tokens).unwrap();
+    ready(&mut daemon).await;
+    world.healthy(ServingStatus::Serving).await;
+    create_key(&client, "acme", "customer-pii").await;
+    works(&client).await;
+}
+
+fn reason(status: &tonic::Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_store_of_another_token_is_refused_and_left_alone() {
+    let mut world = World::ready();
+    world.start_with_key().await.0.stop().await;
+    let own = world.config.clone();
+    world.make_token("other");
+    world.reconfigure("/state\"", "/state-2\"");
+    world.reconfigure("token = \"token\"", "token = \"other\"");
+    let backup = world.path("backup-key-2").display().to_string();
+    let made = world.cli(["init", "--config", &world.config_file(), "--backup-key", &backup]);
+    assert!(made.status.success(), "{}", text(&made));
+
+    world.reconfigure("/state-2\"", "/state\"");
+    let before = contents(&world.path("state"));
+    let mut daemon = world.spawn();
+    not_serving(
+        &mut daemon,
+        &["token \"other\"", "is not the one that this store was made with", "check hsm.token"],
+    )
+    .await;
+    assert!(daemon.stop().await.success());
+    assert_eq!(contents(&world.path("state")), before);
+
+    world.config = own;
+    let daemon = world.start().await;
+    works(&daemon.client().await).await;
+}
+
+#[tokio::test]
+async fn cached_keys_outlast_the_token_unless_their_class_is_the_highest() {
+    let mut world = World::ready();
+    world.reconfigure("[hsm]\n", "[hsm]\nprobe_interval = \"100ms\"\n");
+    let (mut daemon, client) = world.start_with_key().await;
+    for (key, data_class) in [("basic", 1), ("highest", 3), ("cold", 1)] {
+        let asked = CreateKeyRequest { parent: "tenants/acme".into(), key_id: key.into(), data_class };
+        client.keys().create_key(asked).await.unwrap();
+    }
+    let about = context([("id", "7")]);
+    let (basic, highest) = ("tenants/acme/keys/basic", "tenants/acme/keys/highest");
+    let secret = client.encrypt(highest, "x", &about).await.unwrap().ciphertext;
+    works(&client).await;
+    client.encrypt(basic, "x", &about).await.unwrap();
+
+    let (tokens, away) = (world.path("tokens"), world.path("away"));
+    std::fs::rename(&tokens, &away).unwrap();
+    std::fs::create_dir(&tokens).unwrap();
+    let status = daemon.wait_for(|status| status.serving() == Serving::Degraded).await.unwrap();
+    assert!(!status.reason.is_empty(), "{status:?}");
+    world.healthy(ServingStatus::Serving).await;
+    works(&client).await;
+    client.encrypt(basic, "x", &about).await.unwrap();
+    // Calls wait for a short absence: this client gives up after a long one.
+    let options = Options { deadline: Duration::from_secs(2), ..Options::default() };
+    let hasty = Client::connect_with(world.socket(), options).await.unwrap();
+    for refused in [
+        hasty.encrypt(highest, "x", &about).await.map(drop),
+        hasty.decrypt(highest, secret.clone(), &about).await.map(drop),
+        hasty.encrypt("tenants/acme/keys/cold", "x", &about).await.map(drop),
+    ] {
+        let error = refused.unwrap_err();
+        assert_eq!((error.code, error.reason()), (Code::Unavailable, "HSM_UNAVAILABLE"), "{error}");
+    }
+
+    std::fs::remove_dir(&tokens).unwrap();
+    std::fs::rename(&away, &tokens).unwrap();
+    let status = ready(&mut daemon).await;
+    assert!(status.hsm.unwrap().epoch >= 2);
+    assert_eq!(client.decrypt(highest, secret, &about).await.unwrap().plaintext.expose(), b"x");
+    client.encrypt("tenants/acme/keys/cold", "x", &about).await.unwrap();
+    daemon.stop().await;
+    let states: Vec<_> = world.audit().into_iter().filter(|record| record.operation == "hsm-state").collect();
+    let told =
+        |word: &str| states.iter().any(|state| state.detail.as_deref().unwrap_or("").starts_with(word));
+    assert!(told("down") && told("ready: connection 2"), "{states:?}");
+}
+
+#[tokio::test]
+async fn an_unknown_caller_may_do_nothing_and_is_recorded() {
+    let mut world = World::ready();
+    let daemon = world.start_with_key().await.0;
+    daemon.stop().await;
+    let uid = rustix::process::getuid().as_raw();
+    world.reconfigure(&format!("users = [{uid}]"), &format!("users = [{}]", uid + 1));
+    let mut daemon = world.spawn();
+    let client = daemon.answering().await;
+    let refused = client.encrypt(KEY, "x", &context([("id", "7")])).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason()), (Code::PermissionDenied, "UNKNOWN_CALLER"), "{refused}");
+    assert!(daemon.status().await.unwrap_err().contains("not known here"));
+    daemon.stop().await;
+    let records = world.audit();
+    let record = records.iter().rfind(|record| record.operation == "session-encrypt").unwrap();
+    let caller = record.caller.as_ref().unwrap();
+    assert_eq!(
+        (caller.uid, &caller.principal, caller.pid),
+        (uid, &None, i32::try_from(std::process::id()).ok())
+    );
+    assert_eq!(record.resource, KEY);
+}
+
+/// Only root can become somebody else; the test above is for everybody.
+#[tokio::test]
+async fn another_user_of_the_machine_is_unknown() {
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let mut world = World::ready();
+    world.reconfigure("socket_mode = \"0600\"", "socket_mode = \"0660\"");
+    let (daemon, client) = world.start_with_key().await;
+    // The program and the socket where everybody finds them; its group may open the socket.
+    let open = tempfile::tempdir_in("/tmp").unwrap();
+    set_mode(open.path(), 0o755);
+    set_mode(&world.path(""), 0o755);
+    let program = open.path().join("keyward");
+    std::fs::copy(binary("keyward"), &program).unwrap();
+    let refused = Command::new("setpriv")
+        .args(["--reuid=65534", "--clear-groups"])
+        .arg(&program)
+        .args(["--json", "key", "show", "acme/customer-pii", "--socket"])
+        .arg(world.socket())
+        .output()
+        .unwrap();
+    assert!(!refused.status.success() && text(&refused).contains("UNKNOWN_CALLER"), "{}", text(&refused));
+    works(&client).await;
+    daemon.stop().await;
+    let records = world.audit();
+    let record =
+        records.iter().find(|record| record.caller.as_ref().is_some_and(|by| by.uid == 65534)).unwrap();
+    assert_eq!(record.outcome, Outcome::Failed("UNKNOWN_CALLER".into()));
+    assert_eq!((record.operation.as_str(), record.resource.as_str()), ("get-key", KEY));
+}

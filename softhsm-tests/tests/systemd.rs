@@ -1,0 +1,78 @@
+//! The systemd units, as `make install` writes them: valid, and hardened.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The exposure that `systemd-analyze security` may find at most, of 10.0.
+const MOST_EXPOSURE: f64 = 2.0;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Installs the units with `prefix` below `destination`.
+fn install(destination: &str, prefix: &str) {
+    let output = Command::new("make")
+        .args(["-s", "install-units", &format!("DESTDIR={destination}"), &format!("PREFIX={prefix}")])
+        .current_dir(repository())
+        // Not a part of a `make test` that may have started us.
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
+        .output()
+        .expect("make is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs systemd-analyze on the units below `units`; its answer, which must be a success.
+fn analyze(units: &Path, arguments: &[&str]) -> String {
+    let output = Command::new("systemd-analyze")
+        .args(arguments)
+        .current_dir(units)
+        .env("SYSTEMD_COLORS", "0")
+        .output()
+        .expect("systemd-analyze is installed: softhsm-tests/scripts/setup.sh test");
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "systemd-analyze {arguments:?}: {said}");
+    said
+}
+
+#[test]
+fn the_service_is_exposed_very_little() {
+    let folder = tempfile::tempdir().unwrap();
+    install(folder.path().to_str().unwrap(), "/usr");
+    let units = folder.path().join("usr/lib/systemd/system");
+    let said = analyze(&units, &["security", "--offline=yes", "--no-pager", "./keywardd.service"]);
+    let exposure: f64 = said
+        .lines()
+        .find_map(|line| line.split_once("Overall exposure level for keywardd.service: "))
+        .and_then(|(_, rest)| rest.split_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("no exposure level in: {said}"));
+    assert!(exposure <= MOST_EXPOSURE, "{said}");
+}
+
+#[test]
+fn the_units_are_valid() {
+    // `verify` wants the program to exist, so the prefix itself lies in the folder.
+    let folder = tempfile::tempdir().unwrap();
+    let prefix = folder.path().join("usr");
+    install("", prefix.to_str().unwrap());
+    std::fs::create_dir(prefix.join("bin")).unwrap();
+    std::os::unix::fs::symlink("/bin/true", prefix.join("bin/keywardd")).unwrap();
+    let units = prefix.join("lib/systemd/system");
+    let said = analyze(&units, &["verify", "./keywardd.service", "./keywardd.socket"]);
+    assert!(!said.contains("keyward"), "systemd-analyze verify: {said}");
+}
+
+#[test]
+fn nothing_is_left_to_fill_in() {
+    let folder = tempfile::tempdir().unwrap();
+    install(folder.path().to_str().unwrap(), "/opt/keyward");
+    let units = folder.path().join("opt/keyward/lib/systemd/system");
+    for unit in ["keywardd.service", "keywardd.socket"] {
+        let text = std::fs::read_to_string(units.join(unit)).unwrap();
+        assert!(!text.contains("@BINDIR@") && !text.contains("@DOCDIR@"), "{unit}");
+        assert!(unit.ends_with("socket") || text.contains("ExecStart=/opt/keyward/bin/keywardd "), "{unit}");
+    }
+}

@@ -1,0 +1,10 @@
+//! Who may do what: peers of the socket become principals, principals have
+//! grants, and a decision is a value that the operation demands.
+
+pub mod caller;
+pub mod permission;
+pub mod policy;
+
+pub use caller::{Caller, Peer};
+pub use permission::{Authorized, Permission};
+pub use policy::{Denied, Policy};

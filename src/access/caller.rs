@@ -1,0 +1,73 @@
+//! Callers: what the kernel says of a peer, and who that is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::config::value::Role;
+use crate::config::{Allow, Principal as Configured};
+use crate::id::PrincipalId;
+
+/// The process at the other end, as the kernel recorded it at connect (SO_PEERCRED).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Process id: for the record only, never an identity, since it may be reused.
+    pub pid: Option<i32>,
+}
+
+/// A peer and the principal that it is, if it is any.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The process.
+    pub peer: Peer,
+    /// Who it is; `None` for an unknown caller, who may do nothing.
+    pub principal: Option<Arc<Principal>>,
+}
+
+/// A known caller.
+#[derive(Debug)]
+pub struct Principal {
+    name: PrincipalId,
+    role: Role,
+    allow: Vec<Allow>,
+    frozen: AtomicBool,
+}
+
+impl Principal {
+    pub(super) fn new(configured: &Configured) -> Self {
+        Self {
+            name: configured.name.clone(),
+            role: configured.role,
+            allow: configured.allow.clone(),
+            frozen: AtomicBool::new(false),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &PrincipalId {
+        &self.name
+    }
+
+    /// Its role.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Its grants.
+    pub(super) fn allow(&self) -> &[Allow] {
+        &self.allow
+    }
+
+    /// Whether nothing works for it.
+    pub fn frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    /// Takes over what the store says.
+    pub(super) fn set_frozen(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::Release);
+    }
+}

@@ -1,0 +1,127 @@
+//! Permissions, and the proof that one was granted.
+
+use std::sync::Arc;
+
+use super::caller::Principal;
+use crate::config::value::Operation;
+use crate::id::{KeyName, PrincipalId, TenantName};
+
+/// Something that can be permitted on a resource.
+pub trait Permission: Send + Sync + 'static {
+    /// What it is permitted on.
+    type Resource: Resource;
+    /// What a caller needs for it.
+    const NEEDS: Needs;
+}
+
+/// Something that a permission is about.
+pub trait Resource: Send + Sync {
+    /// The key that grants are matched with, for operations on data.
+    fn key(&self) -> Option<&KeyName> {
+        None
+    }
+}
+
+impl Resource for KeyName {
+    fn key(&self) -> Option<&KeyName> {
+        Some(self)
+    }
+}
+impl Resource for TenantName {}
+impl Resource for PrincipalId {}
+impl Resource for () {}
+
+/// What a caller needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// A grant of this operation on the key.
+    Grant(Operation),
+    /// Any grant on the key, or the role operator: to see that it exists.
+    Sight,
+    /// The role operator.
+    Operator,
+    /// To be known.
+    Known,
+}
+
+/// Proof that a principal may do `P` on one resource. Operations demand it and
+/// take the resource from it, so a check cannot be left out or made for another key.
+#[derive(Debug)]
+pub struct Authorized<P: Permission> {
+    resource: P::Resource,
+    principal: Arc<Principal>,
+}
+
+impl<P: Permission> Authorized<P> {
+    /// Only [`super::Policy`] decides.
+    pub(super) fn grant(resource: P::Resource, principal: Arc<Principal>) -> Self {
+        Self { resource, principal }
+    }
+
+    /// What it was granted on.
+    pub fn resource(&self) -> &P::Resource {
+        &self.resource
+    }
+
+    /// By which kind of rule, for the record.
+    pub fn rule(&self) -> &'static str {
+        match P::NEEDS {
+            Needs::Grant(_) => "grant",
+            Needs::Sight => "grant or operator",
+            Needs::Operator => "operator",
+            Needs::Known => "known caller",
+        }
+    }
+
+    /// To whom.
+    pub fn principal(&self) -> &PrincipalId {
+        self.principal.name()
+    }
+
+    /// Whether the principal was frozen after the decision. Long-lived calls ask for each item.
+    pub fn revoked(&self) -> bool {
+        self.principal.frozen()
+    }
+}
+
+macro_rules! permissions {
+    ($($(#[$doc:meta])* $name:ident($resource:ty) needs $needs:expr;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name;
+
+        impl Permission for $name {
+            type Resource = $resource;
+            const NEEDS: Needs = $needs;
+        }
+    )*};
+}
+
+permissions! {
+    /// Encrypt fields and files under a key.
+    Encrypt(KeyName) needs Needs::Grant(Operation::Encrypt);
+    /// Decrypt fields and files of a key.
+    Decrypt(KeyName) needs Needs::Grant(Operation::Decrypt);
+    /// Re-encrypt fields of a key.
+    ReEncrypt(KeyName) needs Needs::Grant(Operation::ReEncrypt);
+    /// Make data keys.
+    GenerateDataKey(KeyName) needs Needs::Grant(Operation::GenerateDataKey);
+    /// Open data keys.
+    DecryptDataKey(KeyName) needs Needs::Grant(Operation::DecryptDataKey);
+    /// Compute blind indexes.
+    BlindIndex(KeyName) needs Needs::Grant(Operation::BlindIndex);
+    /// See a key and its versions.
+    ViewKey(KeyName) needs Needs::Sight;
+    /// Create and change a key.
+    ManageKey(KeyName) needs Needs::Operator;
+    /// See a tenant, its keys and rotations.
+    ViewTenant(TenantName) needs Needs::Operator;
+    /// Create, change and rotate a tenant.
+    ManageTenant(TenantName) needs Needs::Operator;
+    /// List all tenants.
+    ListTenants(()) needs Needs::Operator;
+    /// Freeze and unfreeze a principal.
+    ManagePrincipal(PrincipalId) needs Needs::Operator;
+    /// See the state of the daemon.
+    ViewStatus(()) needs Needs::Known;
+}

@@ -1,0 +1,89 @@
+//! The audit log: who used which key for what, and how it was decided.
+//!
+//! A reply is released only when its record is durable. The writer takes
+//! whatever queued while the previous sync ran and syncs it in one go; nothing
+//! waits for a batch to fill.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+mod damage;
+pub mod file;
+mod frame;
+pub mod merkle;
+pub mod pending;
+mod reader;
+pub mod record;
+mod segment;
+pub mod verify;
+
+pub use damage::{Damage, Flaw, VerifyError};
+pub use file::FileLog;
+pub use frame::ChainHash;
+pub use pending::Pending;
+pub use record::{Caller, ItemDigest, Items, Outcome, Record, StoreChange};
+
+/// Where records go.
+///
+/// Contract:
+/// - `submit` only queues; it never blocks on a disk. Records are written in
+///   the order of submission, each with the next sequence number.
+/// - A [`Receipt`] resolves to [`Committed`] when its record and every one
+///   before it are durable; it may be dropped, the record is written all the same.
+/// - When the log cannot be written, `submit` and every open receipt answer
+///   [`AuditError`], until writing works again.
+pub trait AuditLog: Send + Sync + 'static {
+    /// Queues one record.
+    ///
+    /// # Errors
+    /// [`AuditError`] when the log cannot be written now.
+    fn submit(&self, record: Record) -> Result<Receipt, AuditError>;
+
+    /// Whether the log can be written now.
+    ///
+    /// # Errors
+    /// [`AuditError`] with the reason when it cannot.
+    fn check(&self) -> Result<(), AuditError>;
+
+    /// Sequence number of the newest durable record; 0 when there is none.
+    fn durable(&self) -> u64;
+}
+
+/// Proof that a record is durable. A reply cannot be built without it.
+#[derive(Debug, Clone, Copy)]
+pub struct Committed {
+    sequence: u64,
+}
+
+impl Committed {
+    /// Sequence number of the record.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+}
+
+/// Resolves when the record is durable.
+#[derive(Debug)]
+pub struct Receipt(oneshot::Receiver<Result<Committed, AuditError>>);
+
+impl Future for Receipt {
+    type Output = Result<Committed, AuditError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or(Err(AuditError::Stopped)))
+    }
+}
+
+/// Why the log does not take records.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuditError {
+    /// Writing or syncing failed.
+    #[error("the audit log cannot be written: {0}")]
+    Unwritable(String),
+    /// The writer has stopped.
+    #[error("the audit log is closed")]
+    Stopped,
+}

@@ -1,0 +1,210 @@
+//! The audit log in files: a directory of segments, written by one thread.
+//!
+//! ```text
+//!  submit -> queue -> writer -> tail -> 00000001.kwa, 00000002.kwa, …
+//! ```
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+use self::disk::{Disk, System};
+use self::queue::Queue;
+use self::tail::{Keep, Place};
+use self::writer::Writer;
+use super::{AuditError, AuditLog, Receipt, Record, StoreChange, VerifyError};
+use crate::id::DeploymentId;
+
+mod disk;
+mod queue;
+mod reserve;
+mod tail;
+#[cfg(test)]
+pub(in crate::audit) mod tests;
+mod writer;
+
+/// Where and how to keep a log.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory, for this log alone.
+    pub dir: PathBuf,
+    /// Whether to make the directory and the first segment when they are not
+    /// there. A log that should be there and is not must never be replaced by
+    /// an empty one.
+    pub create: bool,
+    /// Bytes after which a new segment is begun. One write is never split.
+    pub segment_bytes: u64,
+    /// Bytes of room taken ahead of the newest record.
+    pub ahead_bytes: u64,
+    /// Bytes kept in reserve for the record that says why the log stopped.
+    pub reserve_bytes: u64,
+    /// Time between attempts to write again after a failure.
+    pub probe_every: Duration,
+}
+
+impl Settings {
+    /// The usual sizes, for a log that exists.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            create: false,
+            segment_bytes: 64 << 20,
+            ahead_bytes: 1 << 20,
+            reserve_bytes: 1 << 20,
+            probe_every: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What was found when a log was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Sequence number of the newest record; 0 when there is none.
+    pub last_sequence: u64,
+    /// The newest change of the store that the log knows.
+    pub last_change: Option<StoreChange>,
+    /// Bytes of an unfinished write that were cut: no record in them was ever
+    /// acknowledged.
+    pub torn_bytes: u64,
+}
+
+/// Why a log could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no log.
+    #[error("there is no audit log in {}: `keyward init` makes one; if there was one, restore it", .0.display())]
+    Missing(PathBuf),
+    /// Another process has it open.
+    #[error("the audit log in {} is in use by another process", .0.display())]
+    Locked(PathBuf),
+    /// Another installation wrote it.
+    #[error("the audit log belongs to deployment {found}, not to {expected}")]
+    Foreign {
+        /// The installation that wrote it.
+        found: DeploymentId,
+        /// This installation.
+        expected: DeploymentId,
+    },
+    /// It cannot be read, or was changed.
+    #[error(transparent)]
+    Unsound(#[from] VerifyError),
+    /// The operating system refused.
+    #[error("cannot open the audit log: {}: {source}", .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// An open log. Dropping it closes it.
+pub struct FileLog {
+    queue: Arc<Queue>,
+    writer: Mutex<Option<JoinHandle<Result<(), AuditError>>>>,
+}
+
+impl FileLog {
+    /// Opens the log of a deployment, verifies its newest segment, cuts an
+    /// unfinished write, and starts the writer.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a log that is damaged, foreign or newer is left as it is.
+    pub fn open(settings: Settings, deployment: DeploymentId) -> Result<(Arc<Self>, Opened), OpenError> {
+        Self::open_on(settings, deployment, Box::new(System))
+    }
+
+    fn open_on(
+        settings: Settings,
+        deployment: DeploymentId,
+        disk: Box<dyn Disk>,
+    ) -> Result<(Arc<Self>, Opened), OpenError> {
+        let dir = settings.dir.clone();
+        if settings.create {
+            create_dir(&dir).map_err(OpenError::io(&dir))?;
+        }
+        let lock = lock(&dir)?;
+        let place = Place { settings, deployment, disk };
+        if place.settings.create && super::verify::segments(&dir)?.is_empty() {
+            place.create().map_err(OpenError::io(&dir))?;
+        }
+        let (tail, torn_bytes) = place.open(Keep::Whole)?;
+        reserve::take(&place).map_err(OpenError::io(&dir))?;
+        let opened = Opened { last_sequence: tail.tip().sequence, last_change: tail.change(), torn_bytes };
+
+        let queue = Arc::new(Queue::new(opened.last_sequence));
+        let writer = Writer::new(Arc::clone(&queue), place, tail, lock);
+        let thread = std::thread::Builder::new().name("audit".into()).spawn(|| writer.run());
+        let writer = Mutex::new(Some(thread.map_err(OpenError::io(&dir))?));
+        Ok((Arc::new(Self { queue, writer }), opened))
+    }
+
+    /// Takes no more records, writes those that wait, and ends the writer.
+    /// Blocks until that is done; does nothing the second time.
+    ///
+    /// # Errors
+    /// [`AuditError`] when the log could not be written in the end.
+    pub fn close(&self) -> Result<(), AuditError> {
+        self.queue.close();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        writer.map_or(Ok(()), |writer| writer.join().unwrap_or(Err(AuditError::Stopped)))
+    }
+}
+
+impl AuditLog for FileLog {
+    fn submit(&self, record: Record) -> Result<Receipt, AuditError> {
+        self.queue.push(record)
+    }
+
+    fn check(&self) -> Result<(), AuditError> {
+        self.queue.check()
+    }
+
+    fn durable(&self) -> u64 {
+        self.queue.durable()
+    }
+}
+
+impl Drop for FileLog {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the audit log did not close well");
+        }
+    }
+}
+
+fn create_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Keeps other processes out until the file is closed.
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("lock");
+    let file = System.open(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => OpenError::Missing(dir.to_owned()),
+        _ => OpenError::io(&path)(error),
+    })?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked(dir.to_owned())),
+        Err(error) => Err(OpenError::io(&path)(error.into())),
+    }
+}

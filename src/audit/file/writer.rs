@@ -1,0 +1,152 @@
+//! The one thread that writes.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::queue::{Answer, Queue, Waiting, Work};
+use super::tail::{Keep, Place, Tail};
+use super::{OpenError, reserve};
+use crate::audit::frame::Batch;
+use crate::audit::{AuditError, Committed, Record};
+
+/// Writes what the queue holds: everything in one write and one sync, again
+/// and again.
+pub(super) struct Writer {
+    queue: Arc<Queue>,
+    place: Place,
+    tail: Tail,
+    /// Why the log cannot be written, while it cannot.
+    broken: Option<String>,
+    taken: Vec<Waiting>,
+    batch: Batch,
+    answers: Vec<Answer>,
+    /// Held as long as the files may be written.
+    _lock: File,
+}
+
+/// Closes the queue when the writer ends, however it ends, so that nobody
+/// waits for a thread that is gone.
+struct Closing(Arc<Queue>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.break_off("its writer has ended");
+    }
+}
+
+impl Writer {
+    pub(super) fn new(queue: Arc<Queue>, place: Place, tail: Tail, lock: File) -> Self {
+        let (taken, batch, answers) = (Vec::new(), Batch::default(), Vec::new());
+        Self { queue, place, tail, broken: None, taken, batch, answers, _lock: lock }
+    }
+
+    /// Works until the queue is closed. Says why when it ends broken.
+    pub(super) fn run(mut self) -> Result<(), AuditError> {
+        let _closing = Closing(Arc::clone(&self.queue));
+        loop {
+            match self.queue.next(&mut self.taken, self.place.settings.probe_every) {
+                Work::Write => self.write(),
+                Work::Probe => self.probe(),
+                Work::Stop => return self.finish(),
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        self.collect();
+        if self.batch.is_empty() {
+            return;
+        }
+        let first = self.tail.tip().sequence + 1;
+        match self.tail.append(&mut self.batch, &self.place) {
+            Ok(()) => self.acknowledge(first),
+            Err(error) => self.give_up(&error),
+        }
+    }
+
+    fn collect(&mut self) {
+        self.batch.clear();
+        for Waiting { record, answer } in self.taken.drain(..) {
+            match self.batch.push(&record) {
+                Ok(()) => self.answers.push(answer),
+                Err(unfit) => answer.resolve(Err(AuditError::Unwritable(unfit.to_string()))),
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, first: u64) {
+        self.queue.set_durable(self.tail.tip().sequence);
+        for (sequence, answer) in (first..).zip(self.answers.drain(..)) {
+            answer.resolve(Ok(Committed { sequence }));
+        }
+    }
+
+    fn give_up(&mut self, error: &io::Error) {
+        let reason = error.to_string();
+        tracing::error!(%reason, "the audit log cannot be written: nothing is served until it can");
+        self.queue.break_off(&reason);
+        for answer in self.answers.drain(..) {
+            answer.resolve(Err(AuditError::Unwritable(reason.clone())));
+        }
+        if let Err(error) = self.last_words(&reason) {
+            tracing::error!(%error, "the audit log cannot even say that it stopped");
+        }
+        self.broken = Some(reason);
+    }
+
+    /// Writes why the log stops, with the room reserved for that.
+    fn last_words(&mut self, reason: &str) -> Result<(), OpenError> {
+        reserve::release(&self.place).map_err(OpenError::io(&self.place.settings.dir))?;
+        self.restore()?;
+        self.append_own("audit-stopped", reason)
+    }
+
+    /// Opens the tail again: after an error, what the disk has is unknown.
+    fn restore(&mut self) -> Result<(), OpenError> {
+        (self.tail, _) = self.place.open(Keep::UpTo(self.tail.tip().sequence))?;
+        Ok(())
+    }
+
+    fn append_own(&mut self, operation: &str, reason: &str) -> Result<(), OpenError> {
+        let dir = &self.place.settings.dir;
+        self.batch.clear();
+        self.batch
+            .push(&Record::own(operation, reason.into()))
+            .map_err(io::Error::other)
+            .map_err(OpenError::io(dir))?;
+        self.tail.append(&mut self.batch, &self.place).map_err(OpenError::io(dir))?;
+        self.queue.set_durable(self.tail.tip().sequence);
+        Ok(())
+    }
+
+    fn probe(&mut self) {
+        let Some(reason) = self.broken.take() else { return self.queue.resume() };
+        match self.recover(&reason) {
+            Ok(()) => {
+                tracing::info!("the audit log can be written again");
+                self.queue.resume();
+            }
+            Err(error) => {
+                self.queue.break_off(&error.to_string());
+                self.broken = Some(reason);
+            }
+        }
+    }
+
+    /// Goes on only with the reserve in place, so that the next failure finds it.
+    fn recover(&mut self, reason: &str) -> Result<(), OpenError> {
+        reserve::take(&self.place).map_err(OpenError::io(&self.place.settings.dir))?;
+        self.restore()?;
+        self.append_own("audit-resumed", reason)
+    }
+
+    fn finish(mut self) -> Result<(), AuditError> {
+        let trimmed = match self.broken.take() {
+            Some(reason) => Err(reason),
+            None => self.tail.trim(&self.place).map_err(|error| error.to_string()),
+        };
+        trimmed.map_err(AuditError::Unwritable)
+    }
+}

@@ -1,0 +1,41 @@
+//! The daemon.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use keyward::config::Config;
+
+/// Hardware-backed key-management and crypto daemon.
+#[derive(Parser)]
+#[command(version, after_help = "Example: keywardd --config /etc/keyward/keywardd.toml")]
+struct Arguments {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/keyward/keywardd.toml")]
+    config: PathBuf,
+    /// Check the configuration and exit
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to be told when stderr is closed.
+            writeln!(std::io::stderr(), "keywardd: error: {error}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::read(&arguments.config)?;
+    if arguments.check_config {
+        keyward::access::Policy::new(&config.principals)?;
+        return Ok(());
+    }
+    Ok(keyward::daemon::run(&config)?)
+}

@@ -1,0 +1,73 @@
+//! What to do next, and the exit code, by the reason of a refusal (docs/errors.md).
+
+use super::exit::Exit;
+
+/// One reason.
+#[derive(Debug)]
+pub(crate) struct Row {
+    /// As in google.rpc.ErrorInfo, or a reason of the client.
+    pub reason: &'static str,
+    /// The exit code.
+    pub exit: Exit,
+    /// The next step, or nothing where the message says it all.
+    pub hint: &'static str,
+}
+
+/// The row of a reason.
+pub(crate) fn row(reason: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.reason == reason)
+}
+
+macro_rules! rows {
+    ($($reason:literal $exit:ident $hint:literal)*) => {
+        &[$(Row { reason: $reason, exit: Exit::$exit, hint: $hint }),*]
+    };
+}
+
+const ROWS: &[Row] = rows! {
+    "ALREADY_EXISTS" Refused "choose another name; names are never used again"
+    "ARGUMENT_INVALID" Refused ""
+    "AUDIT_UNAVAILABLE" Unavailable "make room on the disk of the audit log, then see `keyward status`; it resumes by itself"
+    "AUDIT_UNSOUND" Integrity "keep a copy of the directory as it is, then follow the runbook"
+    "CANCELLED" Refused "run the command again"
+    "CIPHERTEXT_MALFORMED" Integrity "give the whole ciphertext: `kw1:` text, or raw bytes with --raw or --in"
+    "CIPHERTEXT_REFUSED" Integrity "check tenant, key and every --context pair; if all fit, the data was changed"
+    "CONFLICT" Refused "somebody changed the same thing at the same moment; run the command again"
+    "CONTEXT_INVALID" Refused "--context keys must not start with `keyward:`; keep keys and values short"
+    "DEADLINE_EXCEEDED" Unavailable "see `keyward status` and the log of keywardd, then try again"
+    "FROZEN" NotPermitted "find out why it was frozen before an operator runs `unfreeze`"
+    "HSM_BUSY" Unavailable "try again in a moment; if it stays so, raise hsm.sessions in the configuration"
+    "HSM_UNAVAILABLE" Unavailable "see `keyward status`; the daemon connects again by itself when the HSM is back"
+    "INTERNAL" Internal "this is a defect: the log of keywardd has the details"
+    "KEY_DISABLED" Refused "see `keyward key show`; an operator can run `keyward key enable`"
+    "KEY_EXHAUSTED" Refused "rotate the tenant: `keyward tenant rotate`"
+    "NAME_INVALID" Refused "names are short, `acme/customer-pii`, or full, `tenants/acme/keys/customer-pii`"
+    "NOT_ALLOWED" Refused ""
+    "NOT_FOUND" NotFound "see `keyward tenant list` and `keyward key list TENANT`"
+    "NOT_READY" Unavailable "see `keyward status` for what the daemon waits for"
+    "PERMISSION_DENIED" NotPermitted "an administrator can add the operation to your [[principal]] in the configuration"
+    "PROTOCOL" Internal "check that keyward and keywardd are of the same version: `keyward status`"
+    "SHUTTING_DOWN" Unavailable "try again when the daemon has restarted"
+    "SOCKET_FORBIDDEN" NotPermitted "after you were added to the group, log in again"
+    "STORE_FULL" Unavailable "make room on the disk of the store; nothing was changed"
+    "STORE_TAMPERED" Integrity "stop changing things, run `keyward store check`, and follow the runbook"
+    "STORE_UNAVAILABLE" Unavailable "the log of keywardd says why"
+    "TOO_LARGE" Refused "send less at a time; files of any size go through --in and --out"
+    "UNKNOWN_CALLER" NotPermitted "an administrator can add your user or group as a [[principal]] in the configuration"
+    "UNREACHABLE" Unavailable "`systemctl status keywardd` shows the daemon; --socket or KEYWARD_SOCKET names another socket"
+    "VERSION_DISABLED" Refused "see `keyward key versions`; an operator can run `keyward version enable`"
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_follow_the_house_rules() {
+        for Row { reason, hint, .. } in ROWS {
+            assert!(!hint.ends_with('.'), "{reason}: ends with a period");
+            assert!(!hint.starts_with(|c: char| c.is_uppercase()), "{reason}: starts with a capital");
+        }
+        assert!(ROWS.is_sorted_by_key(|row| row.reason), "sorted, so that none stands here twice");
+    }
+}

@@ -1,0 +1,147 @@
+//! `keyward hsm`: what can be said of the HSM without the daemon.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::Shell;
+use super::exit::Exit;
+use super::failure::Failure;
+use super::local::{ConfigFile, blocking};
+use super::view::{Fields, View};
+use crate::daemon;
+use crate::hsm::pin::{PinSource, clear_refused_pin};
+use crate::hsm::pkcs11::selftest::Verdict;
+use crate::hsm::pkcs11::{self, CheckReport};
+
+/// `keyward hsm`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Test whether the HSM may be trusted with keys, and say what is lost where it lacks something
+    #[command(
+        after_help = "The PIN is asked for on the terminal unless --pin-file or --config says where it is.
+
+Examples:
+  keyward hsm check --config /etc/keyward/keywardd.toml
+  keyward hsm check --module /usr/lib/softhsm/libsofthsm2.so --token keyward --pin-file pin"
+    )]
+    Check(Check),
+    /// Let the PIN be tried again after the HSM refused it
+    #[command(after_help = "Put the right PIN in place first: a token locks after few wrong ones.
+
+Example:
+  keyward hsm clear-refused-pin --config /etc/keyward/keywardd.toml")]
+    ClearRefusedPin {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+}
+
+/// `keyward hsm check`
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// PKCS#11 library, instead of a configuration
+    #[arg(long, value_name = "FILE", requires = "token", conflicts_with = "config")]
+    module: Option<PathBuf>,
+    /// Token label or PKCS#11 URI (RFC 7512)
+    #[arg(long, value_name = "TOKEN", requires = "module")]
+    token: Option<String>,
+    /// File with the user PIN
+    #[arg(long, value_name = "FILE", requires = "module")]
+    pin_file: Option<PathBuf>,
+}
+
+impl Command {
+    pub(crate) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
+        match self {
+            Self::Check(check) => check.run(shell).await,
+            Self::ClearRefusedPin { config } => {
+                let config = config.read()?;
+                let cleared = blocking(move || clear_refused_pin(&config.state_dir)).await?;
+                let line = if cleared { "the PIN will be tried again" } else { "no PIN was refused" };
+                shell.print.answer(line, &json!({ "cleared": cleared }))?;
+                Ok(Exit::Ok)
+            }
+        }
+    }
+}
+
+impl Check {
+    async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
+        let settings = self.settings()?;
+        let report = blocking(move || pkcs11::check(&settings)).await?;
+        let usable = report.usable;
+        shell.print.view(&report)?;
+        Ok(if usable { Exit::Ok } else { Exit::Refused })
+    }
+
+    fn settings(self) -> Result<pkcs11::Settings, Failure> {
+        let bad_token = |error: daemon::TokenError| Failure::Input(error.to_string());
+        let settings = match (self.module, self.token) {
+            (Some(module), Some(token)) => {
+                let token = daemon::token_selector(&token).map_err(bad_token)?;
+                let pin = self.pin_file.map_or(PinSource::Prompt, PinSource::File);
+                pkcs11::Settings::new(module, token, pin, own_state_dir()?)
+            }
+            _ => daemon::hsm_settings(&self.config.read()?).map_err(bad_token)?,
+        };
+        make_private(&settings.state_dir)?;
+        Ok(settings)
+    }
+}
+
+/// A refused PIN is noted there, also before there is an installation.
+fn make_private(folder: &Path) -> Result<(), Failure> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(Failure::file("create", folder))
+}
+
+/// Where the record of refused PINs is kept without a configuration (XDG Base Directory Specification).
+fn own_state_dir() -> Result<PathBuf, Failure> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|state| state.join("keyward"))
+        .ok_or_else(|| Failure::Usage("set $HOME or $XDG_STATE_HOME, where a refused PIN is noted".into()))
+}
+
+impl View for CheckReport {
+    fn fields(&self) -> Fields {
+        let checks = self.selftest.checks.iter().map(|check| {
+            let verdict = match check.verdict {
+                Verdict::Pass => "pass".to_owned(),
+                Verdict::Fail => format!("FAIL: {}", check.detail),
+                Verdict::Unsupported => format!("not offered: {}", check.detail),
+            };
+            (check.name.to_owned(), Value::from(verdict))
+        });
+        let timings = self
+            .timings
+            .iter()
+            .map(|timing| (timing.operation.to_owned(), json!(format!("{:.1} us", timing.micros))));
+        let quirks = self.quirks.iter().enumerate().map(|(number, quirk)| {
+            ((number + 1).to_string(), json!(format!("{}; lost: {}", quirk.behaviour, quirk.lost)))
+        });
+        vec![
+            ("verdict", json!(self.verdict)),
+            ("usable", json!(self.usable)),
+            ("library", json!(self.library)),
+            ("cryptoki", json!(self.cryptoki)),
+            ("token", json!(self.label)),
+            ("serial", json!(self.serial)),
+            ("manufacturer", json!(self.manufacturer)),
+            ("model", json!(self.model)),
+            ("firmware", json!(self.firmware)),
+            ("max_sessions", json!(self.max_sessions)),
+            ("roots", json!(self.roots.join(", "))),
+            ("check", Value::Object(checks.collect())),
+            ("timing", Value::Object(timings.collect())),
+            ("quirk", Value::Object(quirks.collect())),
+            ("mechanisms", json!(self.mechanisms.join(" "))),
+        ]
+    }
+}

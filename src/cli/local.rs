@@ -1,0 +1,45 @@
+//! What commands on the daemon's own files have in common: they read its configuration.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::failure::Failure;
+use crate::config::Config;
+use crate::daemon;
+
+/// The daemon's configuration file.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigFile {
+    /// Configuration of keywardd
+    #[arg(long, value_name = "FILE", default_value = "/etc/keyward/keywardd.toml")]
+    config: PathBuf,
+}
+
+impl ConfigFile {
+    /// Reads and checks it.
+    ///
+    /// # Errors
+    /// [`Failure::Input`] that names line, key and expectation.
+    pub(crate) fn read(&self) -> Result<Config, Failure> {
+        Config::read(&self.config).map_err(|error| Failure::Input(error.to_string()))
+    }
+}
+
+/// Runs work that blocks: the HSM, files, a runtime of its own.
+///
+/// # Errors
+/// [`Failure::Input`] with what the work said.
+pub(crate) async fn blocking<T: Send + 'static, E: Display + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Failure> {
+    // These commands handle the PIN and keys: the process gives up what the daemon gives up.
+    daemon::harden().map_err(Failure::file("protect", "this process".as_ref()))?;
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(|error| Failure::Input(error.to_string())),
+        Err(panicked) => {
+            Err(Failure::Refused { reason: "INTERNAL", message: format!("a defect of keyward: {panicked}") })
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Where a file goes: written under a temporary name, renamed when it is whole.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use super::failure::Failure;
+
+/// A file or stdout.
+pub(crate) enum Output {
+    /// A file that appears when it is whole.
+    File(NewFile),
+    /// The standard output.
+    Stdout(tokio::io::Stdout),
+}
+
+impl Output {
+    /// Opens `path`; stdout when there is none or it is `-`.
+    ///
+    /// # Errors
+    /// [`Failure::Exists`], or [`Failure::File`] when the file cannot be made.
+    pub(crate) fn open(path: Option<&Path>, force: bool) -> Result<Self, Failure> {
+        match path {
+            Some(path) if path != Path::new("-") => Ok(Self::File(NewFile::create(path, force)?)),
+            _ => Ok(Self::Stdout(tokio::io::stdout())),
+        }
+    }
+
+    /// What to write to.
+    pub(crate) fn writer(&mut self) -> &mut (dyn AsyncWrite + Unpin) {
+        match self {
+            Self::File(file) => &mut file.file,
+            Self::Stdout(stdout) => stdout,
+        }
+    }
+
+    /// How to name it in messages.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::File(file) => &file.path,
+            Self::Stdout(_) => Path::new("stdout"),
+        }
+    }
+
+    /// The output is whole: a file gets its name.
+    ///
+    /// # Errors
+    /// [`Failure`] when it cannot be made durable or named.
+    pub(crate) async fn commit(self) -> Result<(), Failure> {
+        match self {
+            Self::File(file) => file.commit().await,
+            Self::Stdout(mut stdout) => {
+                stdout.flush().await.map_err(Failure::file("write", Path::new("stdout")))
+            }
+        }
+    }
+}
+
+/// A file under a temporary name in the same directory, mode 0600; removed unless committed.
+pub(crate) struct NewFile {
+    file: tokio::fs::File,
+    temporary: PathBuf,
+    path: PathBuf,
+    replace: bool,
+}
+
+impl NewFile {
+    /// Refuses a path where something is, unless `replace` is set and it is a plain file.
+    ///
+    /// # Errors
+    /// [`Failure::Exists`], or [`Failure::File`] when the file cannot be made.
+    pub(crate) fn create(path: &Path, replace: bool) -> Result<Self, Failure> {
+        match path.symlink_metadata() {
+            Ok(found) if !found.is_file() => {
+                let what = format!("{} is not a plain file; write to stdout instead", path.display());
+                return Err(Failure::Input(what));
+            }
+            Ok(_) if !replace => return Err(Failure::Exists(path.into())),
+            _ => {}
+        }
+        let (file, temporary) = temporary(path).map_err(Failure::file("create", path))?;
+        Ok(Self { file: file.into(), temporary, path: path.into(), replace })
+    }
+
+    async fn commit(mut self) -> Result<(), Failure> {
+        self.file.flush().await.map_err(Failure::file("write", &self.path))?;
+        self.file.sync_all().await.map_err(Failure::file("write", &self.path))?;
+        self.publish().map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Failure::Exists(self.path.clone()),
+            _ => Failure::file("write", &self.path)(error),
+        })
+    }
+
+    fn publish(&self) -> io::Result<()> {
+        // Something may have appeared since `create` looked.
+        let flags = if self.replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        rustix::fs::renameat_with(CWD, &self.temporary, CWD, &self.path, flags)?;
+        fs::File::open(directory(&self.path))?.sync_all()
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        // After a commit there is nothing under this name. Otherwise the bytes are not to be used,
+        // and the failure that led here is already being told.
+        drop(fs::remove_file(&self.temporary));
+    }
+}
+
+fn temporary(path: &Path) -> io::Result<(fs::File, PathBuf)> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{:016x}.part", getrandom::u64().map_err(io::Error::other)?));
+    let temporary = directory(path).join(hidden);
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    Ok((file, temporary))
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    async fn write(path: &Path, replace: bool, text: &str) -> Result<Output, Failure> {
+        let mut output = Output::open(Some(path), replace)?;
+        output.writer().write_all(text.as_bytes()).await.unwrap();
+        Ok(output)
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_whole_file_gets_its_name_and_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        write(&path, false, "whole").await.unwrap().commit().await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(names(dir.path()), ["out"]);
+    }
+
+    #[tokio::test]
+    async fn a_failure_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(write(&dir.path().join("out"), false, "half").await.unwrap());
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_replaced_without_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let early = write(&path, false, "mine").await.unwrap();
+        fs::write(&path, "other").unwrap();
+        assert!(matches!(early.commit().await, Err(Failure::Exists(_))), "appeared in the meantime");
+        assert!(matches!(write(&path, false, "mine").await, Err(Failure::Exists(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "other");
+        drop(write(&path, true, "half").await.unwrap());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "other");
+        write(&path, true, "mine").await.unwrap().commit().await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        assert_eq!(names(dir.path()), ["out"]);
+    }
+
+    #[test]
+    fn links_and_devices_are_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/nowhere", &link).unwrap();
+        for path in [&link, Path::new("/dev/null"), dir.path()] {
+            assert!(matches!(NewFile::create(path, true), Err(Failure::Input(_))), "{}", path.display());
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The command line against a fake daemon, and its texts against golden files.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+
+use super::*;
+use crate::client::fake::{self, Fake, Running};
+
+#[derive(Clone, Default)]
+struct Buffer(Rc<RefCell<Vec<u8>>>);
+
+impl Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Buffer {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.borrow().clone()).unwrap()
+    }
+}
+
+struct Bed {
+    fake: Arc<Fake>,
+    _running: Running,
+    dir: tempfile::TempDir,
+}
+
+/// What a command printed, and its exit code.
+struct Done {
+    out: String,
+    err: String,
+    exit: u8,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let fake = Arc::new(Fake::default());
+        let running = fake::start(&dir.path().join("socket"), &fake);
+        Self { fake, _running: running, dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.name(name)
+    }
+
+    fn name(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.dir.path()).unwrap();
+        let mut names: Vec<_> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn run(&self, args: &[&str]) -> Done {
+        self.run_on(args, false)
+    }
+
+    fn run_on(&self, args: &[&str], to_terminal: bool) -> Done {
+        let cli = Cli::try_parse_from([&["keyward"], args].concat()).unwrap();
+        let (out, err) = (Buffer::default(), Buffer::default());
+        let print = Printer {
+            out: Box::new(out.clone()),
+            err: Box::new(err.clone()),
+            json: cli.global.json,
+            quiet: cli.global.quiet,
+            to_terminal,
+        };
+        let mut shell = Shell::new(print, self.path("socket"));
+        let exit = block_on(cli.command.run(&mut shell));
+        let exit = exit.unwrap_or_else(|failure| shell.print.failure(&failure));
+        Done { out: out.text(), err: err.text(), exit: exit as u8 }
+    }
+
+    /// Runs a command that must succeed; answers with what it printed.
+    fn ok(&self, args: &[&str]) -> String {
+        let done = self.run(args);
+        assert_eq!(done.exit, 0, "{args:?}: {}", done.err);
+        done.out
+    }
+
+    fn log(&self) -> Vec<String> {
+        std::mem::take(&mut *self.fake.log.lock().unwrap())
+    }
+}
+
+const KEY: &str = "acme/pii";
+
+#[test]
+fn a_field_round_trips_as_text() {
+    let bed = Bed::new();
+    let sealed = bed.ok(&["encrypt", KEY, "13812345678", "--context", "column=phone"]);
+    assert!(sealed.starts_with("kw1:") && sealed.ends_with('\n'), "{sealed}");
+    let decrypt = |key, context| bed.run(&["decrypt", key, sealed.trim(), "--context", context]);
+    assert_eq!(decrypt("tenants/acme/keys/pii", "column=phone").out, "13812345678");
+    for refused in [decrypt(KEY, "column=fax"), decrypt("globex/pii", "column=phone")] {
+        assert_eq!((refused.out.as_str(), refused.exit), ("", 6));
+        assert!(refused.err.starts_with("keyward: error: refused: CIPHERTEXT_REFUSED\nkeyward: hint: check"));
+    }
+    let moved = bed.ok(&["re-encrypt", KEY, sealed.trim(), "--context", "column=phone", "--json"]);
+    assert!(moved.contains("\"previous_version\": 1"), "{moved}");
+}
+
+#[test]
+fn only_printable_plaintext_reaches_a_terminal() {
+    let bed = Bed::new();
+    let sealed = |text: &str| bed.ok(&["encrypt", KEY, text]).trim().to_owned();
+    let shown = |text: &str| bed.run_on(&["decrypt", KEY, &sealed(text)], true);
+    assert_eq!(shown("Zoë\n").out, "Zoë\n");
+    assert_eq!(shown("Zoë").out, "Zoë\n");
+    let refused = shown("\u{1b}[2J");
+    assert_eq!((refused.out.as_str(), refused.exit), ("", 2));
+    assert_eq!(bed.run(&["decrypt", KEY, &sealed("\u{1b}[2J")]).out, "\u{1b}[2J");
+    assert_eq!(bed.run_on(&["encrypt", KEY, "x", "--raw"], true).exit, 2);
+}
+
+#[test]
+fn text_that_is_no_ciphertext_is_refused_before_the_daemon_is_asked() {
+    let bed = Bed::new();
+    for text in ["", "kw1", "kw2:AAAA", "kw1:A", "kw1:AA==", "kw1:+/+/"] {
+        let refused = bed.run(&["decrypt", KEY, text]);
+        assert_eq!(refused.exit, 6, "{text}");
+        assert!(refused.err.contains("not a ciphertext"), "{}", refused.err);
+    }
+    assert_eq!(bed.fake.seen.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_table_round_trips_byte_by_byte() {
+    let bed = Bed::new();
+    let file = "id,phone,\"note\"\r\n1,\"0912, 1\",a\r\n2,,\"b\"\"c\"\r\n\r\n";
+    let customers = bed.write("customers.csv", file);
+    let (sealed, opened, moved) = (bed.name("sealed.csv"), bed.name("opened.csv"), bed.name("moved.csv"));
+    let csv = ["--csv", "--columns", "phone,note", "--context-from", "id", "--context", "table=customers"];
+    let run = |verb, from: &str, to: &str| {
+        bed.run(&[&[verb, KEY], &csv[..], &["--in", from, "--out", to]].concat())
+    };
+    let done = run("encrypt", &customers, &sealed);
+    assert_eq!((done.exit, done.err.as_str()), (0, "keyward: encrypted 4 cells in 2 rows\n"));
+    assert!(!bed.read("sealed.csv").contains("0912"));
+    assert_eq!(run("re-encrypt", &sealed, &moved).exit, 0);
+    assert_eq!(run("decrypt", &moved, &opened).exit, 0);
+    assert_eq!(bed.read("opened.csv"), file);
+
+    let again = run("decrypt", &sealed, &opened);
+    assert_eq!(again.exit, 1);
+    assert!(again.err.contains("exists already\nkeyward: hint: give --force"), "{}", again.err);
+}
+
+#[test]
+fn a_bad_cell_leaves_no_file_unless_told_to_go_on() {
+    let bed = Bed::new();
+    let plain = bed.write("plain.csv", "a,b\nx,y\n");
+    let (sealed, opened) = (bed.name("sealed.csv"), bed.name("opened.csv"));
+    bed.ok(&["encrypt", KEY, "--csv", "--columns", "a,b", "--in", &plain, "--out", &sealed]);
+    let swapped = bed.read("sealed.csv").replacen("kw1:", "kw9:", 1);
+    let swapped = bed.write("swapped.csv", swapped);
+    let decrypt = ["decrypt", KEY, "--csv", "--columns", "a,b", "--in", &swapped, "--out", &opened];
+    let refused = bed.run(&decrypt);
+    assert_eq!(refused.exit, 6);
+    assert!(
+        refused.err.starts_with("keyward: error: line 2, column \"a\": not a ciphertext"),
+        "{}",
+        refused.err
+    );
+    assert_eq!(bed.names(), ["plain.csv", "sealed.csv", "socket", "swapped.csv"]);
+
+    let partial = bed.run(&[&decrypt[..], &["--keep-going", "--json"]].concat());
+    assert_eq!(partial.exit, 7);
+    let last: serde_json::Value = serde_json::from_str(partial.err.lines().last().unwrap()).unwrap();
+    assert_eq!(last["error"]["reason"], "PARTIAL");
+    let summary: serde_json::Value = serde_json::from_str(&partial.out).unwrap();
+    assert_eq!((&summary["cells"], &summary["failed"]), (&2.into(), &1.into()));
+    let opened = bed.read("opened.csv");
+    assert!(opened.starts_with("a,b\nkw9:") && opened.ends_with(",y\n"), "{opened}");
+}
+
+#[test]
+fn a_file_round_trips_and_a_damaged_one_leaves_nothing() {
+    let bed = Bed::new();
+    let data = "0123456789".repeat(100_000);
+    let (file, sealed, opened) = (bed.write("file", &data), bed.name("sealed"), bed.name("opened"));
+    bed.ok(&["encrypt", KEY, "--in", &file, "--out", &sealed]);
+    let done = bed.run(&["decrypt", KEY, "--in", &sealed, "--out", &opened, "--json"]);
+    assert!(done.out.contains("\"bytes_out\": 1000000"), "{}", done.out);
+    assert_eq!(bed.read("opened"), data);
+
+    let mut damaged = std::fs::read(bed.path("sealed")).unwrap();
+    damaged[900_000] = 0xff;
+    let (damaged, lost) = (bed.write("damaged", damaged), bed.name("lost"));
+    let refused = bed.run(&["decrypt", KEY, "--in", &damaged, "--out", &lost]);
+    assert_eq!(refused.exit, 6);
+    assert_eq!(bed.names(), ["damaged", "file", "opened", "sealed", "socket"]);
+    assert_eq!(bed.run_on(&["decrypt", KEY, "--in", &sealed], true).exit, 2, "binary to a terminal");
+    let missing = bed.run(&["encrypt", KEY, "--in", "/nowhere", "--out", &lost]);
+    assert_eq!((missing.exit, missing.out.as_str()), (1, ""));
+    assert!(missing.err.starts_with("keyward: error: cannot open /nowhere: "), "{}", missing.err);
+}
+
+#[test]
+fn data_keys_and_indexes_are_text() {
+    let bed = Bed::new();
+    let made = bed.ok(&["data-key", "generate", KEY, "--with-plaintext", "--context", "file=7"]);
+    let (sealed, key) = made.trim().split_once('\n').unwrap();
+    let opened = bed.ok(&["data-key", "decrypt", KEY, sealed, "--context", "file=7"]);
+    assert_eq!(opened.trim(), key);
+    assert_eq!(bed.ok(&["data-key", "generate", KEY]).lines().count(), 1, "no key in the clear");
+    let index = bed.ok(&["index", "compute", KEY, "phone", "0912", "--normalize", "digits"]);
+    assert_eq!(index.trim().len(), 40);
+}
+
+#[test]
+fn each_command_asks_for_what_it_says() {
+    let bed = Bed::new();
+    for (args, parts) in [
+        (
+            &["tenant", "create", "acme", "--display-name", "ACME"][..],
+            &["CreateTenant", "\"acme\"", "\"ACME\""][..],
+        ),
+        (
+            &["tenant", "rename", "acme", "New"],
+            &["UpdateTenant", "\"tenants/acme\"", "\"New\"", "[\"display_name\"]"],
+        ),
+        (&["tenant", "rotate", "acme"], &["RotateTenant", "\"tenants/acme\""]),
+        (&["tenant", "rotation", "show", "acme/2"], &["GetRotation", "\"tenants/acme/rotations/2\""]),
+        (&["tenant", "keks", "acme"], &["ListKekVersions", "\"tenants/acme\""]),
+        (&["tenant", "freeze", "acme", "--reason", "r"], &["FreezeRequest", "\"tenants/acme\"", "\"r\""]),
+        (
+            &["key", "create", KEY, "--class", "3"],
+            &["CreateKey", "\"tenants/acme\"", "\"pii\"", "data_class: 3"],
+        ),
+        (
+            &["key", "enable", KEY],
+            &["UpdateKey", "\"tenants/acme/keys/pii\"", "state: Active", "[\"state\"]"],
+        ),
+        (&["key", "disable", KEY], &["UpdateKey", "state: Disabled"]),
+        (&["key", "decrypt-only", KEY], &["UpdateKey", "state: DecryptOnly"]),
+        (&["key", "set-class", KEY, "3"], &["UpdateKey", "data_class: 3", "[\"data_class\"]"]),
+        (&["key", "rotate", KEY], &["RotateKey", "\"tenants/acme/keys/pii\""]),
+        (&["key", "versions", KEY], &["ListKeyVersions", "\"tenants/acme/keys/pii\""]),
+        (&["key", "unfreeze", KEY, "--reason", "r"], &["UnfreezeRequest", "\"tenants/acme/keys/pii\""]),
+        (
+            &["version", "disable", "acme/pii/2"],
+            &["UpdateKeyVersion", "keys/pii/versions/2\"", "state: Disabled"],
+        ),
+        (&["version", "show", "acme/pii/2"], &["GetKeyVersion", "\"tenants/acme/keys/pii/versions/2\""]),
+        (&["principal", "freeze", "web", "--reason", "r"], &["FreezeRequest", "\"principals/web\""]),
+        (&["index", "rotate", KEY, "phone"], &["RotateIndexKey", "\"phone\""]),
+    ] {
+        bed.ok(args);
+        let log = bed.log();
+        assert_eq!(log.len(), 1, "{args:?}: {log:?}");
+        for part in parts {
+            assert!(log[0].contains(part), "{args:?}: no {part} in {}", log[0]);
+        }
+    }
+}
+
+#[test]
+fn results_are_tables_or_json() {
+    let bed = Bed::new();
+    golden("key-list", &bed.ok(&["key", "list", "acme"]));
+    golden("key-show", &bed.ok(&["key", "show", KEY]));
+    golden("rotate-wait", &bed.ok(&["tenant", "rotate", "acme", "--wait"]));
+    golden("tenants.json", &bed.ok(&["tenant", "list", "--json"]));
+    golden("status", &bed.ok(&["status"]));
+}
+
+#[test]
+fn without_a_daemon_the_error_says_so() {
+    let bed = Bed::new();
+    std::fs::remove_file(bed.path("socket")).unwrap();
+    let refused = bed.run(&["status"]);
+    assert_eq!((refused.exit, refused.out.as_str()), (5, ""));
+    golden("no-daemon", &refused.err.replace(bed.dir.path().to_str().unwrap(), "/run/keyward"));
+    let json: serde_json::Value = serde_json::from_str(&bed.run(&["status", "--json"]).err).unwrap();
+    assert_eq!(
+        (&json["error"]["code"], &json["error"]["reason"]),
+        (&"Unavailable".into(), &"UNREACHABLE".into())
+    );
+}
+
+#[test]
+fn help_fits_on_one_screen_with_an_example() {
+    let mut root = Cli::command().term_width(100);
+    root.build();
+    golden("help", &root.render_help().to_string());
+    golden("help-encrypt", &root.find_subcommand_mut("encrypt").unwrap().render_help().to_string());
+    check_help(&mut root, "keyward");
+}
+
+fn check_help(command: &mut clap::Command, path: &str) {
+    let help = command.render_help().to_string();
+    assert!(help.lines().count() <= 50, "{path}: {} lines", help.lines().count());
+    assert!(help.lines().all(|line| line.chars().count() <= 100), "{path}: a line is too long");
+    let is_leaf = command.get_subcommands().next().is_none();
+    assert!(!is_leaf || help.contains("Example"), "{path}: no example");
+    for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+        let path = format!("{path} {}", sub.get_name());
+        check_help(sub, &path);
+    }
+}
+
+#[test]
+fn examples_in_help_are_valid() {
+    fn examples(command: &clap::Command, found: &mut Vec<String>) {
+        let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let text = text.replace("\\\n", " ");
+        let lines = text.lines().filter_map(|line| Some(&line[line.find("keyward ")?..]));
+        found.extend(lines.filter(|line| !line.contains('`')).map(str::to_owned));
+        command.get_subcommands().for_each(|sub| examples(sub, found));
+    }
+    let mut found = Vec::new();
+    examples(&Cli::command(), &mut found);
+    assert!(found.len() > 30, "{found:?}");
+    for example in found {
+        let line = example.split([';', '>', '<']).next().unwrap().replace('\'', "\"");
+        let mut words: Vec<String> = Vec::new();
+        for (n, part) in line.split('"').enumerate() {
+            if n % 2 == 1 {
+                words.push(part.to_owned());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_owned));
+            }
+        }
+        Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{example}: {error}"));
+    }
+}
+
+#[test]
+fn wrong_usage_is_told_apart_from_help() {
+    let kind = |args: &[&str]| Cli::try_parse_from([&["keyward"], args].concat()).unwrap_err().kind();
+    assert_eq!(kind(&["encrypt", KEY, "text", "--in", "f"]), ErrorKind::ArgumentConflict);
+    assert_eq!(kind(&["encrypt", KEY, "--csv"]), ErrorKind::MissingRequiredArgument);
+    assert_eq!(kind(&["key", "create", "acme"]), ErrorKind::ValueValidation);
+    assert_eq!(kind(&["key", "create", KEY, "--class", "4"]), ErrorKind::ValueValidation);
+    assert_eq!(kind(&["--version"]), ErrorKind::DisplayVersion);
+
+    let (out, err) = (Buffer::default(), Buffer::default());
+    let mut print = Printer {
+        out: Box::new(out.clone()),
+        err: Box::new(err.clone()),
+        json: false,
+        quiet: false,
+        to_terminal: false,
+    };
+    let error = Cli::try_parse_from(["keyward", "key", "create", "acme"]).unwrap_err();
+    assert_eq!(usage(&error, &mut print) as u8, 2);
+    golden("usage", &err.text());
+    assert_eq!(usage(&Cli::try_parse_from(["keyward", "--help"]).unwrap_err(), &mut print) as u8, 0);
+    assert!(out.text().contains("Usage: keyward"), "{}", out.text());
+}
+
+/// Compares with a golden file; `KEYWARD_BLESS=1` writes it.
+fn golden(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/golden").join(name);
+    if std::env::var_os("KEYWARD_BLESS").is_some() {
+        std::fs::write(&path, found).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(found, expected, "{name} differs from its golden file");
+}

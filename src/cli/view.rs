@@ -1,0 +1,228 @@
+//! Resources as ordered fields: one description for tables, details and JSON.
+
+use prost_types::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::rpc::proto::{
+    IndexKey, KekVersion, Key, KeyState, KeyVersion, Rotation, Status, Tenant, rotation, status,
+};
+
+/// Fields in the order in which people read them.
+pub(crate) type Fields = Vec<(&'static str, Value)>;
+
+/// Something that can be shown.
+pub(crate) trait View {
+    /// What it consists of.
+    fn fields(&self) -> Fields;
+}
+
+/// The fields as a JSON object.
+pub(crate) fn object(fields: Fields) -> Value {
+    Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+}
+
+/// A value as people read it; nothing in it can steer the terminal.
+pub(crate) fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        Value::String(text) if text.is_empty() => "-".into(),
+        Value::String(text) => plain(text),
+        other => other.to_string(),
+    }
+}
+
+/// The text with control characters spelled out.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
+}
+
+/// RFC 3339, UTC, whole seconds.
+fn time(time: Option<&Timestamp>) -> Value {
+    let time = time.and_then(|time| jiff::Timestamp::from_second(time.seconds).ok());
+    time.map_or(Value::Null, |time| time.to_string().into())
+}
+
+/// RFC 3339, UTC, milliseconds.
+pub(crate) fn date(date: crate::clock::Date) -> Value {
+    let millis = i64::try_from(date.millis()).ok();
+    let time = millis.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
+    time.map_or(Value::Null, |time| time.to_string().into())
+}
+
+/// `KEY_STATE_DECRYPT_ONLY` as `decrypt-only`.
+fn word(name: &str, prefix: &str) -> Value {
+    name.trim_start_matches(prefix).to_lowercase().replace('_', "-").into()
+}
+
+fn state(state: KeyState) -> Value {
+    word(state.as_str_name(), "KEY_STATE_")
+}
+
+impl View for Tenant {
+    fn fields(&self) -> Fields {
+        vec![
+            ("name", json!(self.name)),
+            ("display_name", json!(self.display_name)),
+            ("frozen", json!(self.frozen)),
+            ("primary_kek_version", json!(self.primary_kek_version)),
+            ("key_count", json!(self.key_count)),
+            ("create_time", time(self.create_time.as_ref())),
+            ("rotation", json!(self.rotation)),
+        ]
+    }
+}
+
+impl View for Key {
+    fn fields(&self) -> Fields {
+        vec![
+            ("name", json!(self.name)),
+            ("data_class", json!(self.data_class)),
+            ("state", state(self.state())),
+            ("frozen", json!(self.frozen)),
+            ("primary_version", json!(self.primary_version)),
+            ("create_time", time(self.create_time.as_ref())),
+        ]
+    }
+}
+
+impl View for KeyVersion {
+    fn fields(&self) -> Fields {
+        vec![
+            ("name", json!(self.name)),
+            ("state", state(self.state())),
+            ("kek_version", json!(self.kek_version)),
+            ("dek_id", json!(hex(&self.dek_id))),
+            ("create_time", time(self.create_time.as_ref())),
+        ]
+    }
+}
+
+impl View for KekVersion {
+    fn fields(&self) -> Fields {
+        vec![
+            ("name", json!(self.name)),
+            ("state", state(self.state())),
+            ("wrapped_count", json!(self.wrapped_count)),
+            ("uses_reserved", json!(self.uses_reserved)),
+            ("create_time", time(self.create_time.as_ref())),
+        ]
+    }
+}
+
+impl View for IndexKey {
+    fn fields(&self) -> Fields {
+        vec![("name", json!(self.name)), ("primary_version", json!(self.primary_version))]
+    }
+}
+
+impl View for Rotation {
+    fn fields(&self) -> Fields {
+        vec![
+            ("name", json!(self.name)),
+            ("state", word(rotation::State::as_str_name(&self.state()), "STATE_")),
+            ("done", json!(self.done)),
+            ("total", json!(self.total)),
+            ("from_kek_version", json!(self.from_kek_version)),
+            ("to_kek_version", json!(self.to_kek_version)),
+            ("create_time", time(self.create_time.as_ref())),
+            ("finish_time", time(self.finish_time.as_ref())),
+            ("waiting_for", json!(self.waiting_for)),
+        ]
+    }
+}
+
+impl View for Status {
+    fn fields(&self) -> Fields {
+        vec![
+            ("serving", word(status::Serving::as_str_name(&self.serving()), "SERVING_")),
+            ("reason", json!(self.reason)),
+            ("version", json!(self.version)),
+            ("start_time", time(self.start_time.as_ref())),
+            ("principal", json!(self.principal)),
+            ("role", json!(self.role)),
+            ("hsm", part(self.hsm.as_ref())),
+            ("root", part(self.root.as_ref())),
+            ("store", part(self.store.as_ref())),
+            ("audit", part(self.audit.as_ref())),
+            ("cache", part(self.cache.as_ref())),
+        ]
+    }
+}
+
+fn part(part: Option<&impl View>) -> Value {
+    part.map_or(Value::Null, |part| object(part.fields()))
+}
+
+impl View for status::Hsm {
+    fn fields(&self) -> Fields {
+        vec![
+            ("state", json!(self.state)),
+            ("epoch", json!(self.epoch)),
+            ("token_label", json!(self.token_label)),
+            ("token_serial", json!(self.token_serial)),
+            ("manufacturer", json!(self.manufacturer)),
+            ("model", json!(self.model)),
+            ("operations", json!(self.operations)),
+        ]
+    }
+}
+
+impl View for status::Root {
+    fn fields(&self) -> Fields {
+        vec![
+            ("generation", json!(self.generation)),
+            ("custody", json!(self.custody)),
+            ("create_time", time(self.create_time.as_ref())),
+        ]
+    }
+}
+
+impl View for status::Store {
+    fn fields(&self) -> Fields {
+        vec![
+            ("backend", json!(self.backend)),
+            ("revision", json!(self.revision)),
+            ("records", json!(self.records)),
+            ("journal_bytes", json!(self.journal_bytes)),
+        ]
+    }
+}
+
+impl View for status::Audit {
+    fn fields(&self) -> Fields {
+        vec![("sequence", json!(self.sequence)), ("writable", json!(self.writable))]
+    }
+}
+
+impl View for status::Cache {
+    fn fields(&self) -> Fields {
+        vec![("entries", json!(self.entries)), ("hits", json!(self.hits)), ("misses", json!(self.misses))]
+    }
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_states_are_words() {
+        let created = Timestamp { seconds: 1_700_000_000, nanos: 5 };
+        assert_eq!(time(Some(&created)), "2023-11-14T22:13:20Z");
+        assert_eq!(state(KeyState::DecryptOnly), "decrypt-only");
+        let status = Status { serving: status::Serving::NotServing.into(), ..Status::default() };
+        assert_eq!(status.fields()[0].1, "not-serving");
+        assert_eq!(text(&time(None)), "-");
+    }
+
+    #[test]
+    fn names_for_people_cannot_steer_the_terminal() {
+        assert_eq!(text(&json!("a\u{1b}[2Jb\n")), "a\\u{1b}[2Jb\\n");
+    }
+}

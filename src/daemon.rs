@@ -1,0 +1,19 @@
+//! Wiring: start, listen, serve, stop.
+
+pub mod init;
+pub mod run;
+pub mod transport;
+
+mod hardening;
+pub mod listen;
+pub mod lock;
+mod logging;
+pub mod maintain;
+pub mod once;
+pub mod settings;
+mod unlock;
+
+pub use hardening::harden;
+pub use init::init;
+pub use run::run;
+pub use settings::{TokenError, hsm as hsm_settings, token as token_selector};

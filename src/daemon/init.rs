@@ -1,0 +1,196 @@
+//! `keyward init`: an unfounded root, its backup key in a file, an empty store
+//! and an empty audit log.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use zeroize::Zeroizing;
+
+use super::lock::{LockError, StateLock};
+use super::once::wait_until_ready;
+use super::settings;
+use crate::audit::{self, FileLog, Outcome, Pending};
+use crate::clock::Date;
+use crate::config::{Config, CustodyMode};
+use crate::hsm::pkcs11::{self, NewRoot, RootError};
+use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
+use crate::id::{DeploymentId, RootGeneration, RootId};
+use crate::keyring::binding;
+use crate::keyring::record::{Custody, Root, SystemSecret};
+use crate::keyring::wrapped::WrappedKek;
+use crate::secret::Key256;
+use crate::store::kv::KvError;
+use crate::store::{Changes, Records, SqliteKv, StoreError, StoreKeys, tables};
+
+/// What was made.
+#[derive(Debug)]
+pub struct Made {
+    /// The root key's name.
+    pub root: RootId,
+    /// The installation's name.
+    pub deployment: DeploymentId,
+    /// The token's label.
+    pub token: String,
+    /// Where the backup key is.
+    pub backup_key: PathBuf,
+    /// What the module is known to get wrong, in words.
+    pub quirks: Vec<String>,
+}
+
+/// Why nothing was made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// Another process owns the state directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The configuration does not accept an unfounded root.
+    #[error(
+        "init makes a root key whose backup one operator holds; say `custody = \"operator\"` in the configuration to accept that"
+    )]
+    NotAccepted,
+    /// There is something already.
+    #[error(
+        "{0} exists already; init never replaces an installation (if an init was interrupted before it said that it was done, move this and the state directory away and run it again)"
+    )]
+    Exists(String),
+    /// The token has a root key already.
+    #[error(
+        "the token has Keyward root key {0} already; it may belong to another installation: use another token, or say --beside-existing to make one more"
+    )]
+    RootExists(RootId),
+    /// `hsm.token` is not one.
+    #[error(transparent)]
+    Token(#[from] settings::TokenError),
+    /// No root was made.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The HSM did not serve.
+    #[error("the HSM: {0}")]
+    Hsm(#[from] HsmError),
+    /// The store could not be made.
+    #[error("the store: {0}")]
+    Kv(#[from] KvError),
+    /// The store could not be made.
+    #[error("the store: {0}")]
+    Store(#[from] StoreError),
+    /// The audit log could not be made.
+    #[error(transparent)]
+    AuditOpen(#[from] audit::file::OpenError),
+    /// The audit log does not take records.
+    #[error(transparent)]
+    Audit(#[from] audit::AuditError),
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// No randomness.
+    #[error("the operating system's random generator failed: {0}")]
+    Entropy(#[from] getrandom::Error),
+}
+
+/// Makes an installation. The backup key is in its file before the root is on the token.
+///
+/// # Errors
+/// [`InitError`]; what exists is never replaced.
+pub fn init(config: &Config, backup_key: &Path, beside_existing: bool) -> Result<Made, InitError> {
+    if config.custody != Some(CustodyMode::Operator) {
+        return Err(InitError::NotAccepted);
+    }
+    let _lock = StateLock::take(&config.state_dir)?;
+    for path in [config.database(), config.journal(), config.audit_dir(), backup_key.to_owned()] {
+        if path.symlink_metadata().is_ok() {
+            return Err(InitError::Exists(path.display().to_string()));
+        }
+    }
+    let hsm_settings = settings::hsm(config)?;
+    if let Some(root) = pkcs11::roots(&hsm_settings)?.first().filter(|_| !beside_existing) {
+        return Err(InitError::RootExists(*root));
+    }
+    let deployment = DeploymentId::random()?;
+    let made =
+        pkcs11::create_root(&hsm_settings, |key, escrow| write_backup(backup_key, deployment, key, escrow))?;
+    let hsm = pkcs11::start(hsm_settings, Some(made.canary.clone()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let written = runtime.block_on(write_records(config, &*hsm, deployment, &made));
+    hsm.shutdown();
+    written?;
+    Ok(Made {
+        root: made.id,
+        deployment,
+        token: made.token.label,
+        backup_key: backup_key.to_owned(),
+        quirks: made.quirks.iter().map(|quirk| format!("{}: {}", quirk.behaviour, quirk.lost)).collect(),
+    })
+}
+
+async fn write_records(
+    config: &Config,
+    hsm: &dyn Hsm,
+    deployment: DeploymentId,
+    made: &NewRoot,
+) -> Result<(), InitError> {
+    wait_until_ready(hsm).await?;
+    let root = Root {
+        id: made.id,
+        generation: RootGeneration::FIRST,
+        deployment,
+        custody: Custody::Unfounded,
+        escrow: made.escrow.clone(),
+        canary: made.canary.clone(),
+        token_serial: made.token.serial.clone(),
+        token_label: made.token.label.clone(),
+        created: Date::now(),
+    };
+    let (secret, key) = new_secret(hsm, &root).await?;
+    let (audit, _) = FileLog::open(settings::audit(config, true), deployment)?;
+    let kv = Arc::new(SqliteKv::open(config.database()).await?);
+    let mut initial = Changes::default();
+    initial.create(&tables::root(root.generation), &root);
+    initial.create(&tables::system_secret(), &secret);
+    let (_, change) =
+        Records::create(kv, &config.journal(), deployment, StoreKeys::derive(&key), initial).await?;
+    let mut record = Pending::begin(audit.clone(), None, "init", "", 0);
+    record.detail(format!("root {} on token {} serial {}", made.id, made.token.label, made.token.serial));
+    record.change(audit::StoreChange { revision: change.revision, digest: change.digest });
+    record.finish(Outcome::Ok)?.await?;
+    audit.close()?;
+    Ok(())
+}
+
+/// The daemon's secret under a KEK of its own.
+async fn new_secret(hsm: &dyn Hsm, root: &Root) -> Result<(SystemSecret, Key256), HsmError> {
+    let misfit = || HsmError::Misbehaved("it gave another answer than asked for".into());
+    let one = async |operation| hsm.run(vec![operation]).await.pop().ok_or_else(misfit)?;
+    let Reply::Wrapped(wrapped) = one(Operation::GenerateKek { root: root.id }).await? else {
+        return Err(misfit());
+    };
+    let kek = Kek { root: root.id, wrapped: wrapped.clone() };
+    let aad = binding::system_secret(root.deployment);
+    let Reply::NewKey { key, sealed } = one(Operation::GenerateKey { kek, aad }).await? else {
+        return Err(misfit());
+    };
+    Ok((SystemSecret { root: root.id, kek: wrapped, sealed }, key))
+}
+
+/// Writes the backup key durably, for its owner alone, and never over another file.
+fn write_backup(path: &Path, deployment: DeploymentId, key: &Key256, escrow: &WrappedKek) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    let text = Zeroizing::new(format!(
+        "# Backup key of a Keyward root. With the wrapped root below it restores the root\n\
+         # onto another token: keep it offline, apart from the store, and under two locks.\n\
+         deployment = \"{deployment}\"\n\
+         wrapped_root = \"{}\"\n\
+         backup_key = \"{}\"\n",
+        STANDARD_NO_PAD.encode(&escrow.bytes),
+        *Zeroizing::new(STANDARD_NO_PAD.encode(key.expose())),
+    ));
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    File::open(parent)?.sync_all()
+}

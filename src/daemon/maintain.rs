@@ -1,0 +1,216 @@
+//! Work on the store by hand: export, import, check, repair, and accepting an
+//! older store. Export and check only read; the others need the daemon stopped,
+//! and leave an audit record.
+
+use std::fs::File as StdFile;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::fs::File;
+use tokio::io::{BufReader, BufWriter};
+
+use super::lock::{LockError, StateLock};
+use super::once::{self, SecretError};
+use super::settings;
+use crate::audit::{self, FileLog, Outcome, Pending};
+use crate::config::Config;
+use crate::id::DeploymentId;
+use crate::keyring::record::{Root, SystemSecret};
+use crate::secret::Key256;
+use crate::store::check::{self, CheckReport};
+use crate::store::kv::KvError;
+use crate::store::repair::{self, RepairReport};
+use crate::store::transfer::{self, Exported};
+use crate::store::{self, Records, Refusal, SqliteKv, StoreChange, StoreError, StoreKeys};
+
+/// Why the store was not touched, or not read.
+#[derive(Debug, thiserror::Error)]
+pub enum MaintainError {
+    /// Another process owns the state directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The store's secret could not be opened.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit log cannot be opened.
+    #[error(transparent)]
+    AuditOpen(#[from] audit::file::OpenError),
+    /// The audit log does not take records.
+    #[error(transparent)]
+    Audit(#[from] audit::AuditError),
+    /// A file cannot be used.
+    #[error("{0}: {1}")]
+    File(String, io::Error),
+    /// The system refused something.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// There is nothing to accept.
+    #[error("the audit log knows of no change of a store: there is nothing to accept")]
+    NothingToAccept,
+}
+
+impl From<KvError> for MaintainError {
+    fn from(error: KvError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Writes all records to a new file (0600), also while the daemon runs.
+///
+/// # Errors
+/// [`MaintainError`]; an unfinished file is removed.
+pub fn export(config: &Config, output: &Path) -> Result<Exported, MaintainError> {
+    let failed = |error| MaintainError::File(output.display().to_string(), error);
+    let file = StdFile::options().write(true).create_new(true).mode(0o600).open(output).map_err(failed)?;
+    let synced = file.try_clone().map_err(failed)?;
+    let written = block_on(async {
+        let kv = open_store(config).await?;
+        Ok(transfer::export(&kv, BufWriter::new(File::from_std(file))).await?)
+    });
+    let written = written.and_then(|exported| synced.sync_all().map(|()| exported).map_err(failed));
+    if written.is_err() {
+        std::fs::remove_file(output).map_err(failed)?;
+    }
+    written
+}
+
+/// Fills a new store from an export; makes an audit log where there is none.
+///
+/// # Errors
+/// [`MaintainError`]; a store that exists is never touched.
+pub fn import(config: &Config, input: &Path) -> Result<Exported, MaintainError> {
+    let _lock = StateLock::take(&config.state_dir)?;
+    let failed = |error| MaintainError::File(input.display().to_string(), error);
+    block_on(async {
+        if config.database().exists() {
+            return Err(StoreError::from(Refusal::NotEmpty(config.database().display().to_string())).into());
+        }
+        let open = async || File::open(input).await.map(BufReader::new).map_err(failed);
+        let found = transfer::bootstrap_export(open().await?)
+            .await?
+            .ok_or_else(|| StoreError::from(Refusal::NoStore))?;
+        let secret = once::secret(config, &found.0, &found.1).await?;
+        let kv = Arc::new(SqliteKv::open(config.database()).await?);
+        let keys = StoreKeys::derive(&secret);
+        let done = transfer::import(open().await?, kv, &config.journal(), keys).await;
+        if done.is_err() {
+            // What was begun is no store; nothing was there before.
+            std::fs::remove_file(config.database())?;
+        }
+        let imported = done?;
+        let detail = format!("{} records at revision {}", imported.records, imported.position.revision);
+        record(config, imported.deployment, "store-import", &detail, None).await?;
+        Ok(imported)
+    })
+}
+
+/// Verifies every record of store and journal, also while the daemon runs.
+///
+/// # Errors
+/// [`MaintainError`] when that is not possible; what is wrong stands in the report.
+pub fn check(config: &Config) -> Result<CheckReport, MaintainError> {
+    block_on(async {
+        let (_, secret) = secret(config).await?;
+        let kv = open_store(config).await?;
+        Ok(check::check(&kv, &config.journal(), Arc::new(StoreKeys::derive(&secret))).await?)
+    })
+}
+
+/// Rebuilds the store from the journal, or the journal from the store, whichever is whole.
+///
+/// # Errors
+/// [`MaintainError`] when neither is whole, or the daemon runs.
+pub fn repair(config: &Config) -> Result<RepairReport, MaintainError> {
+    let _lock = StateLock::take(&config.state_dir)?;
+    block_on(async {
+        let (root, secret) = secret(config).await?;
+        let repaired =
+            repair::repair(&config.database(), &config.journal(), root.deployment, &secret).await?;
+        if !repaired.notes.is_empty() {
+            record(config, root.deployment, "store-repair", &repaired.notes.join("; "), None).await?;
+        }
+        Ok(repaired)
+    })
+}
+
+/// Accepts that the store is older than the audit log, or has another history:
+/// a backup was restored on purpose. What was changed since is lost.
+///
+/// # Errors
+/// [`MaintainError`] when store and journal do not even fit each other.
+pub fn accept_rollback(config: &Config) -> Result<StoreChange, MaintainError> {
+    let _lock = StateLock::take(&config.state_dir)?;
+    block_on(async {
+        let (root, secret) = secret(config).await?;
+        let (log, opened) = FileLog::open(settings::audit(config, false), root.deployment)?;
+        let known = opened.last_change.ok_or(MaintainError::NothingToAccept)?;
+        log.close()?;
+        let anchor = StoreChange { revision: known.revision, digest: known.digest };
+        let kv = Arc::new(open_store(config).await?);
+        let keys = StoreKeys::derive(&secret);
+        let (records, _) =
+            Records::open_accepting_rollback(kv, &config.journal(), root.deployment, keys, anchor).await?;
+        let position = records.position();
+        let detail = format!("from revision {} back to {}", anchor.revision, position.revision);
+        record(config, root.deployment, "store-rollback-accepted", &detail, Some(position)).await?;
+        Ok(position)
+    })
+}
+
+/// The root and the open secret, from the store or, when that is lost, from the journal.
+async fn secret(config: &Config) -> Result<(Root, Key256), MaintainError> {
+    let (root, sealed) = first_records(config).await?.ok_or_else(|| StoreError::from(Refusal::NoStore))?;
+    let secret = once::secret(config, &root, &sealed).await?;
+    Ok((root, secret))
+}
+
+async fn first_records(config: &Config) -> Result<Option<(Root, SystemSecret)>, MaintainError> {
+    if config.database().exists() {
+        let found = match SqliteKv::open(config.database()).await {
+            Ok(kv) => store::bootstrap(&kv).await,
+            Err(error) => Err(error.into()),
+        };
+        match found {
+            Ok(Some(found)) => return Ok(Some(found)),
+            // A damaged store: the journal has both too.
+            Ok(None) | Err(StoreError::Tampered { .. } | StoreError::Kv(KvError::Damaged(_))) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(repair::bootstrap_journal(&config.journal()).await?)
+}
+
+async fn open_store(config: &Config) -> Result<SqliteKv, MaintainError> {
+    match config.database().exists() {
+        true => Ok(SqliteKv::open(config.database()).await?),
+        false => Err(StoreError::from(Refusal::NoStore).into()),
+    }
+}
+
+/// One record about what was done by hand.
+async fn record(
+    config: &Config,
+    deployment: DeploymentId,
+    operation: &'static str,
+    detail: &str,
+    change: Option<StoreChange>,
+) -> Result<(), MaintainError> {
+    let missing = !config.audit_dir().exists();
+    let (log, _) = FileLog::open(settings::audit(config, missing), deployment)?;
+    let mut pending = Pending::begin(log.clone(), None, operation, "", 0);
+    pending.detail(detail);
+    if let Some(change) = change {
+        pending.change(audit::StoreChange { revision: change.revision, digest: change.digest });
+    }
+    pending.finish(Outcome::Ok)?.await?;
+    Ok(log.close()?)
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, MaintainError>>) -> Result<T, MaintainError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

@@ -1,0 +1,125 @@
+//! Opening the vault, once the HSM is there: the daemon's secret is opened, the
+//! records are verified with keys derived from it, the vault goes up.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::access::Policy;
+use crate::audit::{AuditLog, Outcome, Pending};
+use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply, Status};
+use crate::keyring::binding;
+use crate::keyring::record::{Root, SystemSecret};
+use crate::ops::vault::Settings;
+use crate::ops::{Error, Vault};
+use crate::secret::Key256;
+use crate::store::kv::Kv;
+use crate::store::{Records, StoreChange, StoreError, StoreKeys};
+
+/// What is needed to open the vault.
+pub(super) struct Locked {
+    pub(super) hsm: Arc<dyn Hsm>,
+    pub(super) kv: Arc<dyn Kv>,
+    pub(super) journal: PathBuf,
+    pub(super) audit: Arc<dyn AuditLog>,
+    /// The newest change of the store that the audit log knows.
+    pub(super) anchor: Option<StoreChange>,
+    pub(super) root: Root,
+    pub(super) secret: SystemSecret,
+    pub(super) policy: Arc<Policy>,
+    pub(super) settings: Settings,
+}
+
+/// Why the vault stays closed although the HSM is there.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UnlockError {
+    #[error(
+        "the store's secret does not open on this token: the store belongs to root key {0} of another token, or was damaged; check hsm.token, or restore the store that belongs to this token"
+    )]
+    OtherToken(crate::id::RootId),
+    #[error("the store's root or secret was replaced while the daemon started; run `keyward store check`")]
+    Replaced,
+    #[error("the HSM: {0}")]
+    Hsm(HsmError),
+    #[error("the store: {0}")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Vault(#[from] Error),
+}
+
+impl Locked {
+    /// Waits for the HSM and opens the vault. Says in `waiting_for` what it
+    /// waits for. `None` when the HSM was shut down before.
+    pub(super) async fn open(
+        self,
+        waiting_for: &watch::Sender<String>,
+    ) -> Result<Option<Arc<Vault>>, UnlockError> {
+        loop {
+            if !wait_until_ready(&mut self.hsm.status(), waiting_for).await {
+                return Ok(None);
+            }
+            match open_secret(&*self.hsm, &self.root, &self.secret).await {
+                Ok(secret) => return self.open_with(&secret).await.map(Some),
+                Err(HsmError::Integrity | HsmError::UnknownRoot(_)) => {
+                    return Err(UnlockError::OtherToken(self.root.id));
+                }
+                Err(error @ (HsmError::Busy { .. } | HsmError::Unavailable(_))) => {
+                    waiting_for.send_replace(error.to_string());
+                    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                }
+                Err(error) => return Err(UnlockError::Hsm(error)),
+            }
+        }
+    }
+
+    async fn open_with(self, secret: &Key256) -> Result<Arc<Vault>, UnlockError> {
+        let keys = StoreKeys::derive(secret);
+        let (records, report) =
+            Records::open(self.kv, &self.journal, self.root.deployment, keys, self.anchor).await?;
+        if report.bootstrap != Some((self.root.clone(), self.secret.clone())) {
+            return Err(UnlockError::Replaced);
+        }
+        if !report.notes.is_empty() {
+            let repaired = report.notes.join("; ");
+            tracing::warn!(%repaired, "the store was brought up to its journal");
+            let mut record = Pending::begin(self.audit.clone(), None, "store-recovered", "", 0);
+            record.detail(repaired);
+            record.finish(Outcome::Ok).map_err(Error::from)?;
+        }
+        Ok(Vault::open(self.hsm, records, self.audit, self.root, self.policy, self.settings).await?)
+    }
+}
+
+/// Opens the daemon's own secret.
+pub(super) async fn open_secret(
+    hsm: &dyn Hsm,
+    root: &Root,
+    secret: &SystemSecret,
+) -> Result<Key256, HsmError> {
+    let operation = Operation::OpenKey {
+        kek: Kek { root: secret.root, wrapped: secret.kek.clone() },
+        aad: binding::system_secret(root.deployment),
+        sealed: secret.sealed.clone(),
+    };
+    match hsm.run(vec![operation]).await.pop() {
+        Some(Ok(Reply::Key(key))) => Ok(key),
+        Some(Err(error)) => Err(error),
+        _ => Err(HsmError::Misbehaved("it gave another answer than asked for".into())),
+    }
+}
+
+async fn wait_until_ready(status: &mut watch::Receiver<Status>, waiting_for: &watch::Sender<String>) -> bool {
+    loop {
+        let reason = match &*status.borrow_and_update() {
+            Status::Ready { .. } => return true,
+            Status::Starting => "the first connection to the HSM is being made".to_owned(),
+            Status::Down { reason } => format!("the HSM is away: {reason}"),
+            Status::Refused { reason } => format!("the HSM is refused: {reason}"),
+        };
+        waiting_for.send_replace(reason);
+        if status.changed().await.is_err() {
+            return false;
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The report of `keyward hsm check`: what a module and its token can do.
+
+use std::time::Instant;
+
+use cryptoki::error::Error;
+use cryptoki::session::Session;
+use cryptoki::slot::Limit;
+use serde::Serialize;
+
+use crate::hsm::pin::RefusedPins;
+use crate::hsm::pkcs11::Settings;
+use crate::hsm::pkcs11::error::{ConnectError, words};
+use crate::hsm::pkcs11::login::login;
+use crate::hsm::pkcs11::module::{Library, Module};
+use crate::hsm::pkcs11::primitive::{self, IV_LEN, Usage};
+use crate::hsm::pkcs11::quirks::{self, Quirk};
+use crate::hsm::pkcs11::root;
+use crate::hsm::pkcs11::selftest::{self, SelfTest};
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct CheckReport {
+    /// The library's name and version.
+    pub library: String,
+    /// The version of the PKCS#11 interface.
+    pub cryptoki: String,
+    /// The token's label.
+    pub label: String,
+    /// The token's serial number.
+    pub serial: String,
+    /// Who made it.
+    pub manufacturer: String,
+    /// Its model.
+    pub model: String,
+    /// Its firmware version.
+    pub firmware: String,
+    /// Most sessions at a time; `None`: the token does not say, or has no limit.
+    pub max_sessions: Option<u64>,
+    /// Bytes free for private objects, when the token says.
+    pub free_private_memory: Option<usize>,
+    /// Shortest and longest PIN in bytes.
+    pub pin_length: (usize, usize),
+    /// The mechanisms that the token advertises, by name, in order.
+    pub mechanisms: Vec<String>,
+    /// What it does.
+    pub selftest: SelfTest,
+    /// Names of the Keyward root keys on it.
+    pub roots: Vec<String>,
+    /// What is known about it.
+    pub quirks: Vec<&'static Quirk>,
+    /// Rough timings, one session, mean of a few calls.
+    pub timings: Vec<Timing>,
+    /// Whether Keyward would use it.
+    pub usable: bool,
+    /// The same in words.
+    pub verdict: String,
+}
+
+/// How long one call takes.
+#[derive(Debug, Serialize)]
+pub struct Timing {
+    /// The call.
+    pub operation: &'static str,
+    /// Microseconds.
+    pub micros: f64,
+}
+
+/// Examines module and token. No service may use the module in this process meanwhile.
+///
+/// # Errors
+/// [`ConnectError`] when it does not come to a login or the token cannot be described.
+pub fn check(settings: &Settings) -> Result<CheckReport, ConnectError> {
+    let pin = settings.pin.read().map_err(|error| ConnectError::Refused(error.to_string()))?;
+    let module = Library::load(&settings.module)?.open(&settings.token)?;
+    let session = module.session(false)?;
+    login(&module, &session, &pin, &RefusedPins::in_dir(&settings.state_dir))?;
+    report(&module, &session).map_err(|error| ConnectError::Away(words(&error)))
+}
+
+fn report(module: &Module, session: &Session) -> Result<CheckReport, Error> {
+    let library = module.context().get_library_info()?;
+    let info = module.context().get_token_info(module.slot())?;
+    let token = module.token().clone();
+    let selftest = selftest::run(session);
+    let failure = selftest.failure();
+    Ok(CheckReport {
+        library: format!("{} {}", library.library_description(), library.library_version()),
+        cryptoki: library.cryptoki_version().to_string(),
+        firmware: info.firmware_version().to_string(),
+        max_sessions: match info.max_session_count() {
+            Limit::Max(count) => Some(count),
+            Limit::Unavailable | Limit::Infinite => None,
+        },
+        free_private_memory: info.free_private_memory(),
+        pin_length: (info.min_pin_length(), info.max_pin_length()),
+        mechanisms: mechanisms(module)?,
+        roots: root::list(session)?.iter().map(ToString::to_string).collect(),
+        quirks: quirks::of(&token),
+        timings: if failure.is_none() { timings(session)? } else { Vec::new() },
+        usable: failure.is_none(),
+        verdict: failure
+            .map_or_else(|| "fit for use".to_owned(), |reason| format!("must not be used: {reason}")),
+        selftest,
+        label: token.label,
+        serial: token.serial,
+        manufacturer: token.manufacturer,
+        model: token.model,
+    })
+}
+
+fn mechanisms(module: &Module) -> Result<Vec<String>, Error> {
+    let list = module.context().get_mechanism_list(module.slot())?;
+    let mut names: Vec<String> = list.iter().map(ToString::to_string).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Calls for each timing.
+const ROUNDS: u32 = 16;
+
+fn timings(session: &Session) -> Result<Vec<Timing>, Error> {
+    let root = primitive::generate(session, Usage::Wrap, false)?;
+    let key = primitive::generate(session, Usage::Cipher, true)?;
+    let wrapped = primitive::wrap(session, root, key)?;
+    let iv = [0; IV_LEN];
+    let (sealed, _) = primitive::gcm_encrypt(session, key, iv, b"", &[0; 32])?;
+    let measured = vec![
+        time("random 32 bytes", || session.generate_random_slice(&mut [0; 32]))?,
+        time("generate and destroy an AES key", || {
+            session.destroy_object(primitive::generate(session, Usage::None, true)?)
+        })?,
+        time("wrap a KEK", || primitive::wrap(session, root, key).map(drop))?,
+        time("unwrap and destroy a KEK", || {
+            session.destroy_object(primitive::unwrap(session, root, &wrapped, &primitive::kek(false))?)
+        })?,
+        time("open a 32-byte key", || primitive::gcm_decrypt(session, key, iv, b"", &sealed).map(drop))?,
+    ];
+    session.destroy_object(key)?;
+    session.destroy_object(root)?;
+    Ok(measured)
+}
+
+fn time(operation: &'static str, mut call: impl FnMut() -> Result<(), Error>) -> Result<Timing, Error> {
+    let start = Instant::now();
+    (0..ROUNDS).try_for_each(|_| call())?;
+    let micros = start.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS);
+    Ok(Timing { operation, micros })
+}

@@ -1,0 +1,31 @@
+//! Words for what a module answered, and why a connection did not come about.
+
+use cryptoki::error::{Error, RvError};
+
+/// Why there is no connection to the token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The token is away or unwell; trying again is safe.
+    #[error("{0}")]
+    Away(String),
+    /// Trying again is useless or harmful until a person acts.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A module's error in one short clause, without the specification's paragraphs.
+pub(super) fn words(error: &Error) -> String {
+    match error {
+        Error::Pkcs11(code, function) => format!("{code:?} in C_{function:?}"),
+        Error::NullFunctionPointer => "the module lacks the function".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The return code, when it came from the module.
+pub(super) fn code(error: &Error) -> Option<RvError> {
+    match error {
+        Error::Pkcs11(code, _) => Some(*code),
+        _ => None,
+    }
+}

@@ -1,0 +1,79 @@
+//! The login: one try for each PIN, ever.
+
+use cryptoki::error::RvError;
+use cryptoki::session::{Session, UserType};
+use cryptoki::types::AuthPin;
+
+use crate::hsm::pin::{RefusedPins, WHAT_TO_DO};
+use crate::hsm::pkcs11::error::{ConnectError, code, words};
+use crate::hsm::pkcs11::module::Module;
+use crate::secret::Pin;
+
+/// Logs the application in with a PIN that the token has not refused before.
+pub(super) fn login(
+    module: &Module,
+    session: &Session,
+    pin: &Pin,
+    refused: &RefusedPins,
+) -> Result<(), ConnectError> {
+    let serial = &module.token().serial;
+    tries_left(module)?;
+    refused.check(serial, pin).map_err(|error| ConnectError::Refused(error.to_string()))?;
+    // A PIN is presented only if its refusal could be recorded.
+    let reserved = refused.reserve().map_err(|error| ConnectError::Refused(error.to_string()))?;
+    let Err(error) = session.login(UserType::User, Some(&AuthPin::new(pin.expose().into()))) else {
+        return forget(refused, serial);
+    };
+    let reason = match code(&error) {
+        Some(RvError::UserAlreadyLoggedIn) => return Ok(()),
+        Some(code) => pin_refused(code).or_else(|| counted(module)),
+        None => None,
+    };
+    let Some(reason) = reason else {
+        return Err(ConnectError::Away(format!("cannot log in: {}", words(&error))));
+    };
+    reserved.record(serial, pin, reason).map_err(|error| ConnectError::Refused(error.to_string()))?;
+    Err(ConnectError::Refused(format!("the token refused the PIN ({reason}); {WHAT_TO_DO}")))
+}
+
+/// Neither a locked PIN nor the last try before the lock is spent automatically.
+fn tries_left(module: &Module) -> Result<(), ConnectError> {
+    let info = module
+        .token_info()
+        .map_err(|reason| ConnectError::Away(format!("the token does not describe itself: {reason}")))?;
+    if info.user_pin_locked() {
+        return Err(ConnectError::Refused(
+            "the token's user PIN is locked; its security officer must set a new one".to_owned(),
+        ));
+    }
+    if info.user_pin_final_try() {
+        return Err(ConnectError::Refused(
+            "the token has one PIN try left; log in once by hand (pkcs11-tool --login --list-objects) to restore the others"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn forget(refused: &RefusedPins, serial: &str) -> Result<(), ConnectError> {
+    refused.forget(serial).map_err(|error| ConnectError::Refused(error.to_string()))
+}
+
+/// The standard's name of a code that speaks of the PIN.
+fn pin_refused(code: RvError) -> Option<&'static str> {
+    match code {
+        RvError::PinIncorrect => Some("CKR_PIN_INCORRECT"),
+        RvError::PinInvalid => Some("CKR_PIN_INVALID"),
+        RvError::PinLenRange => Some("CKR_PIN_LEN_RANGE"),
+        RvError::PinExpired => Some("CKR_PIN_EXPIRED"),
+        RvError::PinLocked => Some("CKR_PIN_LOCKED"),
+        _ => None,
+    }
+}
+
+/// Whatever code came back: did the token count a failed try?
+fn counted(module: &Module) -> Option<&'static str> {
+    let info = module.token_info().ok()?;
+    (info.user_pin_count_low() || info.user_pin_final_try() || info.user_pin_locked())
+        .then_some("the token counts a failed try")
+}

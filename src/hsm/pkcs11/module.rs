@@ -1,0 +1,189 @@
+//! The vendor's library: loaded once, initialised and finalised for each connection.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::RvError;
+use cryptoki::session::Session;
+use cryptoki::slot::Slot;
+
+use crate::hsm::TokenInfo;
+use crate::hsm::pkcs11::error::{ConnectError, code, words};
+use crate::hsm::pkcs11::raw::Raw;
+use crate::hsm::pkcs11::uri::TokenSelector;
+
+/// A loaded library. It stays loaded: some vendors' libraries do not survive being unloaded.
+pub(super) struct Library {
+    path: PathBuf,
+    context: Pkcs11,
+    raw: Raw,
+}
+
+impl Library {
+    pub(super) fn load(path: &Path) -> Result<Arc<Self>, ConnectError> {
+        let away = |reason: String| {
+            ConnectError::Away(format!("cannot load the PKCS#11 module {}: {reason}", path.display()))
+        };
+        if !path.is_absolute() {
+            return Err(away("the path must be absolute".to_owned()));
+        }
+        let context = Pkcs11::new(path).map_err(|error| away(words(&error)))?;
+        let raw = Raw::load(path).map_err(away)?;
+        Ok(Arc::new(Self { path: path.to_owned(), context, raw }))
+    }
+
+    /// Initialises the library and finds the one token that is asked for.
+    pub(super) fn open(self: &Arc<Self>, wanted: &TokenSelector) -> Result<Module, ConnectError> {
+        // Without OS locking SoftHSM crashes under several threads.
+        let arguments = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
+        self.context.initialize(arguments).map_err(|error| match code(&error) {
+            Some(RvError::CryptokiAlreadyInitialized) => ConnectError::Away(format!(
+                "the PKCS#11 module {} is in use by another part of this process",
+                self.path.display()
+            )),
+            _ => ConnectError::Away(format!("the PKCS#11 module does not start: {}", words(&error))),
+        })?;
+        let started = Started(Arc::clone(self));
+        let tokens = started.tokens()?;
+        let (slot, token) = choose(tokens, wanted).map_err(ConnectError::Away)?;
+        Ok(Module { started, slot, token })
+    }
+}
+
+/// An initialised library; finalised when dropped.
+struct Started(Arc<Library>);
+
+impl Started {
+    fn tokens(&self) -> Result<Vec<(Slot, TokenInfo)>, ConnectError> {
+        let context = &self.0.context;
+        let away = |error| ConnectError::Away(format!("cannot list the tokens: {}", words(&error)));
+        let slots = context.get_slots_with_initialized_token().map_err(away)?;
+        slots
+            .into_iter()
+            .map(|slot| Ok((slot, describe(&context.get_token_info(slot).map_err(away)?))))
+            .collect()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.context.clone().finalize() {
+            tracing::warn!("the PKCS#11 module did not finalise: {}", words(&error));
+        }
+    }
+}
+
+fn describe(info: &cryptoki::slot::TokenInfo) -> TokenInfo {
+    TokenInfo {
+        label: info.label().to_owned(),
+        serial: info.serial_number().to_owned(),
+        manufacturer: info.manufacturer_id().to_owned(),
+        model: info.model().to_owned(),
+    }
+}
+
+fn choose<S>(tokens: Vec<(S, TokenInfo)>, wanted: &TokenSelector) -> Result<(S, TokenInfo), String> {
+    let present = list(&tokens);
+    let mut matching: Vec<_> = tokens.into_iter().filter(|(_, token)| wanted.matches(token)).collect();
+    match (matching.pop(), matching.len()) {
+        (Some(only), 0) => Ok(only),
+        (Some(_), more) => {
+            Err(format!("{} tokens have {wanted}: add the serial number; present: {present}", more + 1))
+        }
+        (None, _) => Err(format!("no token has {wanted}; present: {present}")),
+    }
+}
+
+fn list<S>(tokens: &[(S, TokenInfo)]) -> String {
+    let words: Vec<String> =
+        tokens.iter().map(|(_, token)| format!("{:?} (serial {})", token.label, token.serial)).collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+}
+
+/// An initialised library with the chosen token. Its sessions must be closed before it is dropped.
+pub(super) struct Module {
+    started: Started,
+    slot: Slot,
+    token: TokenInfo,
+}
+
+impl Module {
+    pub(super) fn token(&self) -> &TokenInfo {
+        &self.token
+    }
+
+    pub(super) fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    pub(super) fn context(&self) -> &Pkcs11 {
+        &self.started.0.context
+    }
+
+    pub(super) fn raw(&self) -> &Raw {
+        &self.started.0.raw
+    }
+
+    /// What the token says of itself now.
+    pub(super) fn token_info(&self) -> Result<cryptoki::slot::TokenInfo, String> {
+        self.context().get_token_info(self.slot).map_err(|error| words(&error))
+    }
+
+    /// That the same token is still in the slot: one of the few answers that a
+    /// module does not give from memory after its token has gone.
+    pub(super) fn token_present(&self) -> Result<(), String> {
+        let now = describe(&self.token_info()?);
+        if now.serial == self.token.serial {
+            Ok(())
+        } else {
+            Err(format!("the slot now holds the token with serial {}", now.serial))
+        }
+    }
+
+    pub(super) fn session(&self, write: bool) -> Result<Session, ConnectError> {
+        let context = self.context();
+        let opened =
+            if write { context.open_rw_session(self.slot) } else { context.open_ro_session(self.slot) };
+        opened.map_err(|error| ConnectError::Away(format!("cannot open a session: {}", words(&error))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(label: &str, serial: &str) -> ((), TokenInfo) {
+        ((), TokenInfo { label: label.into(), serial: serial.into(), ..TokenInfo::default() })
+    }
+
+    #[test]
+    fn exactly_one_token_must_match() {
+        let tokens = || vec![token("a", "1"), token("b", "2"), token("b", "3")];
+        let choose = |wanted: &TokenSelector| choose(tokens(), wanted).map(|((), token)| token.serial);
+        assert_eq!(choose(&TokenSelector::label("a")), Ok("1".to_owned()));
+        let one_of_two = TokenSelector { serial: Some("3".into()), ..TokenSelector::label("b") };
+        assert_eq!(choose(&one_of_two), Ok("3".to_owned()));
+        assert_eq!(
+            choose(&TokenSelector::label("b")),
+            Err(r#"2 tokens have label "b": add the serial number; present: "a" (serial 1), "b" (serial 2), "b" (serial 3)"#.to_owned())
+        );
+        assert!(
+            choose(&TokenSelector::label("c"))
+                .unwrap_err()
+                .starts_with(r#"no token has label "c"; present: "a""#)
+        );
+    }
+
+    #[test]
+    fn an_empty_list_says_so() {
+        let none = choose(Vec::<((), TokenInfo)>::new(), &TokenSelector::label("c"));
+        assert_eq!(none.unwrap_err(), r#"no token has label "c"; present: none"#);
+    }
+
+    #[test]
+    fn a_relative_path_is_not_searched_for() {
+        let error = Library::load(Path::new("libsofthsm2.so")).err().unwrap();
+        assert!(error.to_string().contains("must be absolute"), "{error}");
+    }
+}

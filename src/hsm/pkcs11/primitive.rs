@@ -1,0 +1,139 @@
+//! Calls on one session, each with its fixed parameters, and the templates of keys.
+
+use cryptoki::error::Error;
+use cryptoki::mechanism::aead::GcmParams;
+use cryptoki::mechanism::{Mechanism, MechanismType};
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::session::Session;
+use cryptoki::types::Ulong;
+use cryptoki_sys::CK_ULONG;
+use zeroize::{Zeroize, Zeroizing};
+
+/// Bytes of an AES-256 key wrapped by `CKM_AES_KEY_WRAP` (RFC 3394).
+pub(super) const WRAPPED_LEN: usize = 40;
+/// Bytes of a GCM IV (NIST SP 800-38D, section 5.2.1.1: the recommended length).
+pub(super) const IV_LEN: usize = 12;
+/// Bits of a GCM tag; shorter ones are never asked for, although some modules accept even none.
+const TAG_BITS: CK_ULONG = 128;
+
+/// What a secret key of ours may do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Usage {
+    /// Nothing but being wrapped.
+    None,
+    /// GCM only.
+    Cipher,
+    /// AES key wrap only.
+    Wrap,
+}
+
+/// The attributes that every AES session key of ours names, because the defaults differ between modules.
+pub(super) fn session_key(usage: Usage, extractable: bool) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(extractable),
+        Attribute::Encrypt(usage == Usage::Cipher),
+        Attribute::Decrypt(usage == Usage::Cipher),
+        Attribute::Wrap(usage == Usage::Wrap),
+        Attribute::Unwrap(usage == Usage::Wrap),
+    ]
+}
+
+/// The template that a KEK is unwrapped with. No `ValueLen`: SoftHSM refuses it here.
+pub(super) fn kek(gcm_only: bool) -> Vec<Attribute> {
+    let mut template = session_key(Usage::Cipher, false);
+    if gcm_only {
+        template.push(Attribute::AllowedMechanisms(vec![MechanismType::AES_GCM]));
+    }
+    template
+}
+
+pub(super) fn generate(session: &Session, usage: Usage, extractable: bool) -> Result<ObjectHandle, Error> {
+    let mut template = session_key(usage, extractable);
+    template.push(Attribute::ValueLen(Ulong::new(32)));
+    session.generate_key(&Mechanism::AesKeyGen, &template)
+}
+
+/// Imports a key by value as a session object; the copy of the value is wiped.
+pub(super) fn import(
+    session: &Session,
+    value: &[u8; 32],
+    usage: Usage,
+    extractable: bool,
+) -> Result<ObjectHandle, Error> {
+    let mut template = session_key(usage, extractable);
+    template.push(Attribute::Value(value.to_vec()));
+    let created = session.create_object(&template);
+    if let Some(Attribute::Value(copy)) = template.last_mut() {
+        copy.zeroize();
+    }
+    created
+}
+
+pub(super) fn wrap(session: &Session, wrapping: ObjectHandle, key: ObjectHandle) -> Result<Vec<u8>, Error> {
+    session.wrap_key(&Mechanism::AesKeyWrap, wrapping, key)
+}
+
+pub(super) fn unwrap(
+    session: &Session,
+    unwrapping: ObjectHandle,
+    wrapped: &[u8],
+    template: &[Attribute],
+) -> Result<ObjectHandle, Error> {
+    session.unwrap_key(&Mechanism::AesKeyWrap, unwrapping, wrapped, template)
+}
+
+/// Ciphertext and tag, and the IV as the module left it: some overwrite it with their own.
+pub(super) fn gcm_encrypt(
+    session: &Session,
+    key: ObjectHandle,
+    mut iv: [u8; IV_LEN],
+    aad: &[u8],
+    plaintext: &[u8],
+) -> Result<(Vec<u8>, [u8; IV_LEN]), Error> {
+    let parameters = GcmParams::new(&mut iv, aad, Ulong::new(TAG_BITS))?;
+    let ciphertext = session.encrypt(&Mechanism::AesGcm(parameters), key, plaintext)?;
+    Ok((ciphertext, iv))
+}
+
+pub(super) fn gcm_decrypt(
+    session: &Session,
+    key: ObjectHandle,
+    mut iv: [u8; IV_LEN],
+    aad: &[u8],
+    ciphertext: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let parameters = GcmParams::new(&mut iv, aad, Ulong::new(TAG_BITS))?;
+    session.decrypt(&Mechanism::AesGcm(parameters), key, ciphertext).map(Zeroizing::new)
+}
+
+/// Whether the object shows exactly these boolean or other attributes: a module
+/// leaves out silently what it does not know.
+pub(super) fn shows(
+    session: &Session,
+    object: ObjectHandle,
+    types: &[AttributeType],
+    expected: &[Attribute],
+) -> Result<bool, Error> {
+    Ok(session.get_attributes(object, types)? == expected)
+}
+
+/// Whether the module honoured the two attributes on which everything rests.
+pub(super) fn protected(session: &Session, key: ObjectHandle) -> Result<bool, Error> {
+    shows(
+        session,
+        key,
+        &[AttributeType::Sensitive, AttributeType::Extractable],
+        &[Attribute::Sensitive(true), Attribute::Extractable(false)],
+    )
+}
+
+/// Whether the handle still names a secret key.
+pub(super) fn alive(session: &Session, key: ObjectHandle) -> bool {
+    let class = Attribute::Class(ObjectClass::SECRET_KEY);
+    shows(session, key, &[AttributeType::Class], &[class]).unwrap_or(false)
+}

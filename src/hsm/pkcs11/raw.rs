@@ -1,0 +1,82 @@
+//! The calls that `cryptoki` does not wrap; the only unsafe code of the library.
+#![allow(unsafe_code)]
+
+use std::path::Path;
+use std::ptr;
+
+use cryptoki::context::Function;
+use cryptoki::error::{Error, Rv};
+use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::session::Session;
+use cryptoki_sys::{
+    CK_ATTRIBUTE, CK_BYTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_OBJECT_HANDLE, CK_ULONG, CKA_UNWRAP_TEMPLATE,
+    CKM_AES_KEY_WRAP, CKR_OK,
+};
+
+/// A second handle on the same loaded library.
+pub(super) struct Raw {
+    library: cryptoki_sys::Pkcs11,
+}
+
+impl Raw {
+    pub(super) fn load(path: &Path) -> Result<Self, String> {
+        // SAFETY: loading runs the library's initialisers. It is the operator's trusted HSM
+        // library, and `Pkcs11::new` has loaded the same file before: this adds a reference.
+        let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(|error| error.to_string())?;
+        let raw = Self { library };
+        raw.functions().map(|_| raw).ok_or_else(|| "it has no function list".to_owned())
+    }
+
+    fn functions(&self) -> Option<CK_FUNCTION_LIST> {
+        let get = self.library.C_GetFunctionList.as_ref().ok()?;
+        let mut list: *mut CK_FUNCTION_LIST = ptr::null_mut();
+        // SAFETY: `get` was resolved from the loaded library, and `list` outlives the call.
+        let answer = unsafe { get(&mut list) };
+        // SAFETY: after CKR_OK the pointer is null or points to the library's static list
+        // (PKCS#11 2.40, section 5.4), which lives as long as the library, held by `self`.
+        // The structure is packed on some platforms, so it is copied out unaligned.
+        (answer == CKR_OK && !list.is_null()).then(|| unsafe { list.read_unaligned() })
+    }
+
+    /// `C_UnwrapKey` with `CKM_AES_KEY_WRAP` whose template also holds
+    /// `CKA_UNWRAP_TEMPLATE`: what every key unwrapped by the new key must agree with.
+    pub(super) fn unwrap_with_template(
+        &self,
+        session: &Session,
+        unwrapping: ObjectHandle,
+        wrapped: &[u8],
+        template: &[Attribute],
+        unwrap_template: &[Attribute],
+    ) -> Result<ObjectHandle, Error> {
+        let call = self.functions().and_then(|list| list.C_UnwrapKey).ok_or(Error::NullFunctionPointer)?;
+        let mut mechanism =
+            CK_MECHANISM { mechanism: CKM_AES_KEY_WRAP, pParameter: ptr::null_mut(), ulParameterLen: 0 };
+        let mut inner: Vec<CK_ATTRIBUTE> = unwrap_template.iter().map(CK_ATTRIBUTE::from).collect();
+        let mut outer: Vec<CK_ATTRIBUTE> = template.iter().map(CK_ATTRIBUTE::from).collect();
+        outer.push(CK_ATTRIBUTE {
+            type_: CKA_UNWRAP_TEMPLATE,
+            pValue: inner.as_mut_ptr().cast(),
+            ulValueLen: CK_ULONG::try_from(size_of_val(inner.as_slice()))?,
+        });
+        let mut handle: CK_OBJECT_HANDLE = 0;
+        // SAFETY: every pointer is to a local or borrowed value that outlives the call, with its
+        // true length beside it; the module only reads through them, except for `handle`. The
+        // session handle is live, because `session` is borrowed, and only this thread uses it,
+        // because `Session` is not `Sync`.
+        let answer = unsafe {
+            call(
+                session.handle(),
+                &mut mechanism,
+                unwrapping.handle(),
+                wrapped.as_ptr().cast_mut().cast::<CK_BYTE>(),
+                CK_ULONG::try_from(wrapped.len())?,
+                outer.as_mut_ptr(),
+                CK_ULONG::try_from(outer.len())?,
+                &mut handle,
+            )
+        };
+        Rv::from(answer).into_result(Function::UnwrapKey)?;
+        // SAFETY: the handle was just made by the module for this application.
+        Ok(unsafe { ObjectHandle::new_from_raw(handle) })
+    }
+}

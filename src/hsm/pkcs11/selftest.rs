@@ -1,0 +1,300 @@
+//! The self-test of a module: what it does, not what it advertises.
+//!
+//! It runs at each connection, with session objects only. A failed check means
+//! that keys would not be safe in this module, and it is not used.
+
+use std::cell::RefCell;
+
+use cryptoki::error::Error;
+use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
+use cryptoki::session::Session;
+use serde::Serialize;
+
+use crate::hsm::pkcs11::error::words;
+use crate::hsm::pkcs11::primitive::{self, IV_LEN, Usage, WRAPPED_LEN};
+
+mod vectors;
+
+/// The outcome of one check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it must be.
+    Pass,
+    /// Not as it must be: the module is refused.
+    Fail,
+    /// The module does not offer it; Keyward can do without.
+    Unsupported,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was checked.
+    pub name: &'static str,
+    /// The outcome.
+    pub verdict: Verdict,
+    /// What the module did, when it did not pass.
+    pub detail: String,
+}
+
+/// The outcome of all checks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SelfTest {
+    /// In the order in which they ran.
+    pub checks: Vec<Check>,
+}
+
+impl SelfTest {
+    /// The first reason why the module must not be used.
+    pub fn failure(&self) -> Option<String> {
+        let failed = self.checks.iter().find(|check| check.verdict == Verdict::Fail)?;
+        Some(format!("self-test \"{}\": {}", failed.name, failed.detail))
+    }
+
+    /// Whether unwrapped keys can be limited to AES-GCM.
+    pub(super) fn gcm_only(&self) -> bool {
+        self.checks.iter().any(|check| check.name == GCM_ONLY && check.verdict == Verdict::Pass)
+    }
+}
+
+const GCM_ONLY: &str = "an unwrapped key can be limited to AES-GCM";
+
+/// What a check found: nothing wrong, or why not.
+type Finding = Result<(), Problem>;
+
+enum Problem {
+    Wrong(String),
+    Missing(String),
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        Self::Wrong(words(&error))
+    }
+}
+
+fn wrong<T>(detail: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem::Wrong(detail.into()))
+}
+
+/// Holds when `right`, otherwise says what is wrong.
+fn must(right: bool, detail: &str) -> Finding {
+    if right { Ok(()) } else { wrong(detail) }
+}
+
+type Examine = fn(&Bench) -> Finding;
+
+/// Runs every check.
+pub(super) fn run(session: &Session) -> SelfTest {
+    let bench = Bench { session, made: RefCell::default() };
+    let checks: [(&str, Examine); 12] = [
+        ("random numbers differ", random_differs),
+        ("a key is wrapped to 40 bytes and unwraps to the same key", wrap_round_trip),
+        ("an unwrapped key is sensitive and non-extractable", unwrapped_is_protected),
+        ("a non-extractable key cannot be wrapped", cannot_be_wrapped),
+        (GCM_ONLY, gcm_only),
+        ("a tampered wrapped key is refused", tampered_wrap),
+        ("GCM decrypts what it encrypted", gcm_round_trip),
+        ("GCM leaves the IV alone", iv_untouched),
+        ("GCM refuses a tampered tag", tampered_tag),
+        ("GCM refuses another AAD", other_aad),
+        ("AES key wrap known answer (RFC 3394)", wrap_known_answer),
+        ("AES-256-GCM known answer", gcm_known_answer),
+    ];
+    SelfTest { checks: checks.into_iter().map(|(name, check)| judge(name, check(&bench))).collect() }
+}
+
+fn judge(name: &'static str, finding: Finding) -> Check {
+    let (verdict, detail) = match finding {
+        Ok(()) => (Verdict::Pass, String::new()),
+        Err(Problem::Wrong(detail)) => (Verdict::Fail, detail),
+        Err(Problem::Missing(detail)) => (Verdict::Unsupported, detail),
+    };
+    Check { name, verdict, detail }
+}
+
+/// A session whose keys are destroyed at the end.
+struct Bench<'a> {
+    session: &'a Session,
+    made: RefCell<Vec<ObjectHandle>>,
+}
+
+impl Drop for Bench<'_> {
+    fn drop(&mut self) {
+        for key in self.made.take() {
+            if let Err(error) = self.session.destroy_object(key) {
+                tracing::warn!("a key of the self-test stays until the session ends: {}", words(&error));
+            }
+        }
+    }
+}
+
+impl Bench<'_> {
+    fn keep(&self, made: Result<ObjectHandle, Error>) -> Result<ObjectHandle, Error> {
+        made.inspect(|key| self.made.borrow_mut().push(*key))
+    }
+
+    fn key(&self, usage: Usage, extractable: bool) -> Result<ObjectHandle, Error> {
+        self.keep(primitive::generate(self.session, usage, extractable))
+    }
+
+    fn unwrap(
+        &self,
+        wrapping: ObjectHandle,
+        wrapped: &[u8],
+        template: &[Attribute],
+    ) -> Result<ObjectHandle, Error> {
+        self.keep(primitive::unwrap(self.session, wrapping, wrapped, template))
+    }
+
+    /// A wrapping key, an extractable key, and that key wrapped.
+    fn wrapped(&self) -> Result<(ObjectHandle, ObjectHandle, Vec<u8>), Error> {
+        let wrapping = self.key(Usage::Wrap, false)?;
+        let key = self.key(Usage::Cipher, true)?;
+        let wrapped = primitive::wrap(self.session, wrapping, key)?;
+        Ok((wrapping, key, wrapped))
+    }
+
+    /// A wrapping key and a key unwrapped as KEKs are.
+    fn unwrapped(&self) -> Result<(ObjectHandle, ObjectHandle), Error> {
+        let (wrapping, _, wrapped) = self.wrapped()?;
+        Ok((wrapping, self.unwrap(wrapping, &wrapped, &primitive::kek(false))?))
+    }
+
+    fn import(&self, value: &[u8; 32], usage: Usage) -> Result<ObjectHandle, Problem> {
+        self.keep(primitive::import(self.session, value, usage, true))
+            .map_err(|error| Problem::Missing(format!("keys cannot be imported: {}", words(&error))))
+    }
+
+    /// A key, and a ciphertext under it.
+    fn encrypted(&self) -> Result<(ObjectHandle, Vec<u8>), Error> {
+        let key = self.key(Usage::Cipher, false)?;
+        let (ciphertext, _) = primitive::gcm_encrypt(self.session, key, IV, AAD, &[7; 32])?;
+        Ok((key, ciphertext))
+    }
+
+    fn decrypt(&self, key: ObjectHandle, aad: &[u8], ciphertext: &[u8]) -> Option<Vec<u8>> {
+        let plaintext = primitive::gcm_decrypt(self.session, key, IV, aad, ciphertext).ok()?;
+        Some(plaintext.to_vec())
+    }
+}
+
+// Each key of the self-test encrypts once or twice, so a fixed IV is as good as any.
+const IV: [u8; IV_LEN] = [3; IV_LEN];
+const AAD: &[u8] = b"keyward/1/self-test";
+
+fn random_differs(bench: &Bench) -> Finding {
+    let mut draws = [[0; 32]; 2];
+    for draw in &mut draws {
+        bench.session.generate_random_slice(draw)?;
+    }
+    let [first, second] = draws;
+    must(first != second && first != [0; 32] && second != [0; 32], "the generator repeats itself")
+}
+
+fn wrap_round_trip(bench: &Bench) -> Finding {
+    let (wrapping, key, wrapped) = bench.wrapped()?;
+    must(wrapped.len() == WRAPPED_LEN, &format!("a wrapped key has {} bytes", wrapped.len()))?;
+    let unwrapped = bench.unwrap(wrapping, &wrapped, &primitive::kek(false))?;
+    let (ciphertext, _) = primitive::gcm_encrypt(bench.session, key, IV, AAD, &[7; 32])?;
+    must(bench.decrypt(unwrapped, AAD, &ciphertext) == Some(vec![7; 32]), "another key came out")
+}
+
+fn unwrapped_is_protected(bench: &Bench) -> Finding {
+    let (_, key) = bench.unwrapped()?;
+    must(primitive::protected(bench.session, key)?, "the template of C_UnwrapKey is ignored")?;
+    let value = bench.session.get_attributes(key, &[AttributeType::Value]).unwrap_or_default();
+    must(value.is_empty(), "the value of a sensitive key can be read")
+}
+
+fn cannot_be_wrapped(bench: &Bench) -> Finding {
+    let (wrapping, key) = bench.unwrapped()?;
+    must(primitive::wrap(bench.session, wrapping, key).is_err(), "it was wrapped")
+}
+
+fn gcm_only(bench: &Bench) -> Finding {
+    let (wrapping, _, wrapped) = bench.wrapped()?;
+    let key = bench
+        .unwrap(wrapping, &wrapped, &primitive::kek(true))
+        .map_err(|error| Problem::Missing(format!("CKA_ALLOWED_MECHANISMS: {}", words(&error))))?;
+    let (ciphertext, _) = primitive::gcm_encrypt(bench.session, key, IV, AAD, &[7; 32])
+        .map_err(|error| Problem::Missing(format!("the limited key does not work: {}", words(&error))))?;
+    match bench.decrypt(key, AAD, &ciphertext) {
+        Some(_) => Ok(()),
+        None => Err(Problem::Missing("the limited key does not decrypt".to_owned())),
+    }
+}
+
+fn tampered_wrap(bench: &Bench) -> Finding {
+    let (wrapping, _, mut wrapped) = bench.wrapped()?;
+    wrapped[20] ^= 1;
+    must(bench.unwrap(wrapping, &wrapped, &primitive::kek(false)).is_err(), "it was unwrapped")
+}
+
+fn gcm_round_trip(bench: &Bench) -> Finding {
+    let (key, ciphertext) = bench.encrypted()?;
+    must(ciphertext.len() == 48, "the ciphertext of 32 bytes has not 48 bytes")?;
+    must(bench.decrypt(key, AAD, &ciphertext) == Some(vec![7; 32]), "it did not decrypt")
+}
+
+fn iv_untouched(bench: &Bench) -> Finding {
+    let key = bench.key(Usage::Cipher, false)?;
+    let (_, used) = primitive::gcm_encrypt(bench.session, key, IV, AAD, &[7; 32])?;
+    must(used == IV, "the module replaces the IV by its own")
+}
+
+fn tampered_tag(bench: &Bench) -> Finding {
+    let (key, mut ciphertext) = bench.encrypted()?;
+    if let Some(last) = ciphertext.last_mut() {
+        *last ^= 1;
+    }
+    must(bench.decrypt(key, AAD, &ciphertext).is_none(), "it was accepted")
+}
+
+fn other_aad(bench: &Bench) -> Finding {
+    let (key, ciphertext) = bench.encrypted()?;
+    must(bench.decrypt(key, b"another", &ciphertext).is_none(), "it was accepted")
+}
+
+fn wrap_known_answer(bench: &Bench) -> Finding {
+    let wrapping = bench.import(&vectors::KW_KEY, Usage::Wrap)?;
+    let key = bench.import(&vectors::KW_PLAINTEXT, Usage::Cipher)?;
+    let wrapped = primitive::wrap(bench.session, wrapping, key)?;
+    must(wrapped == vectors::KW_CIPHERTEXT, "another ciphertext came out")
+}
+
+fn gcm_known_answer(bench: &Bench) -> Finding {
+    let key = bench.import(&vectors::GCM_KEY, Usage::Cipher)?;
+    let (ciphertext, _) = primitive::gcm_encrypt(
+        bench.session,
+        key,
+        vectors::GCM_IV,
+        &vectors::GCM_AAD,
+        &vectors::GCM_PLAINTEXT,
+    )?;
+    must(ciphertext == vectors::GCM_CIPHERTEXT, "another ciphertext came out")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_failure_is_enough_and_is_named() {
+        let pass = judge("a", Ok(()));
+        let missing = judge("b", Err(Problem::Missing("x".into())));
+        let fail = judge("c", wrong("it was accepted"));
+        let test =
+            |checks: &[&Check]| SelfTest { checks: checks.iter().map(|check| (*check).clone()).collect() };
+        assert_eq!(test(&[&pass, &missing]).failure(), None);
+        assert_eq!(test(&[&pass, &fail]).failure().unwrap(), r#"self-test "c": it was accepted"#);
+    }
+
+    #[test]
+    fn keys_are_limited_to_gcm_only_where_that_works() {
+        let test = |finding| SelfTest { checks: vec![judge(GCM_ONLY, finding)] };
+        assert!(test(Ok(())).gcm_only());
+        assert!(!test(Err(Problem::Missing("x".into()))).gcm_only());
+    }
+}

@@ -1,0 +1,356 @@
+//! Identities: one newtype each, checked when it is made.
+
+use std::fmt;
+
+/// Why a name was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// The identifier breaks the rule for tenant, key and field names.
+    #[error(
+        "{0:?} is not a valid {1}: use 1 to 63 lower-case letters, digits, '-' or '_', starting with a letter or digit"
+    )]
+    Identifier(String, &'static str),
+    /// The resource name does not have the expected shape.
+    #[error("{0:?} is not a resource name of the form {1}")]
+    Shape(String, &'static str),
+}
+
+/// Longest identifier in bytes.
+pub const MAX_IDENTIFIER: usize = 63;
+
+fn check_identifier(text: &str, what: &'static str) -> Result<Box<str>, NameError> {
+    let first = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let rest = |c: u8| first(c) || c == b'-' || c == b'_';
+    let bytes = text.as_bytes();
+    let valid = matches!(bytes, [head, tail @ ..]
+        if bytes.len() <= MAX_IDENTIFIER && first(*head) && tail.iter().copied().all(rest));
+    // A refused name may be anything, so only a harmless beginning of it is kept for the message.
+    valid.then(|| text.into()).ok_or_else(|| NameError::Identifier(text.chars().take(80).collect(), what))
+}
+
+macro_rules! identifier {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// Checks and takes an identifier of 1 to 63 bytes.
+            ///
+            /// # Errors
+            /// [`NameError::Identifier`] when it breaks the rule for identifiers.
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                check_identifier(text, $what).map(Self)
+            }
+
+            /// The identifier.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", self.0)
+            }
+        }
+    };
+}
+
+identifier!(
+    /// A tenant; immutable and never reused.
+    TenantId, "tenant id"
+);
+identifier!(
+    /// A named key inside one tenant; immutable and never reused.
+    KeyId, "key id"
+);
+identifier!(
+    /// A field (column) that has a blind index key of its own.
+    FieldId, "field name"
+);
+identifier!(
+    /// A caller known to the configuration.
+    PrincipalId, "principal name"
+);
+
+/// `tenants/{tenant}`
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantName(pub TenantId);
+
+/// `tenants/{tenant}/keys/{key}`
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyName {
+    /// The tenant that owns the key.
+    pub tenant: TenantId,
+    /// The key.
+    pub key: KeyId,
+}
+
+/// `tenants/{tenant}/keys/{key}/versions/{epoch}`
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VersionName {
+    /// The key.
+    pub key: KeyName,
+    /// The DEK epoch, from 1.
+    pub epoch: Epoch,
+}
+
+/// `tenants/{tenant}/rotations/{rotation}`; a rotation is named by the KEK version it makes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RotationName {
+    /// The tenant that is rotated.
+    pub tenant: TenantId,
+    /// The KEK version that the rotation makes primary.
+    pub to: KekVersion,
+}
+
+impl TenantName {
+    /// Parses `tenants/{tenant}`.
+    ///
+    /// # Errors
+    /// [`NameError`] when the shape or the identifier is wrong.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        match segments::<2>(text) {
+            Some(["tenants", tenant]) => Ok(Self(TenantId::new(tenant)?)),
+            _ => Err(shape(text, "tenants/{tenant}")),
+        }
+    }
+}
+
+impl KeyName {
+    /// Parses `tenants/{tenant}/keys/{key}`.
+    ///
+    /// # Errors
+    /// [`NameError`] when the shape or an identifier is wrong.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        match segments::<4>(text) {
+            Some(["tenants", tenant, "keys", key]) => {
+                Ok(Self { tenant: TenantId::new(tenant)?, key: KeyId::new(key)? })
+            }
+            _ => Err(shape(text, "tenants/{tenant}/keys/{key}")),
+        }
+    }
+}
+
+impl VersionName {
+    /// Parses `tenants/{tenant}/keys/{key}/versions/{epoch}`.
+    ///
+    /// # Errors
+    /// [`NameError`] when the shape, an identifier or the number is wrong.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        const SHAPE: &str = "tenants/{tenant}/keys/{key}/versions/{version}";
+        let Some((key, number)) = text.rsplit_once("/versions/") else { return Err(shape(text, SHAPE)) };
+        let epoch = canonical_number(number).and_then(Epoch::new).ok_or_else(|| shape(text, SHAPE))?;
+        Ok(Self { key: KeyName::parse(key)?, epoch })
+    }
+}
+
+impl RotationName {
+    /// Parses `tenants/{tenant}/rotations/{rotation}`.
+    ///
+    /// # Errors
+    /// [`NameError`] when the shape, the identifier or the number is wrong.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        const SHAPE: &str = "tenants/{tenant}/rotations/{rotation}";
+        let Some(["tenants", tenant, "rotations", number]) = segments::<4>(text) else {
+            return Err(shape(text, SHAPE));
+        };
+        let to = canonical_number(number).and_then(KekVersion::new).ok_or_else(|| shape(text, SHAPE))?;
+        Ok(Self { tenant: TenantId::new(tenant)?, to })
+    }
+}
+
+fn segments<const N: usize>(text: &str) -> Option<[&str; N]> {
+    let mut parts = text.split('/');
+    let found = std::array::from_fn(|_| parts.next());
+    match (parts.next(), found.iter().all(Option::is_some)) {
+        (None, true) => Some(found.map(Option::unwrap_or_default)),
+        _ => None,
+    }
+}
+
+/// A decimal number in its only spelling: no sign, no leading zero.
+fn canonical_number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|n: &u32| n.to_string() == text)
+}
+
+fn shape(text: &str, expected: &'static str) -> NameError {
+    NameError::Shape(text.chars().take(200).collect(), expected)
+}
+
+impl fmt::Display for TenantName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tenants/{}", self.0)
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tenants/{}/keys/{}", self.tenant, self.key)
+    }
+}
+
+impl fmt::Display for VersionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/versions/{}", self.key, self.epoch)
+    }
+}
+
+impl fmt::Display for RotationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tenants/{}/rotations/{}", self.tenant, self.to)
+    }
+}
+
+macro_rules! debug_as_display {
+    ($($name:ident),*) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+debug_as_display!(TenantName, KeyName, VersionName, RotationName);
+
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode)]
+        #[cbor(transparent)]
+        pub struct $name(#[n(0)] u32);
+
+        impl $name {
+            /// The first one.
+            pub const FIRST: Self = Self(1);
+
+            /// Takes a number from 1.
+            pub fn new(number: u32) -> Option<Self> {
+                (number > 0).then_some(Self(number))
+            }
+
+            /// The number.
+            pub const fn get(self) -> u32 {
+                self.0
+            }
+
+            /// The one after this; `None` when the numbers are used up.
+            pub fn next(self) -> Option<Self> {
+                self.0.checked_add(1).map(Self)
+            }
+
+            /// The one before this; `None` for the first.
+            pub fn previous(self) -> Option<Self> {
+                Self::new(self.0 - 1)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+counter!(
+    /// The epoch of a DEK in its key, from 1: the API's `version`.
+    Epoch
+);
+counter!(
+    /// The version of a tenant's KEK, from 1.
+    KekVersion
+);
+counter!(
+    /// The generation of the HSM root key, from 1.
+    RootGeneration
+);
+counter!(
+    /// The version of a blind index key, from 1.
+    IndexVersion
+);
+
+macro_rules! random_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode)]
+        #[cbor(transparent)]
+        pub struct $name(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 16]);
+
+        impl $name {
+            /// Draws an id from the operating system's generator.
+            ///
+            /// # Errors
+            /// When the operating system has no randomness to give.
+            pub fn random() -> Result<Self, getrandom::Error> {
+                let mut bytes = [0; 16];
+                getrandom::fill(&mut bytes)?;
+                Ok(Self(bytes))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+        debug_as_display!($name);
+    };
+}
+
+random_id!(
+    /// Names one DEK for ever; stands in every ciphertext.
+    DekId
+);
+random_id!(
+    /// Names one HSM root key; its CKA_ID on the token.
+    RootId
+);
+random_id!(
+    /// Names one installation, so that its records and signatures fit no other.
+    DeploymentId
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        let text = "tenants/acme/keys/customer-pii/versions/3";
+        let name = VersionName::parse(text).unwrap();
+        assert_eq!(name.to_string(), text);
+        assert_eq!(name.key.to_string(), "tenants/acme/keys/customer-pii");
+        assert_eq!(
+            RotationName::parse("tenants/a/rotations/2").unwrap().to_string(),
+            "tenants/a/rotations/2"
+        );
+    }
+
+    #[test]
+    fn bad_names_are_refused() {
+        for text in
+            ["", "tenants", "tenants/", "tenants/A", "tenants/a/", "tenants/a/keys", "tenants/-a", "x/a"]
+        {
+            assert!(TenantName::parse(text).is_err(), "{text:?}");
+        }
+        for text in ["tenants/a/keys/b/c", "tenants/a/keys/", "tenants/a/key/b", "tenants/a/keys/\u{212a}"] {
+            assert!(KeyName::parse(text).is_err(), "{text:?}");
+        }
+        for number in ["0", "01", "+1", "-1", "4294967296", ""] {
+            assert!(
+                VersionName::parse(&format!("tenants/a/keys/b/versions/{number}")).is_err(),
+                "{number:?}"
+            );
+        }
+        assert!(TenantId::new(&"a".repeat(63)).is_ok());
+        assert!(TenantId::new(&"a".repeat(64)).is_err());
+    }
+}

@@ -1,0 +1,282 @@
+//! The records of the hierarchy: root → KEK versions → DEKs and index keys.
+//!
+//! Field numbers are the on-disk format: never reuse one. A new field is an
+//! `Option`, so that an old record still reads.
+
+use minicbor::{Decode, Encode};
+
+use super::state::{DataClass, KeyState};
+use super::wrapped::{Canary, SealedKey, WrappedKek};
+use crate::clock::Date;
+use crate::id::{
+    DekId, DeploymentId, Epoch, FieldId, IndexVersion, KekVersion, KeyId, RootGeneration, RootId,
+};
+
+/// Who holds the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Custody {
+    /// Made by `keyward init`; one operator holds the backup key.
+    #[n(1)]
+    Unfounded,
+    /// Made by a founding ceremony; the backup key is split among custodians.
+    #[n(2)]
+    Founded,
+}
+
+/// One generation of the HSM root key.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Root {
+    /// Its CKA_ID on the token.
+    #[n(1)]
+    pub id: RootId,
+    /// Its generation.
+    #[n(2)]
+    pub generation: RootGeneration,
+    /// The installation that it belongs to.
+    #[n(3)]
+    pub deployment: DeploymentId,
+    /// Who holds it.
+    #[n(4)]
+    pub custody: Custody,
+    /// The root itself, wrapped at birth under a one-time backup key.
+    #[n(5)]
+    pub escrow: WrappedKek,
+    /// Proves that a token has this root.
+    #[n(6)]
+    pub canary: Canary,
+    /// Serial number of the token it was born on, for people.
+    #[n(7)]
+    pub token_serial: String,
+    /// Label of that token, for people.
+    #[n(8)]
+    pub token_label: String,
+    /// When it was made.
+    #[n(9)]
+    pub created: Date,
+}
+
+/// The daemon's own secret, from which the record and journal MAC keys are
+/// derived; sealed under a KEK of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SystemSecret {
+    /// The root that wraps the KEK.
+    #[n(1)]
+    pub root: RootId,
+    /// The KEK, used for nothing else.
+    #[n(2)]
+    pub kek: WrappedKek,
+    /// The sealed secret.
+    #[n(3)]
+    pub sealed: SealedKey,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Tenant {
+    /// Nothing works for a frozen tenant.
+    #[n(1)]
+    pub frozen: bool,
+    /// The KEK version that seals new keys.
+    #[n(2)]
+    pub primary_kek: KekVersion,
+    /// How many keys it has, so that a vanished one is missed.
+    #[n(3)]
+    pub keys: u32,
+    /// When it was made.
+    #[n(4)]
+    pub created: Date,
+    /// A name for people.
+    #[n(5)]
+    pub display_name: Option<String>,
+    /// The rotation that is running, named by the KEK version that it makes.
+    #[n(6)]
+    pub rotating_to: Option<KekVersion>,
+}
+
+/// One version of a tenant's KEK.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct KekRecord {
+    /// The root that wraps it.
+    #[n(1)]
+    pub root: RootId,
+    /// The wrapped key.
+    #[n(2)]
+    pub wrapped: WrappedKek,
+    /// What it may do: a decrypt-only KEK seals nothing new.
+    #[n(3)]
+    pub state: KeyState,
+    /// GCM encryptions reserved so far. An upper bound of those done.
+    #[n(4)]
+    pub uses_reserved: u64,
+    /// When it was made.
+    #[n(5)]
+    pub created: Date,
+}
+
+/// A named key.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Key {
+    /// How sensitive its data is.
+    #[n(1)]
+    pub data_class: DataClass,
+    /// What it may do.
+    #[n(2)]
+    pub state: KeyState,
+    /// Nothing works for a frozen key.
+    #[n(3)]
+    pub frozen: bool,
+    /// The epoch that encrypts. Epochs are `1..=primary`, without gaps.
+    #[n(4)]
+    pub primary: Epoch,
+    /// When it was made.
+    #[n(5)]
+    pub created: Date,
+    /// The fields that have a blind index key, with the primary version of each.
+    #[n(6)]
+    pub fields: Vec<IndexField>,
+}
+
+/// The blind index of one field.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct IndexField {
+    /// The field.
+    #[n(1)]
+    pub field: FieldId,
+    /// The version that indexes. Versions are `1..=primary`, without gaps.
+    #[n(2)]
+    pub primary: IndexVersion,
+}
+
+/// The state of one DEK epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Version {
+    /// Its DEK.
+    #[n(1)]
+    pub dek: DekId,
+    /// What it may do.
+    #[n(2)]
+    pub state: KeyState,
+    /// When it was made.
+    #[n(3)]
+    pub created: Date,
+}
+
+/// The algorithms of a DEK; a ciphertext suite outside the family is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum SuiteFamily {
+    /// AES-256-GCM and HKDF-SHA-256.
+    #[n(1)]
+    AesSha2,
+}
+
+/// A wrapped DEK.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Dek {
+    /// Its epoch.
+    #[n(1)]
+    pub epoch: Epoch,
+    /// The KEK version that seals it.
+    #[n(2)]
+    pub kek: KekVersion,
+    /// The sealed key.
+    #[n(3)]
+    pub sealed: SealedKey,
+    /// Its algorithms.
+    #[n(4)]
+    pub family: SuiteFamily,
+}
+
+/// A wrapped blind index key.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct IndexKey {
+    /// The KEK version that seals it.
+    #[n(1)]
+    pub kek: KekVersion,
+    /// The sealed key.
+    #[n(2)]
+    pub sealed: SealedKey,
+    /// When it was made.
+    #[n(3)]
+    pub created: Date,
+}
+
+/// A rotation of a tenant: running, or done.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Rotation {
+    /// The KEK version that was primary before.
+    #[n(1)]
+    pub from: KekVersion,
+    /// Keys moved so far.
+    #[n(2)]
+    pub done: u64,
+    /// Keys to move in all.
+    #[n(3)]
+    pub total: u64,
+    /// The last named key that is finished; the next one is where it resumes.
+    #[n(4)]
+    pub finished_key: Option<KeyId>,
+    /// When it began.
+    #[n(5)]
+    pub created: Date,
+    /// When it ended.
+    #[n(6)]
+    pub finished: Option<Date>,
+}
+
+/// Marks a tenant whose rotation is not finished, so that a start finds it without a search.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RunningRotation {
+    /// The KEK version that the rotation makes.
+    #[n(1)]
+    pub to: KekVersion,
+}
+
+/// A principal that was frozen.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Principal {
+    /// Nothing works for a frozen principal.
+    #[n(1)]
+    pub frozen: bool,
+    /// Why.
+    #[n(2)]
+    pub reason: String,
+    /// Since when.
+    #[n(3)]
+    pub changed: Date,
+}
+
+macro_rules! identifier_codec {
+    ($type:ty) => {
+        impl<C> Encode<C> for $type {
+            fn encode<W: minicbor::encode::Write>(
+                &self,
+                e: &mut minicbor::Encoder<W>,
+                _: &mut C,
+            ) -> Result<(), minicbor::encode::Error<W::Error>> {
+                e.str(self.as_str())?.ok()
+            }
+        }
+
+        impl<'b, C> Decode<'b, C> for $type {
+            fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+                Self::new(d.str()?).map_err(minicbor::decode::Error::custom)
+            }
+        }
+    };
+}
+identifier_codec!(FieldId);
+identifier_codec!(KeyId);

@@ -1,0 +1,28 @@
+//! Keyward: a hardware-backed key-management and crypto daemon.
+//!
+//! Imports go downwards only; `softhsm-tests/tests/layers.rs` enforces it.
+//!
+//! ```text
+//! cli   daemon                     commands | wiring
+//! client   rpc                     the two ends of the API
+//! ops                              one use case per file
+//! access  hsm  store  audit        who may | keys | records | what happened
+//! envelope  keyring  config        pure: bytes, states, checked configuration
+//! id  secret  clock                ground floor
+//! ```
+
+pub mod access;
+pub mod audit;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod envelope;
+pub mod hsm;
+pub mod id;
+pub mod keyring;
+pub mod ops;
+pub mod rpc;
+pub mod secret;
+pub mod store;

@@ -1,0 +1,28 @@
+//! The use cases, one per file. Each takes a proof of authorisation and
+//! answers a [`Done`], whose value is released only against an audit record.
+
+pub mod blind_index;
+pub mod crypt;
+pub mod data_key;
+pub mod done;
+pub mod error;
+pub mod freeze;
+pub mod group;
+pub mod key;
+pub mod re_encrypt;
+pub mod rotate;
+pub mod stream;
+pub mod tenant;
+pub mod vault;
+pub mod version;
+
+mod commit;
+mod deks;
+mod entropy;
+mod kek_uses;
+pub mod opened;
+mod views;
+
+pub use done::Done;
+pub use error::Error;
+pub use vault::Vault;

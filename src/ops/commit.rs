@@ -1,0 +1,107 @@
+//! Changing the store, and forgetting what was known of it.
+
+use super::Error;
+use super::vault::Vault;
+use crate::audit::{Outcome, Pending, StoreChange};
+use crate::id::{KeyName, TenantId};
+use crate::store::{Changes, Path, Prefix, Record, Records, Stored};
+
+/// What a commit changes, so that it is forgotten.
+#[derive(Debug)]
+pub(super) enum Affects<'a> {
+    /// No key that could be cached.
+    Nothing,
+    /// One key.
+    Key(&'a KeyName),
+    /// One key, whose open data keys are wiped too.
+    KeyAndItsDeks(&'a KeyName),
+    /// All keys of a tenant.
+    Tenant(&'a TenantId),
+    /// All keys of a tenant, whose open data keys are wiped too.
+    TenantAndItsDeks(&'a TenantId),
+}
+
+impl Affects<'_> {
+    fn covers(&self, name: &KeyName) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Key(key) | Self::KeyAndItsDeks(key) => *key == name,
+            Self::Tenant(tenant) | Self::TenantAndItsDeks(tenant) => **tenant == name.tenant,
+        }
+    }
+
+    fn wipes_deks(&self) -> bool {
+        matches!(self, Self::KeyAndItsDeks(_) | Self::TenantAndItsDeks(_))
+    }
+}
+
+impl Vault {
+    /// Commits, then forgets. Views are forgotten after an error too: it may have been applied.
+    pub(super) async fn commit(&self, changes: Changes, affects: Affects<'_>) -> Result<StoreChange, Error> {
+        let _alone = self.committing.write().await;
+        let outcome = self.records.commit(changes).await;
+        if !matches!(affects, Affects::Nothing) {
+            self.views.forget(|name| affects.covers(name));
+        }
+        if affects.wipes_deks() {
+            self.deks.flush(|name| affects.covers(name));
+            self.index_keys.flush(|name| affects.covers(name));
+        }
+        let change = outcome?;
+        Ok(StoreChange { revision: change.revision, digest: change.digest })
+    }
+}
+
+impl Vault {
+    /// Commits a change of the daemon's own and records it: every digest of the
+    /// store stands in the audit log, so that no older store passes for the newest.
+    pub(super) async fn commit_own(
+        &self,
+        changes: Changes,
+        affects: Affects<'_>,
+        operation: &'static str,
+        resource: String,
+    ) -> Result<StoreChange, Error> {
+        let change = self.commit(changes, affects).await?;
+        let mut record = Pending::begin(self.audit.clone(), None, operation, resource, 0);
+        record.change(change);
+        record.finish(Outcome::Ok)?.await?;
+        Ok(change)
+    }
+}
+
+/// How often a change is tried that others get in the way of.
+pub(super) const TRIES: usize = 8;
+
+/// Repeats a change that lost against another one of the same tenant: it is
+/// worked out anew from what the other one left.
+macro_rules! unhindered {
+    ($change:expr) => {{
+        let mut outcome = $change.await;
+        for _ in 1..crate::ops::commit::TRIES {
+            match outcome {
+                Err(crate::ops::Error::Conflict) => outcome = $change.await,
+                _ => break,
+            }
+        }
+        outcome
+    }};
+}
+pub(super) use unhindered;
+
+/// Every record with a prefix.
+pub(super) async fn all<T: Record>(
+    records: &Records,
+    prefix: &Prefix<T>,
+) -> Result<Vec<(Path<T>, Stored<T>)>, Error> {
+    const PAGE: usize = 500;
+    let mut found: Vec<(Path<T>, Stored<T>)> = Vec::new();
+    loop {
+        let page = records.list(prefix, found.last().map(|(path, _)| path), PAGE).await?;
+        let last = page.len() < PAGE;
+        found.extend(page);
+        if last {
+            return Ok(found);
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Why a call failed, in the words of docs/errors.md.
+
+use std::time::Duration;
+
+use crate::access::Denied;
+use crate::audit::AuditError;
+use crate::envelope::{ContextError, NormalizeError, OpenError, ParseError, SealError};
+use crate::hsm::HsmError;
+use crate::id::{FieldId, KekVersion, KeyName, NameError, RotationName, TenantName, VersionName};
+use crate::keyring::state::KeyState;
+use crate::store::StoreError;
+use crate::store::kv::KvError;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller may not.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// A name is not one.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A field of the request is not what it must be.
+    #[error("{0}")]
+    Argument(String),
+    /// The encryption context is not one.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The value cannot be normalised for a blind index.
+    #[error(transparent)]
+    Normalize(#[from] NormalizeError),
+    /// The bytes are not a ciphertext of a known format.
+    #[error(transparent)]
+    Malformed(ParseError),
+    /// The ciphertext does not belong to this key and context, or was changed.
+    #[error("the ciphertext cannot be decrypted under this key and context")]
+    Refused,
+    /// A plaintext, ciphertext or batch is over a limit.
+    #[error("{what} has {size} {unit}; the limit is {limit} (limits.{option} in the configuration)")]
+    TooLarge {
+        /// What is.
+        what: &'static str,
+        /// How large it is.
+        size: usize,
+        /// In what.
+        unit: &'static str,
+        /// How large it may be.
+        limit: usize,
+        /// The option that says so.
+        option: &'static str,
+    },
+    /// There is no such tenant.
+    #[error("{0} does not exist")]
+    NoTenant(TenantName),
+    /// There is no such key.
+    #[error("{0} does not exist")]
+    NoKey(KeyName),
+    /// There is no such key version.
+    #[error("{0} does not exist")]
+    NoVersion(VersionName),
+    /// There is no such rotation.
+    #[error("{0} does not exist")]
+    NoRotation(RotationName),
+    /// There is no index key for the field yet.
+    #[error("{0} has no blind index for field {1}; computing one creates it")]
+    NoField(KeyName, FieldId),
+    /// The configuration has no such principal.
+    #[error("principals/{0} is not in the configuration")]
+    NoPrincipal(crate::id::PrincipalId),
+    /// The name is taken.
+    #[error("{0} exists already; names are never reused")]
+    Exists(String),
+    /// The tenant or key is frozen.
+    #[error("{0} is frozen; an operator must unfreeze it")]
+    Frozen(String),
+    /// The state of the key forbids it.
+    #[error("{0} is {1}")]
+    KeyState(KeyName, KeyState),
+    /// The state of the key version forbids it.
+    #[error("{0} is {1}")]
+    VersionState(VersionName, KeyState),
+    /// The change is not allowed.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// A KEK version sealed as many keys as it safely may.
+    #[error("KEK version {1} of {0} is used up; rotate the tenant")]
+    Exhausted(TenantName, KekVersion),
+    /// Somebody else changed the same thing.
+    #[error("somebody else changed it at the same moment; try again")]
+    Conflict,
+    /// The HSM did not serve.
+    #[error(transparent)]
+    Hsm(HsmError),
+    /// The store did not serve.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The audit log cannot be written, so nothing is served.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The daemon has not opened its store yet.
+    #[error("the daemon is not ready: {0}")]
+    NotReady(String),
+    /// The daemon is shutting down.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+    /// The operating system has no randomness.
+    #[error("the operating system's random generator failed: {0}")]
+    Entropy(#[from] getrandom::Error),
+    /// A bug, or a module or record that breaks a promise.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// The reasons that clients see, one for each row of docs/errors.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Reason {
+    AlreadyExists,
+    ArgumentInvalid,
+    AuditUnavailable,
+    CiphertextMalformed,
+    CiphertextRefused,
+    Conflict,
+    ContextInvalid,
+    Frozen,
+    HsmBusy,
+    HsmUnavailable,
+    Internal,
+    KeyDisabled,
+    KeyExhausted,
+    NameInvalid,
+    NotAllowed,
+    NotFound,
+    NotReady,
+    PermissionDenied,
+    ShuttingDown,
+    StoreFull,
+    StoreTampered,
+    StoreUnavailable,
+    TooLarge,
+    UnknownCaller,
+    VersionDisabled,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 25] = [
+        Self::AlreadyExists,
+        Self::ArgumentInvalid,
+        Self::AuditUnavailable,
+        Self::CiphertextMalformed,
+        Self::CiphertextRefused,
+        Self::Conflict,
+        Self::ContextInvalid,
+        Self::Frozen,
+        Self::HsmBusy,
+        Self::HsmUnavailable,
+        Self::Internal,
+        Self::KeyDisabled,
+        Self::KeyExhausted,
+        Self::NameInvalid,
+        Self::NotAllowed,
+        Self::NotFound,
+        Self::NotReady,
+        Self::PermissionDenied,
+        Self::ShuttingDown,
+        Self::StoreFull,
+        Self::StoreTampered,
+        Self::StoreUnavailable,
+        Self::TooLarge,
+        Self::UnknownCaller,
+        Self::VersionDisabled,
+    ];
+
+    /// The word in ErrorInfo and in the audit log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::ArgumentInvalid => "ARGUMENT_INVALID",
+            Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
+            Self::CiphertextMalformed => "CIPHERTEXT_MALFORMED",
+            Self::CiphertextRefused => "CIPHERTEXT_REFUSED",
+            Self::Conflict => "CONFLICT",
+            Self::ContextInvalid => "CONTEXT_INVALID",
+            Self::Frozen => "FROZEN",
+            Self::HsmBusy => "HSM_BUSY",
+            Self::HsmUnavailable => "HSM_UNAVAILABLE",
+            Self::Internal => "INTERNAL",
+            Self::KeyDisabled => "KEY_DISABLED",
+            Self::KeyExhausted => "KEY_EXHAUSTED",
+            Self::NameInvalid => "NAME_INVALID",
+            Self::NotAllowed => "NOT_ALLOWED",
+            Self::NotFound => "NOT_FOUND",
+            Self::NotReady => "NOT_READY",
+            Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::StoreFull => "STORE_FULL",
+            Self::StoreTampered => "STORE_TAMPERED",
+            Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::TooLarge => "TOO_LARGE",
+            Self::UnknownCaller => "UNKNOWN_CALLER",
+            Self::VersionDisabled => "VERSION_DISABLED",
+        }
+    }
+}
+
+impl Error {
+    /// The reason that clients see.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Denied(Denied::Unknown { .. }) => Reason::UnknownCaller,
+            Self::Denied(Denied::Frozen(_)) | Self::Frozen(_) => Reason::Frozen,
+            Self::Denied(_) => Reason::PermissionDenied,
+            Self::Name(_) => Reason::NameInvalid,
+            Self::Argument(_) | Self::Normalize(_) => Reason::ArgumentInvalid,
+            Self::Context(_) => Reason::ContextInvalid,
+            Self::Malformed(_) => Reason::CiphertextMalformed,
+            Self::Refused => Reason::CiphertextRefused,
+            Self::TooLarge { .. } => Reason::TooLarge,
+            Self::NoTenant(_) | Self::NoKey(_) | Self::NoVersion(_) => Reason::NotFound,
+            Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
+            Self::Exists(_) => Reason::AlreadyExists,
+            Self::KeyState(..) => Reason::KeyDisabled,
+            Self::VersionState(..) => Reason::VersionDisabled,
+            Self::NotAllowed(_) => Reason::NotAllowed,
+            Self::Exhausted(..) => Reason::KeyExhausted,
+            Self::Conflict => Reason::Conflict,
+            Self::Hsm(HsmError::Busy { .. }) => Reason::HsmBusy,
+            Self::Hsm(HsmError::Unavailable(_) | HsmError::UnknownRoot(_)) => Reason::HsmUnavailable,
+            Self::Hsm(HsmError::Integrity) => Reason::StoreTampered,
+            Self::Hsm(HsmError::Misbehaved(_)) => Reason::Internal,
+            Self::Store(error) => error.into(),
+            Self::Audit(_) => Reason::AuditUnavailable,
+            Self::NotReady(_) => Reason::NotReady,
+            Self::ShuttingDown => Reason::ShuttingDown,
+            Self::Entropy(_) | Self::Internal(_) => Reason::Internal,
+        }
+    }
+
+    /// How long to wait before another try, where another try can help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Hsm(HsmError::Busy { retry_after }) => Some(*retry_after),
+            Self::Hsm(HsmError::Unavailable(_)) | Self::NotReady(_) => Some(Duration::from_secs(1)),
+            Self::Store(error) if error.is_full() => Some(Duration::from_secs(1)),
+            Self::Audit(_) => Some(Duration::from_secs(1)),
+            Self::Conflict => Some(Duration::from_millis(20)),
+            _ => None,
+        }
+    }
+}
+
+impl From<&StoreError> for Reason {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            full if full.is_full() => Self::StoreFull,
+            StoreError::Kv(KvError::Damaged(_)) => Self::StoreTampered,
+            StoreError::Tampered { .. } => Self::StoreTampered,
+            _ => Self::StoreUnavailable,
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Exists { .. } | StoreError::Changed { .. } => Self::Conflict,
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<HsmError> for Error {
+    fn from(error: HsmError) -> Self {
+        Self::Hsm(error)
+    }
+}
+
+impl From<OpenError> for Error {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Malformed(error) => Self::Malformed(error),
+            OpenError::Refused => Self::Refused,
+        }
+    }
+}
+
+impl From<ParseError> for Error {
+    fn from(error: ParseError) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl From<SealError> for Error {
+    fn from(error: SealError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}

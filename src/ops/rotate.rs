@@ -1,0 +1,394 @@
+//! Rotation of a tenant: a new KEK version, every sealed key moved to it, a new
+//! epoch in every key. It resumes where it stopped, after a crash too.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Error;
+use super::commit::{self, Affects};
+use super::done::Done;
+use super::vault::{Vault, kek_of, misfit};
+use crate::access::{Authorized, permission};
+use crate::audit::StoreChange;
+use crate::clock::Date;
+use crate::hsm::{Kek, Operation, Reply};
+use crate::id::{DekId, FieldId, IndexVersion, KekVersion, KeyName, RotationName, TenantId};
+use crate::keyring::binding;
+use crate::keyring::record::{Dek, IndexKey, KekRecord, Key, Rotation, RunningRotation, Tenant};
+use crate::keyring::state::KeyState;
+use crate::keyring::wrapped::SealedKey;
+use crate::store::{Changes, Path, Prefix, Record, StoreError, Stored, tables};
+
+/// The audit log's word for a step of a rotation.
+const PROGRESS: &str = "rotate-tenant-progress";
+/// Keys moved in one commit.
+const BATCH: usize = 500;
+/// Longest pause before another try.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// Rotations that are worked on, and what each waits for, in words.
+#[derive(Default)]
+pub(super) struct Rotations(Mutex<HashMap<TenantId, Option<String>>>);
+
+impl Rotations {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Option<String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held by the one task that works on a tenant's rotation.
+struct Working<'a>(&'a Rotations, &'a TenantId);
+
+impl<'a> Working<'a> {
+    /// `None` when another task does.
+    fn begin(rotations: &'a Rotations, id: &'a TenantId) -> Option<Self> {
+        let mut running = rotations.lock();
+        (!running.contains_key(id)).then(|| {
+            running.insert(id.clone(), None);
+            Self(rotations, id)
+        })
+    }
+
+    fn waits_for(&self, reason: Option<String>) {
+        self.0.lock().insert(self.1.clone(), reason);
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(self.1);
+    }
+}
+
+/// A rotation and what it waits for.
+#[derive(Debug)]
+pub struct RotationInfo {
+    /// Its name.
+    pub name: RotationName,
+    /// Its record.
+    pub record: Rotation,
+    /// Why it does not go on at the moment.
+    pub waiting_for: Option<String>,
+}
+
+/// One sealed key that is to be moved.
+struct Move<T: Record> {
+    path: Path<T>,
+    revision: u64,
+    record: T,
+    from: KekVersion,
+    sealed: SealedKey,
+    from_aad: Vec<u8>,
+    to_aad: Vec<u8>,
+}
+
+/// A record that holds a sealed key.
+trait Sealed: Record + Sized {
+    fn under(self, kek: KekVersion, sealed: SealedKey) -> Self;
+}
+
+impl Sealed for Dek {
+    fn under(self, kek: KekVersion, sealed: SealedKey) -> Self {
+        Self { kek, sealed, ..self }
+    }
+}
+
+impl Sealed for IndexKey {
+    fn under(self, kek: KekVersion, sealed: SealedKey) -> Self {
+        Self { kek, sealed, ..self }
+    }
+}
+
+impl Vault {
+    /// Begins a rotation, or answers the one that is running. The new KEK version is
+    /// in force at once; [`resume_rotation`](Self::resume_rotation) does the rest.
+    ///
+    /// # Errors
+    /// A frozen tenant, an HSM or store that does not serve.
+    pub async fn begin_rotation(
+        &self,
+        right: &Authorized<permission::ManageTenant>,
+    ) -> Result<Done<RotationInfo>, Error> {
+        let id = &right.resource().0;
+        let tenant = self.unfrozen_tenant(id).await?;
+        if let Some(to) = tenant.record.rotating_to {
+            return Ok(Done::new(self.rotation_info(id, to).await?).detail("was running already"));
+        }
+        let from = tenant.record.primary_kek;
+        let to = from.next().ok_or_else(|| Error::NotAllowed("no KEK versions are left".into()))?;
+        let sealed = self.sealed_by_version(id, &tenant.record).await?;
+        let total = sealed.values().map(|count| u64::from(*count)).sum();
+        let name = rotation_name(id, to);
+        let rotation =
+            Rotation { from, done: 0, total, finished_key: None, created: Date::now(), finished: None };
+        let old = self.kek(id, from).await?;
+        let mut changes = Changes::default();
+        changes.create(&tables::kek(id, to), &self.kek_record(self.new_kek().await?));
+        let retired = KekRecord { state: KeyState::DecryptOnly, ..old.record };
+        changes.replace(&tables::kek(id, from), &retired, old.revision);
+        changes.create(&tables::rotation(&name), &rotation);
+        changes.create(&tables::running(id), &RunningRotation { to });
+        let record = Tenant { primary_kek: to, rotating_to: Some(to), ..tenant.record };
+        changes.replace(&tables::tenant(id), &record, tenant.revision);
+        let change = self.commit(changes, Affects::Tenant(id)).await?;
+        Ok(Done::with_change(RotationInfo { name, record: rotation, waiting_for: None }, change))
+    }
+
+    /// One rotation, running or done.
+    ///
+    /// # Errors
+    /// [`Error::NoRotation`] when there is none of that name.
+    pub async fn show_rotation(
+        &self,
+        right: &Authorized<permission::ViewTenant>,
+        to: KekVersion,
+    ) -> Result<Done<RotationInfo>, Error> {
+        Ok(Done::new(self.rotation_info(&right.resource().0, to).await?))
+    }
+
+    /// Tenants whose rotation is not finished.
+    ///
+    /// # Errors
+    /// When the store does not serve.
+    pub async fn unfinished_rotations(&self) -> Result<Vec<TenantId>, Error> {
+        let running = commit::all(&self.records, &Prefix::<RunningRotation>::all()).await?;
+        Ok(running.into_iter().map(|(path, _)| path.id).collect())
+    }
+
+    /// Works until the tenant's rotation is finished, waiting out what keeps it from going on.
+    /// Answers the last change of the store, or `None` when there was nothing to do.
+    pub async fn resume_rotation(self: Arc<Self>, id: TenantId) -> Option<(RotationName, StoreChange)> {
+        let working = Working::begin(&self.rotations, &id)?;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match self.work_on_rotation(&id).await {
+                Ok(finished) => return finished,
+                Err(error) => {
+                    tracing::warn!(tenant = %id, %error, "rotation waits");
+                    working.waits_for(Some(error.to_string()));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// How many DEKs and index keys each KEK version seals.
+    pub(super) async fn sealed_by_version(
+        &self,
+        id: &TenantId,
+        tenant: &Tenant,
+    ) -> Result<HashMap<KekVersion, u32>, Error> {
+        let mut sealed = HashMap::new();
+        for (name, key) in self.keys_of(id, tenant).await? {
+            for version in self.deks_of(&name, &key).await?.iter().map(|(_, dek)| dek.record.kek) {
+                *sealed.entry(version).or_default() += 1;
+            }
+            for version in self.index_keys_of(&name, &key).await?.iter().map(|(.., key)| key.record.kek) {
+                *sealed.entry(version).or_default() += 1;
+            }
+        }
+        Ok(sealed)
+    }
+
+    async fn work_on_rotation(&self, id: &TenantId) -> Result<Option<(RotationName, StoreChange)>, Error> {
+        let tenant = self.tenant(id).await?.record;
+        let Some(to) = tenant.rotating_to else { return Ok(None) };
+        let rotation = self.rotation(id, to).await?.record;
+        for (name, _) in self.keys_of(id, &tenant).await? {
+            if rotation.finished_key.as_ref().is_none_or(|finished| *finished < name.key) {
+                self.rotate_one_key(&name, to).await?;
+            }
+        }
+        let change = self.finish_rotation(id, to).await?;
+        Ok(Some((rotation_name(id, to), change)))
+    }
+
+    /// Moves what a key has under older KEK versions, then opens its new epoch.
+    async fn rotate_one_key(&self, name: &KeyName, to: KekVersion) -> Result<(), Error> {
+        let key = self.key_record(name).await?.record;
+        let deployment = self.deployment();
+        let mut moves = Vec::new();
+        for (dek, Stored { record, revision }) in self.deks_of(name, &key).await? {
+            if record.kek == to {
+                continue;
+            }
+            let aad = |kek| binding::dek(deployment, name, kek, record.epoch, dek, record.family);
+            let (from_aad, to_aad) = (aad(record.kek), aad(to));
+            let (from, sealed) = (record.kek, record.sealed.clone());
+            moves.push(Move {
+                path: tables::dek(name, dek),
+                revision,
+                record,
+                from,
+                sealed,
+                from_aad,
+                to_aad,
+            });
+        }
+        self.move_all(&name.tenant, to, moves).await?;
+        let mut moves = Vec::new();
+        for (field, version, Stored { record, revision }) in self.index_keys_of(name, &key).await? {
+            if record.kek == to {
+                continue;
+            }
+            let aad = |kek| binding::index_key(deployment, name, kek, &field, version);
+            let (from_aad, to_aad) = (aad(record.kek), aad(to));
+            let (from, sealed, path) =
+                (record.kek, record.sealed.clone(), tables::index_key(name, &field, version));
+            moves.push(Move { path, revision, record, from, sealed, from_aad, to_aad });
+        }
+        self.move_all(&name.tenant, to, moves).await?;
+        self.finish_key(name, to).await
+    }
+
+    async fn move_all<T: Sealed>(
+        &self,
+        id: &TenantId,
+        to: KekVersion,
+        moves: Vec<Move<T>>,
+    ) -> Result<(), Error> {
+        let mut moves = moves.into_iter().peekable();
+        while moves.peek().is_some() {
+            self.move_batch(id, to, moves.by_ref().take(BATCH).collect()).await?;
+        }
+        Ok(())
+    }
+
+    async fn move_batch<T: Sealed>(
+        &self,
+        id: &TenantId,
+        to: KekVersion,
+        batch: Vec<Move<T>>,
+    ) -> Result<(), Error> {
+        let count = batch.len() as u64;
+        self.reserve_kek_uses(id, to, count).await?;
+        let keks = self.keks_for(id, to, &batch).await?;
+        let new = keks.get(&to).ok_or_else(|| misfit("KEK"))?;
+        let mut operations = Vec::with_capacity(batch.len());
+        for item in &batch {
+            operations.push(Operation::MoveKey {
+                from: keks.get(&item.from).ok_or_else(|| misfit("KEK"))?.clone(),
+                from_aad: item.from_aad.clone(),
+                sealed: item.sealed.clone(),
+                to: new.clone(),
+                to_aad: item.to_aad.clone(),
+            });
+        }
+        let mut changes = Changes::default();
+        for (item, reply) in batch.into_iter().zip(self.hsm.run(operations).await) {
+            let Reply::Sealed(sealed) = reply? else { return Err(misfit("move key")) };
+            changes.replace(&item.path, &item.record.under(to, sealed), item.revision);
+        }
+        let progress = self.rotation(id, to).await?;
+        let record = Rotation { done: progress.record.done + count, ..progress.record };
+        changes.replace(&tables::rotation(&rotation_name(id, to)), &record, progress.revision);
+        self.commit_own(changes, Affects::Nothing, PROGRESS, rotation_name(id, to).to_string()).await?;
+        Ok(())
+    }
+
+    async fn keks_for<T: Record>(
+        &self,
+        id: &TenantId,
+        to: KekVersion,
+        batch: &[Move<T>],
+    ) -> Result<HashMap<KekVersion, Kek>, Error> {
+        let versions: BTreeSet<_> = batch.iter().map(|item| item.from).chain([to]).collect();
+        let mut keks = HashMap::new();
+        for version in versions {
+            keks.insert(version, kek_of(&self.kek(id, version).await?.record));
+        }
+        Ok(keks)
+    }
+
+    /// Opens the key's new epoch and notes, in the same commit, that this key is finished.
+    async fn finish_key(&self, name: &KeyName, to: KekVersion) -> Result<(), Error> {
+        let tenant = self.tenant(&name.tenant).await?;
+        let (mut changes, _) = match self.open_epoch(name, &tenant.record).await {
+            Ok(opened) => opened,
+            // A frozen key gets no new epoch; its data keys have moved all the same.
+            Err(Error::Frozen(_)) => (Changes::default(), self.key_record(name).await?.record),
+            Err(error) => return Err(error),
+        };
+        let progress = self.rotation(&name.tenant, to).await?;
+        let record = Rotation { finished_key: Some(name.key.clone()), ..progress.record };
+        changes.replace(&tables::rotation(&rotation_name(&name.tenant, to)), &record, progress.revision);
+        changes.replace(&tables::tenant(&name.tenant), &tenant.record, tenant.revision);
+        let resource = rotation_name(&name.tenant, to).to_string();
+        self.commit_own(changes, Affects::Key(name), PROGRESS, resource).await?;
+        Ok(())
+    }
+
+    async fn finish_rotation(&self, id: &TenantId, to: KekVersion) -> Result<StoreChange, Error> {
+        let tenant = self.tenant(id).await?;
+        let progress = self.rotation(id, to).await?;
+        let running = self.records.get(&tables::running(id)).await?;
+        let mut changes = Changes::default();
+        let record = Rotation { finished: Some(Date::now()), ..progress.record };
+        changes.replace(&tables::rotation(&rotation_name(id, to)), &record, progress.revision);
+        changes.replace(&tables::tenant(id), &Tenant { rotating_to: None, ..tenant.record }, tenant.revision);
+        if let Some(running) = running {
+            changes.delete(&tables::running(id), running.revision);
+        }
+        self.commit(changes, Affects::Tenant(id)).await
+    }
+
+    /// The keys of a tenant. One that vanished from the store is missed, since the tenant counts them.
+    async fn keys_of(&self, id: &TenantId, tenant: &Tenant) -> Result<Vec<(KeyName, Key)>, Error> {
+        let mut keys = Vec::new();
+        for (path, stored) in commit::all(&self.records, &tables::keys(id)).await? {
+            keys.push((path.id, stored.record));
+        }
+        match u32::try_from(keys.len()) == Ok(tenant.keys) {
+            true => Ok(keys),
+            // A key was removed behind the daemon's back, or put there.
+            false => Err(StoreError::miscounted(&tables::tenant(id)).into()),
+        }
+    }
+
+    async fn deks_of(&self, name: &KeyName, key: &Key) -> Result<Vec<(DekId, Stored<Dek>)>, Error> {
+        let epochs = std::iter::successors(Some(key.primary), |epoch| epoch.previous());
+        let paths: Vec<_> = epochs.map(|epoch| tables::version(name, epoch)).collect();
+        let mut view = self.records.view().await?;
+        let mut deks = Vec::with_capacity(paths.len());
+        for (path, version) in paths.iter().zip(view.get_many(&paths).await?) {
+            deks.push(version.ok_or_else(|| Error::NoVersion(path.id.clone()))?.record.dek);
+        }
+        let paths: Vec<_> = deks.iter().map(|dek| tables::dek(name, *dek)).collect();
+        let found = deks.into_iter().zip(&paths).zip(view.get_many(&paths).await?);
+        found.map(|((id, path), stored)| Ok((id, stored.ok_or_else(|| StoreError::lost(path))?))).collect()
+    }
+
+    async fn index_keys_of(
+        &self,
+        name: &KeyName,
+        key: &Key,
+    ) -> Result<Vec<(FieldId, IndexVersion, Stored<IndexKey>)>, Error> {
+        let mut found = Vec::new();
+        for field in &key.fields {
+            for version in std::iter::successors(Some(field.primary), |version| version.previous()) {
+                let path = tables::index_key(name, &field.field, version);
+                let stored = self.records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?;
+                found.push((field.field.clone(), version, stored));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn rotation(&self, id: &TenantId, to: KekVersion) -> Result<Stored<Rotation>, Error> {
+        let name = rotation_name(id, to);
+        self.records.get(&tables::rotation(&name)).await?.ok_or(Error::NoRotation(name))
+    }
+
+    async fn rotation_info(&self, id: &TenantId, to: KekVersion) -> Result<RotationInfo, Error> {
+        let record = self.rotation(id, to).await?.record;
+        let waiting = self.rotations.lock().get(id).cloned().flatten();
+        let waiting_for = waiting.filter(|_| record.finished.is_none());
+        Ok(RotationInfo { name: rotation_name(id, to), record, waiting_for })
+    }
+}
+
+fn rotation_name(id: &TenantId, to: KekVersion) -> RotationName {
+    RotationName { tenant: id.clone(), to }
+}

@@ -1,0 +1,161 @@
+//! Tenants and their KEK versions.
+
+use super::Error;
+use super::commit::Affects;
+use super::done::Done;
+use super::vault::{Vault, misfit};
+use crate::access::{Authorized, permission};
+use crate::clock::Date;
+use crate::hsm::{Operation, Reply};
+use crate::id::{KekVersion, TenantId};
+use crate::keyring::record::{KekRecord, Tenant};
+use crate::keyring::state::KeyState;
+use crate::keyring::wrapped::WrappedKek;
+use crate::store::{Changes, Prefix, Stored, tables};
+
+/// Longest display name in bytes.
+const MAX_DISPLAY_NAME: usize = 200;
+
+/// A KEK version and what it seals.
+#[derive(Debug)]
+pub struct KekInfo {
+    /// Its number.
+    pub version: KekVersion,
+    /// Its record.
+    pub record: KekRecord,
+    /// How many DEKs and index keys it seals now.
+    pub sealed: u32,
+}
+
+impl Vault {
+    /// Makes a tenant with its first KEK version.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when the name is taken.
+    pub async fn create_tenant(
+        &self,
+        right: &Authorized<permission::ManageTenant>,
+        display_name: Option<String>,
+    ) -> Result<Done<Tenant>, Error> {
+        let id = &right.resource().0;
+        check_display_name(display_name.as_deref())?;
+        if self.records.get(&tables::tenant(id)).await?.is_some() {
+            return Err(Error::Exists(right.resource().to_string()));
+        }
+        let (first, created) = (KekVersion::FIRST, Date::now());
+        let tenant =
+            Tenant { frozen: false, primary_kek: first, keys: 0, created, display_name, rotating_to: None };
+        let mut changes = Changes::default();
+        changes.create(&tables::tenant(id), &tenant);
+        changes.create(&tables::kek(id, first), &self.kek_record(self.new_kek().await?));
+        match self.commit(changes, Affects::Nothing).await {
+            Ok(change) => Ok(Done::with_change(tenant, change)),
+            Err(Error::Conflict) => Err(Error::Exists(right.resource().to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One tenant.
+    ///
+    /// # Errors
+    /// [`Error::NoTenant`] when there is none of that name.
+    pub async fn show_tenant(
+        &self,
+        right: &Authorized<permission::ViewTenant>,
+    ) -> Result<Done<Tenant>, Error> {
+        Ok(Done::new(self.tenant(&right.resource().0).await?.record))
+    }
+
+    /// Tenants in the order of their names, after `after` when given.
+    ///
+    /// # Errors
+    /// When the store does not serve.
+    pub async fn list_tenants(
+        &self,
+        _right: &Authorized<permission::ListTenants>,
+        after: Option<TenantId>,
+        limit: usize,
+    ) -> Result<Done<Vec<(TenantId, Tenant)>>, Error> {
+        let after = after.as_ref().map(tables::tenant);
+        let page = self.records.list(&Prefix::all(), after.as_ref(), limit).await?;
+        Ok(Done::new(page.into_iter().map(|(path, stored)| (path.id, stored.record)).collect()))
+    }
+
+    /// Changes the display name.
+    ///
+    /// # Errors
+    /// [`Error::NoTenant`] when there is none of that name.
+    pub async fn rename_tenant(
+        &self,
+        right: &Authorized<permission::ManageTenant>,
+        display_name: Option<String>,
+    ) -> Result<Done<Tenant>, Error> {
+        check_display_name(display_name.as_deref())?;
+        self.change_tenant(&right.resource().0, false, |tenant| Tenant { display_name, ..tenant }).await
+    }
+
+    /// The KEK versions of a tenant, newest first, with what each seals.
+    ///
+    /// # Errors
+    /// [`Error::NoTenant`] when there is none of that name.
+    pub async fn list_keks(
+        &self,
+        right: &Authorized<permission::ViewTenant>,
+    ) -> Result<Done<Vec<KekInfo>>, Error> {
+        let id = &right.resource().0;
+        let tenant = self.tenant(id).await?.record;
+        let sealed = self.sealed_by_version(id, &tenant).await?;
+        let mut found = Vec::new();
+        let mut version = Some(tenant.primary_kek);
+        while let Some(number) = version {
+            let record = self.kek(id, number).await?.record;
+            found.push(KekInfo {
+                version: number,
+                record,
+                sealed: sealed.get(&number).copied().unwrap_or(0),
+            });
+            version = number.previous();
+        }
+        Ok(Done::new(found))
+    }
+
+    /// Replaces a tenant's record by a change of it.
+    pub(super) async fn change_tenant(
+        &self,
+        id: &TenantId,
+        wipe_deks: bool,
+        change: impl FnOnce(Tenant) -> Tenant,
+    ) -> Result<Done<Tenant>, Error> {
+        let Stored { record, revision } = self.tenant(id).await?;
+        let tenant = change(record);
+        let mut changes = Changes::default();
+        changes.replace(&tables::tenant(id), &tenant, revision);
+        let affects = if wipe_deks { Affects::TenantAndItsDeks(id) } else { Affects::Tenant(id) };
+        let change = self.commit(changes, affects).await?;
+        Ok(Done::with_change(tenant, change))
+    }
+
+    /// A new KEK, wrapped under the root.
+    pub(super) async fn new_kek(&self) -> Result<WrappedKek, Error> {
+        match self.hsm(Operation::GenerateKek { root: self.root_id() }).await? {
+            Reply::Wrapped(wrapped) => Ok(wrapped),
+            _ => Err(misfit("KEK generation")),
+        }
+    }
+
+    pub(super) fn kek_record(&self, wrapped: WrappedKek) -> KekRecord {
+        let root = self.root_id();
+        KekRecord { root, wrapped, state: KeyState::Active, uses_reserved: 0, created: Date::now() }
+    }
+}
+
+fn check_display_name(name: Option<&str>) -> Result<(), Error> {
+    match name {
+        Some(name) if name.len() > MAX_DISPLAY_NAME || name.chars().any(char::is_control) => {
+            Err(Error::Argument(format!(
+                "a display name has at most {MAX_DISPLAY_NAME} bytes and no control characters"
+            )))
+        }
+        _ => Ok(()),
+    }
+}

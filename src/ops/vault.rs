@@ -1,0 +1,190 @@
+//! Everything that the operations share.
+
+use std::sync::Arc;
+
+use tokio::sync::RwLock;
+
+use super::entropy::Entropy;
+use super::kek_uses::KekUses;
+use super::opened::{CacheStats, OpenKeys, Rules};
+use super::rotate::Rotations;
+use super::views::Views;
+use super::{Error, commit};
+use crate::access::Policy;
+use crate::audit::AuditLog;
+use crate::config::{Classes, Limits};
+use crate::envelope::{Dek, IndexKey};
+use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
+use crate::id::{
+    DekId, DeploymentId, FieldId, IndexVersion, KekVersion, KeyName, RootId, TenantId, TenantName,
+};
+use crate::keyring::record::{KekRecord, Principal, Root};
+use crate::secret::Key256;
+use crate::store::{Prefix, Records, Stored, tables};
+
+/// The open vault: HSM, records, and what is kept open of them.
+pub struct Vault {
+    pub(super) hsm: Arc<dyn Hsm>,
+    pub(super) records: Records,
+    pub(super) audit: Arc<dyn AuditLog>,
+    pub(super) root: Root,
+    pub(super) policy: Arc<Policy>,
+    pub(super) settings: Settings,
+    pub(super) rules: Rules,
+    pub(super) views: Views,
+    pub(super) deks: OpenKeys<DekId, Dek>,
+    pub(super) index_keys: OpenKeys<(KeyName, FieldId, IndexVersion), IndexKey>,
+    pub(super) entropy: Entropy,
+    pub(super) kek_uses: KekUses,
+    pub(super) rotations: Rotations,
+    /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
+    pub(super) committing: RwLock<()>,
+}
+
+/// What configuration says about the operations.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How much one call may ask.
+    pub limits: Limits,
+    /// How data keys are cached.
+    pub classes: Classes,
+    /// Whether audit records list decrypted items.
+    pub list_decrypted_items: bool,
+}
+
+impl Vault {
+    /// Opens the vault over verified records.
+    ///
+    /// # Errors
+    /// When the HSM gives no randomness, or the frozen principals cannot be read.
+    pub async fn open(
+        hsm: Arc<dyn Hsm>,
+        records: Records,
+        audit: Arc<dyn AuditLog>,
+        root: Root,
+        policy: Arc<Policy>,
+        settings: Settings,
+    ) -> Result<Arc<Self>, Error> {
+        let Reply::Random(seed) = one(&*hsm, Operation::Random { len: 32 }).await? else {
+            return Err(misfit("random"));
+        };
+        let open_keys = settings.limits.open_keys;
+        let vault = Arc::new(Self {
+            entropy: Entropy::new(&seed)?,
+            rules: Rules::new(settings.classes.clone()),
+            views: Views::new(open_keys),
+            deks: OpenKeys::new(open_keys),
+            index_keys: OpenKeys::new(open_keys),
+            kek_uses: KekUses::default(),
+            rotations: Rotations::default(),
+            committing: RwLock::new(()),
+            hsm,
+            records,
+            audit,
+            root,
+            policy,
+            settings,
+        });
+        vault.take_over_frozen_principals().await?;
+        Ok(vault)
+    }
+
+    /// The root under which KEKs are wrapped.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The records, for status and transfer.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// How full the caches are.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.deks.stats()
+    }
+
+    /// Runs until the HSM connection is given up: notes when the HSM goes and
+    /// comes, and wipes data keys that are too old, each second.
+    pub async fn watch_over_keys(self: Arc<Self>) {
+        let mut status = self.hsm.status();
+        let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                changed = status.changed() => if changed.is_err() { return },
+                _ = tick.tick() => self.sweep(),
+            }
+            self.rules.note(&status.borrow_and_update());
+        }
+    }
+
+    /// Wipes the open keys that may no longer be used.
+    fn sweep(&self) {
+        self.deks.sweep(&self.rules);
+        self.index_keys.sweep(&self.rules);
+    }
+
+    pub(super) fn deployment(&self) -> DeploymentId {
+        self.root.deployment
+    }
+
+    pub(super) fn root_id(&self) -> RootId {
+        self.root.id
+    }
+
+    /// One operation of the HSM.
+    pub(super) async fn hsm(&self, operation: Operation) -> Result<Reply, Error> {
+        Ok(one(&*self.hsm, operation).await?)
+    }
+
+    /// The KEK record of one version.
+    pub(super) async fn kek(
+        &self,
+        tenant: &TenantId,
+        version: KekVersion,
+    ) -> Result<Stored<KekRecord>, Error> {
+        self.records.get(&tables::kek(tenant, version)).await?.ok_or_else(|| {
+            Error::Internal(format!("tenants/{tenant} has no KEK version {version} in the store"))
+        })
+    }
+
+    /// Seals a new key under a KEK version, within its use limit.
+    pub(super) async fn new_key(
+        &self,
+        tenant: &TenantId,
+        version: KekVersion,
+        aad: Vec<u8>,
+    ) -> Result<(Key256, crate::keyring::wrapped::SealedKey), Error> {
+        self.reserve_kek_uses(tenant, version, 1).await?;
+        let kek = kek_of(&self.kek(tenant, version).await?.record);
+        match self.hsm(Operation::GenerateKey { kek, aad }).await? {
+            Reply::NewKey { key, sealed } => Ok((key, sealed)),
+            _ => Err(misfit("key generation")),
+        }
+    }
+
+    pub(super) fn tenant_name(tenant: &TenantId) -> TenantName {
+        TenantName(tenant.clone())
+    }
+
+    async fn take_over_frozen_principals(&self) -> Result<(), Error> {
+        for (path, stored) in commit::all(&self.records, &Prefix::<Principal>::all()).await? {
+            self.policy.set_frozen(&path.id, stored.record.frozen);
+        }
+        Ok(())
+    }
+}
+
+/// How the HSM names a KEK.
+pub(super) fn kek_of(record: &KekRecord) -> Kek {
+    Kek { root: record.root, wrapped: record.wrapped.clone() }
+}
+
+/// An answer that does not fit its question: a bug.
+pub(super) fn misfit(what: &str) -> Error {
+    Error::Internal(format!("the HSM layer gave another answer than asked for: {what}"))
+}
+
+async fn one(hsm: &dyn Hsm, operation: Operation) -> Result<Reply, HsmError> {
+    hsm.run(vec![operation]).await.pop().unwrap_or_else(|| Err(HsmError::Misbehaved("no answer".into())))
+}

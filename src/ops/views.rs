@@ -1,0 +1,134 @@
+//! What the store says of keys and versions, kept in memory.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use super::Error;
+use super::vault::Vault;
+use crate::id::{DekId, Epoch, KeyName, TenantId, VersionName};
+use crate::keyring::record::{Key, Tenant};
+use crate::keyring::state::KeyState;
+use crate::store::tables;
+
+/// A key and its tenant, as of the last commit that changed either.
+#[derive(Debug)]
+pub(super) struct KeyView {
+    pub(super) name: KeyName,
+    pub(super) record: Key,
+    pub(super) tenant: Tenant,
+    /// The version that encrypts.
+    pub(super) primary: Arc<VersionView>,
+}
+
+/// One version of a key.
+#[derive(Debug)]
+pub(super) struct VersionView {
+    pub(super) epoch: Epoch,
+    pub(super) dek: DekId,
+    pub(super) state: KeyState,
+}
+
+/// The views of keys, and of versions by DEK id.
+pub(super) struct Views {
+    keys: Cache<KeyName, Arc<KeyView>>,
+    versions: Cache<DekId, (KeyName, Arc<VersionView>)>,
+}
+
+impl Views {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { keys: Cache::new(capacity), versions: Cache::new(capacity) }
+    }
+
+    /// Forgets what a commit changed.
+    pub(super) fn forget(&self, affected: impl Fn(&KeyName) -> bool) {
+        self.keys.retain(|name, _| !affected(name));
+        self.versions.retain(|_, (name, _)| !affected(name));
+    }
+}
+
+impl KeyView {
+    /// That neither the key nor its tenant is frozen.
+    pub(super) fn check_not_frozen(&self) -> Result<(), Error> {
+        if self.tenant.frozen {
+            return Err(Error::Frozen(Vault::tenant_name(&self.name.tenant).to_string()));
+        }
+        if self.record.frozen {
+            return Err(Error::Frozen(self.name.to_string()));
+        }
+        Ok(())
+    }
+
+    /// That new data may be encrypted.
+    pub(super) fn check_encrypt(&self) -> Result<(), Error> {
+        self.check_not_frozen()?;
+        match self.record.state.may_encrypt() {
+            true => Ok(()),
+            false => Err(Error::KeyState(self.name.clone(), self.record.state)),
+        }
+    }
+
+    /// That data of this version may be decrypted.
+    pub(super) fn check_decrypt(&self, version: &VersionView) -> Result<(), Error> {
+        self.check_not_frozen()?;
+        if !self.record.state.may_decrypt() {
+            return Err(Error::KeyState(self.name.clone(), self.record.state));
+        }
+        match version.state.may_decrypt() {
+            true => Ok(()),
+            false => {
+                let name = VersionName { key: self.name.clone(), epoch: version.epoch };
+                Err(Error::VersionState(name, version.state))
+            }
+        }
+    }
+}
+
+impl Vault {
+    /// The view of a key.
+    pub(super) async fn key_view(&self, name: &KeyName) -> Result<Arc<KeyView>, Error> {
+        if let Some(view) = self.views.keys.get(name) {
+            return Ok(view);
+        }
+        let _no_commit = self.committing.read().await;
+        self.views.keys.get_or_insert_async(name, self.load_key(name)).await
+    }
+
+    /// The version of a key that has this DEK; `None` when none has.
+    pub(super) async fn version_view(
+        &self,
+        name: &KeyName,
+        dek: DekId,
+    ) -> Result<Option<Arc<VersionView>>, Error> {
+        if let Some((owner, view)) = self.views.versions.get(&dek) {
+            return Ok((owner == *name).then_some(view));
+        }
+        let _no_commit = self.committing.read().await;
+        let Some(epoch) = self.dek_record(name, dek).await?.map(|record| record.epoch) else {
+            return Ok(None);
+        };
+        let view = Arc::new(self.load_version(name, epoch).await?);
+        self.views.versions.insert(dek, (name.clone(), view.clone()));
+        Ok(Some(view))
+    }
+
+    /// A tenant's record, fresh from the store.
+    pub(super) async fn tenant(&self, tenant: &TenantId) -> Result<crate::store::Stored<Tenant>, Error> {
+        let stored = self.records.get(&tables::tenant(tenant)).await?;
+        stored.ok_or_else(|| Error::NoTenant(Self::tenant_name(tenant)))
+    }
+
+    async fn load_key(&self, name: &KeyName) -> Result<Arc<KeyView>, Error> {
+        let tenant = self.tenant(&name.tenant).await?.record;
+        let stored = self.records.get(&tables::key(name)).await?;
+        let record = stored.ok_or_else(|| Error::NoKey(name.clone()))?.record;
+        let primary = Arc::new(self.load_version(name, record.primary).await?);
+        Ok(Arc::new(KeyView { name: name.clone(), record, tenant, primary }))
+    }
+
+    async fn load_version(&self, name: &KeyName, epoch: Epoch) -> Result<VersionView, Error> {
+        let stored = self.records.get(&tables::version(name, epoch)).await?;
+        let record = stored.ok_or_else(|| Error::NoVersion(VersionName { key: name.clone(), epoch }))?;
+        Ok(VersionView { epoch, dek: record.record.dek, state: record.record.state })
+    }
+}

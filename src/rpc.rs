@@ -1,0 +1,15 @@
+//! The API: the only place that knows generated types and gRPC statuses.
+
+pub mod call;
+pub mod proto;
+pub mod services;
+pub mod undecodable;
+
+mod access;
+mod convert;
+mod crypto;
+mod files;
+mod keys;
+mod session;
+mod status;
+mod system;

@@ -1,0 +1,272 @@
+//! One call from arrival to reply: caller, authorisation, work, record.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Status};
+
+use super::status::status;
+use crate::access::{Authorized, Caller, Peer, Permission, Policy};
+use crate::audit::{self, AuditLog, Outcome, Pending};
+use crate::hsm::Hsm;
+use crate::ops::done::Trace;
+use crate::ops::{Done, Error, Vault};
+
+/// What every service shares.
+pub struct Gate {
+    /// Who may do what.
+    pub policy: Arc<Policy>,
+    /// Where records go.
+    pub audit: Arc<dyn AuditLog>,
+    /// The HSM, for status.
+    pub hsm: Arc<dyn Hsm>,
+    /// The vault, once it is open.
+    pub vault: OnceLock<Arc<Vault>>,
+    /// Why the vault is not open yet.
+    pub waiting_for: watch::Receiver<String>,
+    next_request: AtomicU64,
+    shutting_down: watch::Sender<bool>,
+    /// The tasks that work on calls, so that shutdown can wait for them.
+    tasks: TaskTracker,
+}
+
+/// Does the work of a call and settles it: `settled!(call, { … })` where the block
+/// answers `Result<Done<T>, Error>` and may use `?`.
+macro_rules! settled {
+    ($call:ident, $work:block) => {{
+        let outcome: Result<crate::ops::Done<_>, crate::ops::Error> = async { $work }.await;
+        $call.settle(outcome).await
+    }};
+}
+pub(super) use settled;
+
+/// One call.
+pub(super) struct Call {
+    gate: Arc<Gate>,
+    caller: Caller,
+    pending: Pending,
+    request_id: u64,
+}
+
+impl Gate {
+    /// A gate before a vault that is not open yet.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness.
+    pub fn new(
+        policy: Arc<Policy>,
+        audit: Arc<dyn AuditLog>,
+        hsm: Arc<dyn Hsm>,
+        waiting_for: watch::Receiver<String>,
+    ) -> Result<Arc<Self>, getrandom::Error> {
+        let mut start = [0; 8];
+        getrandom::fill(&mut start)?;
+        let gate = Self {
+            policy,
+            audit,
+            hsm,
+            vault: OnceLock::new(),
+            waiting_for,
+            // Random, so that ids of two runs are unlike; the low half counts.
+            next_request: AtomicU64::new(u64::from_be_bytes(start) & 0xffff_ffff_0000_0000),
+            shutting_down: watch::Sender::new(false),
+            tasks: TaskTracker::new(),
+        };
+        Ok(Arc::new(gate))
+    }
+
+    /// Refuses calls from now on.
+    pub fn shut(&self) {
+        self.shutting_down.send_replace(true);
+        self.tasks.close();
+    }
+
+    /// Waits, after [`shut`](Self::shut), until no task works on a call.
+    pub async fn idle(&self) {
+        self.tasks.wait().await;
+    }
+
+    /// Turns true when the daemon stops: long-lived calls then come to their end.
+    pub(super) fn shutdown(&self) -> watch::Receiver<bool> {
+        self.shutting_down.subscribe()
+    }
+
+    /// Begins a call. `resource` is what it says it is about.
+    pub(super) fn call<M>(
+        self: &Arc<Self>,
+        request: &Request<M>,
+        operation: &'static str,
+        resource: &str,
+    ) -> Call {
+        let caller = self.policy.caller(peer(request));
+        self.call_by(caller, operation, resource)
+    }
+
+    /// Begins a call of a caller who is known already.
+    pub(super) fn call_by(self: &Arc<Self>, caller: Caller, operation: &'static str, resource: &str) -> Call {
+        let request_id = self.next_request.fetch_add(1, Ordering::Relaxed);
+        // What an unknown caller writes here goes to the log: keep it short.
+        let resource: String = resource.chars().take(200).collect();
+        let pending =
+            Pending::begin(self.audit.clone(), Some(recorded(&caller)), operation, resource, request_id);
+        Call { gate: self.clone(), caller, pending, request_id }
+    }
+
+    /// Who is calling.
+    pub(super) fn caller<M>(&self, request: &Request<M>) -> Caller {
+        self.policy.caller(peer(request))
+    }
+
+    /// The vault, unless it is not open or the daemon is stopping.
+    pub(super) fn vault(&self) -> Result<&Arc<Vault>, Error> {
+        if *self.shutting_down.borrow() {
+            return Err(Error::ShuttingDown);
+        }
+        self.audit.check()?;
+        self.vault.get().ok_or_else(|| Error::NotReady(self.waiting_for.borrow().clone()))
+    }
+
+    /// Runs work that must end even when the caller goes away.
+    pub(super) async fn detached<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Status>> + Send + 'static,
+    ) -> Result<T, Status> {
+        match self.spawn(work).await {
+            Ok(answer) => answer,
+            Err(panicked) => Err(status(&Error::Internal(panicked.to_string()))),
+        }
+    }
+
+    /// Begins work that shutdown waits for.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.tasks.spawn(work)
+    }
+}
+
+impl Call {
+    /// Decides, and opens the gate.
+    pub(super) fn authorize<P: Permission>(
+        &mut self,
+        resource: P::Resource,
+    ) -> Result<(Arc<Vault>, Authorized<P>), Error> {
+        let right = self.gate.policy.authorize::<P>(&self.caller, resource)?;
+        self.pending.policy(right.rule());
+        Ok((self.gate.vault()?.clone(), right))
+    }
+
+    /// Notes the rule, for work that was authorised item by item.
+    pub(super) fn allowed_by(mut self, rule: &'static str) -> Self {
+        self.pending.policy(rule);
+        self
+    }
+
+    /// Records the outcome and, once that is durable, releases the value. The
+    /// record is queued before the first await: nothing can come in between.
+    pub(super) async fn settle<T>(self, outcome: Result<Done<T>, Error>) -> Result<T, Status> {
+        match outcome {
+            Ok(done) => self.succeed(done, Outcome::Ok).await,
+            Err(error) => Err(self.fail(error).await),
+        }
+    }
+
+    /// Answers a failure that another record tells already; this one says that nothing was begun.
+    pub(super) fn not_begun(self, failure: Status) -> Result<(), Status> {
+        drop(self);
+        Err(failure)
+    }
+
+    /// As [`settle`](Self::settle), for the record that opens a longer piece of work.
+    pub(super) async fn started<T>(self, outcome: Result<Done<T>, Error>) -> Result<T, Status> {
+        match outcome {
+            Ok(done) => self.succeed(done, Outcome::Started).await,
+            Err(error) => Err(self.fail(error).await),
+        }
+    }
+
+    async fn succeed<T>(mut self, mut done: Done<T>, outcome: Outcome) -> Result<T, Status> {
+        let trace = done.take_trace();
+        let outcome = match &trace.items {
+            // Every item of a batch was refused: the detail says why.
+            Some(items) if items.done == 0 && items.refused > 0 => Outcome::Failed("REFUSED".to_owned()),
+            _ => outcome,
+        };
+        if trace.refused() > 0 {
+            self.tell_refused(trace.detail.as_deref().unwrap_or_default());
+        }
+        self.note(trace);
+        let receipt = self.pending.finish(outcome).map_err(|error| status(&error.into()))?;
+        match receipt.await {
+            Ok(committed) => Ok(done.release(committed)),
+            Err(error) => Err(status(&error.into())),
+        }
+    }
+
+    fn note(&mut self, trace: Trace) {
+        if let Some(items) = trace.items {
+            self.pending.items(items);
+        }
+        if let Some(change) = trace.change {
+            self.pending.change(change);
+        }
+        if let Some(detail) = trace.detail {
+            self.pending.detail(detail);
+        }
+    }
+
+    /// One log line for a refusal, tied to its record by the request id.
+    fn tell_refused(&self, why: &str) {
+        tracing::info!(
+            request = format_args!("{:016x}", self.request_id),
+            uid = self.caller.peer.uid,
+            principal = self.caller.principal.as_ref().map(|known| known.name().as_str()),
+            why,
+            "refused"
+        );
+    }
+
+    async fn fail(mut self, error: Error) -> Status {
+        let reason = error.reason().as_str();
+        self.tell_refused(&format!("{reason}: {error}"));
+        self.pending.detail(error.to_string());
+        // An error of the log itself is answered instead: without a record there is no reply.
+        match self.pending.finish(Outcome::Failed(reason.to_owned())) {
+            Ok(receipt) => match receipt.await {
+                Ok(_) => status(&error),
+                Err(unwritable) => status(&unwritable.into()),
+            },
+            Err(unwritable) => status(&unwritable.into()),
+        }
+    }
+}
+
+/// Returns when the daemon stops.
+pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that the gate is gone, which is the same.
+    shutdown.wait_for(|stop| *stop).await.map(drop).ok();
+}
+
+fn peer<M>(request: &Request<M>) -> Peer {
+    let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    // No credentials, no identity: the overflow uid is nobody's.
+    credentials.map_or(Peer { uid: u32::MAX, gid: u32::MAX, pid: None }, |found| Peer {
+        uid: found.uid(),
+        gid: found.gid(),
+        pid: found.pid(),
+    })
+}
+
+fn recorded(caller: &Caller) -> audit::Caller {
+    audit::Caller {
+        principal: caller.principal.as_ref().map(|known| known.name().to_string()),
+        uid: caller.peer.uid,
+        gid: caller.peer.gid,
+        pid: caller.peer.pid,
+    }
+}

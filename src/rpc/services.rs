@@ -1,0 +1,106 @@
+//! All services, put together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::access::Access;
+use super::call::{Gate, stopped};
+use super::crypto::Crypto;
+use super::keys::Keys;
+use super::proto::DESCRIPTORS;
+use super::proto::access_service_server::AccessServiceServer;
+use super::proto::crypto_service_server::CryptoServiceServer;
+use super::proto::key_service_server::KeyServiceServer;
+use super::proto::system_service_server::SystemServiceServer;
+use super::system::System;
+use crate::audit::{Outcome, Pending};
+use crate::clock::Date;
+use crate::config::Limits;
+use crate::id::TenantId;
+
+/// How often it is looked whether calls are served.
+const LOOK: Duration = Duration::from_millis(100);
+/// Room in a message beside its payload: names, contexts, framing.
+const MESSAGE_OVERHEAD: usize = 1 << 20;
+
+/// The services behind one gate, and the reporter of their health.
+///
+/// # Errors
+/// When the descriptors compiled into the program do not decode.
+pub fn services(
+    gate: &Arc<Gate>,
+    limits: &Limits,
+) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+    let largest = limits.batch.as_usize().max(limits.plaintext.as_usize()).saturating_add(MESSAGE_OVERHEAD);
+    let crypto = CryptoServiceServer::new(Crypto(gate.clone()))
+        .max_decoding_message_size(largest)
+        .max_encoding_message_size(usize::MAX);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let system = System { gate: gate.clone(), started: Date::now() };
+    let routes = Routes::default()
+        .add_service(crypto)
+        .add_service(KeyServiceServer::new(Keys(gate.clone())))
+        .add_service(AccessServiceServer::new(Access(gate.clone())))
+        .add_service(SystemServiceServer::new(system))
+        .add_service(health)
+        .add_service(reflection);
+    Ok((routes, reporter))
+}
+
+/// Tells health checks whether calls are served: for the server as a whole and for each service
+/// that works with keys.
+pub async fn report_health(reporter: &HealthReporter, serving: bool) {
+    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in ["", "keyward.v1.CryptoService", "keyward.v1.KeyService"] {
+        reporter.set_service_status(service, status).await;
+    }
+}
+
+/// Keeps [`report_health`] true, until the daemon stops.
+pub async fn follow_health(gate: Arc<Gate>, reporter: HealthReporter) {
+    let (mut stop, mut told) = (gate.shutdown(), false);
+    let mut tick = tokio::time::interval(LOOK);
+    while !*stop.borrow() {
+        let serving = gate.vault().is_ok();
+        if serving != told {
+            report_health(&reporter, serving).await;
+            told = serving;
+        }
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stopped(&mut stop) => {}
+        }
+    }
+    report_health(&reporter, false).await;
+}
+
+/// Finishes a tenant's rotation in the background, and records that.
+pub fn go_on_rotating(gate: &Arc<Gate>, tenant: TenantId) {
+    let Some(vault) = gate.vault.get().cloned() else { return };
+    let audit = gate.audit.clone();
+    let mut stop = gate.shutdown();
+    gate.spawn(async move {
+        let resource = format!("tenants/{tenant}");
+        tokio::select! {
+            // What is not finished now is found again at the next start.
+            () = stopped(&mut stop) => {}
+            finished = vault.resume_rotation(tenant) => if let Some((name, change)) = finished {
+                let mut record = Pending::begin(audit, None, "rotate-tenant-end", resource, 0);
+                record.change(change);
+                record.detail(name.to_string());
+                match record.finish(Outcome::Ok) {
+                    Ok(_) => tracing::info!(rotation = %name, "rotation finished"),
+                    Err(error) => tracing::error!(rotation = %name, %error, "rotation finished, not recorded"),
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,130 @@
+//! SystemService: the state of the daemon. It answers while nothing else does,
+//! so it needs neither the vault nor a writable audit log.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::call::Gate;
+use super::convert::timestamp;
+use super::proto::status::Serving;
+use super::proto::system_service_server::SystemService;
+use super::proto::{self, GetStatusRequest};
+use super::status::status;
+use crate::access::permission::ViewStatus;
+use crate::clock::Date;
+use crate::config::value::Role;
+use crate::hsm;
+use crate::keyring::record::Custody;
+use crate::ops::{Error, Vault};
+
+/// The service.
+pub(super) struct System {
+    pub(super) gate: Arc<Gate>,
+    pub(super) started: Date,
+}
+
+#[tonic::async_trait]
+impl SystemService for System {
+    async fn get_status(
+        &self,
+        request: Request<GetStatusRequest>,
+    ) -> Result<Response<proto::Status>, Status> {
+        let gate = &self.gate;
+        let caller = gate.caller(&request);
+        let right =
+            gate.policy.authorize::<ViewStatus>(&caller, ()).map_err(|denied| status(&denied.into()))?;
+        let (serving, reason) = self.serving();
+        let vault = gate.vault.get();
+        Ok(Response::new(proto::Status {
+            serving: serving.into(),
+            reason,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            start_time: Some(timestamp(self.started)),
+            hsm: Some(self.hsm()),
+            store: vault.map(|vault| store(vault)),
+            audit: Some(proto::status::Audit {
+                sequence: gate.audit.durable(),
+                writable: gate.audit.check().is_ok(),
+            }),
+            root: vault.map(|vault| root(vault)),
+            cache: vault.map(|vault| cache(vault)),
+            principal: right.principal().to_string(),
+            role: caller.principal.map(|known| role(known.role()).to_owned()).unwrap_or_default(),
+        }))
+    }
+}
+
+impl System {
+    fn serving(&self) -> (Serving, String) {
+        match (self.gate.vault(), &*self.gate.hsm.status().borrow()) {
+            (Err(Error::NotReady(reason)), _) => (Serving::NotServing, reason),
+            (Err(error), _) => (Serving::NotServing, error.to_string()),
+            (Ok(_), hsm::Status::Ready { .. }) => (Serving::Ready, String::new()),
+            (Ok(_), away) => (Serving::Degraded, words(away).1),
+        }
+    }
+
+    fn hsm(&self) -> proto::status::Hsm {
+        let receiver = self.gate.hsm.status();
+        let status = receiver.borrow();
+        let (state, reason) = words(&status);
+        let (epoch, token) = match &*status {
+            hsm::Status::Ready { epoch, token } => (*epoch, token.clone()),
+            _ => Default::default(),
+        };
+        proto::status::Hsm {
+            state: if reason.is_empty() { state.to_owned() } else { format!("{state}: {reason}") },
+            epoch,
+            token_label: token.label,
+            token_serial: token.serial,
+            manufacturer: token.manufacturer,
+            model: token.model,
+            operations: self.gate.hsm.operations(),
+        }
+    }
+}
+
+fn words(status: &hsm::Status) -> (&'static str, String) {
+    match status {
+        hsm::Status::Starting => ("starting", String::new()),
+        hsm::Status::Ready { .. } => ("ready", String::new()),
+        hsm::Status::Down { reason } => ("down", reason.clone()),
+        hsm::Status::Refused { reason } => ("refused", reason.clone()),
+    }
+}
+
+fn store(vault: &Vault) -> proto::status::Store {
+    let stats = vault.records().stats();
+    proto::status::Store {
+        backend: vault.records().backend().to_owned(),
+        revision: stats.revision,
+        records: stats.records,
+        journal_bytes: stats.journal_bytes,
+    }
+}
+
+fn root(vault: &Vault) -> proto::status::Root {
+    let root = vault.root();
+    let custody = match root.custody {
+        Custody::Unfounded => "unfounded",
+        Custody::Founded => "founded",
+    };
+    proto::status::Root {
+        generation: root.generation.get(),
+        custody: custody.to_owned(),
+        create_time: Some(timestamp(root.created)),
+    }
+}
+
+fn cache(vault: &Vault) -> proto::status::Cache {
+    let stats = vault.cache_stats();
+    proto::status::Cache { entries: stats.entries, hits: stats.hits, misses: stats.misses }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Application => "application",
+        Role::Operator => "operator",
+    }
+}

@@ -1,0 +1,51 @@
+//! Records that survive: a small key-value trait, its backends, and the
+//! authenticated records on top of it. The format and the argument why it
+//! survives are in docs/store.md.
+//!
+//! ```text
+//!  records   typed, MACed, covered by the digest      <- what ops use
+//!  view      verified reads of one revision
+//!  digest    hash tree over the covered records
+//!  journal   every transaction once more, in a file
+//!  kv        get, range, commit, snapshot, watch      <- what a backend implements
+//! ```
+
+pub mod check;
+pub mod error;
+pub mod kv;
+pub mod mac;
+pub mod records;
+pub mod repair;
+pub mod sqlite;
+pub mod tables;
+pub mod transfer;
+
+mod blocking;
+mod commit;
+mod compact;
+#[cfg(test)]
+pub mod conformance;
+mod digest;
+mod files;
+#[cfg(test)]
+mod formats;
+mod journal;
+mod meta;
+mod needs;
+mod rebuild;
+mod recover;
+mod scan;
+#[cfg(test)]
+mod testing;
+mod timeline;
+mod view;
+
+pub use compact::Compacted;
+pub use error::{Refusal, StoreError};
+pub use mac::StoreKeys;
+pub use meta::StoreChange;
+pub use records::{Changes, Records, Stats};
+pub use recover::{OpenReport, bootstrap};
+pub use sqlite::SqliteKv;
+pub use tables::{Path, Prefix, Record};
+pub use view::{Stored, View};

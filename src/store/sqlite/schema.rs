@@ -1,0 +1,53 @@
+//! The tables of the SQLite file, and how older ones are brought up to date.
+
+use rusqlite::{Connection, Transaction};
+
+/// The format that this program writes, and the steps to it.
+pub(super) struct Schema {
+    /// The format, in the file's `user_version`.
+    pub format: u32,
+    /// Step `n` turns format `n + 1` into `n + 2`.
+    pub steps: &'static [fn(&Transaction<'_>) -> rusqlite::Result<()>],
+}
+
+/// The current format.
+pub(super) const SCHEMA: Schema = Schema { format: 1, steps: &[] };
+
+/// `KWST` in the file's `application_id`: marks a store of this program.
+pub(super) const APPLICATION_ID: i32 = 0x4b57_5354;
+
+/// Makes the tables of format 1.
+pub(super) fn create(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(
+        "CREATE TABLE kv (key BLOB PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL) WITHOUT ROWID;
+         CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+         INSERT INTO meta (name, value) VALUES ('revision', 0);",
+    )?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)
+}
+
+/// Stamps the format, and the version that is needed to read it.
+pub(super) fn stamp(transaction: &Transaction<'_>, format: u32) -> rusqlite::Result<()> {
+    transaction.execute(
+        "INSERT OR REPLACE INTO meta (name, value) VALUES ('needs', ?1)",
+        [env!("CARGO_PKG_VERSION")],
+    )?;
+    transaction.pragma_update(None, "user_version", format)
+}
+
+/// The version that is needed to read the file.
+pub(super) fn needs(connection: &Connection) -> rusqlite::Result<String> {
+    connection.query_row("SELECT value FROM meta WHERE name = 'needs'", [], |row| row.get(0))
+}
+
+/// Commits so far.
+pub(super) fn revision(connection: &Connection) -> rusqlite::Result<u64> {
+    let mut select = connection.prepare_cached("SELECT value FROM meta WHERE name = 'revision'")?;
+    select.query_row([], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned)
+}
+
+/// Stores the number of commits.
+pub(super) fn set_revision(connection: &Connection, revision: u64) -> rusqlite::Result<()> {
+    let mut update = connection.prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'revision'")?;
+    update.execute([revision.cast_signed()]).map(|_| ())
+}

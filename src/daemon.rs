@@ -5,6 +5,7 @@ pub mod run;
 pub mod transport;
 
 mod hardening;
+mod linger;
 pub mod listen;
 pub mod lock;
 mod logging;

@@ -7,7 +7,6 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
@@ -246,7 +245,7 @@ async fn serve_until_told(
 ) -> Result<(), RunError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (stop, mut stopped) = watch::channel(false);
-    let incoming = UnixListenerStream::new(listener);
+    let incoming = transport::incoming(listener);
     let named = MapResponseLayer::new(name_undecodable);
     let server = transport::server().layer(named).add_routes(routes).serve_with_incoming_shutdown(
         incoming,

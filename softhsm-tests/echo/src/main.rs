@@ -21,7 +21,6 @@ use keyward::rpc::proto::{
     GenerateDataKeyWithoutPlaintextResponse, ReEncryptRequest, ReEncryptResponse,
 };
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// What it answers pieces of.
@@ -121,7 +120,7 @@ impl CryptoService for Echo {
 fn main() -> Result<(), Box<dyn Error>> {
     let Some(socket) = std::env::args_os().nth(1) else { return Err("usage: keyward-echo SOCKET".into()) };
     transport::runtime()?.block_on(async {
-        let listener = UnixListenerStream::new(UnixListener::bind(socket)?);
+        let listener = transport::incoming(UnixListener::bind(socket)?);
         transport::server().add_service(CryptoServiceServer::new(Echo)).serve_with_incoming(listener).await?;
         Ok(())
     })

@@ -1,0 +1,138 @@
+//! Connections that are closed without losing what was answered.
+//!
+//! The end of an orderly stop is a race: the daemon has written its last answer
+//! and closes, while the client still writes (an acknowledgement, a window
+//! update). On a Unix socket that write then fails, and an HTTP/2 client drops
+//! the whole connection with the answer unread. So the daemon closes its own
+//! side first and reads on until the client has closed too: the lingering close
+//! of RFC 9112, 9.6.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::time::{Sleep, sleep};
+use tonic::transport::server::{Connected, UdsConnectInfo};
+
+/// How long a client may take to close its side.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A connection whose shutdown waits, for at most a second, until the client has closed it.
+pub struct Lingering {
+    stream: UnixStream,
+    closing: Option<Pin<Box<Sleep>>>,
+}
+
+impl Lingering {
+    /// A connection as it was accepted.
+    #[must_use]
+    pub fn new(stream: UnixStream) -> Self {
+        Self { stream, closing: None }
+    }
+
+    /// Ready when nothing more comes.
+    fn poll_drained(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; 4096];
+        loop {
+            let mut unread = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut self.stream).poll_read(context, &mut unread)) {
+                Ok(()) if !unread.filled().is_empty() => {}
+                // An error says that the client is gone, which is what was awaited.
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl Connected for Lingering {
+    type ConnectInfo = UdsConnectInfo;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Lingering {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Lingering {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.closing.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            self.closing = Some(Box::pin(sleep(LINGER)));
+        }
+        let waited = self.closing.as_mut().is_none_or(|closing| closing.as_mut().poll(context).is_ready());
+        if waited {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_drained(context).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_read_although_the_client_still_wrote() {
+        let (server, mut client) = UnixStream::pair().unwrap();
+        let mut server = Lingering::new(server);
+        server.write_all(b"answer").await.unwrap();
+        let closed = tokio::spawn(async move { server.shutdown().await });
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer[..1]).await.unwrap();
+        for _ in 0..1000 {
+            client.write_all(&[0; 100]).await.unwrap();
+        }
+        client.read_exact(&mut answer[1..]).await.unwrap();
+        assert_eq!((&answer, client.read(&mut [0]).await.unwrap()), (b"answer", 0));
+        assert!(!closed.is_finished());
+        drop(client);
+        closed.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_closes_is_left_behind() {
+        let (server, client) = UnixStream::pair().unwrap();
+        let began = tokio::time::Instant::now();
+        Lingering::new(server).shutdown().await.unwrap();
+        assert!(began.elapsed() >= LINGER);
+        drop(client);
+    }
+}

@@ -151,13 +151,33 @@ pub struct Hsm {
     /// Tenant KEKs kept unwrapped in the HSM.
     #[serde(default = "defaults::kek_cache")]
     pub kek_cache: usize,
-    /// How often an idle connection is probed.
+    /// How often a connection is probed.
     #[serde(default = "defaults::probe_interval")]
     pub probe_interval: Span,
+    /// Most memory that an HSM process may use.
+    #[serde(default = "defaults::memory")]
+    pub memory: Bytes,
+    /// Further tokens with the same root keys.
+    #[serde(default)]
+    pub standby: Vec<Standby>,
+}
+
+/// A token that serves beside the first. What it leaves out is as there.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standby {
+    /// The token: its label, or a PKCS#11 URI (RFC 7512).
+    pub token: String,
+    /// The vendor's PKCS#11 library.
+    pub module: Option<PathBuf>,
+    /// File that holds the user PIN.
+    pub pin_file: Option<PathBuf>,
+    /// systemd credential that holds the user PIN.
+    pub pin_credential: Option<String>,
 }
 
 mod defaults {
-    use super::{Duration, Span};
+    use super::{Bytes, Duration, Span};
 
     pub(super) fn sessions() -> usize {
         2
@@ -170,6 +190,9 @@ mod defaults {
     }
     pub(super) fn kek_cache() -> usize {
         4096
+    }
+    pub(super) fn memory() -> Bytes {
+        Bytes(1 << 30)
     }
     pub(super) fn probe_interval() -> Span {
         Span(Duration::from_secs(5))
@@ -432,6 +455,15 @@ impl Config {
             if !range.contains(&value) {
                 return Err(format!("{key} is {value}; expected {} to {}", range.start(), range.end()));
             }
+        }
+        for standby in &self.hsm.standby {
+            if standby.pin_file.is_some() && standby.pin_credential.is_some() {
+                return Err("give pin_file or pin_credential of an hsm.standby, not both".into());
+            }
+        }
+        let mib = 1 << 20;
+        if self.hsm.memory.0 < 16 * mib {
+            return Err(format!("hsm.memory is {} bytes; expected at least 16MiB", self.hsm.memory.0));
         }
         if self.hsm.deadline.0.is_zero() || self.hsm.probe_interval.0.is_zero() {
             return Err("hsm.deadline and hsm.probe_interval must be longer than 0".into());

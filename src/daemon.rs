@@ -4,6 +4,7 @@ pub mod init;
 pub mod run;
 pub mod transport;
 
+pub mod child;
 mod hardening;
 mod linger;
 pub mod listen;

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use minicbor::{Decode, Encode};
 use tokio::sync::watch;
 
 use crate::id::RootId;
@@ -15,6 +16,8 @@ use crate::secret::{Key256, SecretBytes};
 
 pub mod pin;
 pub mod pkcs11;
+pub mod process;
+mod transfer;
 
 /// A source of keys and of cryptography under keys that never leave it.
 ///
@@ -38,95 +41,128 @@ pub trait Hsm: Send + Sync + 'static {
     /// The state of the connection, now and at each change.
     fn status(&self) -> watch::Receiver<Status>;
 
+    /// The state of each token of the group.
+    fn slots(&self) -> Vec<SlotStatus>;
+
     /// Operations executed by the hardware since the start: the benchmark's and the operator's measure.
     fn operations(&self) -> u64;
 }
 
 /// One operation.
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
 pub enum Operation {
     /// `len` bytes from the module's generator. Answer: [`Reply::Random`].
+    #[n(0)]
     Random {
         /// Bytes wanted, at most 4096.
+        #[n(0)]
         len: usize,
     },
     /// Makes a tenant KEK and wraps it under the root. Answer: [`Reply::Wrapped`].
+    #[n(1)]
     GenerateKek {
         /// The root that wraps it.
+        #[n(0)]
         root: RootId,
     },
     /// Makes a DEK (HKDF-Extract over 32 bytes each from the module and from
     /// the operating system) and seals it. Answer: [`Reply::NewKey`].
+    #[n(2)]
     GenerateKey {
         /// The KEK that seals it.
+        #[n(0)]
         kek: Kek,
         /// Bound to the sealed key.
+        #[cbor(n(1), with = "minicbor::bytes")]
         aad: Vec<u8>,
     },
     /// Opens a sealed key. Answer: [`Reply::Key`].
+    #[n(3)]
     OpenKey {
         /// The KEK that sealed it.
+        #[n(0)]
         kek: Kek,
         /// What it was bound to.
+        #[cbor(n(1), with = "minicbor::bytes")]
         aad: Vec<u8>,
         /// The sealed key.
+        #[n(2)]
         sealed: SealedKey,
     },
     /// Opens a sealed key and seals it under another KEK, inside the HSM
     /// process. Answer: [`Reply::Sealed`].
+    #[n(4)]
     MoveKey {
         /// The KEK that sealed it.
+        #[n(0)]
         from: Kek,
         /// What it was bound to.
+        #[cbor(n(1), with = "minicbor::bytes")]
         from_aad: Vec<u8>,
         /// The sealed key.
+        #[n(2)]
         sealed: SealedKey,
         /// The KEK that shall seal it.
+        #[n(3)]
         to: Kek,
         /// What it shall be bound to.
+        #[cbor(n(4), with = "minicbor::bytes")]
         to_aad: Vec<u8>,
     },
 }
 
 /// The answer to one [`Operation`].
-#[derive(Debug)]
+#[derive(Debug, Encode, Decode)]
 pub enum Reply {
     /// Random bytes.
-    Random(SecretBytes),
+    #[n(0)]
+    Random(#[cbor(n(0), with = "transfer::bytes")] SecretBytes),
     /// A KEK wrapped under the root.
-    Wrapped(WrappedKek),
+    #[n(1)]
+    Wrapped(#[n(0)] WrappedKek),
     /// A new key, open and sealed.
+    #[n(2)]
     NewKey {
         /// The key itself.
+        #[cbor(n(0), with = "transfer::key")]
         key: Key256,
         /// The same, sealed under the KEK.
+        #[n(1)]
         sealed: SealedKey,
     },
     /// An opened key.
-    Key(Key256),
+    #[n(3)]
+    Key(#[cbor(n(0), with = "transfer::key")] Key256),
     /// A key sealed anew.
-    Sealed(SealedKey),
+    #[n(4)]
+    Sealed(#[n(0)] SealedKey),
 }
 
 /// Names a KEK by what it is: the root that wraps it and the wrapped bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Kek {
     /// The root key under which it is wrapped.
+    #[n(0)]
     pub root: RootId,
     /// The wrapped key.
+    #[n(1)]
     pub wrapped: WrappedKek,
 }
 
 /// The token that serves.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct TokenInfo {
     /// Its label, trailing spaces removed.
+    #[n(0)]
     pub label: String,
     /// Its serial number.
+    #[n(1)]
     pub serial: String,
     /// Who made it.
+    #[n(2)]
     pub manufacturer: String,
     /// Its model.
+    #[n(3)]
     pub model: String,
 }
 
@@ -137,7 +173,7 @@ pub enum Status {
     Starting,
     /// Serving. `epoch` grows with each connection.
     Ready {
-        /// Number of this connection, from 1.
+        /// Number of the newest connection that serves, from 1.
         epoch: u64,
         /// The token.
         token: TokenInfo,
@@ -147,32 +183,91 @@ pub enum Status {
         /// Why, in words for the operator.
         reason: String,
     },
-    /// Refused: no new attempt until a person acts (wrong PIN, unsafe module, wrong token).
+    /// Refused until a person acts (wrong PIN, unsafe module, a token with another root).
     Refused {
         /// Why, and what to do.
         reason: String,
     },
 }
 
+/// One token of the group that serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotStatus {
+    /// The token, as it was asked for.
+    pub name: String,
+    /// The state of the connection to it.
+    pub state: SlotState,
+}
+
+/// The state of the connection to one token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotState {
+    /// Not connected yet.
+    Starting,
+    /// Serving.
+    Ready {
+        /// Number of this connection, from 1, among those of all slots.
+        epoch: u64,
+        /// The token.
+        token: TokenInfo,
+    },
+    /// Away; a new attempt follows by itself.
+    Down(String),
+    /// Refused until a person acts.
+    Refused(String),
+    /// The token has another root; it is looked at again from time to time.
+    Foreign(String),
+}
+
+impl SlotState {
+    fn ready(&self) -> Option<(u64, &TokenInfo)> {
+        match self {
+            Self::Ready { epoch, token } => Some((*epoch, token)),
+            _ => None,
+        }
+    }
+
+    fn foreign(&self) -> Option<&str> {
+        match self {
+            Self::Foreign(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Why it does not serve.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Down(reason) | Self::Refused(reason) | Self::Foreign(reason) => Some(reason),
+            Self::Starting | Self::Ready { .. } => None,
+        }
+    }
+}
+
 /// Why an operation failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Encode, Decode)]
 pub enum HsmError {
     /// The queue is full.
     #[error("the HSM queue is full; retry after {} ms", retry_after.as_millis())]
+    #[n(0)]
     Busy {
         /// How long to wait before another try.
+        #[n(0)]
         retry_after: Duration,
     },
     /// The HSM is away, or did not answer in time.
     #[error("the HSM is not available: {0}")]
-    Unavailable(String),
+    #[n(1)]
+    Unavailable(#[n(0)] String),
     /// The wrapped or sealed key is damaged, or belongs to another root, KEK or context.
     #[error("a wrapped key did not verify in the HSM")]
+    #[n(2)]
     Integrity,
     /// The token does not have the root key that wraps this KEK.
     #[error("the token has no root key {0}")]
-    UnknownRoot(RootId),
+    #[n(3)]
+    UnknownRoot(#[n(0)] RootId),
     /// The module answered something it must not.
     #[error("the HSM misbehaved: {0}")]
-    Misbehaved(String),
+    #[n(4)]
+    Misbehaved(#[n(0)] String),
 }

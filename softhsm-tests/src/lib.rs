@@ -310,7 +310,56 @@ impl Default for World {
     }
 }
 
+/// An HSM process of a daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HsmProcess {
+    /// The process.
+    pub pid: u32,
+    /// What it calls itself: `keyward-hsm: ` and the token that it serves.
+    pub name: String,
+}
+
+impl HsmProcess {
+    /// Sends it a signal; one that has gone already needs none.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a process");
+        kill_process(pid, signal).ok();
+    }
+
+    /// A file of the process in `/proc`, or nothing when it has gone.
+    pub fn proc(&self, file: &str) -> String {
+        let read = std::fs::read(format!("/proc/{}/{file}", self.pid)).unwrap_or_default();
+        String::from_utf8_lossy(&read).replace('\0', " ")
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        // A zombie has no command line any more.
+        while self.proc("cmdline").starts_with("keyward-hsm: ") {
+            assert!(Instant::now() < deadline, "{self:?} lives on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
 impl Daemon {
+    /// Its HSM processes, by name.
+    pub fn hsm_processes(&self) -> Vec<HsmProcess> {
+        let pids = std::fs::read_dir("/proc")
+            .expect("/proc")
+            .filter_map(|entry| entry.expect("/proc").file_name().to_str()?.parse::<u32>().ok());
+        let parent = format!("PPid:\t{}\n", self.pid());
+        let mut found: Vec<_> = pids
+            .map(|pid| HsmProcess { pid, name: String::new() })
+            .filter(|process| process.proc("status").contains(&parent))
+            .map(|process| HsmProcess { name: process.proc("cmdline"), ..process })
+            .filter(|process| process.name.starts_with("keyward-hsm: "))
+            .collect();
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        found
+    }
+
     /// A client of this daemon.
     pub async fn client(&self) -> Client {
         Client::connect(&self.socket).await.expect("a connection")
@@ -476,6 +525,16 @@ pub async fn create_key(client: &Client, tenant: &str, key: &str) {
         made.is_ok() || made.as_ref().is_err_and(|error| error.code() == Code::AlreadyExists),
         "{made:?}"
     );
+}
+
+/// Makes a tenant, whose KEK is made in the HSM.
+///
+/// # Errors
+/// The code and the words of the refusal.
+pub async fn create_tenant(client: &Client, tenant: &str) -> Result<(), (Code, String)> {
+    let asked = CreateTenantRequest { tenant_id: tenant.to_owned(), display_name: String::new() };
+    let made = client.keys().create_tenant(asked).await;
+    made.map(drop).map_err(|error| (error.code(), error.to_string()))
 }
 
 /// What a program wrote, for messages.

@@ -43,6 +43,7 @@ fn every_option_stands_in_the_example() {
     for (table, head) in [
         ("top", format!("nonsense = 1\n{top}\n{hsm}")),
         ("hsm", format!("{top}\n{hsm}nonsense = 1\n")),
+        ("standby", format!("{top}\n{hsm}[[hsm.standby]]\nnonsense = 1\n")),
         ("server", format!("{top}\n{hsm}[server]\nnonsense = 1\n")),
         ("log", format!("{top}\n{hsm}[log]\nnonsense = 1\n")),
         ("store", format!("{top}\n{hsm}[store]\nnonsense = 1\n")),
@@ -72,6 +73,7 @@ fn lists(example: &str, option: &str) -> bool {
         line.starts_with(&format!("{option} = "))
             || line.starts_with(&format!("[{option}]"))
             || line.starts_with(&format!("[[{option}]]"))
+            || line.starts_with(&format!("[[hsm.{option}]]"))
             || line.starts_with(&format!("[class.{option}]"))
             || line.starts_with(&format!("[{option}."))
     })

@@ -52,7 +52,7 @@ fn keys_are_made_opened_and_moved() {
         said,
         json!({
             "persisted_first": true, "roots_differ": true, "backup_keys_differ": true, "listed": true,
-            "guards": "Guards { unmodifiable: true, uncopyable: false, limited: true }", "quirks": said["quirks"], "label": "keyward-test",
+            "guards": true, "quirks": said["quirks"], "label": "keyward-test",
             "opened": true, "reopened": true,
             // Random, unwrap, random, encrypt.
             "cold_operations": 4,

@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    keyward::cli::run(std::env::args_os()).into()
+    let arguments: Vec<_> = std::env::args_os().collect();
+    match keyward::daemon::child::run_if_asked(arguments.get(1..).unwrap_or_default()) {
+        Some(ended) => keyward::daemon::child::report("keyward", ended),
+        None => keyward::cli::run(arguments).into(),
+    }
 }

@@ -20,6 +20,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(ended) = keyward::daemon::child::run_if_asked(&words) {
+        return keyward::daemon::child::report("keywardd", ended);
+    }
     let arguments = Arguments::parse();
     match start(&arguments) {
         Ok(()) => ExitCode::SUCCESS,

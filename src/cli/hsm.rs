@@ -15,6 +15,7 @@ use crate::daemon;
 use crate::hsm::pin::{PinSource, clear_refused_pin};
 use crate::hsm::pkcs11::selftest::Verdict;
 use crate::hsm::pkcs11::{self, CheckReport};
+use crate::hsm::process::Slot;
 
 /// `keyward hsm`
 #[derive(Debug, Subcommand)]
@@ -72,25 +73,29 @@ impl Command {
 
 impl Check {
     async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
-        let settings = self.settings()?;
-        let report = blocking(move || pkcs11::check(&settings)).await?;
+        let Slot { hsm, pin } = self.slot()?;
+        let report = blocking(move || {
+            let pin = pin.read().map_err(|error| error.to_string())?;
+            pkcs11::check::check(&hsm, &pin).map_err(|error| error.to_string())
+        })
+        .await?;
         let usable = report.usable;
         shell.print.view(&report)?;
         Ok(if usable { Exit::Ok } else { Exit::Refused })
     }
 
-    fn settings(self) -> Result<pkcs11::Settings, Failure> {
+    fn slot(self) -> Result<Slot, Failure> {
         let bad_token = |error: daemon::TokenError| Failure::Input(error.to_string());
-        let settings = match (self.module, self.token) {
+        let slot = match (self.module, self.token) {
             (Some(module), Some(token)) => {
                 let token = daemon::token_selector(&token).map_err(bad_token)?;
                 let pin = self.pin_file.map_or(PinSource::Prompt, PinSource::File);
-                pkcs11::Settings::new(module, token, pin, own_state_dir()?)
+                Slot { hsm: pkcs11::Settings::new(module, token, own_state_dir()?), pin }
             }
-            _ => daemon::hsm_settings(&self.config.read()?).map_err(bad_token)?,
+            _ => daemon::hsm_settings(&self.config.read()?).map_err(bad_token)?.slots.swap_remove(0),
         };
-        make_private(&settings.state_dir)?;
-        Ok(settings)
+        make_private(&slot.hsm.state_dir)?;
+        Ok(slot)
     }
 }
 

@@ -45,7 +45,7 @@ impl View for Made {
             ("deployment", json!(self.deployment.to_string())),
             ("root", json!(self.root.to_string())),
             ("custody", json!("unfounded")),
-            ("token", json!(self.token)),
+            ("token", json!(self.tokens.join(", "))),
             ("backup_key", json!(self.backup_key)),
         ]
     }

@@ -165,8 +165,18 @@ impl View for status::Hsm {
             ("manufacturer", json!(self.manufacturer)),
             ("model", json!(self.model)),
             ("operations", json!(self.operations)),
+            ("slots", Value::Object(self.slots.iter().map(slot).collect())),
         ]
     }
+}
+
+/// One token of the group by its name.
+fn slot(slot: &status::Slot) -> (String, Value) {
+    let state = match slot.reason.as_str() {
+        "" => slot.state.clone(),
+        reason => format!("{}: {reason}", slot.state),
+    };
+    (slot.name.clone(), json!(state))
 }
 
 impl View for status::Root {

@@ -17,7 +17,8 @@ use super::settings;
 use crate::audit::{self, FileLog, Outcome, Pending};
 use crate::clock::Date;
 use crate::config::{Config, CustodyMode};
-use crate::hsm::pkcs11::{self, NewRoot, RootError};
+use crate::hsm::pkcs11::root::Settled;
+use crate::hsm::process::{self, NewRoot, TaskError};
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
 use crate::id::{DeploymentId, RootGeneration, RootId};
 use crate::keyring::binding;
@@ -34,8 +35,8 @@ pub struct Made {
     pub root: RootId,
     /// The installation's name.
     pub deployment: DeploymentId,
-    /// The token's label.
-    pub token: String,
+    /// The labels of the tokens that hold the root.
+    pub tokens: Vec<String>,
     /// Where the backup key is.
     pub backup_key: PathBuf,
     /// What the module is known to get wrong, in words.
@@ -68,7 +69,7 @@ pub enum InitError {
     Token(#[from] settings::TokenError),
     /// No root was made.
     #[error(transparent)]
-    Root(#[from] RootError),
+    Root(#[from] TaskError),
     /// The HSM did not serve.
     #[error("the HSM: {0}")]
     Hsm(#[from] HsmError),
@@ -106,25 +107,42 @@ pub fn init(config: &Config, backup_key: &Path, beside_existing: bool) -> Result
             return Err(InitError::Exists(path.display().to_string()));
         }
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(make(config, backup_key, beside_existing))
+}
+
+async fn make(config: &Config, backup_key: &Path, beside_existing: bool) -> Result<Made, InitError> {
     let hsm_settings = settings::hsm(config)?;
-    if let Some(root) = pkcs11::roots(&hsm_settings)?.first().filter(|_| !beside_existing) {
+    if let Some(root) = process::roots(&hsm_settings).await?.first().filter(|_| !beside_existing) {
         return Err(InitError::RootExists(*root));
     }
     let deployment = DeploymentId::random()?;
     let made =
-        pkcs11::create_root(&hsm_settings, |key, escrow| write_backup(backup_key, deployment, key, escrow))?;
-    let hsm = pkcs11::start(hsm_settings, Some(made.canary.clone()));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let written = runtime.block_on(write_records(config, &*hsm, deployment, &made));
-    hsm.shutdown();
+        process::create_root(&hsm_settings, |key, escrow| write_backup(backup_key, deployment, key, escrow));
+    let made = made.await?;
+    let hsm = process::start(hsm_settings, Some(made.born().canary.clone()));
+    let written = write_records(config, &*hsm, deployment, &made).await;
+    hsm.shutdown().await;
     written?;
     Ok(Made {
         root: made.id,
         deployment,
-        token: made.token.label,
+        tokens: made.settled.iter().map(|settled| settled.token.label.clone()).collect(),
         backup_key: backup_key.to_owned(),
-        quirks: made.quirks.iter().map(|quirk| format!("{}: {}", quirk.behaviour, quirk.lost)).collect(),
+        quirks: quirks(&made.settled),
     })
+}
+
+/// What the modules are known to get wrong, each once.
+fn quirks(settled: &[Settled]) -> Vec<String> {
+    let all = settled.iter().flat_map(|settled| settled.quirks.iter().cloned());
+    let mut once: Vec<String> = Vec::new();
+    all.for_each(|quirk| {
+        if !once.contains(&quirk) {
+            once.push(quirk);
+        }
+    });
+    once
 }
 
 async fn write_records(
@@ -140,9 +158,9 @@ async fn write_records(
         deployment,
         custody: Custody::Unfounded,
         escrow: made.escrow.clone(),
-        canary: made.canary.clone(),
-        token_serial: made.token.serial.clone(),
-        token_label: made.token.label.clone(),
+        canary: made.born().canary.clone(),
+        token_serial: made.born().token.serial.clone(),
+        token_label: made.born().token.label.clone(),
         created: Date::now(),
     };
     let (secret, key) = new_secret(hsm, &root).await?;
@@ -154,7 +172,12 @@ async fn write_records(
     let (_, change) =
         Records::create(kv, &config.journal(), deployment, StoreKeys::derive(&key), initial).await?;
     let mut record = Pending::begin(audit.clone(), None, "init", "", 0);
-    record.detail(format!("root {} on token {} serial {}", made.id, made.token.label, made.token.serial));
+    let tokens: Vec<String> = made
+        .settled
+        .iter()
+        .map(|settled| format!("token {} serial {}", settled.token.label, settled.token.serial))
+        .collect();
+    record.detail(format!("root {} on {}", made.id, tokens.join(" and ")));
     record.change(audit::StoreChange { revision: change.revision, digest: change.digest });
     record.finish(Outcome::Ok)?.await?;
     audit.close()?;

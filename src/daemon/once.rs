@@ -1,7 +1,7 @@
 //! The HSM for one command, without a daemon.
 
 use crate::config::Config;
-use crate::hsm::pkcs11;
+use crate::hsm::process;
 use crate::hsm::{Hsm, HsmError, Status};
 use crate::keyring::record::{Root, SystemSecret};
 use crate::secret::Key256;
@@ -29,14 +29,14 @@ pub(super) async fn secret(
     root: &Root,
     secret: &SystemSecret,
 ) -> Result<Key256, SecretError> {
-    let hsm = pkcs11::start(settings::hsm(config)?, Some(root.canary.clone()));
+    let hsm = process::start(settings::hsm(config)?, Some(root.canary.clone()));
     let opened = async {
         wait_until_ready(&*hsm).await?;
         open_secret(&*hsm, root, secret).await
     };
     let opened = opened.await;
-    if !hsm.shutdown() {
-        tracing::warn!("a call still hangs in the PKCS#11 module");
+    if !hsm.shutdown().await {
+        tracing::warn!("a call still hung in the PKCS#11 module; its process was ended");
     }
     Ok(opened?)
 }

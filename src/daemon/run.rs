@@ -17,7 +17,7 @@ use crate::access::Policy;
 use crate::access::policy::PolicyError;
 use crate::audit::{self, FileLog, Outcome, Pending};
 use crate::config::{Config, CustodyMode};
-use crate::hsm::pkcs11::{self, Pkcs11Hsm};
+use crate::hsm::process::{self, HsmGroup};
 use crate::hsm::{Hsm, Status};
 use crate::keyring::record::{Custody, Root};
 use crate::rpc::call::Gate;
@@ -93,7 +93,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
 struct Open {
     _lock: StateLock,
     audit: Arc<FileLog>,
-    hsm: Arc<Pkcs11Hsm>,
+    hsm: Arc<HsmGroup>,
     gate: Arc<Gate>,
     watcher: JoinHandle<()>,
 }
@@ -111,7 +111,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     let (audit, opened) = FileLog::open(settings::audit(config, false), root.deployment)?;
     tell_opened(&opened);
     let listener = listen::listen(&config.server)?;
-    let hsm = pkcs11::start(hsm_settings, Some(root.canary.clone()));
+    let hsm = process::start(hsm_settings, Some(root.canary.clone()));
     let (waiting, waiting_for) = watch::channel("the daemon has just started".to_owned());
     let gate = Gate::new(policy.clone(), audit.clone(), hsm.clone(), waiting_for)?;
     let (routes, health) = services::services(&gate, &config.limits)
@@ -282,8 +282,8 @@ async fn stop(config: &Config, open: Open) -> Result<(), RunError> {
     }
     // That the HSM goes now is no news.
     watcher.abort();
-    if !tokio::task::spawn_blocking(move || hsm.shutdown()).await.unwrap_or(false) {
-        tracing::warn!("a call still hangs in the PKCS#11 module");
+    if !hsm.shutdown().await {
+        tracing::warn!("a call still hung in a PKCS#11 module; its process was ended");
     }
     record(&audit, "stop", "")?;
     audit.close()?;

@@ -1,10 +1,15 @@
 //! From configuration to the settings of each part.
 
+use std::path::PathBuf;
+
 use crate::audit::file;
-use crate::config::Config;
+use crate::config::{Config, Standby};
 use crate::hsm::pin::PinSource;
 use crate::hsm::pkcs11::{self, TokenSelector, uri::TokenUri};
+use crate::hsm::process::{self, Slot};
 use crate::ops::vault;
+
+use super::child;
 
 /// Why an option cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -15,18 +20,42 @@ pub struct TokenError(#[from] pkcs11::uri::UriError);
 ///
 /// # Errors
 /// [`TokenError`] when `hsm.token` is a PKCS#11 URI that is not one.
-pub fn hsm(config: &Config) -> Result<pkcs11::Settings, TokenError> {
+pub fn hsm(config: &Config) -> Result<process::Settings, TokenError> {
     let hsm = &config.hsm;
-    Ok(pkcs11::Settings {
-        module: hsm.module.clone(),
-        token: token(&hsm.token)?,
-        pin: pin(config),
-        state_dir: config.state_dir.clone(),
-        sessions: hsm.sessions,
+    let primary = Slot {
+        hsm: pkcs11::Settings {
+            module: hsm.module.clone(),
+            token: token(&hsm.token)?,
+            state_dir: config.state_dir.clone(),
+            sessions: hsm.sessions,
+            kek_cache: hsm.kek_cache,
+            probe_interval: hsm.probe_interval.0,
+        },
+        pin: pin(hsm.pin_file.as_ref(), hsm.pin_credential.as_ref()),
+    };
+    let standby = hsm.standby.iter().map(|other| standby(&primary, other));
+    let others: Vec<Slot> = standby.collect::<Result<_, _>>()?;
+    let mut slots = vec![primary];
+    slots.extend(others);
+    Ok(process::Settings {
+        slots,
         queue: hsm.queue,
         deadline: hsm.deadline.0,
-        kek_cache: hsm.kek_cache,
-        probe_interval: hsm.probe_interval.0,
+        memory: hsm.memory.0,
+        program: child::program(&config.log),
+    })
+}
+
+/// What a standby does not say is as in the primary.
+fn standby(primary: &Slot, standby: &Standby) -> Result<Slot, TokenError> {
+    let module = standby.module.clone().unwrap_or_else(|| primary.hsm.module.clone());
+    let own_pin = standby.pin_file.is_some() || standby.pin_credential.is_some();
+    Ok(Slot {
+        hsm: pkcs11::Settings { module, token: token(&standby.token)?, ..primary.hsm.clone() },
+        pin: match own_pin {
+            true => pin(standby.pin_file.as_ref(), standby.pin_credential.as_ref()),
+            false => primary.pin.clone(),
+        },
     })
 }
 
@@ -41,8 +70,8 @@ pub fn token(text: &str) -> Result<TokenSelector, TokenError> {
     }
 }
 
-fn pin(config: &Config) -> PinSource {
-    match (&config.hsm.pin_file, &config.hsm.pin_credential) {
+fn pin(file: Option<&PathBuf>, credential: Option<&String>) -> PinSource {
+    match (file, credential) {
         (Some(path), _) => PinSource::File(path.clone()),
         (None, Some(name)) => PinSource::Credential(name.clone()),
         // The configuration's check demands one of the two.

@@ -14,7 +14,7 @@ use super::status::status;
 use crate::access::permission::ViewStatus;
 use crate::clock::Date;
 use crate::config::value::Role;
-use crate::hsm;
+use crate::hsm::{self, SlotState, SlotStatus};
 use crate::keyring::record::Custody;
 use crate::ops::{Error, Vault};
 
@@ -60,7 +60,10 @@ impl System {
         match (self.gate.vault(), &*self.gate.hsm.status().borrow()) {
             (Err(Error::NotReady(reason)), _) => (Serving::NotServing, reason),
             (Err(error), _) => (Serving::NotServing, error.to_string()),
-            (Ok(_), hsm::Status::Ready { .. }) => (Serving::Ready, String::new()),
+            (Ok(_), hsm::Status::Ready { .. }) => match missing(&self.gate.hsm.slots()) {
+                None => (Serving::Ready, String::new()),
+                Some(reason) => (Serving::Degraded, reason),
+            },
             (Ok(_), away) => (Serving::Degraded, words(away).1),
         }
     }
@@ -81,8 +84,28 @@ impl System {
             manufacturer: token.manufacturer,
             model: token.model,
             operations: self.gate.hsm.operations(),
+            slots: self.gate.hsm.slots().into_iter().map(slot).collect(),
         }
     }
+}
+
+/// Why some token of the group does not serve.
+fn missing(slots: &[SlotStatus]) -> Option<String> {
+    slots
+        .iter()
+        .find_map(|slot| Some(format!("the token with {} is missing: {}", slot.name, slot.state.reason()?)))
+}
+
+fn slot(slot: SlotStatus) -> proto::status::Slot {
+    let reason = slot.state.reason().unwrap_or_default().to_owned();
+    let (state, epoch, token_serial) = match slot.state {
+        SlotState::Starting => ("starting", 0, String::new()),
+        SlotState::Ready { epoch, token } => ("ready", epoch, token.serial),
+        SlotState::Down(_) => ("down", 0, String::new()),
+        SlotState::Refused(_) => ("refused", 0, String::new()),
+        SlotState::Foreign(_) => ("foreign", 0, String::new()),
+    };
+    proto::status::Slot { name: slot.name, state: state.to_owned(), reason, epoch, token_serial }
 }
 
 fn words(status: &hsm::Status) -> (&'static str, String) {

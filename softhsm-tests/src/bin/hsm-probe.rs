@@ -1,5 +1,5 @@
-//! Loads a real PKCS#11 module in a process of its own, plays one scenario
-//! through the library's interface, and prints what happened as JSON.
+//! Plays one scenario with a real PKCS#11 module, which an HSM process of its own
+//! loads, through the library's interface, and prints what happened as JSON.
 //!
 //! `hsm-probe SCENARIO FOLDER`; the folder holds `pin`, `state/` and `tokens/`.
 
@@ -9,12 +9,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyward::daemon::child;
 use keyward::hsm::pin::{PinSource, clear_refused_pin};
-use keyward::hsm::pkcs11::{self, NewRoot, Pkcs11Hsm, Settings, TokenSelector, create_root};
+use keyward::hsm::pkcs11::root::Guards;
+use keyward::hsm::pkcs11::{self, TokenSelector};
+use keyward::hsm::process::{self, HsmGroup, NewRoot, Program, Settings, create_root};
 use keyward::hsm::{Hsm, HsmError, Kek, Operation, Reply, Status};
 use keyward::id::RootId;
 use keyward::keyring::wrapped::{SealedKey, WrappedKek};
 use keyward::secret::Key256;
+use keyward_softhsm_tests::binary;
 use serde_json::{Value, json};
 
 type Outcome = Result<Value, Box<dyn Error>>;
@@ -36,8 +40,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "busy" => busy(&bench).await?,
         "storm" => storm(&bench).await?,
         "strange-canary" => strange_canary(&bench).await?,
-        "no-backup" => no_backup(&bench)?,
-        "check" => serde_json::to_value(pkcs11::check(&bench.settings())?)?,
+        "no-backup" => no_backup(&bench).await?,
+        "check" => serde_json::to_value(bench.check()?)?,
         other => return Err(format!("no scenario {other}").into()),
     };
     writeln!(std::io::stdout(), "{outcome}")?;
@@ -50,22 +54,30 @@ struct Bench {
 
 impl Bench {
     fn settings(&self) -> Settings {
-        let pin = PinSource::File(self.folder.join("pin"));
-        let settings = Settings::new(
-            MODULE.into(),
-            TokenSelector::label("keyward-test"),
-            pin,
-            self.folder.join("state"),
-        );
+        self.settings_with(|_| {})
+    }
+
+    fn settings_with(&self, change: impl FnOnce(&mut pkcs11::Settings)) -> Settings {
+        let (token, state) = (TokenSelector::label("keyward-test"), self.folder.join("state"));
+        let mut hsm = pkcs11::Settings::new(MODULE.into(), token, state);
+        change(&mut hsm);
+        let program = Program::new(binary("keyward"), vec![child::COMMAND.into()]);
+        let settings = Settings::new(hsm, PinSource::File(self.folder.join("pin")), program);
         Settings { deadline: Duration::from_secs(30), ..settings }
     }
 
-    fn root(&self) -> Result<NewRoot, Box<dyn Error>> {
-        Ok(create_root(&self.settings(), |_, _| Ok(()))?)
+    fn check(&self) -> Result<pkcs11::CheckReport, Box<dyn Error>> {
+        let settings = self.settings();
+        let slot = &settings.slots[0];
+        Ok(pkcs11::check::check(&slot.hsm, &slot.pin.read()?)?)
     }
 
-    async fn ready(&self, settings: Settings, root: &NewRoot) -> Result<Arc<Pkcs11Hsm>, Box<dyn Error>> {
-        let hsm = pkcs11::start(settings, Some(root.canary.clone()));
+    async fn root(&self) -> Result<NewRoot, Box<dyn Error>> {
+        Ok(create_root(&self.settings(), |_, _| Ok(())).await?)
+    }
+
+    async fn ready(&self, settings: Settings, root: &NewRoot) -> Result<Arc<HsmGroup>, Box<dyn Error>> {
+        let hsm = process::start(settings, Some(root.born().canary.clone()));
         wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
         Ok(hsm)
     }
@@ -75,33 +87,33 @@ impl Bench {
     }
 }
 
-async fn wait(hsm: &Pkcs11Hsm, wanted: impl Fn(&Status) -> bool) -> Result<Status, Box<dyn Error>> {
+async fn wait(hsm: &HsmGroup, wanted: impl Fn(&Status) -> bool) -> Result<Status, Box<dyn Error>> {
     let mut status = hsm.status();
     let waiting = tokio::time::timeout(Duration::from_secs(60), status.wait_for(wanted));
     let found = waiting.await.map_err(|_| format!("still {:?}", *hsm.status().borrow()))??;
     Ok(found.clone())
 }
 
-async fn one(hsm: &Pkcs11Hsm, operation: Operation) -> Result<Reply, HsmError> {
+async fn one(hsm: &HsmGroup, operation: Operation) -> Result<Reply, HsmError> {
     let mut answers = hsm.run(vec![operation]).await;
     answers.pop().unwrap_or(Err(HsmError::Misbehaved("no answer".to_owned())))
 }
 
-async fn new_kek(hsm: &Pkcs11Hsm, root: RootId) -> Result<Kek, Box<dyn Error>> {
+async fn new_kek(hsm: &HsmGroup, root: RootId) -> Result<Kek, Box<dyn Error>> {
     match one(hsm, Operation::GenerateKek { root }).await? {
         Reply::Wrapped(wrapped) => Ok(Kek { root, wrapped }),
         other => Err(format!("{other:?}").into()),
     }
 }
 
-async fn new_key(hsm: &Pkcs11Hsm, kek: &Kek, aad: &[u8]) -> Result<(Key256, SealedKey), Box<dyn Error>> {
+async fn new_key(hsm: &HsmGroup, kek: &Kek, aad: &[u8]) -> Result<(Key256, SealedKey), Box<dyn Error>> {
     match one(hsm, Operation::GenerateKey { kek: kek.clone(), aad: aad.to_vec() }).await? {
         Reply::NewKey { key, sealed } => Ok((key, sealed)),
         other => Err(format!("{other:?}").into()),
     }
 }
 
-async fn open(hsm: &Pkcs11Hsm, kek: &Kek, aad: &[u8], sealed: &SealedKey) -> Result<Key256, HsmError> {
+async fn open(hsm: &HsmGroup, kek: &Kek, aad: &[u8], sealed: &SealedKey) -> Result<Key256, HsmError> {
     let operation = Operation::OpenKey { kek: kek.clone(), aad: aad.to_vec(), sealed: sealed.clone() };
     match one(hsm, operation).await? {
         Reply::Key(key) => Ok(key),
@@ -121,14 +133,20 @@ fn words<T>(answer: Result<T, HsmError>) -> String {
 }
 
 async fn round_trip(bench: &Bench) -> Outcome {
-    let mut persisted_first = false;
-    let first = create_root(&bench.settings(), |_, escrow| {
+    let (mut persisted_first, mut backup_keys) = (false, Vec::new());
+    let first = create_root(&bench.settings(), |key, escrow| {
         // The root must not stand on the token yet; its backup is kept first.
-        persisted_first = escrow.bytes.len() == 40;
+        persisted_first = escrow.bytes.len() == 40 && objects(&bench.folder.join("tokens")).ok() == Some(0);
+        backup_keys.push(key.duplicate());
         Ok(())
-    })?;
-    let second = bench.root()?;
-    let listed = pkcs11::roots(&bench.settings())?;
+    })
+    .await?;
+    let second = create_root(&bench.settings(), |key, _| {
+        backup_keys.push(key.duplicate());
+        Ok(())
+    })
+    .await?;
+    let listed = process::roots(&bench.settings()).await?;
     let hsm = bench.ready(bench.settings(), &first).await?;
     let (a, b) = (new_kek(&hsm, first.id).await?, new_kek(&hsm, second.id).await?);
     let before = hsm.operations();
@@ -162,22 +180,22 @@ async fn round_trip(bench: &Bench) -> Outcome {
     Ok(json!({
         "persisted_first": persisted_first,
         "roots_differ": first.id != second.id && first.escrow != second.escrow,
-        "backup_keys_differ": first.backup_key.expose() != second.backup_key.expose(),
+        "backup_keys_differ": backup_keys[0].expose() != backup_keys[1].expose(),
         "listed": listed.len() == 2 && listed.contains(&first.id) && listed.contains(&second.id),
-        "guards": format!("{:?}", first.guards),
-        "quirks": first.quirks.len(),
-        "label": first.token.label,
+        "guards": first.born().guards == Guards { unmodifiable: true, uncopyable: false, limited: true },
+        "quirks": first.born().quirks.len(),
+        "label": first.born().token.label,
         "opened": opened.expose() == key.expose(),
         "reopened": reopened.expose() == key.expose(),
         "cold_operations": cold,
         "random": random,
-        "shutdown": hsm.shutdown(),
+        "shutdown": hsm.shutdown().await,
         "after_shutdown": words(open(&hsm, &a, b"aad", &sealed).await),
     }))
 }
 
 async fn damage(bench: &Bench) -> Outcome {
-    let root = bench.root()?;
+    let root = bench.root().await?;
     let hsm = bench.ready(bench.settings(), &root).await?;
     let kek = new_kek(&hsm, root.id).await?;
     let (_, sealed) = new_key(&hsm, &kek, b"aad").await?;
@@ -200,15 +218,15 @@ async fn damage(bench: &Bench) -> Outcome {
         "still_opens": words(open(&hsm, &kek, b"aad", &sealed).await),
         "same_connection": matches!(*hsm.status().borrow(), Status::Ready { epoch: 1, .. }),
     });
-    hsm.shutdown();
+    hsm.shutdown().await;
     Ok(answers)
 }
 
 async fn wrong_label(bench: &Bench) -> Outcome {
-    let settings = Settings { token: TokenSelector::label("nobody"), ..bench.settings() };
-    let hsm = pkcs11::start(settings, None);
+    let settings = bench.settings_with(|hsm| hsm.token = TokenSelector::label("nobody"));
+    let hsm = process::start(settings, None);
     let status = wait(&hsm, |status| matches!(status, Status::Down { .. })).await?;
-    hsm.shutdown();
+    hsm.shutdown().await;
     Ok(json!({ "status": format!("{status:?}") }))
 }
 
@@ -219,33 +237,33 @@ async fn wrong_pin(bench: &Bench) -> Outcome {
     let pin = bench.folder.join("pin");
     let right = std::fs::read_to_string(&pin)?;
     std::fs::write(&pin, "99999999")?;
-    let hsm = pkcs11::start(bench.settings(), None);
+    let hsm = process::start(bench.settings(), None);
     let first = wait(&hsm, refused).await?;
     let turned_away = words(one(&hsm, Operation::Random { len: 1 }).await);
-    hsm.shutdown();
+    hsm.shutdown().await;
     let recorded = std::fs::read_to_string(bench.folder.join("state/pin-refused"))?;
 
     set_token_pin("99999999")?;
     let mut again = Vec::new();
     for _ in 0..3 {
-        let hsm = pkcs11::start(bench.settings(), None);
+        let hsm = process::start(bench.settings(), None);
         again.push(format!("{:?}", wait(&hsm, refused).await?));
-        hsm.shutdown();
+        hsm.shutdown().await;
     }
-    let check = pkcs11::check(&bench.settings()).err().ok_or("the PIN was presented again")?.to_string();
+    let check = bench.check().err().ok_or("the PIN was presented again")?.to_string();
 
-    let hsm = pkcs11::start(bench.settings(), None);
+    let hsm = process::start(bench.settings(), None);
     wait(&hsm, refused).await?;
     let cleared = clear_refused_pin(&bench.folder.join("state"))?;
     let ready = wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
-    hsm.shutdown();
+    hsm.shutdown().await;
 
     std::fs::write(&pin, right.trim())?;
-    let hsm = pkcs11::start(bench.settings(), None);
+    let hsm = process::start(bench.settings(), None);
     wait(&hsm, refused).await?;
     std::fs::write(&pin, "99999999")?;
     wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
-    hsm.shutdown();
+    hsm.shutdown().await;
     let record = std::fs::read_to_string(bench.folder.join("state/pin-refused"))?;
     Ok(json!({
         "first": format!("{first:?}"),
@@ -269,8 +287,8 @@ fn set_token_pin(new: &str) -> Result<(), Box<dyn Error>> {
 }
 
 async fn removal(bench: &Bench) -> Outcome {
-    let root = bench.root()?;
-    let settings = Settings { probe_interval: Duration::from_millis(50), ..bench.settings() };
+    let root = bench.root().await?;
+    let settings = bench.settings_with(|hsm| hsm.probe_interval = Duration::from_millis(50));
     let hsm = bench.ready(settings, &root).await?;
     let kek = new_kek(&hsm, root.id).await?;
     let (key, sealed) = new_key(&hsm, &kek, b"aad").await?;
@@ -281,7 +299,7 @@ async fn removal(bench: &Bench) -> Outcome {
     std::fs::rename(&away, &here)?;
     let ready = wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
     let opened = open(&hsm, &kek, b"aad", &sealed).await?;
-    hsm.shutdown();
+    hsm.shutdown().await;
     Ok(json!({
         "down": format!("{down:?}"),
         "meanwhile": meanwhile,
@@ -292,8 +310,8 @@ async fn removal(bench: &Bench) -> Outcome {
 
 /// No probe runs: the call itself finds the loss, and is answered after the token came back.
 async fn interrupted(bench: &Bench) -> Outcome {
-    let root = bench.root()?;
-    let settings = Settings { probe_interval: Duration::from_secs(3600), ..bench.settings() };
+    let root = bench.root().await?;
+    let settings = bench.settings_with(|hsm| hsm.probe_interval = Duration::from_secs(3600));
     let hsm = bench.ready(settings, &root).await?;
     let (here, away) = bench.tokens();
     std::fs::rename(&here, &away)?;
@@ -305,17 +323,18 @@ async fn interrupted(bench: &Bench) -> Outcome {
     std::fs::rename(&away, &here)?;
     let answer = words(call.await?);
     let ready = wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
-    hsm.shutdown();
+    hsm.shutdown().await;
     Ok(json!({ "answer": answer, "epoch": if let Status::Ready { epoch, .. } = ready { epoch } else { 0 } }))
 }
 
 async fn busy(bench: &Bench) -> Outcome {
-    let root = bench.root()?;
-    let hsm = bench.ready(Settings { sessions: 1, queue: 1, ..bench.settings() }, &root).await?;
-    let long = |len: usize| std::iter::repeat_with(|| Operation::Random { len: 4096 }).take(len).collect();
+    let root = bench.root().await?;
+    let hsm =
+        bench.ready(Settings { queue: 1, ..bench.settings_with(|hsm| hsm.sessions = 1) }, &root).await?;
+    let long = |len: usize| std::iter::repeat_with(|| Operation::Random { len: 32 }).take(len).collect();
     let calls: Vec<_> = (0..8)
         .map(|_| {
-            let (hsm, list) = (Arc::clone(&hsm), long(20_000));
+            let (hsm, list) = (Arc::clone(&hsm), long(100_000));
             tokio::spawn(async move { hsm.run(list).await.into_iter().map(words).next() })
         })
         .collect();
@@ -325,13 +344,14 @@ async fn busy(bench: &Bench) -> Outcome {
     }
     let count = |wanted: &str| answers.iter().filter(|answer| *answer == wanted).count();
     let outcome = json!({ "busy": count("busy"), "ok": count("ok"), "of": answers.len() });
-    hsm.shutdown();
+    hsm.shutdown().await;
     Ok(outcome)
 }
 
 async fn storm(bench: &Bench) -> Outcome {
-    let root = bench.root()?;
-    let settings = Settings { sessions: 4, queue: 64, kek_cache: 2, ..bench.settings() };
+    let root = bench.root().await?;
+    let settings =
+        Settings { queue: 64, ..bench.settings_with(|hsm| (hsm.sessions, hsm.kek_cache) = (4, 2)) };
     let hsm = bench.ready(settings, &root).await?;
     let mut keys = Vec::new();
     for number in 0..6u8 {
@@ -360,34 +380,34 @@ async fn storm(bench: &Bench) -> Outcome {
         right += thread.await?;
     }
     let epoch_one = matches!(*hsm.status().borrow(), Status::Ready { epoch: 1, .. });
-    hsm.shutdown();
+    hsm.shutdown().await;
     Ok(json!({ "right": right, "same_connection": epoch_one }))
 }
 
 /// A canary of a root that is not there, and one whose known answer differs.
 async fn strange_canary(bench: &Bench) -> Outcome {
-    let root = bench.root()?;
-    let mut missing = root.canary.clone();
+    let root = bench.root().await?;
+    let mut missing = root.born().canary.clone();
     missing.root = RootId([9; 16]);
-    let mut other = root.canary.clone();
+    let mut other = root.born().canary.clone();
     other.fingerprint[0] ^= 1;
-    let mut damaged = root.canary.clone();
+    let mut damaged = root.born().canary.clone();
     damaged.kek.bytes[0] ^= 1;
     let mut said = Vec::new();
     for canary in [missing, other, damaged] {
-        let hsm = pkcs11::start(bench.settings(), Some(canary));
+        let hsm = process::start(bench.settings(), Some(canary));
         said.push(format!("{:?}", wait(&hsm, |status| *status != Status::Starting).await?));
-        hsm.shutdown();
+        hsm.shutdown().await;
     }
     Ok(json!({ "said": said }))
 }
 
-fn no_backup(bench: &Bench) -> Outcome {
+async fn no_backup(bench: &Bench) -> Outcome {
     let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
-    let error = create_root(&bench.settings(), |_, _| Err(full())).err().ok_or("a root was made")?;
+    let error = create_root(&bench.settings(), |_, _| Err(full())).await.err().ok_or("a root was made")?;
     let left = objects(&bench.folder.join("tokens"))?;
     Ok(
-        json!({ "error": error.to_string(), "objects": left, "roots": pkcs11::roots(&bench.settings())?.len() }),
+        json!({ "error": error.to_string(), "objects": left, "roots": process::roots(&bench.settings()).await?.len() }),
     )
 }
 

@@ -16,6 +16,7 @@ use crate::hsm::pkcs11::primitive::{self, IV_LEN, Usage};
 use crate::hsm::pkcs11::quirks::{self, Quirk};
 use crate::hsm::pkcs11::root;
 use crate::hsm::pkcs11::selftest::{self, SelfTest};
+use crate::secret::Pin;
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -69,11 +70,10 @@ pub struct Timing {
 ///
 /// # Errors
 /// [`ConnectError`] when it does not come to a login or the token cannot be described.
-pub fn check(settings: &Settings) -> Result<CheckReport, ConnectError> {
-    let pin = settings.pin.read().map_err(|error| ConnectError::Refused(error.to_string()))?;
+pub fn check(settings: &Settings, pin: &Pin) -> Result<CheckReport, ConnectError> {
     let module = Library::load(&settings.module)?.open(&settings.token)?;
     let session = module.session(false)?;
-    login(&module, &session, &pin, &RefusedPins::in_dir(&settings.state_dir))?;
+    login(&module, &session, pin, &RefusedPins::in_dir(&settings.state_dir))?;
     report(&module, &session).map_err(|error| ConnectError::Away(words(&error)))
 }
 

@@ -106,7 +106,7 @@ impl Connected {
     fn prove_root(&mut self, canary: Canary) -> Result<(), ConnectError> {
         let token = self.connection.module.token();
         let refused = |reason: String| {
-            Err(ConnectError::Refused(format!(
+            Err(ConnectError::Foreign(format!(
                 "token {:?} (serial {}) is not the one that this store was made with: {reason}; check hsm.token",
                 token.label, token.serial
             )))

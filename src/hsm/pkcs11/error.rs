@@ -1,16 +1,23 @@
 //! Words for what a module answered, and why a connection did not come about.
 
 use cryptoki::error::{Error, RvError};
+use minicbor::{Decode, Encode};
 
 /// Why there is no connection to the token.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Encode, Decode)]
 pub enum ConnectError {
     /// The token is away or unwell; trying again is safe.
     #[error("{0}")]
-    Away(String),
+    #[n(0)]
+    Away(#[n(0)] String),
     /// Trying again is useless or harmful until a person acts.
     #[error("{0}")]
-    Refused(String),
+    #[n(1)]
+    Refused(#[n(0)] String),
+    /// The token is not the one whose root the store was made with.
+    #[error("{0}")]
+    #[n(2)]
+    Foreign(#[n(0)] String),
 }
 
 /// A module's error in one short clause, without the specification's paragraphs.

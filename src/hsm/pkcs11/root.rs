@@ -5,7 +5,6 @@
 //! object. After that no call makes another copy of it: a later backup, or
 //! another set of custodians, means another root.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -13,6 +12,7 @@ use cryptoki::error::Error;
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
+use minicbor::{Decode, Encode};
 use sha2::{Digest, Sha256};
 
 use crate::hsm::pkcs11::Settings;
@@ -21,41 +21,56 @@ use crate::hsm::pkcs11::error::{ConnectError, words};
 use crate::hsm::pkcs11::execute::{Executor, Failure};
 use crate::hsm::pkcs11::module::Library;
 use crate::hsm::pkcs11::primitive::{self, Usage, WRAPPED_LEN};
-use crate::hsm::pkcs11::quirks::Quirk;
+use crate::hsm::transfer;
 use crate::hsm::{Kek, TokenInfo};
 use crate::id::RootId;
 use crate::keyring::wrapped::{Canary, WrapMechanism, WrappedKek};
-use crate::secret::Key256;
+use crate::secret::{Key256, Pin};
 
 const LABEL: &str = "keyward root ";
 
-/// A new root key.
-#[derive(Debug)]
-pub struct NewRoot {
-    /// Its name, and its CKA_ID on the token.
+/// A root key before it stands on any token: the escrow at birth.
+#[derive(Debug, Encode, Decode)]
+pub struct Escrow {
+    /// The root's name, and its CKA_ID on each token.
+    #[n(0)]
     pub id: RootId,
     /// The root, wrapped under the backup key.
-    pub escrow: WrappedKek,
-    /// The key that opens the escrow; useless without it.
+    #[n(1)]
+    pub wrapped: WrappedKek,
+    /// The key that opens it; useless without it.
+    #[cbor(n(2), with = "transfer::key")]
     pub backup_key: Key256,
+}
+
+/// A root key on a token.
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct Settled {
     /// What proves from now on that a token has this root.
+    #[n(0)]
     pub canary: Canary,
     /// The token that holds it.
+    #[n(1)]
     pub token: TokenInfo,
     /// How the token guards it.
+    #[n(2)]
     pub guards: Guards,
-    /// What the module is known to get wrong.
-    pub quirks: Vec<&'static Quirk>,
+    /// What the module is known to get wrong, and what is lost by it.
+    #[n(3)]
+    pub quirks: Vec<String>,
 }
 
 /// How a token guards a root key beyond Sensitive=1, Extractable=0 and its unwrap template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Guards {
     /// Modifiable=0: nobody can change its attributes.
+    #[n(0)]
     pub unmodifiable: bool,
     /// Copyable=0: nobody can copy it.
+    #[n(1)]
     pub uncopyable: bool,
     /// AllowedMechanisms={CKM_AES_KEY_WRAP}: it does nothing but wrap and unwrap.
+    #[n(2)]
     pub limited: bool,
 }
 
@@ -69,8 +84,8 @@ pub enum RootError {
     #[error("the operating system gives no random bytes: {0}")]
     Random(#[from] getrandom::Error),
     /// The backup key could not be kept, so no root was made.
-    #[error("no root key was made, because its backup could not be kept: {0}")]
-    Persist(io::Error),
+    #[error("no root key was made, because its backup could not be kept")]
+    NotKept,
     /// A call failed; nothing stays on the token.
     #[error("no root key was made: {step}: {reason}")]
     Module {
@@ -108,47 +123,70 @@ fn refused(step: &'static str) -> impl Fn(Failure) -> RootError {
     }
 }
 
-/// Connects for one task, with the PIN read now.
-fn connect(settings: &Settings, write: bool) -> Result<Connected, ConnectError> {
-    let pin = settings.pin.read().map_err(|error| ConnectError::Refused(error.to_string()))?;
+/// Connects for one task. No pool may use the module in this process meanwhile.
+fn connect(settings: &Settings, pin: &Pin, write: bool) -> Result<Connected, ConnectError> {
     let library: Arc<Library> = Library::load(&settings.module)?;
-    Connected::open(&library, settings, &pin, None, write)
+    Connected::open(&library, settings, pin, None, write)
 }
 
-/// Makes a root key. `persist` must keep the backup key and the escrow durably;
-/// it is called before the root becomes a token object, so no root exists
-/// without its backup. No service may use the module in this process meanwhile.
+/// Makes a root key.
+///
+/// `keep` must keep the escrow durably, or answer `false`; it is called before
+/// the root becomes a token object, so no root exists without its backup.
+/// `accept` sees the root on the token; when it answers `false`, the root is
+/// destroyed again.
 ///
 /// # Errors
 /// [`RootError`]; except for [`RootError::Stranded`], nothing stays on the token.
-pub fn create_root(
+pub fn create(
     settings: &Settings,
-    persist: impl FnOnce(&Key256, &WrappedKek) -> io::Result<()>,
-) -> Result<NewRoot, RootError> {
-    let connected = connect(settings, true)?;
+    pin: &Pin,
+    keep: impl FnOnce(Escrow) -> bool,
+    accept: impl FnOnce(&Settled) -> bool,
+) -> Result<(), RootError> {
+    let connected = connect(settings, pin, true)?;
     let birth = Birth { connected: &connected, session: &connected.holder, id: RootId::random()? };
     let uncounted = AtomicU64::new(0);
     let executor = connected.connection.executor(&connected.holder, &uncounted);
     let backup_key = executor.new_key().map_err(refused("making the backup key"))?;
-    let backup = primitive::import(birth.session, backup_key.expose(), Usage::Wrap, false)
-        .map_err(failed("importing the backup key"))?;
-    let escrow = birth.escrow(backup)?;
-    persist(&backup_key, &escrow).map_err(RootError::Persist)?;
-    let root = birth.settle(backup, &escrow)?;
-    let proved = birth.prove(&executor, root, backup);
-    let (canary, guards) = proved.or_else(|reason| birth.abandon(root, reason))?;
-    birth.session.destroy_object(backup).map_err(failed("destroying the backup key's copy in the token"))?;
-    let token = connected.connection.module.token().clone();
-    let quirks = connected.connection.quirks.clone();
-    Ok(NewRoot { id: birth.id, escrow, backup_key, canary, token, guards, quirks })
+    let backup = birth.import(&backup_key)?;
+    let wrapped = birth.escrow(backup)?;
+    if !keep(Escrow { id: birth.id, wrapped: wrapped.clone(), backup_key }) {
+        return Err(RootError::NotKept);
+    }
+    let root = birth.settle(backup, &wrapped)?;
+    let proved = birth.prove(root, backup, || birth.canary(&executor));
+    birth.finish(root, backup, proved, accept)
+}
+
+/// Puts a root that was born on another token onto this one.
+///
+/// # Errors
+/// As [`create`].
+pub fn adopt(
+    settings: &Settings,
+    pin: &Pin,
+    escrow: &Escrow,
+    canary: &Canary,
+    accept: impl FnOnce(&Settled) -> bool,
+) -> Result<(), RootError> {
+    let connected = connect(settings, pin, true)?;
+    let birth = Birth { connected: &connected, session: &connected.holder, id: escrow.id };
+    let uncounted = AtomicU64::new(0);
+    let executor = connected.connection.executor(&connected.holder, &uncounted);
+    let backup = birth.import(&escrow.backup_key)?;
+    let root = birth.settle(backup, &escrow.wrapped)?;
+    let opens = || executor.prove(canary).map_err(|failure| refused("the canary")(failure).to_string());
+    let proved = birth.prove(root, backup, || opens().map(|()| canary.clone()));
+    birth.finish(root, backup, proved, accept)
 }
 
 /// The names of the root keys that Keyward has made on the token.
 ///
 /// # Errors
 /// [`RootError`] when the token cannot be asked.
-pub fn roots(settings: &Settings) -> Result<Vec<RootId>, RootError> {
-    let connected = connect(settings, false)?;
+pub fn roots(settings: &Settings, pin: &Pin) -> Result<Vec<RootId>, RootError> {
+    let connected = connect(settings, pin, false)?;
     list(&connected.holder).map_err(failed("listing the root keys"))
 }
 
@@ -179,6 +217,33 @@ struct Birth<'a> {
 }
 
 impl Birth<'_> {
+    fn import(&self, backup_key: &Key256) -> Result<ObjectHandle, RootError> {
+        primitive::import(self.session, backup_key.expose(), Usage::Wrap, false)
+            .map_err(failed("importing the backup key"))
+    }
+
+    /// Shows the proved root to whoever decides, and destroys what must not stay.
+    fn finish(
+        &self,
+        root: ObjectHandle,
+        backup: ObjectHandle,
+        proved: Result<(Canary, Guards), String>,
+        accept: impl FnOnce(&Settled) -> bool,
+    ) -> Result<(), RootError> {
+        let (canary, guards) = proved.or_else(|reason| self.abandon(root, reason))?;
+        self.session
+            .destroy_object(backup)
+            .map_err(failed("destroying the backup key's copy in the token"))?;
+        let connection = &self.connected.connection;
+        let quirks =
+            connection.quirks.iter().map(|quirk| format!("{}: {}", quirk.behaviour, quirk.lost)).collect();
+        let settled = Settled { canary, token: connection.module.token().clone(), guards, quirks };
+        if accept(&settled) {
+            return Ok(());
+        }
+        self.abandon(root, "it was not made on every token of the group".to_owned())
+    }
+
     /// Generates the root and wraps it under the backup key; it lives for one call.
     fn escrow(&self, backup: ObjectHandle) -> Result<WrappedKek, RootError> {
         let born = primitive::generate(self.session, Usage::None, true).map_err(failed("generating"))?;
@@ -249,12 +314,12 @@ impl Birth<'_> {
         ]
     }
 
-    /// Proves that the root is what was asked for; makes its canary.
+    /// Proves that the root is what was asked for, and that it opens its canary.
     fn prove(
         &self,
-        executor: &Executor<'_>,
         root: ObjectHandle,
         backup: ObjectHandle,
+        canary: impl FnOnce() -> Result<Canary, String>,
     ) -> Result<(Canary, Guards), String> {
         let expected = self.attributes(true);
         let types = expected.each_ref().map(Attribute::attribute_type);
@@ -265,7 +330,7 @@ impl Birth<'_> {
             return Err("it could be wrapped once more".to_owned());
         }
         self.refuses_decryption(root)?;
-        let canary = self.canary(executor)?;
+        let canary = canary()?;
         self.refuses_extractable(root, &canary.kek)?;
         Ok((canary, self.guards(root).map_err(|error| words(&error))?))
     }

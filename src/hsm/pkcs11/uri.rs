@@ -4,18 +4,24 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use minicbor::{Decode, Encode};
+
 use crate::hsm::TokenInfo;
 
 /// What a token must show to be the one; never a slot number, because slots are renumbered at will.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct TokenSelector {
     /// Its label.
+    #[n(0)]
     pub label: Option<String>,
     /// Its serial number.
+    #[n(1)]
     pub serial: Option<String>,
     /// Who made it.
+    #[n(2)]
     pub manufacturer: Option<String>,
     /// Its model.
+    #[n(3)]
     pub model: Option<String>,
 }
 

@@ -1,0 +1,114 @@
+//! The PKCS#11 library lives in a process of its own; the daemon survives it.
+
+use keyward::client::Code;
+use keyward::rpc::proto::status::Serving;
+use keyward_softhsm_tests::{Daemon, HsmProcess, KEY, World, create_key, create_tenant};
+use rustix::process::Signal;
+
+fn only(daemon: &Daemon) -> HsmProcess {
+    let processes = daemon.hsm_processes();
+    let [only] = processes.as_slice() else { panic!("{processes:?}") };
+    only.clone()
+}
+
+/// Waits for another connection than `epoch`.
+async fn reconnected(daemon: &mut Daemon, epoch: u64) -> u64 {
+    let again = |status: &keyward::rpc::proto::Status| {
+        status.serving() == Serving::Ready && status.hsm.as_ref().is_some_and(|hsm| hsm.epoch > epoch)
+    };
+    daemon.wait_for(again).await.expect("a new connection").hsm.expect("an HSM").epoch
+}
+
+#[tokio::test]
+async fn the_library_is_loaded_by_the_hsm_process_only() {
+    let world = World::ready();
+    let daemon = world.start().await;
+    let process = only(&daemon);
+    let library = "libsofthsm2.so";
+    assert!(process.proc("maps").contains(library), "{process:?}");
+    let daemon_maps = std::fs::read_to_string(format!("/proc/{}/maps", daemon.pid())).expect("maps");
+    assert!(!daemon_maps.contains(library));
+    for file in ["cmdline", "environ"] {
+        let shown = process.proc(file);
+        assert!(!shown.is_empty() && !shown.contains("8521-test"), "the PIN stands in {file}");
+    }
+}
+
+#[tokio::test]
+async fn a_killed_process_costs_no_key_and_no_answer_is_wrong() {
+    let world = World::ready();
+    let (mut daemon, client) = world.start_with_key().await;
+    let about = keyward::client::Context::new();
+    let sealed = client.encrypt(KEY, "before", &about).await.expect("a ciphertext");
+    let mut made = Vec::new();
+    let mut epoch = 1;
+    for round in 0..5 {
+        let process = only(&daemon);
+        process.signal(Signal::KILL);
+        // The first call may find the process dying, dead, or already replaced.
+        let tenant = format!("t{round}");
+        for _ in 0..3 {
+            match create_tenant(&client, &tenant).await {
+                Ok(_) => made.push(tenant.clone()),
+                Err((Code::Unavailable, _)) => {}
+                Err((Code::AlreadyExists, _)) => break,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        epoch = reconnected(&mut daemon, epoch).await;
+        process.ended().await;
+        let opened = client.decrypt(KEY, sealed.ciphertext.clone(), &about).await.expect("the plaintext");
+        assert_eq!(opened.plaintext.expose(), b"before");
+    }
+    for tenant in &made {
+        create_key(&client, tenant, "k").await;
+    }
+    assert!(daemon.stop().await.success(), "{}", world.log());
+    assert!(world.log().contains("was ended by signal 9"), "{}", world.log());
+}
+
+#[tokio::test]
+async fn a_process_that_hangs_is_replaced() {
+    let mut world = World::new();
+    world.reconfigure("[hsm]\n", "[hsm]\ndeadline = \"2s\"\n");
+    world.init();
+    let (mut daemon, client) = world.start_with_key().await;
+    let process = only(&daemon);
+    process.signal(Signal::STOP);
+    // Whether this call is answered by the next process or given up depends on the machine.
+    match create_tenant(&client, "slow").await {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.0, Code::Unavailable, "{error:?}"),
+    }
+    reconnected(&mut daemon, 1).await;
+    process.ended().await;
+    assert_ne!(only(&daemon).pid, process.pid);
+    create_tenant(&client, "quick").await.expect("a tenant");
+    let log = world.log();
+    assert!(log.contains("did not return in time") || log.contains("no sign of life"), "{log}");
+}
+
+#[tokio::test]
+async fn no_process_outlives_its_daemon() {
+    let world = World::ready();
+    let daemon = world.start().await;
+    let process = only(&daemon);
+    daemon.signal(Signal::KILL);
+    process.ended().await;
+    drop(daemon);
+
+    let daemon = world.start().await;
+    let process = only(&daemon);
+    assert!(daemon.stop().await.success(), "{}", world.log());
+    process.ended().await;
+}
+
+#[test]
+fn a_person_who_starts_it_is_told_what_it_is_for() {
+    let world = World::new();
+    for program in ["keyward", "keywardd"] {
+        let said = world.command(program).arg("hsm-process").output().expect("a program");
+        let error = String::from_utf8_lossy(&said.stderr);
+        assert!(!said.status.success() && error.contains("for keywardd itself"), "{program}: {error}");
+    }
+}

@@ -1,0 +1,92 @@
+//! The HSM process: the same program, started by itself under another command.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use super::{hardening, logging};
+use crate::config::{Level, Log, LogFormat};
+use crate::hsm::process::{self, ChildError, Program};
+
+/// The command that makes an HSM process of `keywardd` and of `keyward`; no user calls it.
+pub const COMMAND: &str = "hsm-process";
+
+/// This program as an HSM process that logs as the daemon does.
+pub(crate) fn program(log: &Log) -> Program {
+    let arguments = [COMMAND, level(log.level), format(log.format)];
+    Program::this(arguments.map(OsString::from).to_vec())
+}
+
+/// Runs as an HSM process, when the arguments (without the program's name) say so.
+pub fn run_if_asked(arguments: &[OsString]) -> Option<Result<(), ChildError>> {
+    let [command, rest @ ..] = arguments else { return None };
+    (command == COMMAND).then(|| {
+        hardening::harden()?;
+        logging::start(&log(rest));
+        process::run_child()
+    })
+}
+
+/// How an HSM process ended, as an exit code, and on stderr when it was an error.
+pub fn report(program: &str, ended: Result<(), ChildError>) -> ExitCode {
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to be told when stderr is closed.
+            writeln!(std::io::stderr(), "{program}: error: {error}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The settings that [`program`] has written.
+fn log(arguments: &[OsString]) -> Log {
+    let said = |word: &str| arguments.iter().any(|argument| argument == word);
+    let levels = [Level::Error, Level::Warn, Level::Info, Level::Debug];
+    let formats = [LogFormat::Auto, LogFormat::Text, LogFormat::Json, LogFormat::Journald];
+    let default = Log::default();
+    Log {
+        level: levels.into_iter().find(|one| said(level(*one))).unwrap_or(default.level),
+        format: formats.into_iter().find(|one| said(format(*one))).unwrap_or(default.format),
+    }
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::Error => "error",
+        Level::Warn => "warn",
+        Level::Info => "info",
+        Level::Debug => "debug",
+    }
+}
+
+fn format(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Auto => "auto",
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+        LogFormat::Journald => "journald",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_logs_as_the_daemon_does() {
+        for level in [Level::Error, Level::Warn, Level::Info, Level::Debug] {
+            for format in [LogFormat::Auto, LogFormat::Text, LogFormat::Json, LogFormat::Journald] {
+                let arguments = [super::level(level), super::format(format)].map(OsString::from);
+                let read = log(&arguments);
+                assert_eq!((read.level, read.format), (level, format));
+            }
+        }
+    }
+
+    #[test]
+    fn other_arguments_are_for_others() {
+        assert!(run_if_asked(&[]).is_none());
+        assert!(run_if_asked(&["--config".into(), COMMAND.into()]).is_none());
+    }
+}

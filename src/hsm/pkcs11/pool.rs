@@ -1,0 +1,165 @@
+//! Session threads: lists of operations in, answers out.
+//!
+//! A session belongs to one thread for life. KEKs are unwrapped on the session
+//! that first needs them and used by all, so all sessions are closed together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use cryptoki::session::Session;
+
+use crate::hsm::pkcs11::Settings;
+use crate::hsm::pkcs11::connection::{Connected, Connection};
+use crate::hsm::pkcs11::error::ConnectError;
+use crate::hsm::pkcs11::module::Library;
+use crate::hsm::{HsmError, Operation, Reply, TokenInfo};
+use crate::keyring::wrapped::Canary;
+use crate::secret::Pin;
+
+/// What became of a list of operations.
+#[derive(Debug)]
+pub struct Executed {
+    /// One entry for each operation, in order.
+    pub answers: Vec<Result<Reply, HsmError>>,
+    /// Calls that used a key or the generator of the HSM.
+    pub calls: u64,
+}
+
+/// Takes what became of a list; called on the session's thread.
+pub type Answer = Box<dyn FnOnce(Executed) + Send>;
+
+struct Work {
+    operations: Vec<Operation>,
+    answer: Answer,
+}
+
+/// The threads' input. When it is dropped, they finish what they have and end.
+pub struct Pool {
+    work: Sender<Work>,
+    token: TokenInfo,
+}
+
+/// Watches over the threads and the health of the connection.
+///
+/// Dropping it waits for the threads, closes the sessions and finalises the module.
+pub struct Watch {
+    // Dropped in this order: the holder is closed last of all sessions, and
+    // the module is finalised when nothing holds the connection any more.
+    threads: Vec<JoinHandle<()>>,
+    holder: Session,
+    connection: Arc<Connection>,
+    losses: Receiver<String>,
+}
+
+/// What the watch saw.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The connection is healthy.
+    Healthy,
+    /// The connection is lost, and why. Threads may hang in the module.
+    Lost(String),
+    /// The [`Pool`] was dropped and every thread has ended.
+    Ended,
+}
+
+/// Loads the module, logs in, tests it, proves the root by its canary, and
+/// starts the session threads.
+///
+/// # Errors
+/// [`ConnectError`] says whether another try makes sense.
+pub fn start(settings: &Settings, pin: &Pin, canary: Option<Canary>) -> Result<(Pool, Watch), ConnectError> {
+    let library = Library::load(&settings.module)?;
+    let Connected { holder, connection } = Connected::open(&library, settings, pin, canary, false)?;
+    let connection = Arc::new(connection);
+    let (lost, losses) = unbounded();
+    let token = connection.module.token().clone();
+    let mut watch = Watch { threads: Vec::new(), holder, connection, losses };
+    // Made after the watch, so that on an error it goes first and the threads end.
+    let (work, queue) = bounded(settings.sessions.max(1));
+    for _ in 0..settings.sessions.max(1) {
+        let session = watch.connection.module.session(false).map_err(too_few)?;
+        let worker = Worker {
+            session,
+            connection: Arc::clone(&watch.connection),
+            queue: queue.clone(),
+            lost: lost.clone(),
+        };
+        let thread = Builder::new().name("hsm-session".to_owned()).spawn(|| worker.run());
+        watch.threads.push(
+            thread.map_err(|error| ConnectError::Away(format!("cannot start a session thread: {error}")))?,
+        );
+    }
+    Ok((Pool { work, token }, watch))
+}
+
+fn too_few(error: ConnectError) -> ConnectError {
+    match error {
+        ConnectError::Away(reason) => {
+            ConnectError::Away(format!("{reason} (are there fewer sessions than hsm.sessions says?)"))
+        }
+        other => other,
+    }
+}
+
+impl Pool {
+    /// The token that serves.
+    pub fn token(&self) -> &TokenInfo {
+        &self.token
+    }
+
+    /// Hands a list to the next free session; waits while as many lists as there
+    /// are sessions wait already. After a loss, nothing is answered any more.
+    pub fn run(&self, operations: Vec<Operation>, answer: Answer) {
+        // An error says that every thread has left, which the watch has seen too.
+        self.work.send(Work { operations, answer }).ok();
+    }
+}
+
+impl Watch {
+    /// Waits for a loss or the end, at most for `span`; then proves the connection's health.
+    pub fn look(&self, span: Duration) -> Seen {
+        match self.losses.recv_timeout(span) {
+            Ok(reason) => Seen::Lost(reason),
+            Err(RecvTimeoutError::Disconnected) => Seen::Ended,
+            Err(RecvTimeoutError::Timeout) => match self.connection.health(&self.holder) {
+                Ok(()) => Seen::Healthy,
+                Err(reason) => Seen::Lost(reason),
+            },
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a session thread ended by a panic");
+            }
+        }
+    }
+}
+
+struct Worker {
+    session: Session,
+    connection: Arc<Connection>,
+    queue: Receiver<Work>,
+    /// Takes the proof that the connection is lost.
+    lost: Sender<String>,
+}
+
+impl Worker {
+    fn run(self) {
+        let calls = AtomicU64::new(0);
+        let executor = self.connection.executor(&self.session, &calls);
+        for Work { operations, answer } in &self.queue {
+            match executor.run(&operations) {
+                Ok(answers) => answer(Executed { answers, calls: calls.swap(0, Ordering::Relaxed) }),
+                // The watch lives as long as this thread.
+                Err(reason) => return drop(self.lost.send(reason)),
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The HSM behind processes of its own: one for each token of a group.
+//!
+//! A vendor's library that crashes, hangs or leaks takes its process with it,
+//! not the daemon: the process is ended and started again, and what it had in
+//! work is repeated once, by whichever token of the group is free first.
+//!
+//! ```text
+//! slot     supervises one token: process, login, pause, again        task   roots: made, listed
+//! serve    one live process: work out, answers in, deadlines
+//! group  queue  flight    states of all tokens, waiting work, work in hand
+//! link  spawn             a process and its socket
+//! child                   the process itself
+//! wire  frame             messages
+//! ```
+//!
+//! The process is trusted with every key, as the library in it is; what it says
+//! is nevertheless checked for length and form, and its death is no news.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Moment;
+use crate::hsm::process::group::{GRACE, Group};
+use crate::hsm::process::queue::{Answers, Job, all};
+use crate::hsm::process::slot::Supervisor;
+use crate::hsm::{Hsm, HsmError, Operation, Reply, SlotStatus, Status};
+use crate::keyring::wrapped::Canary;
+
+mod child;
+mod flight;
+mod frame;
+mod group;
+mod link;
+mod queue;
+mod serve;
+mod settings;
+mod slot;
+mod spawn;
+mod task;
+mod wire;
+
+pub use child::{ChildError, run as run_child};
+pub use settings::{Settings, Slot};
+pub use spawn::Program;
+pub use task::{NewRoot, TaskError, create_root, roots};
+
+/// Hint for callers that found the queue full.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// The HSM behind its processes.
+pub struct HsmGroup {
+    group: Arc<Group>,
+    settings: Arc<Settings>,
+    stop: CancellationToken,
+    tasks: Mutex<JoinSet<bool>>,
+}
+
+/// Starts a process for each token and returns at once; the connections are
+/// made by them. With a canary, a token that does not open it is refused.
+///
+/// # Panics
+/// Outside of a tokio runtime with I/O and time.
+pub fn start(settings: Settings, canary: Option<Canary>) -> Arc<HsmGroup> {
+    let settings = Arc::new(settings);
+    let names = settings.slots.iter().map(Slot::name).collect();
+    let sessions = settings.slots.iter().map(|slot| slot.hsm.sessions.max(1)).sum();
+    let group = Arc::new(Group::new(names, sessions, settings.queue, GRACE));
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    for index in 0..settings.slots.len() {
+        let (group, settings) = (Arc::clone(&group), Arc::clone(&settings));
+        let (canary, stop) = (canary.clone(), stop.clone());
+        tasks.spawn(Supervisor { index, group, settings, canary, stop, typed: None }.run());
+    }
+    let turning_away = (Arc::clone(&group), stop.clone());
+    tasks.spawn(async move {
+        let (group, stop) = turning_away;
+        stop.run_until_cancelled(group.turn_away()).await;
+        true
+    });
+    Arc::new(HsmGroup { group, settings, stop, tasks: Mutex::new(tasks) })
+}
+
+impl HsmGroup {
+    /// Lets work in hand finish and ends the processes. Waits for at most one
+    /// deadline; `false` when a call still hung in a module then.
+    pub async fn shutdown(&self) -> bool {
+        self.stop.cancel();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended = async {
+            let mut clean = true;
+            while let Some(ended) = tasks.join_next().await {
+                clean &= ended.unwrap_or(false);
+            }
+            clean
+        };
+        let clean = tokio::time::timeout(self.settings.deadline, ended).await.unwrap_or(false);
+        for job in self.group.queue.drain() {
+            job.unavailable("it was shut down");
+        }
+        clean
+    }
+
+    fn enqueue(
+        &self,
+        operations: Vec<Operation>,
+        limit: Duration,
+    ) -> Result<oneshot::Receiver<Answers>, HsmError> {
+        if self.stop.is_cancelled() {
+            return Err(HsmError::Unavailable("it was shut down".to_owned()));
+        }
+        if let Some(reason) = self.group.turned_away() {
+            return Err(HsmError::Unavailable(reason));
+        }
+        let (reply, answer) = oneshot::channel();
+        let deadline = Moment::now().after(limit);
+        match self.group.queue.push(Job { operations, reply, deadline, repeated: false }) {
+            Ok(()) => Ok(answer),
+            Err(_) => Err(HsmError::Busy { retry_after: RETRY_AFTER }),
+        }
+    }
+}
+
+#[async_trait]
+impl Hsm for HsmGroup {
+    async fn run(&self, operations: Vec<Operation>) -> Vec<Result<Reply, HsmError>> {
+        let count = operations.len();
+        let limit = self.settings.limit(count);
+        let answer = match self.enqueue(operations, limit) {
+            Ok(answer) => answer,
+            Err(error) => return all(count, &error),
+        };
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(answers)) => answers,
+            Ok(Err(_)) => all(count, &HsmError::Unavailable("the connection ended".to_owned())),
+            Err(_) => all(count, &HsmError::Unavailable(format!("no answer within {limit:?}"))),
+        }
+    }
+
+    fn status(&self) -> watch::Receiver<Status> {
+        self.group.status()
+    }
+
+    fn slots(&self) -> Vec<SlotStatus> {
+        self.group.slots()
+    }
+
+    fn operations(&self) -> u64 {
+        self.group.calls.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,87 @@
+//! One HSM process, as the daemon sees it.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use minicbor::Encode;
+use tokio::net::UnixStream;
+use tokio::process::Child;
+
+use crate::hsm::pkcs11::ConnectError;
+use crate::hsm::process::frame;
+use crate::hsm::process::settings::Slot;
+use crate::hsm::process::spawn::Program;
+use crate::hsm::process::wire::{FromChild, Hello, Task};
+use crate::secret::Pin;
+
+/// How long a process may take to end by itself once its socket is closed.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+
+/// A process and the socket to it. Dropping it kills the process.
+pub(super) struct Link {
+    pub(super) child: Child,
+    pub(super) socket: UnixStream,
+}
+
+impl Link {
+    /// Starts a process and gives it a task; what it answers is yet to be read.
+    pub(super) async fn open(
+        program: &Program,
+        slot: &Slot,
+        pin: Pin,
+        patience: Duration,
+        task: Task,
+    ) -> Result<Self, ConnectError> {
+        let away = |error: io::Error| ConnectError::Away(format!("cannot start the HSM process: {error}"));
+        let (child, socket) = program.spawn(&slot.name()).map_err(away)?;
+        let mut link = Self { child, socket };
+        let hello = Hello { settings: slot.hsm.clone(), pin, patience, task };
+        link.tell(&hello).await.map_err(away)?;
+        Ok(link)
+    }
+
+    pub(super) async fn tell(&mut self, message: &impl Encode<()>) -> io::Result<()> {
+        frame::write_async(&mut self.socket, message).await
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// Why there is none: how the process ended.
+    pub(super) async fn hear(&mut self) -> Result<FromChild, String> {
+        match frame::read_async(&mut self.socket).await {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(last_words(&mut self.child).await),
+            Err(error) => Err(format!("the socket to the HSM process: {error}")),
+        }
+    }
+}
+
+/// How a process that has closed its socket came to its end; it is ended if it has not.
+pub(super) async fn last_words(child: &mut Child) -> String {
+    match tokio::time::timeout(LAST_BREATH, child.wait()).await {
+        Ok(Ok(status)) => format!("the HSM process {}", manner(status)),
+        Ok(Err(error)) => format!("the HSM process is lost: {error}"),
+        Err(_) => "the HSM process closed its socket".to_owned(),
+    }
+}
+
+fn manner(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => match rustix::process::Signal::from_named_raw(signal) {
+            Some(name) => format!("was ended by signal {signal} ({name:?})"),
+            None => format!("was ended by signal {signal}"),
+        },
+        (None, Some(code)) => format!("ended with exit code {code}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// Ends a process and waits until it has gone, so that its token is free for the next.
+pub(super) async fn end(mut child: Child) {
+    if let Err(error) = child.kill().await {
+        tracing::warn!(%error, "cannot end an HSM process");
+    }
+}

@@ -1,0 +1,171 @@
+//! Serving the queue with one HSM process, until one of them ends.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::Child;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Moment;
+use crate::hsm::Status;
+use crate::hsm::process::flight::Flight;
+use crate::hsm::process::frame;
+use crate::hsm::process::group::Group;
+use crate::hsm::process::link::last_words;
+use crate::hsm::process::settings::{Settings, Slot};
+use crate::hsm::process::wire::{FromChild, RunRef};
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How serving ended.
+pub(super) enum End {
+    /// The daemon stops; the process has finished its work.
+    Stopped,
+    /// The process is lost, and why.
+    Lost(String),
+}
+
+/// One process that is ready to work.
+pub(super) struct Service<'a> {
+    group: &'a Group,
+    settings: &'a Settings,
+    slot: &'a Slot,
+    stop: &'a CancellationToken,
+    flight: Flight,
+    heard: LastHeard,
+}
+
+/// When the process last gave a sign of life: nanoseconds after `start`.
+struct LastHeard {
+    start: Moment,
+    after: AtomicU64,
+}
+
+impl LastHeard {
+    fn new() -> Self {
+        Self { start: Moment::now(), after: AtomicU64::new(0) }
+    }
+
+    fn now(&self) {
+        let after = u64::try_from(Moment::now().since(self.start).as_nanos()).unwrap_or(u64::MAX);
+        self.after.store(after, Ordering::Relaxed);
+    }
+
+    fn ago(&self) -> Duration {
+        let after = Duration::from_nanos(self.after.load(Ordering::Relaxed));
+        Moment::now().since(self.start.after(after))
+    }
+}
+
+impl<'a> Service<'a> {
+    pub(super) fn new(
+        group: &'a Group,
+        settings: &'a Settings,
+        slot: &'a Slot,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        let (flight, heard) = (Flight::new(slot.hsm.sessions), LastHeard::new());
+        Self { group, settings, slot, stop, flight, heard }
+    }
+
+    /// Serves until the process is lost or the daemon stops. What was in work
+    /// then is for the next who takes it.
+    pub(super) async fn run(self, child: &mut Child, socket: UnixStream) -> End {
+        let (reader, writer) = socket.into_split();
+        let end = tokio::select! {
+            reason = self.hear(reader, child) => match self.stop.is_cancelled() {
+                true => End::Stopped,
+                false => End::Lost(reason),
+            },
+            Err(reason) = self.send(writer) => End::Lost(reason),
+            reason = self.watch() => End::Lost(reason),
+        };
+        let reason = match &end {
+            End::Stopped => "it was shut down",
+            End::Lost(reason) => reason,
+        };
+        self.group.queue.repeat(self.flight.lost(), reason);
+        end
+    }
+
+    /// Sends work while there is a free session; closes the socket when the daemon stops.
+    async fn send(&self, mut writer: OwnedWriteHalf) -> Result<(), String> {
+        let mut status = self.group.status();
+        loop {
+            let work = async {
+                let session = self.flight.session().await;
+                // A group that must not begin takes no work. The sender lives as long as the group.
+                status.wait_for(|status| matches!(status, Status::Ready { .. })).await.map(drop).ok();
+                (session, self.group.queue.take(self.group.sessions).await)
+            };
+            let (session, jobs) = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(()),
+                work = work => work,
+            };
+            let count = jobs.iter().map(|job| job.operations.len()).sum();
+            let number = self.flight.send(jobs, self.settings.session_limit(count), session);
+            let encoded = self.flight.with(number, |jobs| {
+                let operations = jobs.iter().flat_map(|job| &job.operations).collect();
+                frame::encode(&RunRef { number, operations })
+            });
+            // Nothing but the answer takes it away, and it was not asked yet.
+            let Some(encoded) = encoded else { continue };
+            let written = async {
+                use tokio::io::AsyncWriteExt;
+                writer.write_all(&encoded?).await
+            };
+            written.await.map_err(|error| format!("the socket to the HSM process: {error}"))?;
+        }
+    }
+
+    /// Hands out answers. Answers why nothing more comes.
+    async fn hear(&self, mut reader: OwnedReadHalf, child: &mut Child) -> String {
+        loop {
+            let message = match frame::read_async(&mut reader).await {
+                Ok(Some(message)) => message,
+                Ok(None) => return last_words(child).await,
+                Err(error) => return format!("the socket to the HSM process: {error}"),
+            };
+            self.heard.now();
+            if let Err(reason) = self.take(message) {
+                return reason;
+            }
+        }
+    }
+
+    fn take(&self, message: FromChild) -> Result<(), String> {
+        match message {
+            FromChild::Done { number, answers, calls } => {
+                self.group.calls.fetch_add(calls, Ordering::Relaxed);
+                self.flight.done(number, answers)
+            }
+            FromChild::Healthy { resident } if resident > self.settings.memory => Err(format!(
+                "the HSM process uses {} MiB of memory, more than hsm.memory allows",
+                resident >> 20
+            )),
+            FromChild::Healthy { .. } => Ok(()),
+            FromChild::Lost(reason) => Err(reason),
+            _ => Err("the HSM process said something else than was expected".to_owned()),
+        }
+    }
+
+    /// Answers what is overdue: a call, or a sign of life.
+    async fn watch(&self) -> String {
+        let silence = self.slot.hsm.probe_interval.saturating_add(self.settings.deadline);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if self.flight.overdue() {
+                return "a call into the PKCS#11 module did not return in time".to_owned();
+            }
+            if self.heard.ago() > silence {
+                return format!("the HSM process gave no sign of life for {silence:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The supervisor of one token: starts its process, serves, starts it again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::process::Child;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Moment;
+use crate::hsm::pin::{PinSource, RefusedPins, Stamp};
+use crate::hsm::pkcs11::ConnectError;
+use crate::hsm::process::group::Group;
+use crate::hsm::process::link::{self, Link};
+use crate::hsm::process::serve::{End, Service};
+use crate::hsm::process::settings::{Settings, Slot};
+use crate::hsm::process::wire::{FromChild, Task};
+use crate::hsm::{SlotState, TokenInfo};
+use crate::keyring::wrapped::Canary;
+use crate::secret::Pin;
+
+/// Pause after the first failure; doubled after each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause. A connection that lasted longer resets the pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often a refused connection looks whether somebody has changed the PIN or cleared the record.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How long a login and the self-test may take.
+const CONNECT: Duration = Duration::from_secs(30);
+
+pub(super) struct Supervisor {
+    pub(super) index: usize,
+    pub(super) group: Arc<Group>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) canary: Option<Canary>,
+    pub(super) stop: CancellationToken,
+    /// A PIN from the terminal is asked for once.
+    pub(super) typed: Option<Pin>,
+}
+
+/// The daemon stops.
+struct Stop;
+
+impl Supervisor {
+    /// Runs until the daemon stops; says whether the process ended by itself then.
+    pub(super) async fn run(mut self) -> bool {
+        let stop = self.stop.clone();
+        let mut pause = FIRST_PAUSE;
+        let clean = loop {
+            let began = Moment::now();
+            let credential = self.slot().pin.stamp();
+            let connected = tokio::select! {
+                biased;
+                () = stop.cancelled() => break true,
+                connected = self.connect() => connected,
+            };
+            let next = match connected {
+                Ok(connected) => match self.serve(connected).await {
+                    End::Stopped => break true,
+                    End::Lost(_) if stop.is_cancelled() => break false,
+                    End::Lost(reason) => self.away(SlotState::Down(reason), pause).await,
+                },
+                Err(ConnectError::Away(reason)) => self.away(SlotState::Down(reason), pause).await,
+                Err(ConnectError::Foreign(reason)) => {
+                    tracing::error!(token = self.slot().name(), "{reason}");
+                    self.away(SlotState::Foreign(reason), LONGEST_PAUSE).await
+                }
+                Err(ConnectError::Refused(reason)) => self.wait_for_a_person(reason, credential).await,
+            };
+            if let Err(Stop) = next {
+                break true;
+            }
+            let lasted = Moment::now().since(began);
+            pause = if lasted > LONGEST_PAUSE { FIRST_PAUSE } else { LONGEST_PAUSE.min(pause * 2) };
+        };
+        self.announce(SlotState::Down("it was shut down".to_owned()));
+        clean
+    }
+
+    fn slot(&self) -> &Slot {
+        &self.settings.slots[self.index]
+    }
+
+    fn announce(&self, state: SlotState) {
+        self.group.announce(self.index, state);
+    }
+
+    async fn connect(&mut self) -> Result<(Child, UnixStream, TokenInfo), ConnectError> {
+        let pin = match self.typed.take() {
+            Some(pin) => pin,
+            None => read_pin(self.slot().pin.clone()).await?,
+        };
+        let keep = (self.slot().pin == PinSource::Prompt).then(|| Pin::new(pin.expose().to_owned()));
+        let connected = tokio::time::timeout(CONNECT, self.open(pin)).await.unwrap_or_else(|_| {
+            Err(ConnectError::Away(format!("the PKCS#11 module gave no connection within {CONNECT:?}")))
+        });
+        self.typed = keep.filter(|_| !matches!(connected, Err(ConnectError::Refused(_))));
+        connected
+    }
+
+    async fn open(&self, pin: Pin) -> Result<(Child, UnixStream, TokenInfo), ConnectError> {
+        let task = Task::Serve { canary: self.canary.clone() };
+        let patience = self.settings.deadline;
+        let mut link = Link::open(&self.settings.program, self.slot(), pin, patience, task).await?;
+        match link.hear().await {
+            Ok(FromChild::Ready { token }) => Ok((link.child, link.socket, token)),
+            Ok(FromChild::Failed(error)) => {
+                link::end(link.child).await;
+                Err(error)
+            }
+            Ok(_) => Err(ConnectError::Away("the HSM process speaks another protocol".to_owned())),
+            Err(reason) => Err(ConnectError::Away(reason)),
+        }
+    }
+
+    async fn serve(&self, (mut child, socket, token): (Child, UnixStream, TokenInfo)) -> End {
+        let epoch = self.group.next_epoch();
+        tracing::info!(token = token.label, serial = token.serial, epoch, "HSM process ready");
+        self.announce(SlotState::Ready { epoch, token });
+        let service = Service::new(&self.group, &self.settings, self.slot(), &self.stop);
+        let end = service.run(&mut child, socket).await;
+        if let End::Lost(reason) = &end {
+            // First nobody waits for this slot, then its process is ended.
+            self.announce(SlotState::Down(reason.clone()));
+        }
+        link::end(child).await;
+        end
+    }
+
+    /// Announces why the token does not serve, and waits before the next attempt.
+    async fn away(&self, state: SlotState, span: Duration) -> Result<(), Stop> {
+        if let SlotState::Down(reason) = &state {
+            tracing::warn!(token = self.slot().name(), "the HSM is away: {reason}");
+        }
+        self.announce(state);
+        self.sleep(span).await
+    }
+
+    /// Waits until somebody has changed the PIN or cleared the record of refused PINs.
+    async fn wait_for_a_person(&self, reason: String, credential: Option<Stamp>) -> Result<(), Stop> {
+        tracing::error!(token = self.slot().name(), "the HSM connection is refused: {reason}");
+        // Looked at before the refusal is announced: what follows is an answer to it.
+        let record = RefusedPins::in_dir(&self.slot().hsm.state_dir);
+        let refused = record.stamp();
+        self.announce(SlotState::Refused(reason));
+        while self.slot().pin.stamp() == credential && record.stamp() == refused {
+            self.sleep(LOOK_AGAIN).await?;
+        }
+        Ok(())
+    }
+
+    async fn sleep(&self, span: Duration) -> Result<(), Stop> {
+        match tokio::time::timeout(span, self.stop.cancelled()).await {
+            Ok(()) => Err(Stop),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Reads the PIN; a terminal takes its time, so this has a thread of its own.
+pub(super) async fn read_pin(source: PinSource) -> Result<Pin, ConnectError> {
+    let read = tokio::task::spawn_blocking(move || source.read()).await;
+    let refused = |reason: String| ConnectError::Refused(reason);
+    read.map_err(|error| refused(error.to_string()))?.map_err(|error| refused(error.to_string()))
+}

@@ -1,0 +1,224 @@
+//! What the daemon and its HSM process say to each other.
+//!
+//! ```text
+//! daemon → process   Hello   Run …          Decision (when a root is made)
+//! process → daemon   FromChild …
+//! ```
+
+use std::time::Duration;
+
+use minicbor::{Decode, Encode};
+
+use crate::hsm::pkcs11::root::{Escrow, Settled};
+use crate::hsm::pkcs11::{ConnectError, Settings};
+use crate::hsm::{HsmError, Operation, Reply, TokenInfo, transfer};
+use crate::id::RootId;
+use crate::keyring::wrapped::Canary;
+use crate::secret::Pin;
+
+/// The first message: which token, its PIN, and what is to be done.
+#[derive(Debug, Encode, Decode)]
+pub(super) struct Hello {
+    #[n(0)]
+    pub(super) settings: Settings,
+    #[cbor(n(1), with = "transfer::pin")]
+    pub(super) pin: Pin,
+    /// How long the process may take to finish when the daemon has closed the socket.
+    #[n(2)]
+    pub(super) patience: Duration,
+    #[n(3)]
+    pub(super) task: Task,
+}
+
+/// What an HSM process does.
+#[derive(Debug, Encode, Decode)]
+pub(super) enum Task {
+    /// Executes operations until the socket is closed.
+    #[n(0)]
+    Serve {
+        /// A token that does not open it is refused.
+        #[n(0)]
+        canary: Option<Canary>,
+    },
+    /// Lists the root keys.
+    #[n(1)]
+    Roots,
+    /// Makes a root key.
+    #[n(2)]
+    CreateRoot,
+    /// Takes over a root key that was born on another token.
+    #[n(3)]
+    AdoptRoot {
+        #[n(0)]
+        escrow: Escrow,
+        #[n(1)]
+        canary: Canary,
+    },
+}
+
+/// A list of operations, as it is read.
+#[derive(Debug, Decode)]
+pub(super) struct Run {
+    #[n(0)]
+    pub(super) number: u64,
+    #[n(1)]
+    pub(super) operations: Vec<Operation>,
+}
+
+/// A list of operations, as it is written.
+#[derive(Debug, Encode)]
+pub(super) struct RunRef<'a> {
+    #[n(0)]
+    pub(super) number: u64,
+    #[n(1)]
+    pub(super) operations: Vec<&'a Operation>,
+}
+
+/// Whether the root that is being made shall live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub(super) enum Decision {
+    #[n(0)]
+    Go,
+    #[n(1)]
+    Stop,
+}
+
+/// What an HSM process says.
+#[derive(Debug, Encode, Decode)]
+pub(super) enum FromChild {
+    /// There is no connection.
+    #[n(0)]
+    Failed(#[n(0)] ConnectError),
+    /// Ready to execute operations.
+    #[n(1)]
+    Ready {
+        #[n(0)]
+        token: TokenInfo,
+    },
+    /// A list was executed.
+    #[n(2)]
+    Done {
+        #[n(0)]
+        number: u64,
+        #[n(1)]
+        answers: Vec<Result<Reply, HsmError>>,
+        /// Calls that used a key or the generator of the HSM.
+        #[n(2)]
+        calls: u64,
+    },
+    /// The connection was proved healthy a moment ago.
+    #[n(3)]
+    Healthy {
+        /// Memory of the process that is in use, in bytes.
+        #[n(0)]
+        resident: u64,
+    },
+    /// The connection is lost; the process serves no more.
+    #[n(4)]
+    Lost(#[n(0)] String),
+    /// The root keys on the token.
+    #[n(5)]
+    Roots(#[n(0)] Vec<RootId>),
+    /// A root key that is not on the token yet; waits for a [`Decision`].
+    #[n(6)]
+    Escrow(#[n(0)] Escrow),
+    /// A root key on the token; waits for a [`Decision`].
+    #[n(7)]
+    Settled(#[n(0)] Settled),
+    /// The task was done.
+    #[n(8)]
+    Finished,
+    /// The task was not done, and why.
+    #[n(9)]
+    Refused(#[n(0)] String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame;
+    use super::*;
+    use crate::hsm::Kek;
+    use crate::keyring::wrapped::{SealMechanism, SealedKey, WrapMechanism, WrappedKek};
+    use crate::secret::{Key256, SecretBytes};
+
+    fn kek(byte: u8) -> Kek {
+        let wrapped = WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes: vec![byte; 40] };
+        Kek { root: RootId([byte; 16]), wrapped }
+    }
+
+    fn sealed(byte: u8) -> SealedKey {
+        SealedKey { mechanism: SealMechanism::AesGcm, iv: [byte; 12], ciphertext: [byte; 48] }
+    }
+
+    fn sent<M: for<'b> Decode<'b, ()>>(message: &impl Encode<()>) -> M {
+        frame::read(&mut frame::encode(message).unwrap().as_slice()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn operations_arrive_as_they_were_sent() {
+        let operations = [
+            Operation::Random { len: 4096 },
+            Operation::GenerateKek { root: RootId([1; 16]) },
+            Operation::GenerateKey { kek: kek(2), aad: vec![3] },
+            Operation::OpenKey { kek: kek(4), aad: Vec::new(), sealed: sealed(5) },
+            Operation::MoveKey {
+                from: kek(6),
+                from_aad: vec![7],
+                sealed: sealed(8),
+                to: kek(9),
+                to_aad: vec![10],
+            },
+        ];
+        let run: Run = sent(&RunRef { number: u64::MAX, operations: operations.iter().collect() });
+        assert_eq!(run.number, u64::MAX);
+        assert_eq!(format!("{:?}", run.operations), format!("{operations:?}"));
+    }
+
+    #[test]
+    fn answers_arrive_as_they_were_sent() {
+        let key = Key256::from_slice(&[7; 32]).unwrap();
+        let answers = vec![
+            Ok(Reply::Random(SecretBytes::new(vec![1, 2]))),
+            Ok(Reply::Key(key.duplicate())),
+            Ok(Reply::NewKey { key, sealed: sealed(1) }),
+            Ok(Reply::Wrapped(kek(2).wrapped)),
+            Ok(Reply::Sealed(sealed(3))),
+            Err(HsmError::Integrity),
+            Err(HsmError::Busy { retry_after: Duration::from_millis(5) }),
+            Err(HsmError::Unavailable("a".into())),
+            Err(HsmError::UnknownRoot(RootId([4; 16]))),
+            Err(HsmError::Misbehaved("b".into())),
+        ];
+        let FromChild::Done { number: 3, answers, calls: 9 } =
+            sent(&FromChild::Done { number: 3, answers, calls: 9 })
+        else {
+            panic!("another message")
+        };
+        let [
+            Ok(Reply::Random(random)),
+            Ok(Reply::Key(first)),
+            Ok(Reply::NewKey { key: second, .. }),
+            rest @ ..,
+        ] = answers.as_slice()
+        else {
+            panic!("{answers:?}")
+        };
+        assert_eq!((random.expose(), first.expose(), second.expose()), (&[1, 2][..], &[7; 32], &[7; 32]));
+        assert_eq!(rest.len(), 7);
+        assert!(matches!(&rest[6], Err(HsmError::Misbehaved(reason)) if reason == "b"));
+    }
+
+    #[test]
+    fn the_pin_travels_and_is_not_shown() {
+        let token = crate::hsm::pkcs11::TokenSelector::label("a");
+        let hello = Hello {
+            settings: Settings::new("/x.so".into(), token, "/state".into()),
+            pin: Pin::new("84215097".into()),
+            patience: Duration::from_secs(5),
+            task: Task::Serve { canary: None },
+        };
+        assert!(!format!("{hello:?}").contains("84215097"));
+        assert_eq!(sent::<Hello>(&hello).pin.expose(), "84215097");
+    }
+}

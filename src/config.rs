@@ -292,13 +292,19 @@ impl Classes {
 pub struct Class {
     /// Longest age of an open data key while the HSM is there.
     pub cache_ttl: Span,
+    /// Uses after which an open data key is opened anew while the HSM is there.
+    pub cache_uses: u64,
     /// How long open data keys serve while the HSM is away.
     pub serve_without_hsm: Span,
 }
 
 impl Default for Class {
     fn default() -> Self {
-        Self { cache_ttl: Span(Duration::from_secs(900)), serve_without_hsm: Span(Duration::from_secs(300)) }
+        Self {
+            cache_ttl: Span(Duration::from_secs(900)),
+            cache_uses: 1_000_000,
+            serve_without_hsm: Span(Duration::from_secs(300)),
+        }
     }
 }
 
@@ -313,12 +319,14 @@ impl Class {
         #[serde(deny_unknown_fields)]
         struct Written {
             cache_ttl: Option<Span>,
+            cache_uses: Option<u64>,
             serve_without_hsm: Option<Span>,
         }
 
         let (written, own) = (Written::deserialize(deserializer)?, Self::highest());
         Ok(Self {
             cache_ttl: written.cache_ttl.unwrap_or(own.cache_ttl),
+            cache_uses: written.cache_uses.unwrap_or(own.cache_uses),
             serve_without_hsm: written.serve_without_hsm.unwrap_or(own.serve_without_hsm),
         })
     }
@@ -478,6 +486,9 @@ impl Config {
             ("limits.batch", limits.batch.0, 1..=256 * mib),
             ("limits.batch_items", limits.batch_items as u64, 1..=100_000),
             ("limits.open_keys", limits.open_keys as u64, 1..=10_000_000),
+            ("class.1.cache_uses", self.class.basic.cache_uses, 1..=u64::MAX),
+            ("class.2.cache_uses", self.class.sensitive.cache_uses, 1..=u64::MAX),
+            ("class.3.cache_uses", self.class.highest.cache_uses, 1..=u64::MAX),
             ("audit.segment", self.audit.segment.0, mib..=4096 * mib),
             ("audit.reserve", self.audit.reserve.0, 4096..=64 * mib),
         ] {

@@ -208,7 +208,15 @@ impl View for status::Audit {
 
 impl View for status::Cache {
     fn fields(&self) -> Fields {
-        vec![("entries", json!(self.entries)), ("hits", json!(self.hits)), ("misses", json!(self.misses))]
+        vec![
+            ("entries", json!(self.entries)),
+            ("hits", json!(self.hits)),
+            ("misses", json!(self.misses)),
+            ("expired", json!(self.expired)),
+            ("used_up", json!(self.used_up)),
+            ("flushed", json!(self.flushed)),
+            ("evicted", json!(self.evicted)),
+        ]
     }
 }
 

@@ -117,7 +117,7 @@ impl Vault {
         let reply = self.hsm(Operation::OpenKey { kek, aad, sealed: record.sealed }).await?;
         let Reply::Key(key) = reply else { return Err(misfit("open index key")) };
         let secret = IndexKey::new(version, key);
-        Ok(Opened { secret, name: name.clone(), class: view.record.data_class, opened })
+        Ok(Opened::new(secret, name.clone(), view.record.data_class, opened))
     }
 
     /// Makes the version after `previous` and records it, unless another call was faster.

@@ -31,7 +31,7 @@ impl Vault {
         let reply = self.hsm(Operation::OpenKey { kek, aad, sealed: record.sealed }).await?;
         let Reply::Key(key_bytes) = reply else { return Err(misfit("open key")) };
         let secret = Dek::new(version.dek, record.family, key_bytes);
-        Ok(Opened { secret, name: key.name.clone(), class: key.record.data_class, opened })
+        Ok(Opened::new(secret, key.name.clone(), key.record.data_class, opened))
     }
 
     pub(super) async fn dek_record(&self, name: &KeyName, id: DekId) -> Result<Option<record::Dek>, Error> {

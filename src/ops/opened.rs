@@ -3,14 +3,14 @@
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 
 use super::Error;
 use crate::clock::Moment;
 use crate::config::Classes;
-use crate::hsm::Status;
+use crate::hsm::{HsmError, Status};
 use crate::id::KeyName;
 use crate::keyring::state::DataClass;
 
@@ -20,7 +20,8 @@ pub(super) struct Opened<K> {
     pub(super) secret: K,
     pub(super) name: KeyName,
     pub(super) class: DataClass,
-    pub(super) opened: Moment,
+    opened: Moment,
+    uses: AtomicU64,
 }
 
 /// What decides how long a key stays open.
@@ -32,31 +33,90 @@ pub(super) struct Rules {
 
 /// Open keys. Many calls that miss the same one make one call to the HSM.
 pub(super) struct OpenKeys<I, K> {
-    cache: Cache<I, Arc<Opened<K>>>,
-    hits: AtomicU64,
-    misses: AtomicU64,
+    cache: Cache<I, Arc<Opened<K>>, UnitWeighter, DefaultHashBuilder, CountEvictions>,
+    /// How often keys were flushed: a key whose opening began before a flush does not stay.
+    flushes: AtomicU64,
+    counters: Arc<Counters>,
 }
 
-/// How full the caches are and how well they serve.
+#[derive(Debug, Default)]
+struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    expired: AtomicU64,
+    used_up: AtomicU64,
+    flushed: AtomicU64,
+    evicted: AtomicU64,
+}
+
+/// How full the caches are and how well they serve. Counts are since the start.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CacheStats {
-    /// Data keys that are open.
+    /// Keys that are open.
     pub entries: u64,
-    /// Data keys found open.
+    /// Uses of a key that was open, or that another call was opening.
     pub hits: u64,
-    /// Data keys that the HSM had to open.
+    /// Uses for which the HSM was asked to open the key.
     pub misses: u64,
+    /// Keys wiped because they were too old, or the HSM away too long.
+    pub expired: u64,
+    /// Keys opened anew because they were used as often as they may be.
+    pub used_up: u64,
+    /// Keys wiped because they, their tenant or a version were frozen or changed.
+    pub flushed: u64,
+    /// Keys wiped to make room for others.
+    pub evicted: u64,
+}
+
+impl std::ops::Add for CacheStats {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            entries: self.entries + other.entries,
+            hits: self.hits + other.hits,
+            misses: self.misses + other.misses,
+            expired: self.expired + other.expired,
+            used_up: self.used_up + other.used_up,
+            flushed: self.flushed + other.flushed,
+            evicted: self.evicted + other.evicted,
+        }
+    }
+}
+
+/// Whether an open key may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fitness {
+    Usable,
+    Expired,
+    UsedUp,
 }
 
 impl<K> Opened<K> {
-    /// Whether it may still be used. While the HSM is there its age decides,
-    /// while it is away the time since it went.
-    fn usable(&self, now: Moment, rules: &Rules) -> bool {
+    /// A key whose opening began at `opened`: its age counts from there, however often it is used.
+    pub(super) fn new(secret: K, name: KeyName, class: DataClass, opened: Moment) -> Self {
+        Self { secret, name, class, opened, uses: AtomicU64::new(0) }
+    }
+
+    /// While the HSM is there age and uses decide. While it is away the time since it went decides, for
+    /// keys that were not too old then; uses do not count, since the key could not be opened anew.
+    fn fitness(&self, now: Moment, rules: &Rules) -> Fitness {
         let class = rules.classes.of(self.class);
-        match rules.presence.away(now) {
-            None => now.since(self.opened) <= class.cache_ttl.0,
-            Some(away) => away <= class.serve_without_hsm.0 && !class.serve_without_hsm.0.is_zero(),
+        let gone = rules.presence.gone();
+        let old = gone.unwrap_or(now).since(self.opened) >= class.cache_ttl.0;
+        match gone {
+            _ if old => Fitness::Expired,
+            Some(gone) if now.since(gone) >= class.serve_without_hsm.0 => Fitness::Expired,
+            None if self.uses.load(Ordering::Relaxed) >= class.cache_uses => Fitness::UsedUp,
+            _ => Fitness::Usable,
         }
+    }
+
+    /// Whether it may serve once more although the HSM did not answer. The HSM may be away before that is noted.
+    fn outlasts(&self, error: &Error, rules: &Rules) -> bool {
+        matches!(error, Error::Hsm(HsmError::Unavailable(_)))
+            && !rules.classes.of(self.class).serve_without_hsm.0.is_zero()
+            && self.fitness(Moment::now(), rules) != Fitness::Expired
     }
 }
 
@@ -73,7 +133,12 @@ impl Rules {
 
 impl<I: Eq + Hash + Clone, K> OpenKeys<I, K> {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { cache: Cache::new(capacity), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        let counters = Arc::new(Counters::default());
+        let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
+        let evictions = CountEvictions(counters.clone());
+        let hasher = DefaultHashBuilder::default();
+        let cache = Cache::with(capacity, weight, UnitWeighter, hasher, evictions);
+        Self { cache, flushes: AtomicU64::new(0), counters }
     }
 
     /// The open key, or what `open` answers.
@@ -83,34 +148,112 @@ impl<I: Eq + Hash + Clone, K> OpenKeys<I, K> {
         rules: &Rules,
         open: impl Future<Output = Result<Opened<K>, Error>>,
     ) -> Result<Arc<Opened<K>>, Error> {
-        if let Some(found) = self.cache.get(id) {
-            if found.usable(Moment::now(), rules) {
-                self.hits.fetch_add(1, Ordering::Relaxed);
-                return Ok(found);
+        let used_up = self.give_up_unfit(id, rules);
+        match self.cache.get_value_or_guard_async(id).await {
+            Ok(found) => {
+                count(&self.counters.hits);
+                found.uses.fetch_add(1, Ordering::Relaxed);
+                Ok(found)
             }
-            self.cache.remove(id);
+            Err(place) => {
+                count(&self.counters.misses);
+                let flushes = self.flushes.load(Ordering::SeqCst);
+                let opened = open.await.map(Arc::new).or_else(|error| match used_up {
+                    Some(last) if last.outlasts(&error, rules) => Ok(last),
+                    _ => Err(error),
+                })?;
+                opened.uses.fetch_add(1, Ordering::Relaxed);
+                // No place means that it was flushed meanwhile: this call alone has the key.
+                drop(place.insert(opened.clone()));
+                self.forget_if_flushed(id, flushes);
+                Ok(opened)
+            }
         }
-        self.misses.fetch_add(1, Ordering::Relaxed);
-        self.cache.get_or_insert_async(id, async { open.await.map(Arc::new) }).await
+    }
+
+    /// Gives up a key that may not be used; the key, if it was only used too often.
+    fn give_up_unfit(&self, id: &I, rules: &Rules) -> Option<Arc<Opened<K>>> {
+        let found = self.cache.get(id)?;
+        let fitness = found.fitness(Moment::now(), rules);
+        if fitness == Fitness::Usable {
+            return None;
+        }
+        // Another call may have opened it anew already.
+        self.cache.remove_if(id, |cached| Arc::ptr_eq(cached, &found))?;
+        self.counters.given_up(fitness);
+        (fitness == Fitness::UsedUp).then_some(found)
+    }
+
+    /// A flush either sees the key in the cache, or is seen here.
+    fn forget_if_flushed(&self, id: &I, flushes: u64) {
+        if self.flushes.load(Ordering::SeqCst) != flushes && self.cache.remove(id).is_some() {
+            count(&self.counters.flushed);
+        }
     }
 
     /// Wipes those that may no longer be used.
     pub(super) fn sweep(&self, rules: &Rules) {
         let now = Moment::now();
-        self.cache.retain(|_, open| open.usable(now, rules));
+        self.cache.retain(|_, open| {
+            // A key that is used up waits for its next use: it serves on if the HSM goes before.
+            let keep = open.fitness(now, rules) != Fitness::Expired;
+            if !keep {
+                count(&self.counters.expired);
+            }
+            keep
+        });
     }
 
-    /// Wipes those whose key `affected` names.
+    /// Wipes those whose key `affected` names, and those that are being opened now.
     pub(super) fn flush(&self, affected: impl Fn(&KeyName) -> bool) {
-        self.cache.retain(|_, open| !affected(&open.name));
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        self.cache.retain(|_, open| {
+            let wipe = affected(&open.name);
+            if wipe {
+                count(&self.counters.flushed);
+            }
+            !wipe
+        });
     }
 
     pub(super) fn stats(&self) -> CacheStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
         CacheStats {
             entries: self.cache.len() as u64,
-            hits: self.hits.load(Ordering::Relaxed),
-            misses: self.misses.load(Ordering::Relaxed),
+            hits: read(&counters.hits),
+            misses: read(&counters.misses),
+            expired: read(&counters.expired),
+            used_up: read(&counters.used_up),
+            flushed: read(&counters.flushed),
+            evicted: read(&counters.evicted),
         }
+    }
+}
+
+impl Counters {
+    fn given_up(&self, fitness: Fitness) {
+        match fitness {
+            Fitness::Usable => {}
+            Fitness::Expired => count(&self.expired),
+            Fitness::UsedUp => count(&self.used_up),
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Told by the cache when it makes room.
+#[derive(Clone)]
+struct CountEvictions(Arc<Counters>);
+
+impl<I, V> Lifecycle<I, V> for CountEvictions {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), _: I, _: V) {
+        count(&self.0.evicted);
     }
 }
 
@@ -127,33 +270,11 @@ impl HsmPresence {
         };
     }
 
-    /// How long the HSM has been away; `None` when it is there.
-    fn away(&self, now: Moment) -> Option<Duration> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|gone| now.since(gone))
+    /// Since when the HSM has been away; `None` when it is there.
+    fn gone(&self) -> Option<Moment> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::hsm::TokenInfo;
-
-    fn open(class: DataClass, opened: Moment) -> Opened<()> {
-        Opened { secret: (), name: KeyName::parse("tenants/a/keys/b").unwrap(), class, opened }
-    }
-
-    #[test]
-    fn age_counts_while_the_hsm_is_there_and_absence_while_it_is_not() {
-        let (rules, start) = (Rules::new(Classes::default()), Moment::now());
-        let later = |seconds| start.after(Duration::from_secs(seconds));
-        let (basic, highest) = (open(DataClass::Basic, start), open(DataClass::Highest, start));
-        assert!(basic.usable(later(900), &rules));
-        assert!(!basic.usable(later(901), &rules));
-        rules.note(&Status::Down { reason: String::new() });
-        assert!(basic.usable(later(299), &rules));
-        assert!(!basic.usable(later(310), &rules));
-        assert!(!highest.usable(later(0), &rules));
-        rules.note(&Status::Ready { epoch: 2, token: TokenInfo::default() });
-        assert!(highest.usable(later(900), &rules));
-    }
-}
+mod tests;

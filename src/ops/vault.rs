@@ -99,9 +99,9 @@ impl Vault {
         &self.records
     }
 
-    /// How full the caches are.
+    /// How full the caches of data and index keys are.
     pub fn cache_stats(&self) -> CacheStats {
-        self.deks.stats()
+        self.deks.stats() + self.index_keys.stats()
     }
 
     /// Runs until the HSM connection is given up: notes when the HSM goes and

@@ -142,7 +142,15 @@ fn root(vault: &Vault) -> proto::status::Root {
 
 fn cache(vault: &Vault) -> proto::status::Cache {
     let stats = vault.cache_stats();
-    proto::status::Cache { entries: stats.entries, hits: stats.hits, misses: stats.misses }
+    proto::status::Cache {
+        entries: stats.entries,
+        hits: stats.hits,
+        misses: stats.misses,
+        expired: stats.expired,
+        used_up: stats.used_up,
+        flushed: stats.flushed,
+        evicted: stats.evicted,
+    }
 }
 
 fn role(role: Role) -> &'static str {

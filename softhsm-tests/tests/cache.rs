@@ -1,0 +1,100 @@
+//! Open keys through a real daemon: one HSM call for many callers, the cap on uses, the flush, the figures.
+
+#![allow(clippy::unwrap_used)]
+
+use futures_util::future::join_all;
+use keyward::client::context;
+use keyward::rpc::proto::status::Cache;
+use keyward::rpc::proto::{EncryptRequest, FreezeRequest, Status, UnfreezeRequest};
+use keyward_softhsm_tests::{Daemon, KEY, World};
+
+/// Calls that ask for the same key at the same time.
+const CALLERS: usize = 100;
+
+fn request() -> EncryptRequest {
+    EncryptRequest { name: KEY.into(), plaintext: "x".into(), context: context([("column", "phone")]) }
+}
+
+fn cache(status: &Status) -> Cache {
+    status.cache.unwrap_or_default()
+}
+
+fn operations(status: &Status) -> u64 {
+    status.hsm.as_ref().map(|hsm| hsm.operations).unwrap_or_default()
+}
+
+/// What the HSM did for the first use of a key in a fresh daemon, by so many callers at once.
+async fn cost_of_first_use(world: &World, callers: usize) -> (u64, Cache) {
+    let daemon = world.start().await;
+    let crypto = daemon.crypto().await;
+    let before = operations(&daemon.status().await.unwrap());
+    let calls = (0..callers).map(|_| {
+        let mut crypto = crypto.clone();
+        async move { crypto.encrypt(request()).await }
+    });
+    for answer in join_all(calls).await {
+        answer.unwrap();
+    }
+    let status = daemon.status().await.unwrap();
+    assert!(daemon.stop().await.success());
+    (operations(&status) - before, cache(&status))
+}
+
+async fn encrypt(daemon: &Daemon, times: usize) {
+    let mut crypto = daemon.crypto().await;
+    for _ in 0..times {
+        crypto.encrypt(request()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn many_callers_of_a_cold_key_cost_what_one_costs() {
+    let mut world = World::ready();
+    // Probes of an idle connection are operations too: none in this test.
+    world.reconfigure("[hsm]\n", "[hsm]\nprobe_interval = \"1h\"\n");
+    let (daemon, _) = world.start_with_key().await;
+    assert!(daemon.stop().await.success());
+    let (alone, _) = cost_of_first_use(&world, 1).await;
+    let (together, cache) = cost_of_first_use(&world, CALLERS).await;
+    assert_eq!(together, alone);
+    assert!((1..=3).contains(&alone), "{alone} operations");
+    assert_eq!((cache.misses, cache.hits, cache.entries), (1, CALLERS as u64 - 1, 1));
+}
+
+#[tokio::test]
+async fn a_key_is_opened_anew_after_as_many_uses_as_configured() {
+    let mut world = World::ready();
+    world.config.push_str("\n[class.2]\ncache_uses = 3\n");
+    let (daemon, _) = world.start_with_key().await;
+    encrypt(&daemon, 7).await;
+    let cache = cache(&daemon.status().await.unwrap());
+    assert_eq!((cache.misses, cache.hits, cache.used_up, cache.entries), (3, 4, 2, 1));
+}
+
+#[tokio::test]
+async fn without_a_ttl_every_call_asks_the_hsm() {
+    let mut world = World::ready();
+    world.config.push_str("\n[class.2]\ncache_ttl = \"0s\"\n");
+    let (daemon, _) = world.start_with_key().await;
+    encrypt(&daemon, 5).await;
+    let cache = cache(&daemon.status().await.unwrap());
+    assert_eq!((cache.misses, cache.hits), (5, 0));
+}
+
+#[tokio::test]
+async fn a_freeze_wipes_the_open_key_before_it_answers() {
+    let world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    for (round, name) in [(1, KEY), (2, "tenants/acme")] {
+        encrypt(&daemon, 2).await;
+        let name = name.to_owned();
+        client.access().freeze(FreezeRequest { name: name.clone(), reason: "test".into() }).await.unwrap();
+        let frozen = cache(&daemon.status().await.unwrap());
+        assert_eq!((frozen.entries, frozen.flushed), (0, round));
+        assert!(daemon.crypto().await.encrypt(request()).await.is_err());
+        client.access().unfreeze(UnfreezeRequest { name, reason: "test".into() }).await.unwrap();
+    }
+    let shown = world.cli(["status"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.lines().any(|line| line.starts_with("cache flushed") && line.ends_with('2')), "{shown}");
+}

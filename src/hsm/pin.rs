@@ -249,6 +249,7 @@ impl RefusedPins {
     /// # Errors
     /// [`PinError::NotRecorded`] when the folder takes no file now.
     pub fn reserve(&self) -> Result<Reserved<'_>, PinError> {
+        let _lock = self.lock()?;
         let trial = self.path.with_extension("trial");
         let removed = (self.write)(&trial, &[b' '; 4096]).and_then(|()| fs::remove_file(&trial));
         removed.map_err(|source| self.not_recorded(source))?;
@@ -260,6 +261,7 @@ impl RefusedPins {
     /// # Errors
     /// [`PinError`] when the record cannot be changed.
     pub fn forget(&self, serial: &str) -> Result<(), PinError> {
+        let _lock = self.lock()?;
         let mut record = self.load()?;
         let before = record.refused.len();
         record.refused.retain(|refusal| refusal.token_serial != serial);
@@ -268,6 +270,14 @@ impl RefusedPins {
 
     pub(crate) fn stamp(&self) -> Option<Stamp> {
         stamp(&self.path)
+    }
+
+    /// The processes of a group's tokens share the record: one at a time changes
+    /// it. The lock is the folder's own and goes with the answer.
+    fn lock(&self) -> Result<File, PinError> {
+        let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
+        let locked = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
+        locked.map_err(|source| self.not_recorded(source))
     }
 
     fn load(&self) -> Result<Record, PinError> {
@@ -309,6 +319,7 @@ impl Reserved<'_> {
     /// # Errors
     /// [`PinError`] when the record cannot be written; it may nevertheless have been.
     pub fn record(self, serial: &str, pin: &Pin, reason: &str) -> Result<(), PinError> {
+        let _lock = self.0.lock()?;
         let mut record = self.0.load()?;
         let refusal = Refusal::new(serial, pin, reason).map_err(|source| self.0.not_recorded(source))?;
         record.refused.retain(|refusal| refusal.token_serial != serial);
@@ -403,6 +414,21 @@ mod tests {
         let names: Vec<_> =
             fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["pin-refused"]);
+    }
+
+    #[test]
+    fn the_tokens_of_a_group_share_the_record() {
+        let folder = TempDir::new().unwrap();
+        let serials = ["A", "B", "C", "D"];
+        std::thread::scope(|scope| {
+            for serial in serials {
+                let refused = refused(&folder);
+                scope.spawn(move || record(&refused, serial, "1111").unwrap());
+            }
+        });
+        for serial in serials {
+            assert!(refused(&folder).check(serial, &pin("1111")).is_err(), "{serial}");
+        }
     }
 
     #[test]

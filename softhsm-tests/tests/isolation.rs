@@ -112,3 +112,29 @@ fn a_person_who_starts_it_is_told_what_it_is_for() {
         assert!(!said.status.success() && error.contains("for keywardd itself"), "{program}: {error}");
     }
 }
+
+#[test]
+fn a_module_that_crashes_is_reported_by_the_check() {
+    let world = World::new();
+    let (source, module) = (world.path("crash.c"), world.path("crash.so"));
+    let crash = "unsigned long C_GetFunctionList(void *list) { __builtin_trap(); }\n";
+    std::fs::write(&source, crash).expect("the source");
+    let compiled = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-w", "-o"])
+        .args([&module, &source])
+        .status()
+        .expect("cc: run softhsm-tests/scripts/setup.sh");
+    assert!(compiled.success());
+    let check = world.cli([
+        "hsm",
+        "check",
+        "--module",
+        module.to_str().expect("a path"),
+        "--token",
+        "token",
+        "--pin-file",
+        world.path("pin").to_str().expect("a path"),
+    ]);
+    let error = String::from_utf8_lossy(&check.stderr);
+    assert!(!check.status.success() && error.contains("was ended by signal 4"), "{error}");
+}

@@ -11,11 +11,12 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::local::{ConfigFile, blocking};
 use super::view::{Fields, View};
+use crate::config::Log;
 use crate::daemon;
 use crate::hsm::pin::{PinSource, clear_refused_pin};
 use crate::hsm::pkcs11::selftest::Verdict;
 use crate::hsm::pkcs11::{self, CheckReport};
-use crate::hsm::process::Slot;
+use crate::hsm::process;
 
 /// `keyward hsm`
 #[derive(Debug, Subcommand)]
@@ -73,29 +74,27 @@ impl Command {
 
 impl Check {
     async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
-        let Slot { hsm, pin } = self.slot()?;
-        let report = blocking(move || {
-            let pin = pin.read().map_err(|error| error.to_string())?;
-            pkcs11::check::check(&hsm, &pin).map_err(|error| error.to_string())
-        })
-        .await?;
+        let settings = self.settings()?;
+        daemon::harden().map_err(Failure::file("protect", "this process".as_ref()))?;
+        let report = process::check(&settings).await.map_err(|error| Failure::Input(error.to_string()))?;
         let usable = report.usable;
         shell.print.view(&report)?;
         Ok(if usable { Exit::Ok } else { Exit::Refused })
     }
 
-    fn slot(self) -> Result<Slot, Failure> {
+    fn settings(self) -> Result<process::Settings, Failure> {
         let bad_token = |error: daemon::TokenError| Failure::Input(error.to_string());
-        let slot = match (self.module, self.token) {
+        let settings = match (self.module, self.token) {
             (Some(module), Some(token)) => {
                 let token = daemon::token_selector(&token).map_err(bad_token)?;
                 let pin = self.pin_file.map_or(PinSource::Prompt, PinSource::File);
-                Slot { hsm: pkcs11::Settings::new(module, token, own_state_dir()?), pin }
+                let hsm = pkcs11::Settings::new(module, token, own_state_dir()?);
+                process::Settings::new(hsm, pin, daemon::child::program(&Log::default()))
             }
-            _ => daemon::hsm_settings(&self.config.read()?).map_err(bad_token)?.slots.swap_remove(0),
+            _ => daemon::hsm_settings(&self.config.read()?).map_err(bad_token)?,
         };
-        make_private(&slot.hsm.state_dir)?;
-        Ok(slot)
+        settings.slots.iter().try_for_each(|slot| make_private(&slot.hsm.state_dir))?;
+        Ok(settings)
     }
 }
 
@@ -122,12 +121,12 @@ impl View for CheckReport {
                 Verdict::Fail => format!("FAIL: {}", check.detail),
                 Verdict::Unsupported => format!("not offered: {}", check.detail),
             };
-            (check.name.to_owned(), Value::from(verdict))
+            (check.name.clone().into_owned(), Value::from(verdict))
         });
         let timings = self
             .timings
             .iter()
-            .map(|timing| (timing.operation.to_owned(), json!(format!("{:.1} us", timing.micros))));
+            .map(|timing| (timing.operation.clone().into_owned(), json!(format!("{:.1} us", timing.micros))));
         let quirks = self.quirks.iter().enumerate().map(|(number, quirk)| {
             ((number + 1).to_string(), json!(format!("{}; lost: {}", quirk.behaviour, quirk.lost)))
         });

@@ -5,7 +5,7 @@
 //! work is repeated once, by whichever token of the group is free first.
 //!
 //! ```text
-//! slot     supervises one token: process, login, pause, again        task   roots: made, listed
+//! slot     supervises one token: process, login, pause, again        task   done once: roots, check
 //! serve    one live process: work out, answers in, deadlines
 //! group  queue  flight    states of all tokens, waiting work, work in hand
 //! link  spawn             a process and its socket
@@ -48,7 +48,7 @@ mod wire;
 pub use child::{ChildError, run as run_child};
 pub use settings::{Settings, Slot};
 pub use spawn::Program;
-pub use task::{NewRoot, TaskError, create_root, roots};
+pub use task::{NewRoot, TaskError, check, create_root, roots};
 
 /// Hint for callers that found the queue full.
 const RETRY_AFTER: Duration = Duration::from_millis(100);

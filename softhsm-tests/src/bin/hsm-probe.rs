@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "storm" => storm(&bench).await?,
         "strange-canary" => strange_canary(&bench).await?,
         "no-backup" => no_backup(&bench).await?,
-        "check" => serde_json::to_value(bench.check()?)?,
+        "check" => serde_json::to_value(process::check(&bench.settings()).await?)?,
         other => return Err(format!("no scenario {other}").into()),
     };
     writeln!(std::io::stdout(), "{outcome}")?;
@@ -64,12 +64,6 @@ impl Bench {
         let program = Program::new(binary("keyward"), vec![child::COMMAND.into()]);
         let settings = Settings::new(hsm, PinSource::File(self.folder.join("pin")), program);
         Settings { deadline: Duration::from_secs(30), ..settings }
-    }
-
-    fn check(&self) -> Result<pkcs11::CheckReport, Box<dyn Error>> {
-        let settings = self.settings();
-        let slot = &settings.slots[0];
-        Ok(pkcs11::check::check(&slot.hsm, &slot.pin.read()?)?)
     }
 
     async fn root(&self) -> Result<NewRoot, Box<dyn Error>> {
@@ -250,7 +244,8 @@ async fn wrong_pin(bench: &Bench) -> Outcome {
         again.push(format!("{:?}", wait(&hsm, refused).await?));
         hsm.shutdown().await;
     }
-    let check = bench.check().err().ok_or("the PIN was presented again")?.to_string();
+    let check =
+        process::check(&bench.settings()).await.err().ok_or("the PIN was presented again")?.to_string();
 
     let hsm = process::start(bench.settings(), None);
     wait(&hsm, refused).await?;

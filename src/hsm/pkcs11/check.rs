@@ -1,11 +1,12 @@
 //! The report of `keyward hsm check`: what a module and its token can do.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use cryptoki::error::Error;
 use cryptoki::session::Session;
 use cryptoki::slot::Limit;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::hsm::pin::RefusedPins;
 use crate::hsm::pkcs11::Settings;
@@ -19,7 +20,7 @@ use crate::hsm::pkcs11::selftest::{self, SelfTest};
 use crate::secret::Pin;
 
 /// What was found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct CheckReport {
     /// The library's name and version.
     pub library: String,
@@ -48,7 +49,7 @@ pub struct CheckReport {
     /// Names of the Keyward root keys on it.
     pub roots: Vec<String>,
     /// What is known about it.
-    pub quirks: Vec<&'static Quirk>,
+    pub quirks: Vec<KnownQuirk>,
     /// Rough timings, one session, mean of a few calls.
     pub timings: Vec<Timing>,
     /// Whether Keyward would use it.
@@ -57,11 +58,35 @@ pub struct CheckReport {
     pub verdict: String,
 }
 
+/// A row of the [table of quirks](quirks::TABLE).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KnownQuirk {
+    /// Whose tokens.
+    pub manufacturer: String,
+    /// Which model; empty for all.
+    pub model: String,
+    /// What the module does.
+    pub behaviour: String,
+    /// What that costs.
+    pub lost: String,
+}
+
+impl From<&Quirk> for KnownQuirk {
+    fn from(quirk: &Quirk) -> Self {
+        Self {
+            manufacturer: quirk.manufacturer.to_owned(),
+            model: quirk.model.to_owned(),
+            behaviour: quirk.behaviour.to_owned(),
+            lost: quirk.lost.to_owned(),
+        }
+    }
+}
+
 /// How long one call takes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Timing {
     /// The call.
-    pub operation: &'static str,
+    pub operation: Cow<'static, str>,
     /// Microseconds.
     pub micros: f64,
 }
@@ -95,7 +120,7 @@ fn report(module: &Module, session: &Session) -> Result<CheckReport, Error> {
         pin_length: (info.min_pin_length(), info.max_pin_length()),
         mechanisms: mechanisms(module)?,
         roots: root::list(session)?.iter().map(ToString::to_string).collect(),
-        quirks: quirks::of(&token),
+        quirks: quirks::of(&token).into_iter().map(KnownQuirk::from).collect(),
         timings: if failure.is_none() { timings(session)? } else { Vec::new() },
         usable: failure.is_none(),
         verdict: failure
@@ -144,5 +169,5 @@ fn time(operation: &'static str, mut call: impl FnMut() -> Result<(), Error>) ->
     let start = Instant::now();
     (0..ROUNDS).try_for_each(|_| call())?;
     let micros = start.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS);
-    Ok(Timing { operation, micros })
+    Ok(Timing { operation: Cow::Borrowed(operation), micros })
 }

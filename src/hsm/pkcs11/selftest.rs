@@ -3,12 +3,13 @@
 //! It runs at each connection, with session objects only. A failed check means
 //! that keys would not be safe in this module, and it is not used.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 use cryptoki::error::Error;
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
 use cryptoki::session::Session;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::hsm::pkcs11::error::words;
 use crate::hsm::pkcs11::primitive::{self, IV_LEN, Usage, WRAPPED_LEN};
@@ -16,7 +17,7 @@ use crate::hsm::pkcs11::primitive::{self, IV_LEN, Usage, WRAPPED_LEN};
 mod vectors;
 
 /// The outcome of one check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// As it must be.
@@ -28,10 +29,10 @@ pub enum Verdict {
 }
 
 /// One check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What was checked.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The outcome.
     pub verdict: Verdict,
     /// What the module did, when it did not pass.
@@ -39,7 +40,7 @@ pub struct Check {
 }
 
 /// The outcome of all checks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SelfTest {
     /// In the order in which they ran.
     pub checks: Vec<Check>,
@@ -111,7 +112,7 @@ fn judge(name: &'static str, finding: Finding) -> Check {
         Err(Problem::Wrong(detail)) => (Verdict::Fail, detail),
         Err(Problem::Missing(detail)) => (Verdict::Unsupported, detail),
     };
-    Check { name, verdict, detail }
+    Check { name: Cow::Borrowed(name), verdict, detail }
 }
 
 /// A session whose keys are destroyed at the end.

@@ -14,9 +14,9 @@ use crossbeam_channel::bounded;
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::hsm::HsmError;
-use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::pool::{self, Executed, Pool, Seen, Watch};
 use crate::hsm::pkcs11::root::{self, Escrow, RootError, Settled};
+use crate::hsm::pkcs11::{Settings, check};
 use crate::hsm::process::frame;
 use crate::hsm::process::queue::all;
 use crate::hsm::process::wire::{Decision, FromChild, Hello, Run, Task};
@@ -47,9 +47,18 @@ pub fn run() -> Result<(), ChildError> {
             let found = root::roots(&settings, &pin).map(FromChild::Roots);
             tell(&mut socket, &found.unwrap_or_else(refused))
         }
+        Task::Check => tell(&mut socket, &report(&settings, &pin)),
         Task::CreateRoot => create_root(&mut socket, &settings, &pin),
         Task::AdoptRoot { escrow, canary } => adopt_root(&mut socket, &settings, &pin, &escrow, &canary),
     }
+}
+
+fn report(settings: &Settings, pin: &Pin) -> FromChild {
+    let report = match check::check(settings, pin) {
+        Ok(report) => serde_json::to_string(&report),
+        Err(error) => return FromChild::Failed(error),
+    };
+    report.map_or_else(|error| FromChild::Refused(error.to_string()), FromChild::Report)
 }
 
 /// The library must not find the socket as its standard input.

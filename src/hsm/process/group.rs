@@ -63,17 +63,18 @@ impl Group {
 
     /// Notes the state of one slot and announces what follows for the group.
     pub(super) fn announce(&self, slot: usize, state: SlotState) {
-        let mut slots = self.lock();
-        if let Some(slot) = slots.all.get_mut(slot) {
-            slot.state = state;
-        }
-        let status = slots.status();
-        let ready = matches!(status, Status::Ready { .. });
-        slots.opened |= ready;
-        if !ready && matches!(*self.status.borrow(), Status::Ready { .. }) {
-            slots.away_since = Moment::now();
-        }
+        // The status is locked first and the slots then, as by whoever looks at both.
         self.status.send_if_modified(|now| {
+            let mut slots = self.lock();
+            if let Some(slot) = slots.all.get_mut(slot) {
+                slot.state = state;
+            }
+            let status = slots.status();
+            let (was, is) = (matches!(now, Status::Ready { .. }), matches!(status, Status::Ready { .. }));
+            slots.opened |= is;
+            if was && !is {
+                slots.away_since = Moment::now();
+            }
             let changed = *now != status;
             *now = status;
             changed
@@ -238,6 +239,26 @@ mod tests {
         assert!(matches!(now(&group), Status::Ready { .. }));
         group.announce(1, SlotState::Foreign("another root".into()));
         assert!(matches!(now(&group), Status::Ready { epoch: 1, .. }));
+    }
+
+    #[test]
+    fn asking_and_announcing_do_not_wait_for_each_other() {
+        let group = group(1, Duration::MAX);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for epoch in 0..20_000 {
+                    group.announce(0, ready(epoch));
+                    group.announce(0, down("a"));
+                }
+            });
+            for _ in 0..20_000 {
+                assert_eq!(group.turned_away(), None);
+                let status = group.status();
+                let borrowed = status.borrow();
+                assert_eq!(group.slots().len(), 1);
+                drop(borrowed);
+            }
+        });
     }
 
     #[tokio::test]

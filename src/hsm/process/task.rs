@@ -1,9 +1,10 @@
 //! Tasks that are done once, each in an HSM process of its own.
 
 use std::io;
+use std::time::Duration;
 
-use crate::hsm::pkcs11::ConnectError;
 use crate::hsm::pkcs11::root::{Escrow, Settled};
+use crate::hsm::pkcs11::{CheckReport, ConnectError};
 use crate::hsm::process::link::Link;
 use crate::hsm::process::settings::{Settings, Slot};
 use crate::hsm::process::slot::read_pin;
@@ -11,6 +12,9 @@ use crate::hsm::process::wire::{Decision, FromChild, Task};
 use crate::id::RootId;
 use crate::keyring::wrapped::WrappedKek;
 use crate::secret::Key256;
+
+/// How long a process may work on a task without a word.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A new root key, on every token of the group.
 #[derive(Debug)]
@@ -55,6 +59,23 @@ pub enum TaskError {
     },
 }
 
+/// Examines the module and the first token of the group. What crashes or hangs
+/// in the module is an error like any other.
+///
+/// # Errors
+/// [`TaskError`] when it does not come to a login or the token cannot be described.
+pub async fn check(settings: &Settings) -> Result<CheckReport, TaskError> {
+    let Some(slot) = settings.slots.first() else {
+        return Err(TaskError::Failed("no token is configured".to_owned()));
+    };
+    match hear(&mut open(settings, slot, Task::Check).await?).await {
+        Ok(FromChild::Report(report)) => {
+            serde_json::from_str(&report).map_err(|error| TaskError::Failed(error.to_string()))
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
 /// The root keys that Keyward has made on any token of the group.
 ///
 /// # Errors
@@ -62,7 +83,7 @@ pub enum TaskError {
 pub async fn roots(settings: &Settings) -> Result<Vec<RootId>, TaskError> {
     let mut found = Vec::new();
     for slot in &settings.slots {
-        match open(settings, slot, Task::Roots).await?.hear().await {
+        match hear(&mut open(settings, slot, Task::Roots).await?).await {
             Ok(FromChild::Roots(roots)) => found.extend(roots),
             other => return Err(unexpected(other)),
         }
@@ -84,13 +105,13 @@ pub async fn create_root(
         return Err(TaskError::Failed("no token is configured".to_owned()));
     };
     let mut birth = open(settings, first, Task::CreateRoot).await?;
-    let Escrow { id, wrapped, backup_key } = match birth.hear().await {
+    let Escrow { id, wrapped, backup_key } = match hear(&mut birth).await {
         Ok(FromChild::Escrow(escrow)) => escrow,
         other => return Err(unexpected(other)),
     };
     if let Err(error) = persist(&backup_key, &wrapped) {
         decide(&mut birth, Decision::Stop).await?;
-        birth.hear().await.map_err(TaskError::Failed)?;
+        hear(&mut birth).await.map_err(TaskError::Failed)?;
         return Err(TaskError::Persist(error));
     }
     decide(&mut birth, Decision::Go).await?;
@@ -113,6 +134,12 @@ pub async fn create_root(
     Ok(NewRoot { id, escrow: wrapped, settled: all })
 }
 
+/// The next message of a process that is not to hang for ever.
+async fn hear(link: &mut Link) -> Result<FromChild, String> {
+    let heard = tokio::time::timeout(PATIENCE, link.hear()).await;
+    heard.unwrap_or_else(|_| Err(format!("the PKCS#11 module did not answer within {PATIENCE:?}")))
+}
+
 async fn open(settings: &Settings, slot: &Slot, task: Task) -> Result<Link, ConnectError> {
     let pin = read_pin(slot.pin.clone()).await?;
     Link::open(&settings.program, slot, pin, settings.deadline, task).await
@@ -125,7 +152,7 @@ async fn adopted(settings: &Settings, slot: &Slot, task: Task) -> Result<(Link, 
 }
 
 async fn settled(holder: &mut Link) -> Result<Settled, TaskError> {
-    match holder.hear().await {
+    match hear(holder).await {
         Ok(FromChild::Settled(settled)) => Ok(settled),
         other => Err(unexpected(other)),
     }
@@ -141,7 +168,7 @@ async fn give_up(holders: Vec<Link>, id: RootId, error: TaskError) -> TaskError 
     for mut holder in holders {
         let stopped = decide(&mut holder, Decision::Stop).await;
         // The process says that the root was destroyed, and why.
-        if stopped.is_err() || !matches!(holder.hear().await, Ok(FromChild::Refused(_))) {
+        if stopped.is_err() || !matches!(hear(&mut holder).await, Ok(FromChild::Refused(_))) {
             return TaskError::Half { id, reason: error.to_string() };
         }
     }
@@ -152,7 +179,7 @@ async fn give_up(holders: Vec<Link>, id: RootId, error: TaskError) -> TaskError 
 async fn keep(holders: Vec<Link>, id: RootId) -> Result<(), TaskError> {
     for mut holder in holders {
         let kept = decide(&mut holder, Decision::Go).await;
-        let finished = holder.hear().await;
+        let finished = hear(&mut holder).await;
         if kept.is_err() || !matches!(finished, Ok(FromChild::Finished)) {
             return Err(TaskError::Half { id, reason: unexpected(finished).to_string() });
         }

@@ -43,6 +43,9 @@ pub(super) enum Task {
     /// Lists the root keys.
     #[n(1)]
     Roots,
+    /// Examines module and token.
+    #[n(4)]
+    Check,
     /// Makes a root key.
     #[n(2)]
     CreateRoot,
@@ -120,6 +123,9 @@ pub(super) enum FromChild {
     /// The root keys on the token.
     #[n(5)]
     Roots(#[n(0)] Vec<RootId>),
+    /// The report on module and token, as JSON.
+    #[n(10)]
+    Report(#[n(0)] String),
     /// A root key that is not on the token yet; waits for a [`Decision`].
     #[n(6)]
     Escrow(#[n(0)] Escrow),

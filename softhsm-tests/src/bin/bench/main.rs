@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod aead;
 mod figures;
+mod hsm;
 mod load;
 mod machine;
 mod report;
@@ -38,6 +39,11 @@ struct Arguments {
 enum Command {
     /// Makes one kind of load and prints what it saw as JSON
     Load(load::Load),
+    /// Measures HSM calls with and without a process of their own and prints the figures as JSON
+    Isolation {
+        /// Folder with the token
+        folder: PathBuf,
+    },
 }
 
 fn main() -> Outcome<()> {
@@ -46,6 +52,10 @@ fn main() -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &arguments.command {
         Some(Command::Load(load)) => runtime.block_on(load::run(load)),
+        Some(Command::Isolation { folder }) => {
+            let found = runtime.block_on(hsm::measure(folder))?;
+            report::say(&serde_json::to_string(&found)?)
+        }
         None => runtime.block_on(measure(&arguments)),
     }
 }
@@ -59,7 +69,8 @@ async fn measure(arguments: &Arguments) -> Outcome<()> {
     let servers = servers::Servers::start(&folder).await?;
     let rounds = rounds::run(&plan, &servers)?;
     let single = single::run(&plan, servers).await?;
-    report::write(&folder, &machine, &rounds, &single)
+    let isolation = hsm::run()?;
+    report::write(&folder, &machine, &rounds, &single, &isolation)
 }
 
 fn default_folder() -> Outcome<PathBuf> {

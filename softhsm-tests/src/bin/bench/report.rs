@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Outcome;
 use super::figures::{Figures, median};
+use super::hsm::Isolation;
 use super::machine::Machine;
 use super::rounds::{Name, Rounds, ratio};
 use super::single::Single;
@@ -27,17 +28,28 @@ pub(crate) fn say(line: &str) -> Outcome<()> {
 }
 
 /// Prints everything and writes `results.json` and `summary.json`.
-pub(crate) fn write(folder: &Path, machine: &Machine, rounds: &Rounds, single: &Single) -> Outcome<()> {
-    let keys = keys(machine, rounds, single);
+pub(crate) fn write(
+    folder: &Path,
+    machine: &Machine,
+    rounds: &Rounds,
+    single: &Single,
+    isolation: &Isolation,
+) -> Outcome<()> {
+    let keys = keys(machine, rounds, single, isolation);
     say(&format!("\n{}\n\n{}\n", absolute(rounds, single), ratios(&keys)))?;
     let summary: Map<String, Value> =
         keys.into_iter().map(|(key, value, _)| (key.into(), value.into())).collect();
-    let results = json!({ "machine": machine, "summary": summary, "rounds": rounds, "single": single });
+    let results = json!({ "machine": machine, "summary": summary, "rounds": rounds, "single": single, "isolation": isolation });
     save(&folder.join("results.json"), &results)?;
     save(&folder.join("summary.json"), &summary.into())
 }
 
-fn keys(machine: &Machine, rounds: &Rounds, single: &Single) -> Vec<(&'static str, f64, Target)> {
+fn keys(
+    machine: &Machine,
+    rounds: &Rounds,
+    single: &Single,
+    isolation: &Isolation,
+) -> Vec<(&'static str, f64, Target)> {
     use Name::{
         BatchSmall, DecryptAuditInMemory, DecryptEcho, DecryptKeyward, EncryptAuditInMemory, EncryptEcho,
         EncryptKeyward, EncryptSmall, Session64, Session512,
@@ -55,6 +67,8 @@ fn keys(machine: &Machine, rounds: &Rounds, single: &Single) -> Vec<(&'static st
         ("stream_vs_aead", single.stream_vs_aead(), AtLeast(0.5)),
         ("stream_memory_growth_mib", single.memory_growth_bytes as f64 / f64::from(1 << 20), AtMost(64.0)),
         ("hsm_ops_per_million_encrypts", single.hsm_operations_per_million(), AtMost(10.0)),
+        ("hsm_isolation_overhead", isolation.lists(), AtLeast(0.8)),
+        ("hsm_isolation_single_calls", isolation.single_calls(), Target::None),
     ]
 }
 

@@ -21,6 +21,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+pub mod faults;
+
 /// The key that most tests use.
 pub const KEY: &str = "tenants/acme/keys/customer-pii";
 /// How long anything may take before a test gives up: far more than it needs.
@@ -34,6 +36,8 @@ pub struct World {
     folder: TempDir,
     /// The text of the configuration; a change is used by the next start.
     pub config: String,
+    /// What every program of this world has in its environment beside the usual.
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 /// A running daemon; killed when dropped.
@@ -57,7 +61,7 @@ impl World {
     /// A fresh token and configuration under `parent`, whose path must be short.
     pub fn in_folder(parent: &Path) -> Self {
         let folder = TempDir::with_prefix_in("kw-", parent).expect("a temporary folder");
-        let world = Self { config: String::new(), folder };
+        let world = Self { config: String::new(), folder, environment: Vec::new() };
         world.make_token("token");
         let config = world.default_config();
         Self { config, ..world }
@@ -215,6 +219,7 @@ pin_file = "{folder}/pin"
         command
             .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
             .env("KEYWARD_SOCKET", self.socket())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env_remove("RUST_BACKTRACE");
         command
     }
@@ -553,7 +558,7 @@ pub fn binary(program: &str) -> PathBuf {
     let folders = own.ancestors().skip(1).take(2);
     let found = folders.map(|folder| folder.join(program)).find(|path| path.is_file());
     found.unwrap_or_else(|| {
-        panic!("{program} is not built: run `cargo build --workspace --bins`, or `make test`")
+        panic!("{program} is not built: run `cargo build --workspace`, or `make test`")
     })
 }
 

@@ -1,0 +1,218 @@
+//! Calls into the PKCS#11 module × faults: whatever strikes, no answer is wrong, nothing that was
+//! acknowledged is lost, and the daemon serves again by itself.
+
+use std::time::{Duration, Instant};
+
+use keyward::client::{Client, Code};
+use keyward::rpc::proto::crypto_service_client::CryptoServiceClient;
+use keyward::rpc::proto::status::Serving;
+use keyward::rpc::proto::{
+    CreateKeyRequest, CreateTenantRequest, DecryptRequest, EncryptRequest, GetRotationRequest,
+    RotateTenantRequest, Status, rotation,
+};
+use keyward_softhsm_tests::faults::Faults;
+use keyward_softhsm_tests::{Daemon, PATIENCE, World, create_key};
+use tonic::transport::Channel;
+
+/// Two tenants: with room for one KEK in the HSM's memory, each use unwraps one.
+const KEYS: [&str; 2] = ["tenants/one/keys/k", "tenants/two/keys/k"];
+/// What a call may be refused with while the HSM is unwell.
+const MAY_FAIL: [Code; 2] = [Code::Unavailable, Code::ResourceExhausted];
+
+/// What was answered with success and must stay true.
+struct Acknowledged {
+    key: &'static str,
+    plaintext: Vec<u8>,
+    ciphertext: Vec<u8>,
+}
+
+/// A daemon whose every operation asks the HSM.
+struct Bench {
+    world: World,
+    faults: Faults,
+    daemon: Daemon,
+    client: Client,
+    crypto: CryptoServiceClient<Channel>,
+    acknowledged: Vec<Acknowledged>,
+    made: u32,
+    /// The longest that it took to serve again, and after what.
+    slowest: (Duration, String),
+}
+
+impl Bench {
+    async fn new(kek_cache: usize) -> Self {
+        let mut world = World::new();
+        let faults = Faults::under(&mut world);
+        let hsm = format!("[hsm]\nkek_cache = {kek_cache}\nprobe_interval = \"1h\"\ndeadline = \"1s\"\n");
+        world.reconfigure("[hsm]\n", &hsm);
+        world.reconfigure("level = \"info\"", "level = \"error\"");
+        world.config += "\n[class.2]\ncache_ttl = \"0s\"\n";
+        world.init();
+        let daemon = world.start().await;
+        let client = daemon.client().await;
+        for tenant in ["one", "two"] {
+            create_key(&client, tenant, "k").await;
+        }
+        let crypto = daemon.crypto().await;
+        let slowest = (Duration::ZERO, String::new());
+        let mut bench = Self { world, faults, daemon, client, crypto, acknowledged: Vec::new(), made: 0, slowest };
+        bench.must_work("the start").await;
+        bench
+    }
+
+    async fn encrypt(&mut self, key: &'static str) -> Result<(), tonic::Status> {
+        self.made += 1;
+        let plaintext = format!("{} of {key}", self.made).into_bytes();
+        let asked =
+            EncryptRequest { name: key.into(), plaintext: plaintext.clone().into(), context: Default::default() };
+        let ciphertext = self.crypto.encrypt(asked).await?.into_inner().ciphertext.to_vec();
+        self.acknowledged.push(Acknowledged { key, plaintext, ciphertext });
+        Ok(())
+    }
+
+    async fn decrypt(&mut self, index: usize) -> Result<(), tonic::Status> {
+        let Acknowledged { key, plaintext, ciphertext } = &self.acknowledged[index];
+        let asked = DecryptRequest {
+            name: (*key).into(),
+            ciphertext: ciphertext.clone().into(),
+            context: Default::default(),
+        };
+        let opened = self.crypto.decrypt(asked).await?.into_inner();
+        assert_eq!(&opened.plaintext[..], plaintext, "a wrong plaintext");
+        Ok(())
+    }
+
+    /// A tenant, whose KEK is made and wrapped, with a key, which is made and sealed.
+    async fn create(&mut self) -> Result<(), tonic::Status> {
+        self.made += 1;
+        let tenant_id = format!("t{}", self.made);
+        let mut keys = self.client.keys();
+        let parent = format!("tenants/{tenant_id}");
+        keys.create_tenant(CreateTenantRequest { tenant_id, display_name: String::new() }).await?;
+        keys.create_key(CreateKeyRequest { parent, key_id: "k".into(), data_class: 0 }).await?;
+        Ok(())
+    }
+
+    async fn rotate(&mut self) -> Result<(), tonic::Status> {
+        let mut keys = self.client.keys();
+        let begun = keys.rotate_tenant(RotateTenantRequest { name: "tenants/one".into() }).await?.into_inner();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = keys.get_rotation(GetRotationRequest { name: begun.name.clone() }).await?.into_inner();
+            if now.state() == rotation::State::Done {
+                return Ok(());
+            }
+            assert!(Instant::now() < deadline, "{now:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// One of everything that asks the HSM; answers the refusals.
+    async fn round(&mut self, after: &str) -> Vec<tonic::Status> {
+        let mut said = Vec::new();
+        for key in KEYS {
+            said.push(self.encrypt(key).await);
+        }
+        for older in [1, 2, 7, 8] {
+            if let Some(index) = self.acknowledged.len().checked_sub(older) {
+                said.push(self.decrypt(index).await);
+            }
+        }
+        said.push(self.create().await);
+        said.push(self.rotate().await);
+        let refusals: Vec<_> = said.into_iter().filter_map(Result::err).collect();
+        for refusal in &refusals {
+            assert!(MAY_FAIL.contains(&refusal.code()), "{after}: {refusal:?}\n{}", self.world.log());
+        }
+        refusals
+    }
+
+    /// Repeats rounds until one succeeds in full; answers how long that took.
+    async fn must_work(&mut self, after: &str) -> Duration {
+        let start = Instant::now();
+        loop {
+            let refusals = self.round(after).await;
+            if refusals.is_empty() {
+                return start.elapsed();
+            }
+            assert!(start.elapsed() < PATIENCE, "{after}: {refusals:?}\n{}", self.world.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Arms a fault, works until it has struck, and until everything works again.
+    async fn survive(&mut self, function: &str, action: &str) {
+        let case = format!("{function} {action}");
+        let fault = self.faults.arm(function, action);
+        let start = Instant::now();
+        while !self.faults.fired(&fault) {
+            self.round(&case).await;
+            if !self.faults.fired(&fault) {
+                self.reconnect(&fault).await;
+            }
+            assert!(start.elapsed() < PATIENCE, "{case} never struck\n{}", self.world.log());
+        }
+        let took = self.must_work(&case).await;
+        println!("{case}: {took:?} {:?}", start.elapsed());
+        if took > self.slowest.0 {
+            self.slowest = (took, case.clone());
+        }
+        let ready = |status: &Status| status.serving() == Serving::Ready;
+        let status = self.daemon.wait_for(ready).await.unwrap_or_else(|error| panic!("{case}: {error}"));
+        assert_eq!(status.reason, "", "{case}");
+    }
+
+    /// Ends the HSM process, for faults that strike while a connection is made.
+    async fn reconnect(&mut self, fault: &str) {
+        let start = Instant::now();
+        for process in self.daemon.hsm_processes() {
+            process.signal(rustix::process::Signal::KILL);
+            process.ended().await;
+        }
+        while !self.faults.fired(fault) && self.daemon.hsm_processes().is_empty() {
+            assert!(start.elapsed() < PATIENCE, "no new process\n{}", self.world.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Everything that was ever acknowledged opens, also after a restart of the daemon.
+    async fn nothing_is_lost(mut self) {
+        for index in 0..self.acknowledged.len() {
+            self.decrypt(index).await.expect("what was acknowledged");
+        }
+        assert!(self.daemon.stop().await.success(), "{}", self.world.log());
+        self.daemon = self.world.start().await;
+        self.crypto = self.daemon.crypto().await;
+        for index in 0..self.acknowledged.len() {
+            self.decrypt(index).await.expect("what was acknowledged");
+        }
+        #[allow(clippy::print_stdout)] // `cargo test -- --nocapture` shows it
+        {
+            println!("slowest recovery: {:?} after {}", self.slowest.0, self.slowest.1);
+        }
+    }
+}
+
+/// The calls of ordinary work.
+const WORK: [&str; 9] = [
+    "C_GenerateRandom",
+    "C_GenerateKey",
+    "C_WrapKey",
+    "C_UnwrapKey",
+    "C_EncryptInit",
+    "C_Encrypt",
+    "C_DecryptInit",
+    "C_Decrypt",
+    "C_DestroyObject",
+];
+
+#[tokio::test]
+async fn work_survives_every_kind_of_fault() {
+    let mut bench = Bench::new(1).await;
+    for function in WORK {
+        for action in ["after 0x5", "answer 0x30", "delay 50", "crash", "close-sessions", "logout", "grow 20"] {
+            bench.survive(function, action).await;
+        }
+    }
+    bench.nothing_is_lost().await;
+}

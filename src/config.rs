@@ -151,6 +151,9 @@ pub struct Hsm {
     /// Tenant KEKs kept unwrapped in the HSM.
     #[serde(default = "defaults::kek_cache")]
     pub kek_cache: usize,
+    /// Longest time that an unwrapped KEK stays in the HSM.
+    #[serde(default = "defaults::kek_ttl")]
+    pub kek_ttl: Span,
     /// How often a connection is probed.
     #[serde(default = "defaults::probe_interval")]
     pub probe_interval: Span,
@@ -190,6 +193,9 @@ mod defaults {
     }
     pub(super) fn kek_cache() -> usize {
         4096
+    }
+    pub(super) fn kek_ttl() -> Span {
+        Span(Duration::from_secs(60 * 60))
     }
     pub(super) fn memory() -> Bytes {
         Bytes(1 << 30)

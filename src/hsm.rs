@@ -38,6 +38,10 @@ pub trait Hsm: Send + Sync + 'static {
     /// Executes operations; the answer has one entry for each, in order.
     async fn run(&self, operations: Vec<Operation>) -> Vec<Result<Reply, HsmError>>;
 
+    /// Has every token destroy what it keeps open of these KEKs, or of all.
+    /// Returns at once; work that is handed over later finds them gone.
+    fn forget(&self, keks: Forget);
+
     /// The state of the connection, now and at each change.
     fn status(&self) -> watch::Receiver<Status>;
 
@@ -46,6 +50,17 @@ pub trait Hsm: Send + Sync + 'static {
 
     /// Operations executed by the hardware since the start: the benchmark's and the operator's measure.
     fn operations(&self) -> u64;
+}
+
+/// KEKs whose handles are to be given up.
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Forget {
+    /// Every KEK.
+    #[n(0)]
+    All,
+    /// These.
+    #[n(1)]
+    These(#[n(0)] Vec<Kek>),
 }
 
 /// One operation.

@@ -47,6 +47,11 @@ impl Faults {
         name
     }
 
+    /// Flags (`CKF_`) that the token shows in addition from now on.
+    pub fn token_flags(&self, flags: u64) {
+        fs::write(self.folder.join("token-flags"), format!("{flags:x}\n")).expect("the token's flags");
+    }
+
     /// Whether a fault has struck.
     pub fn fired(&self, name: &str) -> bool {
         self.folder.join("fired").join(name).exists()

@@ -557,9 +557,7 @@ pub fn binary(program: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the path of this program");
     let folders = own.ancestors().skip(1).take(2);
     let found = folders.map(|folder| folder.join(program)).find(|path| path.is_file());
-    found.unwrap_or_else(|| {
-        panic!("{program} is not built: run `cargo build --workspace`, or `make test`")
-    })
+    found.unwrap_or_else(|| panic!("{program} is not built: run `cargo build --workspace`, or `make test`"))
 }
 
 /// The PKCS#11 module of SoftHSM2.

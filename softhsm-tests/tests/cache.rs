@@ -82,6 +82,22 @@ async fn without_a_ttl_every_call_asks_the_hsm() {
 }
 
 #[tokio::test]
+async fn a_kek_is_unwrapped_anew_when_it_is_too_old() {
+    // Five openings of a DEK, and of its KEK: once, or each time.
+    for (ttl, cost) in [("1h", 6), ("0s", 10)] {
+        let mut world = World::ready();
+        world.reconfigure("[hsm]\n", &format!("[hsm]\nprobe_interval = \"1h\"\nkek_ttl = \"{ttl}\"\n"));
+        let (daemon, _) = world.start_with_key().await;
+        assert!(daemon.stop().await.success());
+        world.config.push_str("\n[class.2]\ncache_ttl = \"0s\"\n");
+        let daemon = world.start().await;
+        let before = operations(&daemon.status().await.unwrap());
+        encrypt(&daemon, 5).await;
+        assert_eq!(operations(&daemon.status().await.unwrap()) - before, cost, "{ttl}");
+    }
+}
+
+#[tokio::test]
 async fn a_freeze_wipes_the_open_key_before_it_answers() {
     let world = World::ready();
     let (daemon, client) = world.start_with_key().await;

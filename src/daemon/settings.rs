@@ -29,6 +29,7 @@ pub fn hsm(config: &Config) -> Result<process::Settings, TokenError> {
             state_dir: config.state_dir.clone(),
             sessions: hsm.sessions,
             kek_cache: hsm.kek_cache,
+            kek_ttl: hsm.kek_ttl.0,
             probe_interval: hsm.probe_interval.0,
         },
         pin: pin(hsm.pin_file.as_ref(), hsm.pin_credential.as_ref()),

@@ -51,6 +51,9 @@ pub struct Settings {
     /// Unwrapped KEKs kept in the token's session memory.
     #[n(4)]
     pub kek_cache: usize,
+    /// Longest time that an unwrapped KEK stays in the token's session memory.
+    #[n(6)]
+    pub kek_ttl: Duration,
     /// A connection is proved healthy this often.
     #[n(5)]
     pub probe_interval: Duration,
@@ -61,6 +64,8 @@ impl Settings {
     pub const SESSIONS: usize = 2;
     /// Default of [`Settings::kek_cache`].
     pub const KEK_CACHE: usize = 4096;
+    /// Default of [`Settings::kek_ttl`].
+    pub const KEK_TTL: Duration = Duration::from_secs(60 * 60);
     /// Default of [`Settings::probe_interval`].
     pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -72,6 +77,7 @@ impl Settings {
             state_dir,
             sessions: Self::SESSIONS,
             kek_cache: Self::KEK_CACHE,
+            kek_ttl: Self::KEK_TTL,
             probe_interval: Self::PROBE_INTERVAL,
         }
     }

@@ -29,7 +29,7 @@ use crate::clock::Moment;
 use crate::hsm::process::group::{GRACE, Group};
 use crate::hsm::process::queue::{Answers, Job, all};
 use crate::hsm::process::slot::Supervisor;
-use crate::hsm::{Hsm, HsmError, Operation, Reply, SlotStatus, Status};
+use crate::hsm::{Forget, Hsm, HsmError, Operation, Reply, SlotStatus, Status};
 use crate::keyring::wrapped::Canary;
 
 mod child;
@@ -141,6 +141,11 @@ impl Hsm for HsmGroup {
             Ok(Err(_)) => all(count, &HsmError::Unavailable("the connection ended".to_owned())),
             Err(_) => all(count, &HsmError::Unavailable(format!("no answer within {limit:?}"))),
         }
+    }
+
+    fn forget(&self, keks: Forget) {
+        // An error says that no process serves: nothing is kept open then.
+        self.group.forget.send(Arc::new(keks)).ok();
     }
 
     fn status(&self) -> watch::Receiver<Status> {

@@ -1,8 +1,11 @@
 //! Keys at rest: wrapped KEKs and sealed DEKs, as they stand in records.
 
+use hkdf::Hkdf;
 use minicbor::{Decode, Encode};
+use sha2::Sha256;
 
 use crate::id::RootId;
+use crate::secret::Key256;
 
 /// How a KEK is wrapped; recorded with each, chosen by the start-up self-test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
@@ -45,6 +48,32 @@ pub struct SealedKey {
     /// 32 bytes of ciphertext and the 16-byte tag.
     #[cbor(n(2), with = "minicbor::bytes")]
     pub ciphertext: [u8; 48],
+    /// By which the key is recognised when it is opened; the earliest records have none.
+    #[n(3)]
+    pub check: Option<KeyCheck>,
+}
+
+/// The check value of a 256-bit key: `HKDF-Expand-SHA-256(key, lp32("keyward/1/key-check"), 16)`
+/// (RFC 5869). It says nothing of the key, and nothing else is derived so.
+///
+/// GCM tells a module's wrong input from a right one, but not a wrong output:
+/// a key that was damaged after it was opened would encrypt data that nobody
+/// can ever decrypt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct KeyCheck(#[cbor(n(0), with = "minicbor::bytes")] [u8; 16]);
+
+impl KeyCheck {
+    const INFO: &'static [u8] = b"\x00\x00\x00\x13keyward/1/key-check";
+
+    /// The check value of a key.
+    pub fn of(key: &Key256) -> Self {
+        let mut check = [0; 16];
+        let derived = Hkdf::<Sha256>::from_prk(key.expose()).map(|hkdf| hkdf.expand(Self::INFO, &mut check));
+        // A PRK of 32 bytes is long enough, and 16 bytes are few enough (RFC 5869, section 2.3).
+        debug_assert!(matches!(derived, Ok(Ok(()))));
+        Self(check)
+    }
 }
 
 /// A sealed key with a known fingerprint: proves that a root is the right one and works.
@@ -67,4 +96,17 @@ pub struct Canary {
 impl Canary {
     /// What the canary's sealed key is bound to.
     pub const AAD: &'static [u8] = b"keyward/1/canary";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_value_is_hkdf_expand() {
+        // Computed with `cryptography.hazmat.primitives.kdf.hkdf.HKDFExpand`.
+        let key = Key256::init_with(|key| key.fill(7));
+        assert_eq!(hex::encode(KeyCheck::of(&key).0), "52ff31ae42144ce7188a5d1e300c8875");
+        assert_ne!(KeyCheck::of(&key), KeyCheck::of(&Key256::init_with(|key| key.fill(8))));
+    }
 }

@@ -1,10 +1,11 @@
 //! Changing the store, and forgetting what was known of it.
 
 use super::Error;
-use super::vault::Vault;
+use super::vault::{Vault, kek_of};
 use crate::audit::{Outcome, Pending, StoreChange};
+use crate::hsm::Forget;
 use crate::id::{KeyName, TenantId};
-use crate::store::{Changes, Path, Prefix, Record, Records, Stored};
+use crate::store::{Changes, Path, Prefix, Record, Records, Stored, tables};
 
 /// What a commit changes, so that it is forgotten.
 #[derive(Debug)]
@@ -47,12 +48,24 @@ impl Vault {
             self.deks.flush(|name| affects.covers(name));
             self.index_keys.flush(|name| affects.covers(name));
         }
+        if let Affects::TenantAndItsDeks(tenant) = affects {
+            self.forget_keks(tenant).await;
+        }
         let change = outcome?;
         Ok(StoreChange { revision: change.revision, digest: change.digest })
     }
 }
 
 impl Vault {
+    /// Has the HSM give up the KEKs of a tenant; all KEKs when the store does not say which.
+    async fn forget_keks(&self, tenant: &TenantId) {
+        let keks = all(&self.records, &tables::keks(tenant)).await;
+        self.hsm.forget(match keks {
+            Ok(keks) => Forget::These(keks.iter().map(|(_, stored)| kek_of(&stored.record)).collect()),
+            Err(_) => Forget::All,
+        });
+    }
+
     /// Commits a change of the daemon's own and records it: every digest of the
     /// store stands in the audit log, so that no older store passes for the newest.
     pub(super) async fn commit_own(

@@ -127,7 +127,8 @@ pub(super) fn first_records() -> (Root, SystemSecret) {
 }
 
 pub(super) fn sealed(byte: u8) -> SealedKey {
-    SealedKey { mechanism: SealMechanism::AesGcm, iv: [byte; 12], ciphertext: [byte; 48] }
+    // As in the fixtures of format 1.
+    SealedKey { mechanism: SealMechanism::AesGcm, iv: [byte; 12], ciphertext: [byte; 48], check: None }
 }
 
 pub(super) fn tenant_id(number: u32) -> TenantId {

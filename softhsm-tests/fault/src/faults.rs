@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cryptoki_sys::CK_RV;
+use cryptoki_sys::{CK_FLAGS, CK_RV};
 
 /// What a call writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +80,13 @@ impl Action {
             _ => return None,
         })
     }
+}
+
+/// Flags that the token shows in addition: hexadecimal, in the file `$KEYWARD_FAULTS/token-flags`.
+pub(crate) fn token_flags() -> CK_FLAGS {
+    let folder = std::env::var_os("KEYWARD_FAULTS").map(PathBuf::from);
+    let text = folder.and_then(|folder| fs::read_to_string(folder.join("token-flags")).ok());
+    text.and_then(|text| CK_FLAGS::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// Takes the first fault that is armed for a call.

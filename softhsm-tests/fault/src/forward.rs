@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_BYTE, CK_FLAGS, CK_FUNCTION_LIST, CK_INFO, CK_MECHANISM, CK_MECHANISM_TYPE, CK_NOTIFY,
-    CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_TOKEN_INFO, CK_ULONG, CK_USER_TYPE, CK_UTF8CHAR,
-    CKR_FUNCTION_NOT_SUPPORTED, CKR_OK,
+    CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_TOKEN_INFO, CK_ULONG, CK_USER_TYPE,
+    CK_UTF8CHAR, CKR_FUNCTION_NOT_SUPPORTED, CKR_OK,
 };
 
 use crate::faults::{self, Action, Writes};
@@ -87,7 +87,8 @@ fn faulty(name: &str, session: CK_SESSION_HANDLE, output: Output, call: impl FnO
 
 fn close_sessions(session: CK_SESSION_HANDLE) {
     let Some(real) = real() else { return };
-    let (Some(info), Some(close)) = (real.functions.C_GetSessionInfo, real.functions.C_CloseAllSessions) else {
+    let (Some(info), Some(close)) = (real.functions.C_GetSessionInfo, real.functions.C_CloseAllSessions)
+    else {
         return;
     };
     let mut about = cryptoki_sys::CK_SESSION_INFO::default();
@@ -169,7 +170,10 @@ forward! {
     C_Finalize(reserved: *mut c_void);
     C_GetInfo(info: *mut CK_INFO);
     C_GetSlotList(present: CK_BYTE, list: *mut CK_SLOT_ID, count: *mut CK_ULONG);
-    C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO);
+    C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO), then {
+        // SAFETY: after CKR_OK the module has filled the structure.
+        unsafe { (*info).flags |= faults::token_flags() };
+    };
     C_GetMechanismList(slot: CK_SLOT_ID, list: *mut CK_MECHANISM_TYPE, count: *mut CK_ULONG);
     C_OpenSession(
         slot: CK_SLOT_ID,

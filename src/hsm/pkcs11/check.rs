@@ -156,7 +156,12 @@ fn timings(session: &Session) -> Result<Vec<Timing>, Error> {
         })?,
         time("wrap a KEK", || primitive::wrap(session, root, key).map(drop))?,
         time("unwrap and destroy a KEK", || {
-            session.destroy_object(primitive::unwrap(session, root, &wrapped, &primitive::kek(false))?)
+            session.destroy_object(primitive::unwrap(
+                session,
+                root,
+                &wrapped,
+                &primitive::kek([0; 16], false),
+            )?)
         })?,
         time("open a 32-byte key", || primitive::gcm_decrypt(session, key, iv, b"", &sealed).map(drop))?,
     ];

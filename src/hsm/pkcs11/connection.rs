@@ -12,7 +12,7 @@ use crate::hsm::HsmError;
 use crate::hsm::pin::RefusedPins;
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::error::{ConnectError, words};
-use crate::hsm::pkcs11::execute::{Executor, Failure};
+use crate::hsm::pkcs11::execute::{Executor, Failure, Own};
 use crate::hsm::pkcs11::kek_cache::KekCache;
 use crate::hsm::pkcs11::login::login;
 use crate::hsm::pkcs11::module::{Library, Module};
@@ -39,7 +39,7 @@ pub(super) struct Connected {
 pub(super) struct Connection {
     pub(super) gcm_only: bool,
     pub(super) roots: Mutex<HashMap<RootId, ObjectHandle>>,
-    pub(super) keks: KekCache<ObjectHandle>,
+    pub(super) keks: KekCache<Own>,
     pub(super) quirks: Vec<&'static Quirk>,
     /// The canary, once it was opened.
     canary: Option<Canary>,
@@ -91,7 +91,7 @@ impl Connected {
         let connection = Connection {
             gcm_only: selftest.gcm_only(),
             roots: Mutex::default(),
-            keks: KekCache::new(settings.kek_cache.max(1)),
+            keks: KekCache::new(settings.kek_cache.max(1), settings.kek_ttl),
             quirks: quirks::of(module.token()),
             canary: None,
             probe,
@@ -130,7 +130,7 @@ fn tested(module: &Module, session: &Session) -> Result<SelfTest, ConnectError> 
     let selftest = selftest::run(session);
     let Some(reason) = selftest.failure() else { return Ok(selftest) };
     module.token_present().map_err(ConnectError::Away)?;
-    Err(ConnectError::Refused(format!("the PKCS#11 module must not be used: {reason}")))
+    Err(ConnectError::Unfit(format!("the PKCS#11 module must not be used: {reason}")))
 }
 
 impl Connection {

@@ -14,6 +14,11 @@ pub enum ConnectError {
     #[error("{0}")]
     #[n(1)]
     Refused(#[n(0)] String),
+    /// The module failed its self-test. It is tested again from time to time:
+    /// a hiccup in the middle of the test must not last.
+    #[error("{0}")]
+    #[n(3)]
+    Unfit(#[n(0)] String),
     /// The token is not the one whose root the store was made with.
     #[error("{0}")]
     #[n(2)]

@@ -5,9 +5,10 @@
 //! is followed by a health probe: when that fails too, the connection is lost;
 //! when it succeeds, the operation itself was refused.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cryptoki::error::Error;
+use cryptoki::error::{Error, RvError};
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use hkdf::Hkdf;
@@ -15,12 +16,12 @@ use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::hsm::pkcs11::connection::Connection;
-use crate::hsm::pkcs11::error::words;
+use crate::hsm::pkcs11::error::{code, words};
 use crate::hsm::pkcs11::kek_cache::Lease;
-use crate::hsm::pkcs11::primitive::{self, IV_LEN, Usage, WRAPPED_LEN};
+use crate::hsm::pkcs11::primitive::{self, IV_LEN, KeyId, Usage, WRAPPED_LEN};
 use crate::hsm::{HsmError, Kek, Operation, Reply};
 use crate::id::RootId;
-use crate::keyring::wrapped::{Canary, SealMechanism, SealedKey, WrapMechanism, WrappedKek};
+use crate::keyring::wrapped::{Canary, KeyCheck, SealMechanism, SealedKey, WrapMechanism, WrappedKek};
 use crate::secret::{Key256, SecretBytes};
 
 /// Longest answer of [`Operation::Random`] in bytes.
@@ -41,6 +42,46 @@ impl From<HsmError> for Failure {
     }
 }
 
+/// What a module answers that has passed its self-test and now does something
+/// else: the connection is given up, and the work repeated on another one.
+fn distrust<T>(reason: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Lost(reason.into()))
+}
+
+/// A key of the token that we use: its handle, and the CKA_ID by which the
+/// handle is known to reach it still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Own {
+    handle: ObjectHandle,
+    id: KeyId,
+}
+
+impl Own {
+    fn root(handle: ObjectHandle, root: &RootId) -> Self {
+        Self { handle, id: root.0 }
+    }
+}
+
+/// The KEKs under which a list of operations has sealed keys.
+#[derive(Default)]
+struct Sealers(Vec<Lease<Own>>);
+
+impl Sealers {
+    fn add(&mut self, kek: Lease<Own>) {
+        if !self.0.iter().any(|known| Arc::ptr_eq(known, &kek)) {
+            self.0.push(kek);
+        }
+    }
+}
+
+/// The CKA_ID of an unwrapped KEK: the beginning of SHA-256 over its root and wrapped bytes.
+fn kek_id(kek: &Kek) -> KeyId {
+    let digest = Sha256::new_with_prefix(b"keyward/1/kek-handle").chain_update(kek.root.0);
+    let digest: [u8; 32] = digest.chain_update(&kek.wrapped.bytes).finalize().into();
+    let (id, _) = digest.split_first_chunk().unwrap_or_else(|| unreachable!());
+    *id
+}
+
 /// Executes operations on a session.
 pub(super) struct Executor<'a> {
     pub(super) connection: &'a Connection,
@@ -57,16 +98,30 @@ impl Executor<'_> {
     /// # Errors
     /// Why the connection is lost; then the whole list can be repeated.
     pub(super) fn run(&self, operations: &[Operation]) -> Result<Vec<Result<Reply, HsmError>>, String> {
-        let answers = operations.iter().map(|operation| match self.execute(operation) {
-            Ok(reply) => Ok(Ok(reply)),
-            Err(Failure::Answer(error)) => Ok(Err(error)),
-            Err(Failure::Lost(reason)) => Err(reason),
-        });
-        answers.collect()
+        let mut sealers = Sealers::default();
+        let mut answers = Vec::with_capacity(operations.len());
+        for operation in operations {
+            answers.push(match self.execute(operation, &mut sealers) {
+                Ok(reply) => Ok(reply),
+                Err(Failure::Answer(error)) => Err(error),
+                Err(Failure::Lost(reason)) => return Err(reason),
+            });
+            self.destroy_retired()?;
+        }
+        self.confirm(&sealers)?;
+        Ok(answers)
     }
 
-    fn execute(&self, operation: &Operation) -> Result<Reply, Failure> {
-        let reply = match operation {
+    /// That every handle under which a key was sealed still reaches its KEK. A
+    /// key sealed under another one would be lost with its older seal; one that
+    /// is opened under another one is noticed by GCM.
+    fn confirm(&self, sealers: &Sealers) -> Result<(), String> {
+        let reached = sealers.0.iter().all(|kek| primitive::reaches(self.session, kek.handle, kek.id));
+        if reached { Ok(()) } else { Err("a handle reaches another key than it was given for".to_owned()) }
+    }
+
+    fn execute(&self, operation: &Operation, sealers: &mut Sealers) -> Result<Reply, Failure> {
+        Ok(match operation {
             Operation::Random { len } => Reply::Random(self.random(*len)?),
             Operation::GenerateKek { root } => Reply::Wrapped(self.generate_kek(root)?),
             Operation::GenerateKey { kek, aad } => {
@@ -76,11 +131,12 @@ impl Executor<'_> {
             Operation::OpenKey { kek, aad, sealed } => Reply::Key(self.open_key(kek, aad, sealed)?),
             Operation::MoveKey { from, from_aad, sealed, to, to_aad } => {
                 let key = self.open_key(from, from_aad, sealed)?;
-                Reply::Sealed(self.seal_key(to, to_aad, &key)?)
+                let to = self.kek(to)?;
+                let sealed = self.seal_key(&to, to_aad, &key)?;
+                sealers.add(to);
+                Reply::Sealed(sealed)
             }
-        };
-        self.destroy_evicted()?;
-        Ok(reply)
+        })
     }
 
     fn random(&self, len: usize) -> Result<SecretBytes, Failure> {
@@ -102,27 +158,45 @@ impl Executor<'_> {
     }
 
     /// A KEK is born extractable, because otherwise it could not be wrapped; it
-    /// lives so for one call and is destroyed whatever happens.
-    pub(super) fn generate_kek(&self, root: &RootId) -> Result<WrappedKek, Failure> {
-        let root = self.root(root)?;
+    /// lives so for one call and is destroyed whatever happens. What comes out
+    /// is unwrapped once, so that no tenant begins under a KEK that is none.
+    pub(super) fn generate_kek(&self, id: &RootId) -> Result<WrappedKek, Failure> {
+        let root = self.root(id)?;
         self.count();
         let key =
             primitive::generate(self.session, Usage::None, true).map_err(|error| self.refusal(&error))?;
         self.count();
-        let wrapped = primitive::wrap(self.session, root, key);
+        let wrapped = primitive::wrap(self.session, root.handle, key);
         self.destroy(key)?;
         let bytes = wrapped.map_err(|error| self.refused_by(root, &error))?;
         if bytes.len() != WRAPPED_LEN {
-            let reason = format!("a wrapped KEK has {} bytes instead of {WRAPPED_LEN}", bytes.len());
-            return Err(HsmError::Misbehaved(reason).into());
+            return distrust(format!("a wrapped KEK has {} bytes instead of {WRAPPED_LEN}", bytes.len()));
         }
-        Ok(WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes })
+        let wrapped = WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes };
+        match self.kek(&Kek { root: *id, wrapped: wrapped.clone() }) {
+            Ok(_) if primitive::reaches(self.session, root.handle, root.id) => Ok(wrapped),
+            Ok(_) => distrust("the root's handle reaches another key"),
+            Err(Failure::Answer(HsmError::Integrity)) => {
+                distrust("a KEK that was just wrapped does not unwrap")
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
+    /// The key is opened once, so that nothing is ever encrypted under a key that cannot be opened again.
     pub(super) fn generate_key(&self, kek: &Kek, aad: &[u8]) -> Result<(Key256, SealedKey), Failure> {
         let key = self.new_key()?;
-        let sealed = self.seal_key(kek, aad, &key)?;
-        Ok((key, sealed))
+        let handle = self.kek(kek)?;
+        let sealed = self.seal_key(&handle, aad, &key)?;
+        let opened = self.open_under(&handle, aad, &sealed);
+        if !primitive::reaches(self.session, handle.handle, handle.id) {
+            return distrust("a KEK's handle reaches another key");
+        }
+        match opened {
+            Ok(_) => Ok((key, sealed)),
+            Err(Failure::Answer(HsmError::Integrity)) => distrust("a key that was just sealed does not open"),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// `HKDF-Extract(salt, 32 bytes of the module | 32 bytes of the operating
@@ -141,70 +215,84 @@ impl Executor<'_> {
         }))
     }
 
-    pub(super) fn seal_key(&self, kek: &Kek, aad: &[u8], key: &Key256) -> Result<SealedKey, Failure> {
-        let handle = self.kek(kek)?;
+    fn seal_key(&self, kek: &Own, aad: &[u8], key: &Key256) -> Result<SealedKey, Failure> {
         let mut iv = [0; IV_LEN];
         self.fill_random(&mut iv)?;
         self.count();
-        let (ciphertext, used) = primitive::gcm_encrypt(self.session, *handle, iv, aad, key.expose())
-            .map_err(|error| self.refused_by(*handle, &error))?;
+        let (ciphertext, used) = primitive::gcm_encrypt(self.session, kek.handle, iv, aad, key.expose())
+            .map_err(|error| self.refused_by(*kek, &error))?;
         if used != iv {
             return Err(HsmError::Misbehaved("it replaced the IV of an encryption".to_owned()).into());
         }
-        let ciphertext = <[u8; 48]>::try_from(ciphertext).map_err(|wrong| {
-            HsmError::Misbehaved(format!("a sealed key has {} bytes instead of 48", wrong.len()))
-        })?;
-        Ok(SealedKey { mechanism: SealMechanism::AesGcm, iv, ciphertext })
+        let ciphertext = <[u8; 48]>::try_from(ciphertext)
+            .or_else(|wrong| distrust(format!("a sealed key has {} bytes instead of 48", wrong.len())))?;
+        let check = Some(KeyCheck::of(key));
+        Ok(SealedKey { mechanism: SealMechanism::AesGcm, iv, ciphertext, check })
     }
 
     pub(super) fn open_key(&self, kek: &Kek, aad: &[u8], sealed: &SealedKey) -> Result<Key256, Failure> {
+        self.open_under(&*self.kek(kek)?, aad, sealed)
+    }
+
+    fn open_under(&self, kek: &Own, aad: &[u8], sealed: &SealedKey) -> Result<Key256, Failure> {
         let SealMechanism::AesGcm = sealed.mechanism;
-        let handle = self.kek(kek)?;
-        let plaintext = self.verified(*handle, || {
-            primitive::gcm_decrypt(self.session, *handle, sealed.iv, aad, &sealed.ciphertext)
+        let plaintext = self.verified(*kek, || {
+            primitive::gcm_decrypt(self.session, kek.handle, sealed.iv, aad, &sealed.ciphertext)
         })?;
-        Key256::from_slice(&plaintext).ok_or_else(|| {
-            HsmError::Misbehaved(format!("an opened key has {} bytes instead of 32", plaintext.len())).into()
-        })
+        match Key256::from_slice(&plaintext) {
+            Some(key) if sealed.check.is_none_or(|check| check == KeyCheck::of(&key)) => Ok(key),
+            Some(_) => distrust("an opened key is not the one that was sealed"),
+            None => distrust(format!("an opened key has {} bytes instead of 32", plaintext.len())),
+        }
     }
 
     /// The handle of a KEK, unwrapped now when it is not in the cache.
-    fn kek(&self, kek: &Kek) -> Result<Lease<ObjectHandle>, Failure> {
+    fn kek(&self, kek: &Kek) -> Result<Lease<Own>, Failure> {
         self.connection.keks.lease(kek, || self.unwrap_kek(kek))
     }
 
-    fn unwrap_kek(&self, kek: &Kek) -> Result<ObjectHandle, Failure> {
+    fn unwrap_kek(&self, kek: &Kek) -> Result<Own, Failure> {
         let WrapMechanism::AesKeyWrap = kek.wrapped.mechanism;
         if kek.wrapped.bytes.len() != WRAPPED_LEN {
             return Err(HsmError::Integrity.into());
         }
-        let root = self.root(&kek.root)?;
-        let template = primitive::kek(self.connection.gcm_only);
-        let handle =
-            self.verified(root, || primitive::unwrap(self.session, root, &kek.wrapped.bytes, &template))?;
-        self.only_protected(handle)
+        let (root, id) = (self.root(&kek.root)?, kek_id(kek));
+        let template = primitive::kek(id, self.connection.gcm_only);
+        let unwrap = || primitive::unwrap(self.session, root.handle, &kek.wrapped.bytes, &template);
+        let handle = self.verified(root, || {
+            unwrap().or_else(|error| if self.make_room(&error) { unwrap() } else { Err(error) })
+        })?;
+        self.only_protected(Own { handle, id })
+    }
+
+    /// Gives up every KEK when the token has no memory for another one: the
+    /// configured cache is larger than it can hold. Whether there is room now.
+    fn make_room(&self, error: &Error) -> bool {
+        if code(error) != Some(RvError::DeviceMemory) {
+            return false;
+        }
+        tracing::warn!("the token's memory is full: every KEK is given up; is hsm.kek_cache too large?");
+        self.connection.keks.forget_all();
+        self.destroy_retired().is_ok()
     }
 
     /// Some modules ignore the template of an unwrap, so it is read back each time.
-    fn only_protected(&self, handle: ObjectHandle) -> Result<ObjectHandle, Failure> {
-        let protected = primitive::protected(self.session, handle);
+    fn only_protected(&self, kek: Own) -> Result<Own, Failure> {
+        let protected = primitive::protected(self.session, kek.handle, kek.id);
         if let Ok(true) = protected {
-            return Ok(handle);
+            return Ok(kek);
         }
-        self.destroy(handle)?;
+        self.destroy(kek.handle)?;
         match protected {
-            Ok(_) => {
-                let reason = "an unwrapped KEK is not sensitive and non-extractable".to_owned();
-                Err(HsmError::Misbehaved(reason).into())
-            }
+            Ok(_) => distrust("an unwrapped KEK is not sensitive, non-extractable and named"),
             Err(error) => Err(self.refusal(&error)),
         }
     }
 
     /// The handle of a root key: looked up once in each connection.
-    pub(super) fn root(&self, root: &RootId) -> Result<ObjectHandle, Failure> {
+    fn root(&self, root: &RootId) -> Result<Own, Failure> {
         if let Some(handle) = self.connection.known_root(root) {
-            return Ok(handle);
+            return Ok(Own::root(handle, root));
         }
         let template = [
             Attribute::Class(ObjectClass::SECRET_KEY),
@@ -221,7 +309,7 @@ impl Executor<'_> {
                 return Err(HsmError::Misbehaved(reason).into());
             }
         };
-        match primitive::protected(self.session, handle) {
+        match primitive::protected(self.session, handle, root.0) {
             Ok(true) => self.connection.remember_root(*root, handle),
             Ok(false) => {
                 let reason = format!("the root key {root} is not sensitive and non-extractable");
@@ -229,7 +317,7 @@ impl Executor<'_> {
             }
             Err(error) => return Err(self.refusal(&error)),
         }
-        Ok(handle)
+        Ok(Own::root(handle, root))
     }
 
     /// Opens the canary and compares it with its known answer.
@@ -244,7 +332,8 @@ impl Executor<'_> {
     pub(super) fn probe_root(&self, canary: &Canary) -> Result<(), String> {
         let failed = |error: Error| format!("the root key {} did not work: {}", canary.root, words(&error));
         let root = self.connection.known_root(&canary.root).ok_or("the root key was never found")?;
-        let template = primitive::kek(self.connection.gcm_only);
+        let id = kek_id(&Kek { root: canary.root, wrapped: canary.kek.clone() });
+        let template = primitive::kek(id, self.connection.gcm_only);
         let kek = primitive::unwrap(self.session, root, &canary.kek.bytes, &template).map_err(failed)?;
         let sealed = &canary.sealed;
         let opened = primitive::gcm_decrypt(self.session, kek, sealed.iv, Canary::AAD, &sealed.ciphertext);
@@ -257,7 +346,7 @@ impl Executor<'_> {
     ///
     /// Only two refusals, each followed by a successful probe, are taken for
     /// damage: a single one may have been a hiccup of the module.
-    fn verified<T>(&self, key: ObjectHandle, call: impl Fn() -> Result<T, Error>) -> Result<T, Failure> {
+    fn verified<T>(&self, key: Own, call: impl Fn() -> Result<T, Error>) -> Result<T, Failure> {
         for _ in 0..2 {
             self.count();
             match call() {
@@ -273,7 +362,7 @@ impl Executor<'_> {
         self.judged(HsmError::Unavailable(format!("the HSM refused: {}", words(error))))
     }
 
-    fn refused_by(&self, key: ObjectHandle, error: &Error) -> Failure {
+    fn refused_by(&self, key: Own, error: &Error) -> Failure {
         match self.still_healthy(Some(key), &words(error)) {
             Ok(()) => HsmError::Unavailable(format!("the HSM refused: {}", words(error))).into(),
             Err(reason) => Failure::Lost(reason),
@@ -288,27 +377,34 @@ impl Executor<'_> {
         }
     }
 
-    /// A key whose handle has died counts as a lost connection: after a logout
-    /// by somebody else in this process every handle is dead.
-    fn still_healthy(&self, key: Option<ObjectHandle>, after: &str) -> Result<(), String> {
+    /// A key whose handle has died, or reaches another key, counts as a lost
+    /// connection: after a logout behind our back every handle is dead.
+    fn still_healthy(&self, key: Option<Own>, after: &str) -> Result<(), String> {
         self.connection
             .health(self.session)
             .map_err(|reason| format!("{reason} (noticed after: {after})"))?;
         match key {
-            Some(key) if !primitive::alive(self.session, key) => {
+            Some(key) if !primitive::reaches(self.session, key.handle, key.id) => {
                 Err(format!("a key has vanished from the token (noticed after: {after})"))
             }
             _ => Ok(()),
         }
     }
 
-    fn destroy_evicted(&self) -> Result<(), Failure> {
-        self.connection.keks.reap().into_iter().try_for_each(|handle| self.destroy(handle))
+    /// Destroys the KEKs that were given up and that no session uses any more.
+    ///
+    /// # Errors
+    /// A key that cannot be destroyed goes with the connection: why it is lost.
+    pub(super) fn destroy_retired(&self) -> Result<(), String> {
+        self.connection.keks.reap().into_iter().try_for_each(|kek| self.destroyed(kek.handle))
     }
 
-    /// A key that cannot be destroyed goes with the connection.
     fn destroy(&self, handle: ObjectHandle) -> Result<(), Failure> {
-        let failed = |error| Failure::Lost(format!("cannot destroy a session key: {}", words(&error)));
+        self.destroyed(handle).map_err(Failure::Lost)
+    }
+
+    fn destroyed(&self, handle: ObjectHandle) -> Result<(), String> {
+        let failed = |error| format!("cannot destroy a session key: {}", words(&error));
         self.session.destroy_object(handle).map_err(failed)
     }
 

@@ -1,22 +1,42 @@
 //! Unwrapped KEKs of one connection, shared by its sessions.
 
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 
+use crate::clock::Moment;
 use crate::hsm::Kek;
 
 /// A bounded cache of handles. Each KEK is loaded once, however many sessions
-/// ask for it at the same time. An evicted handle waits in a list until no
-/// session uses it; [`reap`](Self::reap) then hands it out to be destroyed.
+/// ask for it at the same time. A handle that is evicted, forgotten or too old
+/// waits in a list until no session uses it; [`reap`](Self::reap) then hands it
+/// out to be destroyed.
 pub(super) struct KekCache<H> {
     cache: Cache<Kek, Lease<H>, UnitWeighter, DefaultHashBuilder, Retire<H>>,
     retired: Retired<H>,
+    ttl: Duration,
+}
+
+/// A handle and its age.
+#[derive(Debug)]
+pub(super) struct Held<H> {
+    handle: H,
+    since: Moment,
+}
+
+impl<H> Deref for Held<H> {
+    type Target = H;
+
+    fn deref(&self) -> &H {
+        &self.handle
+    }
 }
 
 /// The right to use a handle: while a lease lives, the handle is not destroyed.
-pub(super) type Lease<H> = Arc<H>;
+pub(super) type Lease<H> = Arc<Held<H>>;
 type Retired<H> = Arc<Mutex<Vec<Lease<H>>>>;
 
 #[derive(Clone)]
@@ -36,17 +56,57 @@ fn lock<H>(retired: &Retired<H>) -> std::sync::MutexGuard<'_, Vec<Lease<H>>> {
 }
 
 impl<H: Copy> KekCache<H> {
-    pub(super) fn new(capacity: usize) -> Self {
+    /// A cache of `capacity` handles, each for at most `ttl` from its loading, however often it is used.
+    pub(super) fn new(capacity: usize, ttl: Duration) -> Self {
         let retired = Retired::default();
         let lifecycle = Retire(Arc::clone(&retired));
         let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
         let cache = Cache::with(capacity, weight, UnitWeighter, DefaultHashBuilder::default(), lifecycle);
-        Self { cache, retired }
+        Self { cache, retired, ttl }
     }
 
     /// The handle of `kek`; `load` makes it when there is none. A failed load leaves nothing behind.
     pub(super) fn lease<E>(&self, kek: &Kek, load: impl FnOnce() -> Result<H, E>) -> Result<Lease<H>, E> {
-        self.cache.get_or_insert_with(kek, || load().map(Arc::new))
+        if let Some(found) = self.cache.get(kek).filter(|lease| self.too_old(lease, Moment::now())) {
+            // Another session may have loaded it anew already.
+            self.retire(self.cache.remove_if(kek, |cached| Arc::ptr_eq(cached, &found)));
+        }
+        let since = Moment::now();
+        self.cache.get_or_insert_with(kek, || Ok(Arc::new(Held { handle: load()?, since })))
+    }
+
+    /// Gives up the handle of one KEK.
+    pub(super) fn forget(&self, kek: &Kek) {
+        self.retire(self.cache.remove(kek));
+    }
+
+    /// Gives up every handle.
+    pub(super) fn forget_all(&self) {
+        self.keep(|_| false);
+    }
+
+    /// Gives up the handles that are too old.
+    pub(super) fn sweep(&self) {
+        let now = Moment::now();
+        self.keep(|lease| !self.too_old(lease, now));
+    }
+
+    fn too_old(&self, lease: &Lease<H>, now: Moment) -> bool {
+        now.since(lease.since) >= self.ttl
+    }
+
+    fn keep(&self, keep: impl Fn(&Lease<H>) -> bool) {
+        self.cache.retain(|_, lease| {
+            let stays = keep(lease);
+            if !stays {
+                lock(&self.retired).push(lease.clone());
+            }
+            stays
+        });
+    }
+
+    fn retire(&self, removed: Option<(Kek, Lease<H>)>) {
+        lock(&self.retired).extend(removed.map(|(_, lease)| lease));
     }
 
     /// Takes the evicted handles that nobody uses any more.
@@ -54,7 +114,7 @@ impl<H: Copy> KekCache<H> {
         // A lease that only this list holds can gain no other owner: the cache no longer has it.
         lock(&self.retired)
             .extract_if(.., |lease| Arc::strong_count(lease) == 1)
-            .map(|lease| *lease)
+            .map(|lease| lease.handle)
             .collect()
     }
 }
@@ -78,28 +138,55 @@ mod tests {
 
     #[test]
     fn an_evicted_handle_lives_as_long_as_its_lease() {
-        let cache = KekCache::new(1);
+        let cache = KekCache::new(1, Duration::MAX);
         let lease = cache.lease(&kek(0), || Ok::<_, Infallible>(0)).unwrap();
         for number in 1..20 {
             cache.lease(&kek(number), || Ok::<_, Infallible>(number)).unwrap();
         }
-        assert!(!cache.reap().contains(&lease));
-        let number = *lease;
+        assert!(!cache.reap().contains(&**lease));
+        let number = **lease;
         drop(lease);
         let still_cached = cache.cache.peek(&kek(number)).is_some();
         assert!(still_cached || cache.reap().contains(&number));
     }
 
     #[test]
+    fn a_handle_that_is_too_old_is_loaded_anew_and_destroyed_after_its_last_use() {
+        let cache = KekCache::new(4, Duration::ZERO);
+        let first = cache.lease(&kek(1), || Ok::<_, Infallible>(1)).unwrap();
+        assert_eq!(**cache.lease(&kek(1), || Ok::<_, Infallible>(2)).unwrap(), 2);
+        cache.sweep();
+        assert_eq!(cache.reap(), [2]);
+        drop(first);
+        assert_eq!(cache.reap(), [1]);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_destroyed() {
+        let cache = KekCache::new(4, Duration::MAX);
+        for number in 1..=3 {
+            cache.lease(&kek(number), || Ok::<_, Infallible>(number)).unwrap();
+        }
+        cache.sweep();
+        assert!(cache.reap().is_empty());
+        cache.forget(&kek(2));
+        assert_eq!(cache.reap(), [2]);
+        cache.forget_all();
+        let mut rest = cache.reap();
+        rest.sort_unstable();
+        assert_eq!(rest, [1, 3]);
+    }
+
+    #[test]
     fn a_failed_load_is_tried_again() {
-        let cache = KekCache::new(4);
+        let cache = KekCache::new(4, Duration::MAX);
         assert_eq!(cache.lease(&kek(1), || Err::<u8, _>("no")).unwrap_err(), "no");
-        assert_eq!(*cache.lease(&kek(1), || Ok::<_, Infallible>(7)).unwrap(), 7);
+        assert_eq!(**cache.lease(&kek(1), || Ok::<_, Infallible>(7)).unwrap(), 7);
     }
 
     #[test]
     fn threads_that_ask_together_load_once() {
-        let cache = KekCache::new(4);
+        let cache = KekCache::new(4, Duration::MAX);
         let loads = AtomicU32::new(0);
         let gate = std::sync::Barrier::new(4);
         std::thread::scope(|scope| {
@@ -107,7 +194,7 @@ mod tests {
                 scope.spawn(|| {
                     gate.wait();
                     let load = || Ok::<_, Infallible>(loads.fetch_add(1, Ordering::SeqCst));
-                    assert_eq!(*cache.lease(&kek(1), load).unwrap(), 0);
+                    assert_eq!(**cache.lease(&kek(1), load).unwrap(), 0);
                 });
             }
         });
@@ -122,7 +209,7 @@ mod tests {
             capacity in 1usize..6,
             steps in prop::collection::vec((0u8..12, any::<bool>()), 1..200),
         ) {
-            let cache = KekCache::new(capacity);
+            let cache = KekCache::new(capacity, Duration::MAX);
             let (mut made, mut destroyed, mut held) = (0u32, HashSet::new(), Vec::new());
             for (number, keep) in steps {
                 let lease = cache
@@ -131,11 +218,11 @@ mod tests {
                         Ok::<_, Infallible>(made)
                     })
                     .unwrap();
-                prop_assert!(!destroyed.contains(&*lease));
+                prop_assert!(!destroyed.contains(&**lease));
                 if keep { held.push(lease) } else { held.clear() }
                 for handle in cache.reap() {
                     prop_assert!(destroyed.insert(handle), "destroyed twice");
-                    prop_assert!(held.iter().all(|lease| **lease != handle), "destroyed in use");
+                    prop_assert!(held.iter().all(|lease| ***lease != handle), "destroyed in use");
                 }
             }
             held.clear();

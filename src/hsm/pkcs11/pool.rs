@@ -14,8 +14,9 @@ use cryptoki::session::Session;
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::connection::{Connected, Connection};
 use crate::hsm::pkcs11::error::ConnectError;
+use crate::hsm::pkcs11::execute::Executor;
 use crate::hsm::pkcs11::module::Library;
-use crate::hsm::{HsmError, Operation, Reply, TokenInfo};
+use crate::hsm::{Forget, HsmError, Operation, Reply, TokenInfo};
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
 
@@ -31,9 +32,9 @@ pub struct Executed {
 /// Takes what became of a list; called on the session's thread.
 pub type Answer = Box<dyn FnOnce(Executed) + Send>;
 
-struct Work {
-    operations: Vec<Operation>,
-    answer: Answer,
+enum Work {
+    Run(Vec<Operation>, Answer),
+    Forget(Forget),
 }
 
 /// The threads' input. When it is dropped, they finish what they have and end.
@@ -114,7 +115,12 @@ impl Pool {
     /// are sessions wait already. After a loss, nothing is answered any more.
     pub fn run(&self, operations: Vec<Operation>, answer: Answer) {
         // An error says that every thread has left, which the watch has seen too.
-        self.work.send(Work { operations, answer }).ok();
+        self.work.send(Work::Run(operations, answer)).ok();
+    }
+
+    /// Has handles of KEKs destroyed as soon as no list in work uses them.
+    pub fn forget(&self, keks: Forget) {
+        self.work.send(Work::Forget(keks)).ok();
     }
 }
 
@@ -124,11 +130,17 @@ impl Watch {
         match self.losses.recv_timeout(span) {
             Ok(reason) => Seen::Lost(reason),
             Err(RecvTimeoutError::Disconnected) => Seen::Ended,
-            Err(RecvTimeoutError::Timeout) => match self.connection.health(&self.holder) {
+            Err(RecvTimeoutError::Timeout) => match self.tend() {
                 Ok(()) => Seen::Healthy,
                 Err(reason) => Seen::Lost(reason),
             },
         }
+    }
+
+    fn tend(&self) -> Result<(), String> {
+        self.connection.keks.sweep();
+        self.connection.executor(&self.holder, &AtomicU64::new(0)).destroy_retired()?;
+        self.connection.health(&self.holder)
     }
 }
 
@@ -154,12 +166,25 @@ impl Worker {
     fn run(self) {
         let calls = AtomicU64::new(0);
         let executor = self.connection.executor(&self.session, &calls);
-        for Work { operations, answer } in &self.queue {
-            match executor.run(&operations) {
-                Ok(answers) => answer(Executed { answers, calls: calls.swap(0, Ordering::Relaxed) }),
+        for work in &self.queue {
+            let done = match work {
+                Work::Run(operations, answer) => executor.run(&operations).map(|answers| {
+                    answer(Executed { answers, calls: calls.swap(0, Ordering::Relaxed) });
+                }),
+                Work::Forget(keks) => self.forget(&executor, keks),
+            };
+            if let Err(reason) = done {
                 // The watch lives as long as this thread.
-                Err(reason) => return drop(self.lost.send(reason)),
+                return drop(self.lost.send(reason));
             }
         }
+    }
+
+    fn forget(&self, executor: &Executor<'_>, keks: Forget) -> Result<(), String> {
+        match keks {
+            Forget::All => self.connection.keks.forget_all(),
+            Forget::These(keks) => keks.iter().for_each(|kek| self.connection.keks.forget(kek)),
+        }
+        executor.destroy_retired()
     }
 }

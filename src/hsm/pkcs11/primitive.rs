@@ -43,9 +43,13 @@ pub(super) fn session_key(usage: Usage, extractable: bool) -> Vec<Attribute> {
     ]
 }
 
+/// The CKA_ID of a key: by it a handle is known to reach the key that it was given for.
+pub(super) type KeyId = [u8; 16];
+
 /// The template that a KEK is unwrapped with. No `ValueLen`: SoftHSM refuses it here.
-pub(super) fn kek(gcm_only: bool) -> Vec<Attribute> {
+pub(super) fn kek(id: KeyId, gcm_only: bool) -> Vec<Attribute> {
     let mut template = session_key(Usage::Cipher, false);
+    template.push(Attribute::Id(id.to_vec()));
     if gcm_only {
         template.push(Attribute::AllowedMechanisms(vec![MechanismType::AES_GCM]));
     }
@@ -122,18 +126,17 @@ pub(super) fn shows(
     Ok(session.get_attributes(object, types)? == expected)
 }
 
-/// Whether the module honoured the two attributes on which everything rests.
-pub(super) fn protected(session: &Session, key: ObjectHandle) -> Result<bool, Error> {
+/// Whether the module honoured the attributes on which everything rests.
+pub(super) fn protected(session: &Session, key: ObjectHandle, id: KeyId) -> Result<bool, Error> {
     shows(
         session,
         key,
-        &[AttributeType::Sensitive, AttributeType::Extractable],
-        &[Attribute::Sensitive(true), Attribute::Extractable(false)],
+        &[AttributeType::Sensitive, AttributeType::Extractable, AttributeType::Id],
+        &[Attribute::Sensitive(true), Attribute::Extractable(false), Attribute::Id(id.to_vec())],
     )
 }
 
-/// Whether the handle still names a secret key.
-pub(super) fn alive(session: &Session, key: ObjectHandle) -> bool {
-    let class = Attribute::Class(ObjectClass::SECRET_KEY);
-    shows(session, key, &[AttributeType::Class], &[class]).unwrap_or(false)
+/// Whether the handle still reaches the key that it was given for.
+pub(super) fn reaches(session: &Session, key: ObjectHandle, id: KeyId) -> bool {
+    shows(session, key, &[AttributeType::Id], &[Attribute::Id(id.to_vec())]).unwrap_or(false)
 }

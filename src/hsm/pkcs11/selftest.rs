@@ -12,7 +12,7 @@ use cryptoki::session::Session;
 use serde::{Deserialize, Serialize};
 
 use crate::hsm::pkcs11::error::words;
-use crate::hsm::pkcs11::primitive::{self, IV_LEN, Usage, WRAPPED_LEN};
+use crate::hsm::pkcs11::primitive::{self, IV_LEN, KeyId, Usage, WRAPPED_LEN};
 
 mod vectors;
 
@@ -160,7 +160,7 @@ impl Bench<'_> {
     /// A wrapping key and a key unwrapped as KEKs are.
     fn unwrapped(&self) -> Result<(ObjectHandle, ObjectHandle), Error> {
         let (wrapping, _, wrapped) = self.wrapped()?;
-        Ok((wrapping, self.unwrap(wrapping, &wrapped, &primitive::kek(false))?))
+        Ok((wrapping, self.unwrap(wrapping, &wrapped, &primitive::kek(ID, false))?))
     }
 
     fn import(&self, value: &[u8; 32], usage: Usage) -> Result<ObjectHandle, Problem> {
@@ -184,6 +184,7 @@ impl Bench<'_> {
 // Each key of the self-test encrypts once or twice, so a fixed IV is as good as any.
 const IV: [u8; IV_LEN] = [3; IV_LEN];
 const AAD: &[u8] = b"keyward/1/self-test";
+const ID: KeyId = *b"keyward-selftest";
 
 fn random_differs(bench: &Bench) -> Finding {
     let mut draws = [[0; 32]; 2];
@@ -197,14 +198,14 @@ fn random_differs(bench: &Bench) -> Finding {
 fn wrap_round_trip(bench: &Bench) -> Finding {
     let (wrapping, key, wrapped) = bench.wrapped()?;
     must(wrapped.len() == WRAPPED_LEN, &format!("a wrapped key has {} bytes", wrapped.len()))?;
-    let unwrapped = bench.unwrap(wrapping, &wrapped, &primitive::kek(false))?;
+    let unwrapped = bench.unwrap(wrapping, &wrapped, &primitive::kek(ID, false))?;
     let (ciphertext, _) = primitive::gcm_encrypt(bench.session, key, IV, AAD, &[7; 32])?;
     must(bench.decrypt(unwrapped, AAD, &ciphertext) == Some(vec![7; 32]), "another key came out")
 }
 
 fn unwrapped_is_protected(bench: &Bench) -> Finding {
     let (_, key) = bench.unwrapped()?;
-    must(primitive::protected(bench.session, key)?, "the template of C_UnwrapKey is ignored")?;
+    must(primitive::protected(bench.session, key, ID)?, "the template of C_UnwrapKey is ignored")?;
     let value = bench.session.get_attributes(key, &[AttributeType::Value]).unwrap_or_default();
     must(value.is_empty(), "the value of a sensitive key can be read")
 }
@@ -217,7 +218,7 @@ fn cannot_be_wrapped(bench: &Bench) -> Finding {
 fn gcm_only(bench: &Bench) -> Finding {
     let (wrapping, _, wrapped) = bench.wrapped()?;
     let key = bench
-        .unwrap(wrapping, &wrapped, &primitive::kek(true))
+        .unwrap(wrapping, &wrapped, &primitive::kek(ID, true))
         .map_err(|error| Problem::Missing(format!("CKA_ALLOWED_MECHANISMS: {}", words(&error))))?;
     let (ciphertext, _) = primitive::gcm_encrypt(bench.session, key, IV, AAD, &[7; 32])
         .map_err(|error| Problem::Missing(format!("the limited key does not work: {}", words(&error))))?;
@@ -230,7 +231,7 @@ fn gcm_only(bench: &Bench) -> Finding {
 fn tampered_wrap(bench: &Bench) -> Finding {
     let (wrapping, _, mut wrapped) = bench.wrapped()?;
     wrapped[20] ^= 1;
-    must(bench.unwrap(wrapping, &wrapped, &primitive::kek(false)).is_err(), "it was unwrapped")
+    must(bench.unwrap(wrapping, &wrapped, &primitive::kek(ID, false)).is_err(), "it was unwrapped")
 }
 
 fn gcm_round_trip(bench: &Bench) -> Finding {

@@ -19,7 +19,7 @@ use crate::hsm::pkcs11::root::{self, Escrow, RootError, Settled};
 use crate::hsm::pkcs11::{Settings, check};
 use crate::hsm::process::frame;
 use crate::hsm::process::queue::all;
-use crate::hsm::process::wire::{Decision, FromChild, Hello, Run, Task};
+use crate::hsm::process::wire::{Decision, FromChild, Hello, Order, Task};
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
 
@@ -122,9 +122,14 @@ fn serve(
 
 /// Hands over work until the daemon closes the socket.
 fn take_work(socket: &mut UnixStream, pool: Pool, mouth: &Mouth) -> Result<(), ChildError> {
-    while let Some(Run { number, operations }) = frame::read(socket)? {
-        let mouth = Arc::clone(mouth);
-        pool.run(operations, Box::new(move |executed| answer(&mouth, number, executed)));
+    while let Some(order) = frame::read(socket)? {
+        match order {
+            Order::Run { number, operations } => {
+                let mouth = Arc::clone(mouth);
+                pool.run(operations, Box::new(move |executed| answer(&mouth, number, executed)));
+            }
+            Order::Forget(keks) => pool.forget(keks),
+        }
     }
     Ok(())
 }

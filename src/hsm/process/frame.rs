@@ -153,7 +153,7 @@ mod tests {
             let mut frame = u32::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
             frame.extend(bytes);
             let _ = read::<super::super::wire::FromChild>(&mut frame.as_slice());
-            let _ = read::<super::super::wire::Run>(&mut frame.as_slice());
+            let _ = read::<super::super::wire::Order>(&mut frame.as_slice());
         }
     }
 }

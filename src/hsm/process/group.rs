@@ -1,17 +1,20 @@
 //! What the slots of a group share, and how their states make one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::clock::Moment;
 use crate::hsm::process::queue::Queue;
-use crate::hsm::{SlotState, SlotStatus, Status};
+use crate::hsm::{Forget, SlotState, SlotStatus, Status};
 
 /// While every slot has been away no longer than this, calls wait for one to come back.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
+
+/// Requests to forget that may wait for one slow process; beyond, it forgets everything.
+const FORGETTING: usize = 64;
 
 pub(super) struct Group {
     pub(super) queue: Queue,
@@ -19,6 +22,8 @@ pub(super) struct Group {
     pub(super) sessions: usize,
     /// Calls that used a key or the generator of an HSM.
     pub(super) calls: AtomicU64,
+    /// What every process is to give up.
+    pub(super) forget: broadcast::Sender<Arc<Forget>>,
     status: watch::Sender<Status>,
     slots: Mutex<Slots>,
     epochs: AtomicU64,
@@ -41,6 +46,7 @@ impl Group {
             queue: Queue::new(queue),
             sessions,
             calls: AtomicU64::new(0),
+            forget: broadcast::Sender::new(FORGETTING),
             status: watch::Sender::new(Status::Starting),
             slots: Mutex::new(Slots { all, opened: false, away_since: Moment::now() }),
             epochs: AtomicU64::new(0),

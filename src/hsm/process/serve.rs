@@ -1,21 +1,25 @@
 //! Serving the queue with one HSM process, until one of them ends.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::clock::Moment;
-use crate::hsm::Status;
 use crate::hsm::process::flight::Flight;
 use crate::hsm::process::frame;
 use crate::hsm::process::group::Group;
 use crate::hsm::process::link::last_words;
 use crate::hsm::process::settings::{Settings, Slot};
-use crate::hsm::process::wire::{FromChild, RunRef};
+use crate::hsm::process::wire::{FromChild, OrderRef};
+use crate::hsm::{Forget, Status};
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -24,8 +28,13 @@ const TICK: Duration = Duration::from_millis(20);
 pub(super) enum End {
     /// The daemon stops; the process has finished its work.
     Stopped,
-    /// The process is lost, and why.
-    Lost(String),
+    /// The process is lost.
+    Lost {
+        /// Why.
+        reason: String,
+        /// It has answered something before: the next one need not wait long.
+        served: bool,
+    },
 }
 
 /// One process that is ready to work.
@@ -36,6 +45,7 @@ pub(super) struct Service<'a> {
     stop: &'a CancellationToken,
     flight: Flight,
     heard: LastHeard,
+    served: AtomicBool,
 }
 
 /// When the process last gave a sign of life: nanoseconds after `start`.
@@ -60,6 +70,11 @@ impl LastHeard {
     }
 }
 
+async fn write(writer: &mut OwnedWriteHalf, encoded: io::Result<Zeroizing<Vec<u8>>>) -> Result<(), String> {
+    let written = async { writer.write_all(&encoded?).await };
+    written.await.map_err(|error| format!("the socket to the HSM process: {error}"))
+}
+
 impl<'a> Service<'a> {
     pub(super) fn new(
         group: &'a Group,
@@ -68,32 +83,27 @@ impl<'a> Service<'a> {
         stop: &'a CancellationToken,
     ) -> Self {
         let (flight, heard) = (Flight::new(slot.hsm.sessions), LastHeard::new());
-        Self { group, settings, slot, stop, flight, heard }
+        Self { group, settings, slot, stop, flight, heard, served: AtomicBool::new(false) }
     }
 
     /// Serves until the process is lost or the daemon stops. What was in work
     /// then is for the next who takes it.
     pub(super) async fn run(self, child: &mut Child, socket: UnixStream) -> End {
         let (reader, writer) = socket.into_split();
-        let end = tokio::select! {
-            reason = self.hear(reader, child) => match self.stop.is_cancelled() {
-                true => End::Stopped,
-                false => End::Lost(reason),
-            },
-            Err(reason) = self.send(writer) => End::Lost(reason),
-            reason = self.watch() => End::Lost(reason),
+        let lost = tokio::select! {
+            reason = self.hear(reader, child) => (!self.stop.is_cancelled()).then_some(reason),
+            Err(reason) = self.send(writer) => Some(reason),
+            reason = self.watch() => Some(reason),
         };
-        let reason = match &end {
-            End::Stopped => "it was shut down",
-            End::Lost(reason) => reason,
-        };
-        self.group.queue.repeat(self.flight.lost(), reason);
-        end
+        self.group.queue.repeat(self.flight.lost(), lost.as_deref().unwrap_or("it was shut down"));
+        let served = self.served.into_inner();
+        lost.map_or(End::Stopped, |reason| End::Lost { reason, served })
     }
 
     /// Sends work while there is a free session; closes the socket when the daemon stops.
     async fn send(&self, mut writer: OwnedWriteHalf) -> Result<(), String> {
         let mut status = self.group.status();
+        let mut forget = self.group.forget.subscribe();
         loop {
             let work = async {
                 let session = self.flight.session().await;
@@ -104,21 +114,23 @@ impl<'a> Service<'a> {
             let (session, jobs) = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
+                keks = forget.recv() => {
+                    // Too many at once: then all. The sender lives as long as the group.
+                    let keks = keks.unwrap_or_else(|_| Arc::new(Forget::All));
+                    write(&mut writer, frame::encode(&OrderRef::Forget(&keks))).await?;
+                    continue;
+                }
                 work = work => work,
             };
             let count = jobs.iter().map(|job| job.operations.len()).sum();
             let number = self.flight.send(jobs, self.settings.session_limit(count), session);
             let encoded = self.flight.with(number, |jobs| {
                 let operations = jobs.iter().flat_map(|job| &job.operations).collect();
-                frame::encode(&RunRef { number, operations })
+                frame::encode(&OrderRef::Run { number, operations })
             });
             // Nothing but the answer takes it away, and it was not asked yet.
             let Some(encoded) = encoded else { continue };
-            let written = async {
-                use tokio::io::AsyncWriteExt;
-                writer.write_all(&encoded?).await
-            };
-            written.await.map_err(|error| format!("the socket to the HSM process: {error}"))?;
+            write(&mut writer, encoded).await?;
         }
     }
 
@@ -141,6 +153,7 @@ impl<'a> Service<'a> {
         match message {
             FromChild::Done { number, answers, calls } => {
                 self.group.calls.fetch_add(calls, Ordering::Relaxed);
+                self.served.store(true, Ordering::Relaxed);
                 self.flight.done(number, answers)
             }
             FromChild::Healthy { resident } if resident > self.settings.memory => Err(format!(

@@ -64,6 +64,11 @@ impl Settings {
         self.deadline.saturating_add((self.deadline / 50).saturating_mul(further))
     }
 
+    /// How long a login and the self-test may take.
+    pub(super) fn connect_limit(&self) -> Duration {
+        self.deadline.saturating_mul(6)
+    }
+
     /// How long a session may take for `count` operations: half of the caller's
     /// wait, so that the other half is left for another process.
     pub(super) fn session_limit(&self, count: usize) -> Duration {

@@ -7,7 +7,6 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Moment;
 use crate::hsm::pin::{PinSource, RefusedPins, Stamp};
 use crate::hsm::pkcs11::ConnectError;
 use crate::hsm::process::group::Group;
@@ -21,12 +20,10 @@ use crate::secret::Pin;
 
 /// Pause after the first failure; doubled after each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest pause. A connection that lasted longer resets the pause.
+/// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a refused connection looks whether somebody has changed the PIN or cleared the record.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// How long a login and the self-test may take.
-const CONNECT: Duration = Duration::from_secs(30);
 
 pub(super) struct Supervisor {
     pub(super) index: usize,
@@ -47,7 +44,6 @@ impl Supervisor {
         let stop = self.stop.clone();
         let mut pause = FIRST_PAUSE;
         let clean = loop {
-            let began = Moment::now();
             let credential = self.slot().pin.stamp();
             let connected = tokio::select! {
                 biased;
@@ -57,21 +53,23 @@ impl Supervisor {
             let next = match connected {
                 Ok(connected) => match self.serve(connected).await {
                     End::Stopped => break true,
-                    End::Lost(_) if stop.is_cancelled() => break false,
-                    End::Lost(reason) => self.away(SlotState::Down(reason), pause).await,
+                    End::Lost { .. } if stop.is_cancelled() => break false,
+                    End::Lost { reason, served } => {
+                        if served {
+                            pause = FIRST_PAUSE;
+                        }
+                        self.away(SlotState::Down(reason), pause).await
+                    }
                 },
                 Err(ConnectError::Away(reason)) => self.away(SlotState::Down(reason), pause).await,
-                Err(ConnectError::Foreign(reason)) => {
-                    tracing::error!(token = self.slot().name(), "{reason}");
-                    self.away(SlotState::Foreign(reason), LONGEST_PAUSE).await
-                }
+                Err(ConnectError::Foreign(reason)) => self.away(SlotState::Foreign(reason), pause).await,
+                Err(ConnectError::Unfit(reason)) => self.away(SlotState::Refused(reason), pause).await,
                 Err(ConnectError::Refused(reason)) => self.wait_for_a_person(reason, credential).await,
             };
             if let Err(Stop) = next {
                 break true;
             }
-            let lasted = Moment::now().since(began);
-            pause = if lasted > LONGEST_PAUSE { FIRST_PAUSE } else { LONGEST_PAUSE.min(pause * 2) };
+            pause = LONGEST_PAUSE.min(pause * 2);
         };
         self.announce(SlotState::Down("it was shut down".to_owned()));
         clean
@@ -91,8 +89,9 @@ impl Supervisor {
             None => read_pin(self.slot().pin.clone()).await?,
         };
         let keep = (self.slot().pin == PinSource::Prompt).then(|| Pin::new(pin.expose().to_owned()));
-        let connected = tokio::time::timeout(CONNECT, self.open(pin)).await.unwrap_or_else(|_| {
-            Err(ConnectError::Away(format!("the PKCS#11 module gave no connection within {CONNECT:?}")))
+        let patience = self.settings.connect_limit();
+        let connected = tokio::time::timeout(patience, self.open(pin)).await.unwrap_or_else(|_| {
+            Err(ConnectError::Away(format!("the PKCS#11 module gave no connection within {patience:?}")))
         });
         self.typed = keep.filter(|_| !matches!(connected, Err(ConnectError::Refused(_))));
         connected
@@ -119,7 +118,7 @@ impl Supervisor {
         self.announce(SlotState::Ready { epoch, token });
         let service = Service::new(&self.group, &self.settings, self.slot(), &self.stop);
         let end = service.run(&mut child, socket).await;
-        if let End::Lost(reason) = &end {
+        if let End::Lost { reason, .. } = &end {
             // First nobody waits for this slot, then its process is ended.
             self.announce(SlotState::Down(reason.clone()));
         }
@@ -129,8 +128,10 @@ impl Supervisor {
 
     /// Announces why the token does not serve, and waits before the next attempt.
     async fn away(&self, state: SlotState, span: Duration) -> Result<(), Stop> {
-        if let SlotState::Down(reason) = &state {
-            tracing::warn!(token = self.slot().name(), "the HSM is away: {reason}");
+        let (token, reason) = (self.slot().name(), state.reason().unwrap_or_default());
+        match &state {
+            SlotState::Down(_) => tracing::warn!(token, "the HSM is away: {reason}"),
+            _ => tracing::error!(token, "the HSM connection is refused: {reason}"),
         }
         self.announce(state);
         self.sleep(span).await

@@ -1,7 +1,7 @@
 //! What the daemon and its HSM process say to each other.
 //!
 //! ```text
-//! daemon → process   Hello   Run …          Decision (when a root is made)
+//! daemon → process   Hello   Order …        Decision (when a root is made)
 //! process → daemon   FromChild …
 //! ```
 
@@ -11,7 +11,7 @@ use minicbor::{Decode, Encode};
 
 use crate::hsm::pkcs11::root::{Escrow, Settled};
 use crate::hsm::pkcs11::{ConnectError, Settings};
-use crate::hsm::{HsmError, Operation, Reply, TokenInfo, transfer};
+use crate::hsm::{Forget, HsmError, Operation, Reply, TokenInfo, transfer};
 use crate::id::RootId;
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
@@ -59,22 +59,34 @@ pub(super) enum Task {
     },
 }
 
-/// A list of operations, as it is read.
+/// What a serving process is to do, as it is read.
 #[derive(Debug, Decode)]
-pub(super) struct Run {
+pub(super) enum Order {
+    /// Execute a list of operations.
     #[n(0)]
-    pub(super) number: u64,
+    Run {
+        #[n(0)]
+        number: u64,
+        #[n(1)]
+        operations: Vec<Operation>,
+    },
+    /// Destroy the handles of KEKs.
     #[n(1)]
-    pub(super) operations: Vec<Operation>,
+    Forget(#[n(0)] Forget),
 }
 
-/// A list of operations, as it is written.
+/// The same, as it is written.
 #[derive(Debug, Encode)]
-pub(super) struct RunRef<'a> {
+pub(super) enum OrderRef<'a> {
     #[n(0)]
-    pub(super) number: u64,
+    Run {
+        #[n(0)]
+        number: u64,
+        #[n(1)]
+        operations: Vec<&'a Operation>,
+    },
     #[n(1)]
-    pub(super) operations: Vec<&'a Operation>,
+    Forget(#[n(0)] &'a Forget),
 }
 
 /// Whether the root that is being made shall live.
@@ -145,7 +157,7 @@ mod tests {
     use super::super::frame;
     use super::*;
     use crate::hsm::Kek;
-    use crate::keyring::wrapped::{SealMechanism, SealedKey, WrapMechanism, WrappedKek};
+    use crate::keyring::wrapped::{KeyCheck, SealMechanism, SealedKey, WrapMechanism, WrappedKek};
     use crate::secret::{Key256, SecretBytes};
 
     fn kek(byte: u8) -> Kek {
@@ -154,7 +166,8 @@ mod tests {
     }
 
     fn sealed(byte: u8) -> SealedKey {
-        SealedKey { mechanism: SealMechanism::AesGcm, iv: [byte; 12], ciphertext: [byte; 48] }
+        let check = Some(KeyCheck::of(&Key256::init_with(|key| key.fill(byte))));
+        SealedKey { mechanism: SealMechanism::AesGcm, iv: [byte; 12], ciphertext: [byte; 48], check }
     }
 
     fn sent<M: for<'b> Decode<'b, ()>>(message: &impl Encode<()>) -> M {
@@ -176,9 +189,17 @@ mod tests {
                 to_aad: vec![10],
             },
         ];
-        let run: Run = sent(&RunRef { number: u64::MAX, operations: operations.iter().collect() });
-        assert_eq!(run.number, u64::MAX);
-        assert_eq!(format!("{:?}", run.operations), format!("{operations:?}"));
+        let order: Order = sent(&OrderRef::Run { number: u64::MAX, operations: operations.iter().collect() });
+        let Order::Run { number: u64::MAX, operations: arrived } = order else { panic!("{order:?}") };
+        assert_eq!(format!("{arrived:?}"), format!("{operations:?}"));
+    }
+
+    #[test]
+    fn what_is_to_be_forgotten_arrives_as_it_was_sent() {
+        let order: Order = sent(&OrderRef::Forget(&Forget::These(vec![kek(1)])));
+        assert!(matches!(order, Order::Forget(Forget::These(keks)) if keks == [kek(1)]));
+        let order: Order = sent(&OrderRef::Forget(&Forget::All));
+        assert!(matches!(order, Order::Forget(Forget::All)));
     }
 
     #[test]

@@ -48,8 +48,21 @@ pub trait Hsm: Send + Sync + 'static {
     /// The state of each token of the group.
     fn slots(&self) -> Vec<SlotStatus>;
 
-    /// Operations executed by the hardware since the start: the benchmark's and the operator's measure.
-    fn operations(&self) -> u64;
+    /// What was done since the start.
+    fn figures(&self) -> Figures;
+}
+
+/// What was done since the start: the operator's and the benchmark's measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// Calls that used a key or the generator of an HSM.
+    pub operations: u64,
+    /// Connections that were lost.
+    pub losses: u64,
+    /// Lists of operations that were repeated because their connection was lost.
+    pub repeated: u64,
+    /// Lists of operations that were answered with [`HsmError::Busy`] or [`HsmError::Unavailable`].
+    pub unanswered: u64,
 }
 
 /// KEKs whose handles are to be given up.

@@ -165,6 +165,9 @@ impl View for status::Hsm {
             ("manufacturer", json!(self.manufacturer)),
             ("model", json!(self.model)),
             ("operations", json!(self.operations)),
+            ("losses", json!(self.losses)),
+            ("repeated", json!(self.repeated)),
+            ("unanswered", json!(self.unanswered)),
             ("slots", Value::Object(self.slots.iter().map(slot).collect())),
         ]
     }

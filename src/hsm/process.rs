@@ -29,7 +29,7 @@ use crate::clock::Moment;
 use crate::hsm::process::group::{GRACE, Group};
 use crate::hsm::process::queue::{Answers, Job, all};
 use crate::hsm::process::slot::Supervisor;
-use crate::hsm::{Forget, Hsm, HsmError, Operation, Reply, SlotStatus, Status};
+use crate::hsm::{Figures, Forget, Hsm, HsmError, Operation, Reply, SlotStatus, Status};
 use crate::keyring::wrapped::Canary;
 
 mod child;
@@ -107,6 +107,16 @@ impl HsmGroup {
         clean
     }
 
+    async fn answers(&self, operations: Vec<Operation>) -> Result<Answers, HsmError> {
+        let limit = self.settings.limit(operations.len());
+        let answer = self.enqueue(operations, limit)?;
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(answers)) => Ok(answers),
+            Ok(Err(_)) => Err(HsmError::Unavailable("the connection ended".to_owned())),
+            Err(_) => Err(HsmError::Unavailable(format!("no answer within {limit:?}"))),
+        }
+    }
+
     fn enqueue(
         &self,
         operations: Vec<Operation>,
@@ -131,16 +141,14 @@ impl HsmGroup {
 impl Hsm for HsmGroup {
     async fn run(&self, operations: Vec<Operation>) -> Vec<Result<Reply, HsmError>> {
         let count = operations.len();
-        let limit = self.settings.limit(count);
-        let answer = match self.enqueue(operations, limit) {
-            Ok(answer) => answer,
-            Err(error) => return all(count, &error),
+        let answers = match self.answers(operations).await {
+            Ok(answers) => answers,
+            Err(error) => all(count, &error),
         };
-        match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(answers)) => answers,
-            Ok(Err(_)) => all(count, &HsmError::Unavailable("the connection ended".to_owned())),
-            Err(_) => all(count, &HsmError::Unavailable(format!("no answer within {limit:?}"))),
+        if let Some(Err(HsmError::Busy { .. } | HsmError::Unavailable(_))) = answers.first() {
+            self.group.counters.unanswered.fetch_add(1, Ordering::Relaxed);
         }
+        answers
     }
 
     fn forget(&self, keks: Forget) {
@@ -156,7 +164,7 @@ impl Hsm for HsmGroup {
         self.group.slots()
     }
 
-    fn operations(&self) -> u64 {
-        self.group.calls.load(Ordering::Relaxed)
+    fn figures(&self) -> Figures {
+        self.group.counters.read()
     }
 }

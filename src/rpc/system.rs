@@ -72,6 +72,7 @@ impl System {
         let receiver = self.gate.hsm.status();
         let status = receiver.borrow();
         let (state, reason) = words(&status);
+        let figures = self.gate.hsm.figures();
         let (epoch, token) = match &*status {
             hsm::Status::Ready { epoch, token } => (*epoch, token.clone()),
             _ => Default::default(),
@@ -83,7 +84,10 @@ impl System {
             token_serial: token.serial,
             manufacturer: token.manufacturer,
             model: token.model,
-            operations: self.gate.hsm.operations(),
+            operations: figures.operations,
+            losses: figures.losses,
+            repeated: figures.repeated,
+            unanswered: figures.unanswered,
             slots: self.gate.hsm.slots().into_iter().map(slot).collect(),
         }
     }

@@ -143,9 +143,9 @@ async fn round_trip(bench: &Bench) -> Outcome {
     let listed = process::roots(&bench.settings()).await?;
     let hsm = bench.ready(bench.settings(), &first).await?;
     let (a, b) = (new_kek(&hsm, first.id).await?, new_kek(&hsm, second.id).await?);
-    let before = hsm.operations();
+    let before = hsm.figures().operations;
     let (key, sealed) = new_key(&hsm, &a, b"aad").await?;
-    let cold = hsm.operations() - before;
+    let cold = hsm.figures().operations - before;
     let opened = open(&hsm, &a, b"aad", &sealed).await?;
     let moved = Operation::MoveKey {
         from: a.clone(),

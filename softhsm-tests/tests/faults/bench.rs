@@ -19,6 +19,9 @@ pub(crate) const KEYS: [&str; 2] = ["tenants/one/keys/k", "tenants/two/keys/k"];
 /// What a call may be refused with while the HSM is unwell.
 const MAY_FAIL: [Code; 2] = [Code::Unavailable, Code::ResourceExhausted];
 
+/// What no connection outlives.
+const FATAL: [&str; 4] = ["crash", "exit", "hang", "close-sessions"];
+
 /// What was answered with success and must stay true.
 struct Acknowledged {
     key: &'static str,
@@ -159,6 +162,7 @@ impl Bench {
         let case = format!("{function} {action}");
         let fault = self.faults.arm(function, action);
         let start = Instant::now();
+        let before = self.losses().await;
         while !self.faults.fired(&fault) {
             self.round(&case).await;
             if !self.faults.fired(&fault) {
@@ -173,6 +177,13 @@ impl Bench {
         let ready = |status: &Status| status.serving() == Serving::Ready;
         let status = self.daemon.wait_for(ready).await.unwrap_or_else(|error| panic!("{case}: {error}"));
         assert_eq!(status.reason, "", "{case}");
+        if FATAL.contains(&action) {
+            assert!(self.losses().await > before, "{case}: no loss was counted");
+        }
+    }
+
+    async fn losses(&self) -> u64 {
+        self.daemon.status().await.expect("a status").hsm.expect("an HSM").losses
     }
 
     /// Ends the HSM process, for faults that strike while a connection is made.

@@ -8,7 +8,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::clock::Moment;
 use crate::hsm::process::queue::Queue;
-use crate::hsm::{Forget, SlotState, SlotStatus, Status};
+use crate::hsm::{Figures, Forget, SlotState, SlotStatus, Status};
 
 /// While every slot has been away no longer than this, calls wait for one to come back.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
@@ -20,14 +20,34 @@ pub(super) struct Group {
     pub(super) queue: Queue,
     /// Sessions of all slots.
     pub(super) sessions: usize,
-    /// Calls that used a key or the generator of an HSM.
-    pub(super) calls: AtomicU64,
+    pub(super) counters: Counters,
     /// What every process is to give up.
     pub(super) forget: broadcast::Sender<Arc<Forget>>,
     status: watch::Sender<Status>,
     slots: Mutex<Slots>,
     epochs: AtomicU64,
     grace: Duration,
+}
+
+/// What [`Figures`] tell.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) operations: AtomicU64,
+    pub(super) losses: AtomicU64,
+    pub(super) repeated: AtomicU64,
+    pub(super) unanswered: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn read(&self) -> Figures {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Figures {
+            operations: read(&self.operations),
+            losses: read(&self.losses),
+            repeated: read(&self.repeated),
+            unanswered: read(&self.unanswered),
+        }
+    }
 }
 
 struct Slots {
@@ -45,7 +65,7 @@ impl Group {
         Self {
             queue: Queue::new(queue),
             sessions,
-            calls: AtomicU64::new(0),
+            counters: Counters::default(),
             forget: broadcast::Sender::new(FORGETTING),
             status: watch::Sender::new(Status::Starting),
             slots: Mutex::new(Slots { all, opened: false, away_since: Moment::now() }),

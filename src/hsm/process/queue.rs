@@ -74,9 +74,10 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes jobs that a connection has lost: each is repeated once, before all others.
-    pub(super) fn repeat(&self, lost: Vec<Job>, reason: &str) {
+    /// Takes jobs that a connection has lost: each is repeated once, before all others. Answers how many are.
+    pub(super) fn repeat(&self, lost: Vec<Job>, reason: &str) -> u64 {
         let (spent, again): (Vec<_>, Vec<_>) = lost.into_iter().partition(|job| job.repeated);
+        let repeated = again.len() as u64;
         let mut jobs = self.lock();
         for job in again.into_iter().rev() {
             jobs.push_front(Job { repeated: true, ..job });
@@ -84,6 +85,7 @@ impl Queue {
         drop(jobs);
         self.arrived.notify_one();
         spent.into_iter().for_each(|job| job.unavailable(reason));
+        repeated
     }
 
     /// Waits for work and takes one session's share of it; `sessions` share the queue.

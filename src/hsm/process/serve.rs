@@ -95,7 +95,12 @@ impl<'a> Service<'a> {
             Err(reason) = self.send(writer) => Some(reason),
             reason = self.watch() => Some(reason),
         };
-        self.group.queue.repeat(self.flight.lost(), lost.as_deref().unwrap_or("it was shut down"));
+        if lost.is_some() {
+            self.group.counters.losses.fetch_add(1, Ordering::Relaxed);
+        }
+        let repeated =
+            self.group.queue.repeat(self.flight.lost(), lost.as_deref().unwrap_or("it was shut down"));
+        self.group.counters.repeated.fetch_add(repeated, Ordering::Relaxed);
         let served = self.served.into_inner();
         lost.map_or(End::Stopped, |reason| End::Lost { reason, served })
     }
@@ -152,7 +157,7 @@ impl<'a> Service<'a> {
     fn take(&self, message: FromChild) -> Result<(), String> {
         match message {
             FromChild::Done { number, answers, calls } => {
-                self.group.calls.fetch_add(calls, Ordering::Relaxed);
+                self.group.counters.operations.fetch_add(calls, Ordering::Relaxed);
                 self.served.store(true, Ordering::Relaxed);
                 self.flight.done(number, answers)
             }

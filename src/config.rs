@@ -17,6 +17,7 @@ use value::{Bytes, Mode, Operation, Role, Span, User};
 
 use crate::id::PrincipalId;
 use crate::keyring::state::DataClass;
+use crate::secret::SecretMemory;
 
 /// The whole configuration of the daemon.
 #[derive(Debug, Clone, Deserialize)]
@@ -26,6 +27,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Who holds the root: must say "operator" while the root is unfounded.
     pub custody: Option<CustodyMode>,
+    /// How the memory of keys and PINs is protected.
+    #[serde(default)]
+    pub secret_memory: SecretMemory,
     /// The socket.
     #[serde(default)]
     pub server: Server,

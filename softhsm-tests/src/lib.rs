@@ -22,6 +22,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 pub mod faults;
+pub mod offline;
 
 /// The key that most tests use.
 pub const KEY: &str = "tenants/acme/keys/customer-pii";
@@ -38,6 +39,8 @@ pub struct World {
     pub config: String,
     /// What every program of this world has in its environment beside the usual.
     environment: Vec<(&'static str, PathBuf)>,
+    /// A program with its arguments that starts every program of this world, such as `prlimit`.
+    pub launcher: Vec<&'static str>,
 }
 
 /// A running daemon; killed when dropped.
@@ -61,7 +64,7 @@ impl World {
     /// A fresh token and configuration under `parent`, whose path must be short.
     pub fn in_folder(parent: &Path) -> Self {
         let folder = TempDir::with_prefix_in("kw-", parent).expect("a temporary folder");
-        let world = Self { config: String::new(), folder, environment: Vec::new() };
+        let world = Self { config: String::new(), folder, environment: Vec::new(), launcher: Vec::new() };
         world.make_token("token");
         let config = world.default_config();
         Self { config, ..world }
@@ -215,7 +218,15 @@ pin_file = "{folder}/pin"
 
     /// One of the project's programs, with this world's environment.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(binary(program));
+        let program = binary(program);
+        let mut command = match self.launcher.split_first() {
+            None => Command::new(program),
+            Some((launcher, arguments)) => {
+                let mut command = Command::new(launcher);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
         command
             .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
             .env("KEYWARD_SOCKET", self.socket())

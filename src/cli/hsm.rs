@@ -17,6 +17,7 @@ use crate::hsm::pin::{PinSource, clear_refused_pin};
 use crate::hsm::pkcs11::selftest::Verdict;
 use crate::hsm::pkcs11::{self, CheckReport};
 use crate::hsm::process;
+use crate::secret::SecretMemory;
 
 /// `keyward hsm`
 #[derive(Debug, Subcommand)]
@@ -75,7 +76,7 @@ impl Command {
 impl Check {
     async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         let settings = self.settings()?;
-        daemon::harden().map_err(Failure::file("protect", "this process".as_ref()))?;
+        daemon::harden(SecretMemory::default()).map_err(Failure::file("protect", "this process".as_ref()))?;
         let report = process::check(&settings).await.map_err(|error| Failure::Input(error.to_string()))?;
         let usable = report.usable;
         shell.print.view(&report)?;
@@ -89,7 +90,11 @@ impl Check {
                 let token = daemon::token_selector(&token).map_err(bad_token)?;
                 let pin = self.pin_file.map_or(PinSource::Prompt, PinSource::File);
                 let hsm = pkcs11::Settings::new(module, token, own_state_dir()?);
-                process::Settings::new(hsm, pin, daemon::child::program(&Log::default()))
+                process::Settings::new(
+                    hsm,
+                    pin,
+                    daemon::child::program(&Log::default(), SecretMemory::default()),
+                )
             }
             _ => daemon::hsm_settings(&self.config.read()?).map_err(bad_token)?,
         };

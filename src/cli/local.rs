@@ -8,6 +8,7 @@ use clap::Args;
 use super::failure::Failure;
 use crate::config::Config;
 use crate::daemon;
+use crate::secret::SecretMemory;
 
 /// The daemon's configuration file.
 #[derive(Debug, Args)]
@@ -35,7 +36,7 @@ pub(crate) async fn blocking<T: Send + 'static, E: Display + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, Failure> {
     // These commands handle the PIN and keys: the process gives up what the daemon gives up.
-    daemon::harden().map_err(Failure::file("protect", "this process".as_ref()))?;
+    daemon::harden(SecretMemory::default()).map_err(Failure::file("protect", "this process".as_ref()))?;
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome.map_err(|error| Failure::Input(error.to_string())),
         Err(panicked) => {

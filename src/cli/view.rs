@@ -142,6 +142,7 @@ impl View for Status {
             ("start_time", time(self.start_time.as_ref())),
             ("principal", json!(self.principal)),
             ("role", json!(self.role)),
+            ("secret_memory", json!(self.secret_memory)),
             ("hsm", part(self.hsm.as_ref())),
             ("root", part(self.root.as_ref())),
             ("store", part(self.store.as_ref())),

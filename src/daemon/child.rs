@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use super::{hardening, logging};
 use crate::config::{Level, Log, LogFormat};
 use crate::hsm::process::{self, ChildError, Program};
+use crate::secret::SecretMemory;
 
 /// The command that makes an HSM process of `keywardd` and of `keyward`; no user calls it.
 pub const COMMAND: &str = "hsm-process";
 
-/// This program as an HSM process that logs as the daemon does.
-pub(crate) fn program(log: &Log) -> Program {
-    let arguments = [COMMAND, level(log.level), format(log.format)];
+/// This program as an HSM process that logs, and protects its secrets, as the daemon does.
+pub(crate) fn program(log: &Log, secrets: SecretMemory) -> Program {
+    let arguments = [COMMAND, level(log.level), format(log.format), memory(secrets)];
     Program::this(arguments.map(OsString::from).to_vec())
 }
 
@@ -21,7 +22,7 @@ pub(crate) fn program(log: &Log) -> Program {
 pub fn run_if_asked(arguments: &[OsString]) -> Option<Result<(), ChildError>> {
     let [command, rest @ ..] = arguments else { return None };
     (command == COMMAND).then(|| {
-        hardening::harden()?;
+        hardening::harden(secrets(rest))?;
         logging::start(&log(rest));
         process::run_child()
     })
@@ -48,6 +49,18 @@ fn log(arguments: &[OsString]) -> Log {
     Log {
         level: levels.into_iter().find(|one| said(level(*one))).unwrap_or(default.level),
         format: formats.into_iter().find(|one| said(format(*one))).unwrap_or(default.format),
+    }
+}
+
+fn secrets(arguments: &[OsString]) -> SecretMemory {
+    let locked = arguments.iter().any(|argument| argument == memory(SecretMemory::Locked));
+    if locked { SecretMemory::Locked } else { SecretMemory::Auto }
+}
+
+fn memory(secrets: SecretMemory) -> &'static str {
+    match secrets {
+        SecretMemory::Auto => "memory-auto",
+        SecretMemory::Locked => "memory-locked",
     }
 }
 
@@ -81,6 +94,13 @@ mod tests {
                 let read = log(&arguments);
                 assert_eq!((read.level, read.format), (level, format));
             }
+        }
+    }
+
+    #[test]
+    fn the_process_protects_its_secrets_as_the_daemon_does() {
+        for wanted in [SecretMemory::Auto, SecretMemory::Locked] {
+            assert_eq!(secrets(&[memory(wanted).into()]), wanted);
         }
     }
 

@@ -80,7 +80,7 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`] when it could not start.
 pub fn run(config: &Config) -> Result<(), RunError> {
-    hardening::harden()?;
+    hardening::harden(config.secret_memory)?;
     logging::start(&config.log);
     let runtime = transport::runtime()?;
     let outcome = runtime.block_on(serve(config));

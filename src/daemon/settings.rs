@@ -43,7 +43,7 @@ pub fn hsm(config: &Config) -> Result<process::Settings, TokenError> {
         queue: hsm.queue,
         deadline: hsm.deadline.0,
         memory: hsm.memory.0,
-        program: child::program(&config.log),
+        program: child::program(&config.log, config.secret_memory),
     })
 }
 

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::lp32_len;
 use crate::id::IndexVersion;
-use crate::secret::Key256;
+use crate::secret::{Guarded, Key256};
 
 /// Bytes in a blind index.
 pub const INDEX_LEN: usize = 20;
@@ -91,14 +91,14 @@ fn digits(value: &[u8]) -> Result<Zeroizing<Vec<u8>>, NormalizeError> {
 /// when it is dropped, and boxed, so that moving it copies no secret.
 pub struct IndexKey {
     version: IndexVersion,
-    mac: Box<Hmac<Sha256>>,
+    mac: Guarded<Hmac<Sha256>>,
 }
 
 impl IndexKey {
     /// Makes the key ready and wipes its bytes.
     pub fn new(version: IndexVersion, key: Key256) -> Self {
         let mac = Hmac::new_from_slice(key.expose()).expect("HMAC takes a key of any length");
-        Self { version, mac: Box::new(mac) }
+        Self { version, mac: Guarded::new(mac) }
     }
 
     /// Its version, which the index begins with.

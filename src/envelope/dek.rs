@@ -7,23 +7,23 @@ use sha2::Sha256;
 
 use crate::id::DekId;
 use crate::keyring::record::SuiteFamily;
-use crate::secret::Key256;
+use crate::secret::{Guarded, Key256};
 
 /// An opened DEK: HKDF-Expand under it, and nothing else, is possible.
 ///
 /// It holds the two SHA-256 states of HMAC, computed once, instead of the key.
-/// They are wiped when it is dropped, and boxed, so that moving it copies no secret.
+/// They are as secret as the key, lie in the arena, and are wiped when it is dropped.
 pub struct Dek {
     id: DekId,
     family: SuiteFamily,
-    prk: Box<Hkdf<Sha256>>,
+    prk: Guarded<Hkdf<Sha256>>,
 }
 
 impl Dek {
     /// Makes the DEK ready and wipes the key.
     pub fn new(id: DekId, family: SuiteFamily, key: Key256) -> Self {
         let prk = Hkdf::from_prk(key.expose()).expect("a 256-bit key is as long as a SHA-256 output");
-        Self { id, family, prk: Box::new(prk) }
+        Self { id, family, prk: Guarded::new(prk) }
     }
 
     /// The id that its ciphertexts carry.

@@ -9,7 +9,7 @@
 //! remaining tries, or refuse a right PIN; it shows no PIN, only a slow digest.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::num::NonZeroU32;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,9 +18,10 @@ use aws_lc_rs::pbkdf2;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::clock::Date;
-use crate::secret::Pin;
+use crate::secret::{NoPin, Pin};
 
 /// Where the user PIN comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,9 @@ pub enum PinError {
     /// There is no PIN in it.
     #[error("the PIN is empty")]
     Empty,
+    /// What is in it is no PIN.
+    #[error("the PIN is longer than {} bytes, or not UTF-8 text", Pin::LONGEST)]
+    TooLong,
     /// The token has refused this PIN before.
     #[error(
         "the token with serial {serial} has refused this PIN before ({reason}) and it was not presented again; {WHAT_TO_DO}"
@@ -110,7 +114,11 @@ impl PinSource {
             Self::Credential(name) => {
                 read_file(&credential(name).ok_or_else(|| PinError::NoCredential(name.clone()))?)?
             }
-            Self::Prompt => Pin::new(rpassword::prompt_password("Token PIN: ").map_err(PinError::Prompt)?),
+            Self::Prompt => {
+                let typed =
+                    Zeroizing::new(rpassword::prompt_password("Token PIN: ").map_err(PinError::Prompt)?);
+                Pin::from_bytes(typed.as_bytes()).map_err(|NoPin| PinError::TooLong)?
+            }
         };
         if pin.expose().is_empty() { Err(PinError::Empty) } else { Ok(pin) }
     }
@@ -151,10 +159,7 @@ fn read_file(path: &Path) -> Result<Pin, PinError> {
     if meta.mode() & 0o070 != 0 {
         tracing::warn!("the PIN file {} is open to its group; mode 0600 is enough", path.display());
     }
-    // With room for everything from the start, no copy is left behind by growing.
-    let mut text = String::with_capacity(usize::try_from(MAX_PIN_FILE + 1).unwrap_or_default());
-    file.take(MAX_PIN_FILE).read_to_string(&mut text).map_err(failed)?;
-    Ok(Pin::new(text))
+    Pin::read(file).map_err(failed)?.map_err(|NoPin| PinError::TooLong)
 }
 
 /// The record of refused PINs: the file `pin-refused` in the state folder.
@@ -362,7 +367,7 @@ mod tests {
     use super::*;
 
     fn pin(text: &str) -> Pin {
-        Pin::new(text.to_owned())
+        Pin::from_bytes(text.as_bytes()).unwrap()
     }
 
     fn record(refused: &RefusedPins, serial: &str, text: &str) -> Result<(), PinError> {

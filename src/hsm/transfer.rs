@@ -49,7 +49,7 @@ pub(super) mod pin {
     use minicbor::decode::{Decoder, Error};
     use minicbor::encode::{self, Encoder, Write};
 
-    use crate::secret::Pin;
+    use crate::secret::{NoPin, Pin};
 
     pub(in crate::hsm) fn encode<C, W: Write>(
         pin: &Pin,
@@ -60,6 +60,6 @@ pub(super) mod pin {
     }
 
     pub(in crate::hsm) fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Pin, Error> {
-        Ok(Pin::new(decoder.str()?.to_owned()))
+        Pin::from_bytes(decoder.str()?.as_bytes()).map_err(|NoPin| Error::message("a PIN is too long"))
     }
 }

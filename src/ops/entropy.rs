@@ -9,10 +9,10 @@ use zeroize::Zeroizing;
 
 use super::Error;
 use crate::envelope::Salt;
-use crate::secret::{Key256, SecretBytes};
+use crate::secret::{Guarded, Key256, SecretBytes};
 
 /// Salts and data keys.
-pub(super) struct Entropy(Hmac<Sha256>);
+pub(super) struct Entropy(Guarded<Hmac<Sha256>>);
 
 impl Entropy {
     /// Takes 32 bytes or more of the HSM's generator, drawn for this process.
@@ -21,7 +21,9 @@ impl Entropy {
         if seed.len() < 32 || constant {
             return Err(Error::Internal("the HSM's random generator answered a constant".into()));
         }
-        Hmac::new_from_slice(seed.expose()).map(Self).map_err(|error| Error::Internal(error.to_string()))
+        let keyed =
+            Hmac::new_from_slice(seed.expose()).map_err(|error| Error::Internal(error.to_string()))?;
+        Ok(Self(Guarded::new(keyed)))
     }
 
     /// The salt of one ciphertext.
@@ -40,7 +42,7 @@ impl Entropy {
     fn draw(&self, label: &[u8]) -> Result<Zeroizing<[u8; 32]>, Error> {
         let mut system = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *system)?;
-        let mixed = self.0.clone().chain_update(label).chain_update(*system).finalize();
+        let mixed = Hmac::clone(&self.0).chain_update(label).chain_update(*system).finalize();
         Ok(Zeroizing::new(mixed.into_bytes().into()))
     }
 }

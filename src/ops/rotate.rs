@@ -249,36 +249,62 @@ impl Vault {
         to: KekVersion,
         moves: Vec<Move<T>>,
     ) -> Result<(), Error> {
-        let mut moves = moves.into_iter().peekable();
-        while moves.peek().is_some() {
-            self.move_batch(id, to, moves.by_ref().take(BATCH).collect()).await?;
+        if moves.is_empty() {
+            return Ok(());
+        }
+        self.reserve_kek_uses(id, to, moves.len() as u64).await?;
+        let keks = self.keks_for(id, to, &moves).await?;
+        let mut moves = moves.into_iter();
+        let mut next = || moves.by_ref().take(BATCH).collect();
+        let mut moved = self.move_batch(next(), to, &keks).await?;
+        while !moved.is_empty() {
+            // The HSM works on the next batch while the store takes this one.
+            let (kept, following) =
+                tokio::join!(self.keep_batch(id, to, moved), self.move_batch(next(), to, &keks));
+            kept?;
+            moved = following?;
         }
         Ok(())
     }
 
+    /// Has the HSM seal keys under another KEK version.
     async fn move_batch<T: Sealed>(
         &self,
-        id: &TenantId,
-        to: KekVersion,
         batch: Vec<Move<T>>,
-    ) -> Result<(), Error> {
-        let count = batch.len() as u64;
-        self.reserve_kek_uses(id, to, count).await?;
-        let keks = self.keks_for(id, to, &batch).await?;
-        let new = keks.get(&to).ok_or_else(|| misfit("KEK"))?;
+        to: KekVersion,
+        keks: &HashMap<KekVersion, Kek>,
+    ) -> Result<Vec<(Move<T>, SealedKey)>, Error> {
+        let kek = |version| keks.get(&version).cloned().ok_or_else(|| misfit("KEK"));
         let mut operations = Vec::with_capacity(batch.len());
         for item in &batch {
             operations.push(Operation::MoveKey {
-                from: keks.get(&item.from).ok_or_else(|| misfit("KEK"))?.clone(),
+                from: kek(item.from)?,
                 from_aad: item.from_aad.clone(),
                 sealed: item.sealed.clone(),
-                to: new.clone(),
+                to: kek(to)?,
                 to_aad: item.to_aad.clone(),
             });
         }
+        if operations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sealed = self.hsm.run(operations).await.into_iter().map(|reply| match reply? {
+            Reply::Sealed(sealed) => Ok(sealed),
+            _ => Err(misfit("move key")),
+        });
+        Ok(batch.into_iter().zip(sealed.collect::<Result<Vec<_>, Error>>()?).collect())
+    }
+
+    /// Commits what was moved, and how far the rotation is.
+    async fn keep_batch<T: Sealed>(
+        &self,
+        id: &TenantId,
+        to: KekVersion,
+        moved: Vec<(Move<T>, SealedKey)>,
+    ) -> Result<(), Error> {
+        let count = moved.len() as u64;
         let mut changes = Changes::default();
-        for (item, reply) in batch.into_iter().zip(self.hsm.run(operations).await) {
-            let Reply::Sealed(sealed) = reply? else { return Err(misfit("move key")) };
+        for (item, sealed) in moved {
             changes.replace(&item.path, &item.record.under(to, sealed), item.revision);
         }
         let progress = self.rotation(id, to).await?;

@@ -17,6 +17,7 @@ use crate::config::value::Role;
 use crate::hsm::{self, SlotState, SlotStatus};
 use crate::keyring::record::Custody;
 use crate::ops::{Error, Vault};
+use crate::secret;
 
 /// The service.
 pub(super) struct System {
@@ -50,6 +51,7 @@ impl SystemService for System {
             root: vault.map(|vault| root(vault)),
             cache: vault.map(|vault| cache(vault)),
             principal: right.principal().to_string(),
+            secret_memory: secret::protection().unwrap_or_default().to_owned(),
             role: caller.principal.map(|known| role(known.role()).to_owned()).unwrap_or_default(),
         }))
     }

@@ -9,7 +9,7 @@ use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::secret::Key256;
+use crate::secret::{Guarded, Key256};
 
 type HmacSha256 = Hmac<Sha256>;
 
@@ -19,9 +19,9 @@ const HEADER_LEN: usize = 1 + 8 + MAC_LEN;
 
 /// The keys that authenticate the store, derived from the daemon's secret.
 pub struct StoreKeys {
-    record: HmacSha256,
-    journal: HmacSha256,
-    meta: HmacSha256,
+    record: Guarded<HmacSha256>,
+    journal: Guarded<HmacSha256>,
+    meta: Guarded<HmacSha256>,
 }
 
 impl StoreKeys {
@@ -57,7 +57,7 @@ impl StoreKeys {
 
     fn record_mac(&self, key: &[u8], revision: u64, payload: &[u8]) -> HmacSha256 {
         let (table, path) = key.split_at(key.len().min(1));
-        let mut mac = self.record.clone();
+        let mut mac = HmacSha256::clone(&self.record);
         for part in [b"keyward/1/store/record".as_slice(), table, path] {
             mac.update(&lp32(part));
             mac.update(part);
@@ -69,13 +69,13 @@ impl StoreKeys {
 
     /// `HMAC(journal key, previous | body)`: one link of the journal's chain.
     pub(super) fn journal_link(&self, previous: &[u8; 32], body: &[u8]) -> [u8; 32] {
-        let mac = self.journal.clone().chain_update(previous).chain_update(body);
+        let mac = HmacSha256::clone(&self.journal).chain_update(previous).chain_update(body);
         mac.finalize().into_bytes().into()
     }
 
     /// The MAC of the meta row's bytes.
     pub(super) fn meta_mac(&self, body: &[u8]) -> [u8; 32] {
-        self.meta.clone().chain_update(body).finalize().into_bytes().into()
+        HmacSha256::clone(&self.meta).chain_update(body).finalize().into_bytes().into()
     }
 }
 
@@ -85,12 +85,12 @@ impl std::fmt::Debug for StoreKeys {
     }
 }
 
-fn derive(secret: &Key256, info: &[u8]) -> HmacSha256 {
+fn derive(secret: &Key256, info: &[u8]) -> Guarded<HmacSha256> {
     let hkdf = Hkdf::<Sha256>::from_prk(secret.expose()).expect("a PRK of 32 bytes is long enough");
     let key = Key256::init_with(|key| {
         hkdf.expand(info, key).expect("32 bytes are less than 255 blocks");
     });
-    HmacSha256::new_from_slice(key.expose()).expect("HMAC takes keys of any length")
+    Guarded::new(HmacSha256::new_from_slice(key.expose()).expect("HMAC takes keys of any length"))
 }
 
 /// The MAC inside a stored value; zeros when the value is too short to be one.

@@ -88,7 +88,7 @@ impl Supervisor {
             Some(pin) => pin,
             None => read_pin(self.slot().pin.clone()).await?,
         };
-        let keep = (self.slot().pin == PinSource::Prompt).then(|| Pin::new(pin.expose().to_owned()));
+        let keep = (self.slot().pin == PinSource::Prompt).then(|| pin.duplicate());
         let patience = self.settings.connect_limit();
         let connected = tokio::time::timeout(patience, self.open(pin)).await.unwrap_or_else(|_| {
             Err(ConnectError::Away(format!("the PKCS#11 module gave no connection within {patience:?}")))

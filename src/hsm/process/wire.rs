@@ -241,7 +241,7 @@ mod tests {
         let token = crate::hsm::pkcs11::TokenSelector::label("a");
         let hello = Hello {
             settings: Settings::new("/x.so".into(), token, "/state".into()),
-            pin: Pin::new("84215097".into()),
+            pin: Pin::from_bytes(b"84215097").unwrap(),
             patience: Duration::from_secs(5),
             task: Task::Serve { canary: None },
         };

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod aead;
 mod figures;
+mod fill;
 mod hsm;
 mod load;
 mod machine;
@@ -18,6 +19,7 @@ mod report;
 mod rounds;
 mod servers;
 mod single;
+mod tenants;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -44,6 +46,17 @@ enum Command {
         /// Folder with the token
         folder: PathBuf,
     },
+    /// Fills the store of a configuration with tenants that have a key each
+    Fill {
+        /// The configuration of a daemon that does not run
+        config: PathBuf,
+        /// How many
+        tenants: usize,
+        /// Versions of the key of one further tenant
+        versions: u32,
+    },
+    /// Measures a store with very many tenants and prints the figures as JSON
+    Tenants,
 }
 
 fn main() -> Outcome<()> {
@@ -56,13 +69,19 @@ fn main() -> Outcome<()> {
             let found = runtime.block_on(hsm::measure(folder))?;
             report::say(&serde_json::to_string(&found)?)
         }
+        Some(Command::Fill { config, tenants, versions }) => {
+            runtime.block_on(fill::fill(config, *tenants, *versions))
+        }
+        Some(Command::Tenants) => {
+            let found = runtime.block_on(tenants::run(scale(&arguments), &folder(&arguments)?))?;
+            report::say(&serde_json::to_string_pretty(&found)?)
+        }
         None => runtime.block_on(measure(&arguments)),
     }
 }
 
 async fn measure(arguments: &Arguments) -> Outcome<()> {
-    let folder = arguments.folder.clone().map_or_else(default_folder, Ok)?;
-    std::fs::create_dir_all(&folder)?;
+    let folder = folder(arguments)?;
     let plan = if arguments.quick { rounds::QUICK } else { rounds::FULL };
     let machine = machine::facts(&folder)?;
     report::say(&format!("{}", machine))?;
@@ -70,11 +89,25 @@ async fn measure(arguments: &Arguments) -> Outcome<()> {
     let rounds = rounds::run(&plan, &servers)?;
     let single = single::run(&plan, servers).await?;
     let isolation = hsm::run()?;
-    report::write(&folder, &machine, &rounds, &single, &isolation)
+    let tenants = tenants::run(scale(arguments), &folder).await?;
+    report::write(&folder, &machine, &report::Measured { rounds, single, isolation, tenants })
 }
 
-fn default_folder() -> Outcome<PathBuf> {
-    let program = std::env::current_exe()?;
-    let target = program.ancestors().nth(2).ok_or("this program is in no target folder: give --folder")?;
-    Ok(target.join("bench"))
+fn scale(arguments: &Arguments) -> &'static tenants::Scale {
+    if arguments.quick { &tenants::FEW } else { &tenants::MILLION }
+}
+
+/// Where servers keep their data; it is there then.
+fn folder(arguments: &Arguments) -> Outcome<PathBuf> {
+    let folder = match &arguments.folder {
+        Some(folder) => folder.clone(),
+        None => {
+            let program = std::env::current_exe()?;
+            let target =
+                program.ancestors().nth(2).ok_or("this program is in no target folder: give --folder")?;
+            target.join("bench")
+        }
+    };
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
 }

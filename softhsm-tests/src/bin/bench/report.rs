@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::Outcome;
@@ -12,6 +13,16 @@ use super::hsm::Isolation;
 use super::machine::Machine;
 use super::rounds::{Name, Rounds, ratio};
 use super::single::Single;
+use super::tenants::Tenants;
+
+/// Everything that was measured.
+#[derive(Serialize)]
+pub(crate) struct Measured {
+    pub(crate) rounds: Rounds,
+    pub(crate) single: Single,
+    pub(crate) isolation: Isolation,
+    pub(crate) tenants: Tenants,
+}
 
 /// What is promised for a ratio: at least, or at most.
 enum Target {
@@ -28,32 +39,22 @@ pub(crate) fn say(line: &str) -> Outcome<()> {
 }
 
 /// Prints everything and writes `results.json` and `summary.json`.
-pub(crate) fn write(
-    folder: &Path,
-    machine: &Machine,
-    rounds: &Rounds,
-    single: &Single,
-    isolation: &Isolation,
-) -> Outcome<()> {
-    let keys = keys(machine, rounds, single, isolation);
-    say(&format!("\n{}\n\n{}\n", absolute(rounds, single), ratios(&keys)))?;
+pub(crate) fn write(folder: &Path, machine: &Machine, measured: &Measured) -> Outcome<()> {
+    let keys = keys(machine, measured);
+    say(&format!("\n{}\n\n{}\n", absolute(measured), ratios(&keys)))?;
     let summary: Map<String, Value> =
         keys.into_iter().map(|(key, value, _)| (key.into(), value.into())).collect();
-    let results = json!({ "machine": machine, "summary": summary, "rounds": rounds, "single": single, "isolation": isolation });
+    let results = json!({ "machine": machine, "summary": summary, "measured": measured });
     save(&folder.join("results.json"), &results)?;
     save(&folder.join("summary.json"), &summary.into())
 }
 
-fn keys(
-    machine: &Machine,
-    rounds: &Rounds,
-    single: &Single,
-    isolation: &Isolation,
-) -> Vec<(&'static str, f64, Target)> {
+fn keys(machine: &Machine, measured: &Measured) -> Vec<(&'static str, f64, Target)> {
     use Name::{
         BatchSmall, DecryptAuditInMemory, DecryptEcho, DecryptKeyward, EncryptAuditInMemory, EncryptEcho,
         EncryptKeyward, EncryptSmall, Session64, Session512,
     };
+    let Measured { rounds, single, isolation, tenants } = measured;
     let ratio = |this, that| ratio(rounds, this, that);
     vec![
         ("unary_encrypt_vs_echo", ratio(EncryptKeyward, EncryptEcho), AtLeast(0.8)),
@@ -69,10 +70,14 @@ fn keys(
         ("hsm_ops_per_million_encrypts", single.hsm_operations_per_million(), AtMost(10.0)),
         ("hsm_isolation_overhead", isolation.lists(), AtLeast(0.8)),
         ("hsm_isolation_single_calls", isolation.single_calls(), Target::None),
+        ("rewrap_vs_raw_hsm", tenants.rewrap_vs_raw(), AtLeast(0.8)),
+        ("cold_tenant_hsm_ops", tenants.cold_operations, AtMost(3.0)),
+        ("million_tenants_start_s", tenants.start_s(), AtMost(2.0)),
+        ("million_tenants_rss_mib", tenants.rss_mib(), AtMost(512.0)),
     ]
 }
 
-fn absolute(rounds: &Rounds, single: &Single) -> Table {
+fn absolute(Measured { rounds, single, tenants, .. }: &Measured) -> Table {
     let mut table = table(["median of the rounds", "per second", "p50 us", "p99 us"]);
     for (name, figures) in rounds {
         let median = |of: fn(&Figures) -> f64| format!("{:.0}", median(figures.iter().map(of)));
@@ -88,6 +93,13 @@ fn absolute(rounds: &Rounds, single: &Single) -> Table {
     {
         let speed = median(speeds.iter().map(|speed| speed / f64::from(1 << 20)));
         table.add_row([name.to_owned(), format!("{speed:.0}"), String::new(), String::new()]);
+    }
+    for (name, rates) in [
+        ("keys moved by a rotation", &tenants.moved),
+        ("keys opened and sealed by the module alone", &tenants.raw),
+    ] {
+        let rate = median(rates.iter().copied());
+        table.add_row([name.to_owned(), format!("{rate:.0}"), String::new(), String::new()]);
     }
     table
 }

@@ -137,6 +137,8 @@ pub enum LogFormat {
 pub struct Hsm {
     /// The vendor's PKCS#11 library.
     pub module: PathBuf,
+    /// What the library wants to be told when it is initialised.
+    pub init_args: Option<String>,
     /// The token: its label, or a PKCS#11 URI (RFC 7512).
     pub token: String,
     /// File that holds the user PIN.

@@ -22,6 +22,14 @@ missing() {
     [[ $1 == test ]] || return 0
     /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
     has systemd-analyze || echo systemd
+    # Kryoptic, the second PKCS#11 module, is built from source; NSS is the one that must be refused.
+    has clang || echo clang
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || echo libclang-dev
+    has pkg-config || echo pkg-config
+    { has pkg-config && pkg-config --exists openssl; } || echo libssl-dev
+    { has pkg-config && pkg-config --exists sqlite3; } || echo libsqlite3-dev
+    has certutil || echo libnss3-tools
+    compgen -G '/usr/lib/*/libsoftokn3.so' >/dev/null || echo libnss3
 }
 
 install_packages() {

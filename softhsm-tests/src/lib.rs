@@ -22,6 +22,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 pub mod faults;
+pub mod modules;
 pub mod offline;
 
 /// The key that most tests use.
@@ -66,7 +67,18 @@ impl World {
         let folder = TempDir::with_prefix_in("kw-", parent).expect("a temporary folder");
         let world = Self { config: String::new(), folder, environment: Vec::new(), launcher: Vec::new() };
         world.make_token("token");
-        let config = world.default_config();
+        let config = world.default_config(&softhsm_module());
+        Self { config, ..world }
+    }
+
+    /// A world without a token, for another module than SoftHSM.
+    fn bare(module: &str) -> Self {
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory } else { Path::new("/tmp") };
+        let folder = TempDir::with_prefix_in("kw-", parent).expect("a temporary folder");
+        let world = Self { config: String::new(), folder, environment: Vec::new(), launcher: Vec::new() };
+        world.write_secret("pin", PIN);
+        let config = world.default_config(module);
         Self { config, ..world }
     }
 
@@ -129,10 +141,9 @@ impl World {
         file.write_all(text.as_bytes()).expect(name);
     }
 
-    fn default_config(&self) -> String {
+    fn default_config(&self, module: &str) -> String {
         let uid = rustix::process::getuid().as_raw();
         let folder = self.folder.path().display();
-        let module = softhsm_module();
         format!(
             r#"state_dir = "{folder}/state"
 custody = "operator"

@@ -28,7 +28,8 @@ pub(crate) enum Command {
 
 Examples:
   keyward hsm check --config /etc/keyward/keywardd.toml
-  keyward hsm check --module /usr/lib/softhsm/libsofthsm2.so --token keyward --pin-file pin"
+  keyward hsm check --module /usr/lib/softhsm/libsofthsm2.so --token keyward --pin-file pin
+  keyward hsm check --module /opt/vendor/libpkcs11.so --json"
     )]
     Check(Check),
     /// Let the PIN be tried again after the HSM refused it
@@ -48,11 +49,14 @@ pub(crate) struct Check {
     #[command(flatten)]
     config: ConfigFile,
     /// PKCS#11 library, instead of a configuration
-    #[arg(long, value_name = "FILE", requires = "token", conflicts_with = "config")]
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
     module: Option<PathBuf>,
-    /// Token label or PKCS#11 URI (RFC 7512)
+    /// Token label or PKCS#11 URI (RFC 7512), when the library shows several tokens
     #[arg(long, value_name = "TOKEN", requires = "module")]
     token: Option<String>,
+    /// What the library wants to be told when it is initialised; for most nothing
+    #[arg(long, value_name = "TEXT", requires = "module")]
+    init_args: Option<String>,
     /// File with the user PIN
     #[arg(long, value_name = "FILE", requires = "module")]
     pin_file: Option<PathBuf>,
@@ -79,28 +83,41 @@ impl Check {
         daemon::harden(SecretMemory::default()).map_err(Failure::file("protect", "this process".as_ref()))?;
         let report = process::check(&settings).await.map_err(|error| Failure::Input(error.to_string()))?;
         let usable = report.usable;
-        shell.print.view(&report)?;
+        if shell.print.is_json() {
+            shell.print.view(&report)?;
+        } else {
+            shell.print.view(&Summary(&report))?;
+            shell.print.text(&epilogue(&report))?;
+        }
         Ok(if usable { Exit::Ok } else { Exit::Refused })
     }
 
     fn settings(self) -> Result<process::Settings, Failure> {
         let bad_token = |error: daemon::TokenError| Failure::Input(error.to_string());
-        let settings = match (self.module, self.token) {
-            (Some(module), Some(token)) => {
-                let token = daemon::token_selector(&token).map_err(bad_token)?;
+        let settings = match self.module {
+            Some(module) => {
+                let token =
+                    self.token.as_deref().map(daemon::token_selector).transpose().map_err(bad_token)?;
                 let pin = self.pin_file.map_or(PinSource::Prompt, PinSource::File);
-                let hsm = pkcs11::Settings::new(module, token, own_state_dir()?);
+                let mut hsm =
+                    pkcs11::Settings::new(absolute(module)?, token.unwrap_or_default(), own_state_dir()?);
+                hsm.init_args = self.init_args;
                 process::Settings::new(
                     hsm,
                     pin,
                     daemon::child::program(&Log::default(), SecretMemory::default()),
                 )
             }
-            _ => daemon::hsm_settings(&self.config.read()?).map_err(bad_token)?,
+            None => daemon::hsm_settings(&self.config.read()?).map_err(bad_token)?,
         };
         settings.slots.iter().try_for_each(|slot| make_private(&slot.hsm.state_dir))?;
         Ok(settings)
     }
+}
+
+/// The configuration takes absolute paths only, and so does the report's.
+fn absolute(module: PathBuf) -> Result<PathBuf, Failure> {
+    std::path::absolute(&module).map_err(Failure::file("find", &module))
 }
 
 /// A refused PIN is noted there, also before there is an installation.
@@ -116,6 +133,41 @@ fn own_state_dir() -> Result<PathBuf, Failure> {
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .map(|state| state.join("keyward"))
         .ok_or_else(|| Failure::Usage("set $HOME or $XDG_STATE_HOME, where a refused PIN is noted".into()))
+}
+
+/// What the table for people shows.
+struct Summary<'a>(&'a CheckReport);
+
+impl View for Summary<'_> {
+    fn fields(&self) -> Fields {
+        let below = ["mechanisms", "configuration"];
+        self.0.fields().into_iter().filter(|(name, _)| !below.contains(name)).collect()
+    }
+}
+
+/// What stands below the table: mechanisms, and what to do next.
+fn epilogue(report: &CheckReport) -> String {
+    let mut text = format!("\nmechanisms\n{}", lines_of(&report.mechanisms));
+    if let Some(configuration) = &report.configuration {
+        text +=
+            "\nto use this token, put this into keywardd.toml, and its PIN where the unit expects it:\n\n";
+        text += &configuration.lines().map(|line| format!("  {line}\n")).collect::<String>();
+    }
+    text
+}
+
+/// Words in lines of at most 80 columns, indented.
+fn lines_of(words: &[String]) -> String {
+    let mut lines = vec![String::from(" ")];
+    for word in words {
+        let last = lines.len() - 1;
+        if lines[last].len() + 1 + word.len() > 80 {
+            lines.push(format!("  {word}"));
+        } else {
+            lines[last] += &format!(" {word}");
+        }
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 impl View for CheckReport {
@@ -146,11 +198,14 @@ impl View for CheckReport {
             ("model", json!(self.model)),
             ("firmware", json!(self.firmware)),
             ("max_sessions", json!(self.max_sessions)),
+            ("max_rw_sessions", json!(self.max_rw_sessions)),
+            ("pin_length", json!(format!("{} to {} bytes", self.pin_length.0, self.pin_length.1))),
             ("roots", json!(self.roots.join(", "))),
             ("check", Value::Object(checks.collect())),
             ("timing", Value::Object(timings.collect())),
             ("quirk", Value::Object(quirks.collect())),
             ("mechanisms", json!(self.mechanisms.join(" "))),
+            ("configuration", json!(self.configuration)),
         ]
     }
 }

@@ -66,6 +66,11 @@ impl Printer {
         self.line(&flush_left(table))
     }
 
+    /// Whether results are for programs.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// A result that is `line` for people and `value` in JSON.
     pub(crate) fn answer(&mut self, line: &str, value: &Value) -> Result<(), Failure> {
         if self.json { self.value(value) } else { self.line(line) }

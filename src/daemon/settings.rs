@@ -25,6 +25,7 @@ pub fn hsm(config: &Config) -> Result<process::Settings, TokenError> {
     let primary = Slot {
         hsm: pkcs11::Settings {
             module: hsm.module.clone(),
+            init_args: hsm.init_args.clone(),
             token: token(&hsm.token)?,
             state_dir: config.state_dir.clone(),
             sessions: hsm.sessions,

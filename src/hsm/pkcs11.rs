@@ -6,7 +6,7 @@
 //! connection  login, handles and caches
 //! selftest  quirks  kek_cache  login
 //! module  primitive  raw   the library, calls on a session, what cryptoki does not wrap
-//! uri                      which token
+//! uri  mechanisms          which token, and names
 //! ```
 
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ mod error;
 mod execute;
 mod kek_cache;
 mod login;
+mod mechanisms;
 mod module;
 pub mod pool;
 mod primitive;
@@ -39,6 +40,9 @@ pub struct Settings {
     /// The vendor's PKCS#11 library: an absolute path.
     #[n(0)]
     pub module: PathBuf,
+    /// What the library wants to be told when it is initialised (`pReserved`); most want nothing.
+    #[n(7)]
+    pub init_args: Option<String>,
     /// Which token.
     #[n(1)]
     pub token: TokenSelector,
@@ -73,6 +77,7 @@ impl Settings {
     pub fn new(module: PathBuf, token: TokenSelector, state_dir: PathBuf) -> Self {
         Self {
             module,
+            init_args: None,
             token,
             state_dir,
             sessions: Self::SESSIONS,

@@ -117,8 +117,9 @@ impl Vault {
         }
         let from = tenant.record.primary_kek;
         let to = from.next().ok_or_else(|| Error::NotAllowed("no KEK versions are left".into()))?;
-        let sealed = self.sealed_by_version(id, &tenant.record).await?;
-        let total = sealed.values().map(|count| u64::from(*count)).sum();
+        // A rotation moves everything, so all of it is under `from` now: it need not be read to be counted.
+        let keys = self.keys_of(id, &tenant.record).await?;
+        let total = keys.iter().map(|(_, key)| sealed_keys(key)).sum();
         let name = rotation_name(id, to);
         let rotation =
             Rotation { from, done: 0, total, finished_key: None, created: Date::now(), finished: None };
@@ -413,6 +414,12 @@ impl Vault {
         let waiting_for = waiting.filter(|_| record.finished.is_none());
         Ok(RotationInfo { name: rotation_name(id, to), record, waiting_for })
     }
+}
+
+/// The sealed keys of a named key: a DEK for each epoch, and the versions of its index keys.
+fn sealed_keys(key: &Key) -> u64 {
+    let indexes = key.fields.iter().map(|field| u64::from(field.primary.get()));
+    u64::from(key.primary.get()) + indexes.sum::<u64>()
 }
 
 fn rotation_name(id: &TenantId, to: KekVersion) -> RotationName {

@@ -8,10 +8,12 @@ use cryptoki::session::Session;
 use cryptoki::slot::Limit;
 use serde::{Deserialize, Serialize};
 
+use crate::hsm::TokenInfo;
 use crate::hsm::pin::RefusedPins;
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::error::{ConnectError, words};
 use crate::hsm::pkcs11::login::login;
+use crate::hsm::pkcs11::mechanisms;
 use crate::hsm::pkcs11::module::{Library, Module};
 use crate::hsm::pkcs11::primitive::{self, IV_LEN, Usage};
 use crate::hsm::pkcs11::quirks::{self, Quirk};
@@ -38,6 +40,8 @@ pub struct CheckReport {
     pub firmware: String,
     /// Most sessions at a time; `None`: the token does not say, or has no limit.
     pub max_sessions: Option<u64>,
+    /// Most of them that may change token objects.
+    pub max_rw_sessions: Option<u64>,
     /// Bytes free for private objects, when the token says.
     pub free_private_memory: Option<usize>,
     /// Shortest and longest PIN in bytes.
@@ -52,6 +56,8 @@ pub struct CheckReport {
     pub quirks: Vec<KnownQuirk>,
     /// Rough timings, one session, mean of a few calls.
     pub timings: Vec<Timing>,
+    /// The `[hsm]` table for `keywardd.toml`, when Keyward would use it.
+    pub configuration: Option<String>,
     /// Whether Keyward would use it.
     pub usable: bool,
     /// The same in words.
@@ -96,17 +102,17 @@ pub struct Timing {
 /// # Errors
 /// [`ConnectError`] when it does not come to a login or the token cannot be described.
 pub fn check(settings: &Settings, pin: &Pin) -> Result<CheckReport, ConnectError> {
-    let module = Library::load(&settings.module)?.open(&settings.token)?;
+    let module = Library::load(&settings.module)?.open(settings)?;
     let session = module.session(false)?;
     login(&module, &session, pin, &RefusedPins::in_dir(&settings.state_dir))?;
-    report(&module, &session).map_err(|error| ConnectError::Away(words(&error)))
+    report(settings, &module, &session).map_err(|error| ConnectError::Away(words(&error)))
 }
 
-fn report(module: &Module, session: &Session) -> Result<CheckReport, Error> {
+fn report(settings: &Settings, module: &Module, session: &Session) -> Result<CheckReport, Error> {
     let library = module.context().get_library_info()?;
     let info = module.context().get_token_info(module.slot())?;
     let token = module.token().clone();
-    let selftest = selftest::run(session);
+    let selftest = selftest::run(module, session);
     let failure = selftest.failure();
     Ok(CheckReport {
         library: format!("{} {}", library.library_description(), library.library_version()),
@@ -118,7 +124,12 @@ fn report(module: &Module, session: &Session) -> Result<CheckReport, Error> {
         },
         free_private_memory: info.free_private_memory(),
         pin_length: (info.min_pin_length(), info.max_pin_length()),
-        mechanisms: mechanisms(module)?,
+        mechanisms: advertised(module)?,
+        max_rw_sessions: match info.max_rw_session_count() {
+            Limit::Max(count) => Some(count),
+            Limit::Unavailable | Limit::Infinite => None,
+        },
+        configuration: failure.is_none().then(|| configuration(settings, &token, &info)),
         roots: root::list(session)?.iter().map(ToString::to_string).collect(),
         quirks: quirks::of(&token).into_iter().map(KnownQuirk::from).collect(),
         timings: if failure.is_none() { timings(session)? } else { Vec::new() },
@@ -133,11 +144,36 @@ fn report(module: &Module, session: &Session) -> Result<CheckReport, Error> {
     })
 }
 
-fn mechanisms(module: &Module) -> Result<Vec<String>, Error> {
-    let list = module.context().get_mechanism_list(module.slot())?;
-    let mut names: Vec<String> = list.iter().map(ToString::to_string).collect();
+/// By name, in order; those that the standard does not know come first, by number.
+fn advertised(module: &Module) -> Result<Vec<String>, Error> {
+    let mut names: Vec<String> = module.mechanisms()?.into_iter().map(mechanisms::name).collect();
     names.sort();
     Ok(names)
+}
+
+/// The beginning of a configuration for this token, to be copied.
+fn configuration(settings: &Settings, token: &TokenInfo, info: &cryptoki::slot::TokenInfo) -> String {
+    let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+    let mut lines = vec![
+        "[hsm]".to_owned(),
+        format!("module = {}", quoted(&settings.module.display().to_string())),
+        format!("token = {}", quoted(&format!("pkcs11:serial={}", encoded(&token.serial)))),
+    ];
+    lines.extend(settings.init_args.iter().map(|text| format!("init_args = {}", quoted(text))));
+    if let Limit::Max(most) = info.max_session_count() {
+        // One session holds the login.
+        let sessions = most.saturating_sub(1).clamp(1, Settings::SESSIONS as u64);
+        lines.push(format!("sessions = {sessions}  # the token has {most}, one of which holds the login"));
+    }
+    lines.push("pin_credential = \"hsm-pin\"".to_owned());
+    lines.join("\n")
+}
+
+/// Percent-encoding of everything that has a meaning in a PKCS#11 URI (RFC 7512, section 2.3).
+fn encoded(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
+    let one = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(one).collect()
 }
 
 /// Calls for each timing.

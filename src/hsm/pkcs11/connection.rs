@@ -82,7 +82,7 @@ impl Connected {
         canary: Option<Canary>,
         write: bool,
     ) -> Result<Self, ConnectError> {
-        let module = library.open(&settings.token)?;
+        let module = library.open(settings)?;
         let holder = module.session(write)?;
         login(&module, &holder, pin, &RefusedPins::in_dir(&settings.state_dir))?;
         let selftest = tested(&module, &holder)?;
@@ -127,7 +127,7 @@ impl Connected {
 
 /// Runs the self-test; tells a module that must not be used from one that is unwell.
 fn tested(module: &Module, session: &Session) -> Result<SelfTest, ConnectError> {
-    let selftest = selftest::run(session);
+    let selftest = selftest::run(module, session);
     let Some(reason) = selftest.failure() else { return Ok(selftest) };
     module.token_present().map_err(ConnectError::Away)?;
     Err(ConnectError::Unfit(format!("the PKCS#11 module must not be used: {reason}")))

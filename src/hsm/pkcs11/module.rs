@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
-use cryptoki::error::RvError;
+use cryptoki::error::{Error, RvError};
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
+use cryptoki_sys::CK_MECHANISM_TYPE;
 
 use crate::hsm::TokenInfo;
+use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::error::{ConnectError, code, words};
 use crate::hsm::pkcs11::raw::Raw;
 use crate::hsm::pkcs11::uri::TokenSelector;
@@ -34,9 +36,14 @@ impl Library {
     }
 
     /// Initialises the library and finds the one token that is asked for.
-    pub(super) fn open(self: &Arc<Self>, wanted: &TokenSelector) -> Result<Module, ConnectError> {
+    pub(super) fn open(self: &Arc<Self>, settings: &Settings) -> Result<Module, ConnectError> {
         // Without OS locking SoftHSM crashes under several threads.
-        let arguments = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
+        let arguments = match &settings.init_args {
+            None => CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK),
+            Some(text) => Raw::initialize_with(text).map_err(|_| {
+                ConnectError::Refused("hsm.init_args must not contain a zero byte".to_owned())
+            })?,
+        };
         self.context.initialize(arguments).map_err(|error| match code(&error) {
             Some(RvError::CryptokiAlreadyInitialized) => ConnectError::Away(format!(
                 "the PKCS#11 module {} is in use by another part of this process",
@@ -46,7 +53,7 @@ impl Library {
         })?;
         let started = Started(Arc::clone(self));
         let tokens = started.tokens()?;
-        let (slot, token) = choose(tokens, wanted).map_err(ConnectError::Away)?;
+        let (slot, token) = choose(tokens, &settings.token).map_err(ConnectError::Away)?;
         Ok(Module { started, slot, token })
     }
 }
@@ -88,6 +95,12 @@ fn choose<S>(tokens: Vec<(S, TokenInfo)>, wanted: &TokenSelector) -> Result<(S, 
     let mut matching: Vec<_> = tokens.into_iter().filter(|(_, token)| wanted.matches(token)).collect();
     match (matching.pop(), matching.len()) {
         (Some(only), 0) => Ok(only),
+        (Some(_), _) if *wanted == TokenSelector::default() => {
+            Err(format!("there are several tokens: say which; present: {present}"))
+        }
+        (None, _) if *wanted == TokenSelector::default() => {
+            Err("the module shows no initialised token".to_owned())
+        }
         (Some(_), more) => {
             Err(format!("{} tokens have {wanted}: add the serial number; present: {present}", more + 1))
         }
@@ -123,6 +136,11 @@ impl Module {
 
     pub(super) fn raw(&self) -> &Raw {
         &self.started.0.raw
+    }
+
+    /// The numbers of all mechanisms that the token advertises.
+    pub(super) fn mechanisms(&self) -> Result<Vec<CK_MECHANISM_TYPE>, Error> {
+        self.raw().mechanisms(self.slot)
     }
 
     /// What the token says of itself now.
@@ -173,6 +191,15 @@ mod tests {
                 .unwrap_err()
                 .starts_with(r#"no token has label "c"; present: "a""#)
         );
+    }
+
+    #[test]
+    fn the_only_token_need_not_be_named() {
+        let any = TokenSelector::default();
+        assert_eq!(choose(vec![token("a", "1")], &any).unwrap().1.serial, "1");
+        let several = choose(vec![token("a", "1"), token("b", "2")], &any).unwrap_err();
+        assert!(several.starts_with("there are several tokens: say which; present: \"a\""), "{several}");
+        assert!(choose(Vec::<((), TokenInfo)>::new(), &any).unwrap_err().contains("no initialised token"));
     }
 
     #[test]

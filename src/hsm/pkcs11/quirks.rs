@@ -68,6 +68,18 @@ pub const TABLE: &[Quirk] = &[
         behaviour: "a session key without an unwrap template may be unwrapped as extractable",
         lost: "nothing for keys under a root made by Keyward, which carries the template",
     },
+    Quirk {
+        manufacturer: "Mozilla Foundation",
+        model: "NSS",
+        behaviour: "wraps keys that are not extractable",
+        lost: "everything: whoever knows the PIN can take every key out; the module is refused",
+    },
+    Quirk {
+        manufacturer: "Mozilla Foundation",
+        model: "NSS",
+        behaviour: "C_WrapKey reports 48 bytes for a wrapped key of 40, C_Encrypt asks for a longer buffer than it fills",
+        lost: "AES key wrap and AES-GCM as Keyward uses them; the module is refused",
+    },
 ];
 
 /// The rows that speak of this token.

@@ -1,16 +1,18 @@
 //! The calls that `cryptoki` does not wrap; the only unsafe code of the library.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::path::Path;
-use std::ptr;
+use std::ptr::{self, NonNull};
 
-use cryptoki::context::Function;
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function};
 use cryptoki::error::{Error, Rv};
 use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
+use cryptoki::slot::Slot;
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_BYTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_OBJECT_HANDLE, CK_ULONG, CKA_UNWRAP_TEMPLATE,
-    CKM_AES_KEY_WRAP, CKR_OK,
+    CK_ATTRIBUTE, CK_BYTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_ULONG,
+    CKA_UNWRAP_TEMPLATE, CKM_AES_KEY_WRAP, CKR_OK,
 };
 
 /// A second handle on the same loaded library.
@@ -25,6 +27,33 @@ impl Raw {
         let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(|error| error.to_string())?;
         let raw = Self { library };
         raw.functions().map(|_| raw).ok_or_else(|| "it has no function list".to_owned())
+    }
+
+    /// `C_Initialize` arguments with a text for `pReserved`, which some software tokens want.
+    ///
+    /// The text is never freed: libraries read it at times of their own choice.
+    pub(super) fn initialize_with(text: &str) -> Result<CInitializeArgs, Error> {
+        let text = CString::new(text).map_err(|_| Error::InvalidValue)?;
+        let text = NonNull::new(text.into_raw()).ok_or(Error::InvalidValue)?;
+        // SAFETY: the text ends with zero and lives for ever.
+        Ok(unsafe { CInitializeArgs::new_with_reserved(CInitializeFlags::OS_LOCKING_OK, text.cast()) })
+    }
+
+    /// Every mechanism of a slot; `cryptoki` leaves out those that it does not know.
+    pub(super) fn mechanisms(&self, slot: Slot) -> Result<Vec<CK_MECHANISM_TYPE>, Error> {
+        let call =
+            self.functions().and_then(|list| list.C_GetMechanismList).ok_or(Error::NullFunctionPointer)?;
+        let slot = slot.id();
+        let mut count: CK_ULONG = 0;
+        // SAFETY: a null list asks for the number of mechanisms; `count` outlives the call.
+        let answer = unsafe { call(slot, ptr::null_mut(), &mut count) };
+        Rv::from(answer).into_result(Function::GetMechanismList)?;
+        let mut list = vec![0; usize::try_from(count)?];
+        // SAFETY: the list has room for `count` mechanisms.
+        let answer = unsafe { call(slot, list.as_mut_ptr(), &mut count) };
+        Rv::from(answer).into_result(Function::GetMechanismList)?;
+        list.truncate(usize::try_from(count)?);
+        Ok(list)
     }
 
     fn functions(&self) -> Option<CK_FUNCTION_LIST> {

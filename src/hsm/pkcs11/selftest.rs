@@ -12,6 +12,8 @@ use cryptoki::session::Session;
 use serde::{Deserialize, Serialize};
 
 use crate::hsm::pkcs11::error::words;
+use crate::hsm::pkcs11::mechanisms;
+use crate::hsm::pkcs11::module::Module;
 use crate::hsm::pkcs11::primitive::{self, IV_LEN, KeyId, Usage, WRAPPED_LEN};
 
 mod vectors;
@@ -47,10 +49,15 @@ pub struct SelfTest {
 }
 
 impl SelfTest {
-    /// The first reason why the module must not be used.
+    /// The first reason why the module must not be used, and how many there are.
     pub fn failure(&self) -> Option<String> {
-        let failed = self.checks.iter().find(|check| check.verdict == Verdict::Fail)?;
-        Some(format!("self-test \"{}\": {}", failed.name, failed.detail))
+        let mut failed = self.checks.iter().filter(|check| check.verdict == Verdict::Fail);
+        let first = failed.next()?;
+        let more = match failed.count() {
+            0 => String::new(),
+            more => format!("; {more} more failed"),
+        };
+        Some(format!("self-test \"{}\": {}{more}", first.name, first.detail))
     }
 
     /// Whether unwrapped keys can be limited to AES-GCM.
@@ -87,13 +94,15 @@ fn must(right: bool, detail: &str) -> Finding {
 type Examine = fn(&Bench) -> Finding;
 
 /// Runs every check.
-pub(super) fn run(session: &Session) -> SelfTest {
-    let bench = Bench { session, made: RefCell::default() };
-    let checks: [(&str, Examine); 12] = [
+pub(super) fn run(module: &Module, session: &Session) -> SelfTest {
+    let bench = Bench { module, session, made: RefCell::default() };
+    let checks: [(&str, Examine); 14] = [
+        ("the mechanisms that Keyward needs are offered", mechanisms_offered),
+        ("a non-extractable key cannot be wrapped", cannot_be_wrapped),
         ("random numbers differ", random_differs),
         ("a key is wrapped to 40 bytes and unwraps to the same key", wrap_round_trip),
         ("an unwrapped key is sensitive and non-extractable", unwrapped_is_protected),
-        ("a non-extractable key cannot be wrapped", cannot_be_wrapped),
+        ("a key that may only wrap does not encrypt", usage_is_limited),
         (GCM_ONLY, gcm_only),
         ("a tampered wrapped key is refused", tampered_wrap),
         ("GCM decrypts what it encrypted", gcm_round_trip),
@@ -117,6 +126,7 @@ fn judge(name: &'static str, finding: Finding) -> Check {
 
 /// A session whose keys are destroyed at the end.
 struct Bench<'a> {
+    module: &'a Module,
     session: &'a Session,
     made: RefCell<Vec<ObjectHandle>>,
 }
@@ -186,6 +196,16 @@ const IV: [u8; IV_LEN] = [3; IV_LEN];
 const AAD: &[u8] = b"keyward/1/self-test";
 const ID: KeyId = *b"keyward-selftest";
 
+fn mechanisms_offered(bench: &Bench) -> Finding {
+    let offered = bench.module.mechanisms()?;
+    let missing: Vec<String> = mechanisms::NEEDED
+        .iter()
+        .filter(|(mechanism, _)| !offered.contains(mechanism))
+        .map(|(mechanism, purpose)| format!("{}, which {purpose}", mechanisms::name(*mechanism)))
+        .collect();
+    must(missing.is_empty(), &format!("the token does not offer {}", missing.join("; ")))
+}
+
 fn random_differs(bench: &Bench) -> Finding {
     let mut draws = [[0; 32]; 2];
     for draw in &mut draws {
@@ -211,8 +231,15 @@ fn unwrapped_is_protected(bench: &Bench) -> Finding {
 }
 
 fn cannot_be_wrapped(bench: &Bench) -> Finding {
-    let (wrapping, key) = bench.unwrapped()?;
+    let wrapping = bench.key(Usage::Wrap, false)?;
+    let key = bench.key(Usage::Cipher, false)?;
     must(primitive::wrap(bench.session, wrapping, key).is_err(), "it was wrapped")
+}
+
+fn usage_is_limited(bench: &Bench) -> Finding {
+    let key = bench.key(Usage::Wrap, false)?;
+    let encrypted = primitive::gcm_encrypt(bench.session, key, IV, AAD, &[7; 32]);
+    must(encrypted.is_err(), "it encrypted")
 }
 
 fn gcm_only(bench: &Bench) -> Finding {

@@ -1,5 +1,6 @@
 //! Fills the store of a world with very many tenants, through the HSM and the
-//! store's own transactions, but without a call of the API for each.
+//! store's own transactions, but without a call of the API for each. Every
+//! tenant has a KEK of its own, and every [`WITH_KEY`]th a key.
 
 use std::path::Path;
 
@@ -19,6 +20,8 @@ use super::{Outcome, report};
 /// Tenants in one transaction, and operations in one list.
 const TRANSACTION: usize = 1_000;
 const LIST: usize = 250;
+/// One tenant in so many has a key.
+pub(crate) const WITH_KEY: usize = 10;
 /// GCM uses that the daemon would have reserved for the first keys of a tenant.
 const RESERVED: u64 = 1 << 20;
 
@@ -68,10 +71,15 @@ impl Filler {
     async fn new_tenants(&self, numbers: &[usize]) -> Outcome<Changes> {
         let names: Vec<KeyName> = numbers.iter().map(|number| key_name(*number)).collect();
         let keks = self.new_keks(names.len()).await?;
-        let wanted = names.iter().zip(&keks).map(|(name, kek)| (name, Epoch::FIRST, kek)).collect();
         let mut changes = Changes::new();
-        for ((name, kek), (id, sealed)) in names.iter().zip(&keks).zip(self.new_deks(wanted).await?) {
-            self.put_tenant(&mut changes, name, kek, Epoch::FIRST);
+        for (number, (name, kek)) in names.iter().zip(&keks).enumerate() {
+            self.put_tenant(&mut changes, name, kek, number.is_multiple_of(WITH_KEY));
+        }
+        // Chunks begin at multiples of it.
+        let with_key = || names.iter().zip(&keks).step_by(WITH_KEY);
+        let wanted = with_key().map(|(name, kek)| (name, Epoch::FIRST, kek)).collect();
+        for ((name, _), (id, sealed)) in with_key().zip(self.new_deks(wanted).await?) {
+            put_key(&mut changes, name, Epoch::FIRST);
             put_version(&mut changes, name, Epoch::FIRST, id, sealed);
         }
         Ok(changes)
@@ -83,7 +91,8 @@ impl Filler {
         let epochs: Vec<Epoch> = (1..=versions).filter_map(Epoch::new).collect();
         let primary = *epochs.last().ok_or("no versions")?;
         let mut changes = Changes::new();
-        self.put_tenant(&mut changes, &name, &kek, primary);
+        self.put_tenant(&mut changes, &name, &kek, true);
+        put_key(&mut changes, &name, primary);
         for epochs in epochs.chunks(TRANSACTION) {
             let wanted = epochs.iter().map(|epoch| (&name, *epoch, &kek)).collect();
             for (epoch, (id, sealed)) in epochs.iter().zip(self.new_deks(wanted).await?) {
@@ -130,30 +139,21 @@ impl Filler {
         futures_util::future::join_all(lists).await.into_iter().flatten().collect()
     }
 
-    fn put_tenant(&self, changes: &mut Changes, name: &KeyName, kek: &Kek, primary: Epoch) {
+    fn put_tenant(&self, changes: &mut Changes, name: &KeyName, kek: &Kek, has_key: bool) {
         let (created, first) = (Date::now(), KekVersion::FIRST);
         let tenant = Tenant {
             frozen: false,
             primary_kek: first,
-            keys: 1,
+            keys: has_key.into(),
             created,
             display_name: None,
             rotating_to: None,
         };
         let (wrapped, state) = (kek.wrapped.clone(), KeyState::Active);
         let kek = KekRecord { root: self.0.root.id, wrapped, state, uses_reserved: RESERVED, created };
-        let key = Key {
-            data_class: DataClass::Sensitive,
-            state,
-            frozen: false,
-            primary,
-            created,
-            fields: Vec::new(),
-        };
         changes
             .create(&tables::tenant(&name.tenant), &tenant)
-            .create(&tables::kek(&name.tenant, first), &kek)
-            .create(&tables::key(name), &key);
+            .create(&tables::kek(&name.tenant, first), &kek);
     }
 
     /// Without a record of the newest change the daemon would refuse the store as older than its log.
@@ -165,6 +165,12 @@ impl Filler {
         record.finish(Audited::Ok)?.await?;
         Ok(log.close()?)
     }
+}
+
+fn put_key(changes: &mut Changes, name: &KeyName, primary: Epoch) {
+    let (data_class, state) = (DataClass::Sensitive, KeyState::Active);
+    let key = Key { data_class, state, frozen: false, primary, created: Date::now(), fields: Vec::new() };
+    changes.create(&tables::key(name), &key);
 }
 
 fn put_version(changes: &mut Changes, name: &KeyName, epoch: Epoch, id: DekId, sealed: SealedKey) {

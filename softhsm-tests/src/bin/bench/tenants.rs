@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 
 use super::Outcome;
 use super::figures::median;
-use super::fill::{key_name, old_key};
+use super::fill::{WITH_KEY, key_name, old_key};
 use super::report::say;
 
 /// How much is measured.
@@ -35,7 +35,7 @@ pub(crate) const MILLION: Scale =
 
 /// What `bench --quick` does.
 pub(crate) const FEW: Scale =
-    Scale { tenants: 20_000, versions: 1_000, rotations: 3, counted: 200, used: 5_000 };
+    Scale { tenants: 20_000, versions: 1_000, rotations: 3, counted: 200, used: 1_500 };
 
 /// The measurements.
 #[derive(Debug, Serialize)]
@@ -146,7 +146,8 @@ async fn operations(daemon: &Daemon) -> Outcome<u64> {
 async fn encrypt(daemon: &Daemon, scale: &Scale, numbers: std::ops::Range<usize>) -> Outcome<()> {
     let crypto = daemon.crypto().await;
     // Far apart in the store, as requests of real tenants are.
-    let scattered: Vec<usize> = numbers.map(|number| number * 7_919 % scale.tenants).collect();
+    let with_key = scale.tenants / WITH_KEY;
+    let scattered: Vec<usize> = numbers.map(|number| number * 7_919 % with_key * WITH_KEY).collect();
     let lanes = scattered.chunks(scattered.len().div_ceil(64)).map(|lane| encrypt_lane(crypto.clone(), lane));
     try_join_all(lanes).await.map(drop)
 }

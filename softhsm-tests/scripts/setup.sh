@@ -29,6 +29,7 @@ missing() {
     { has pkg-config && pkg-config --exists openssl; } || echo libssl-dev
     { has pkg-config && pkg-config --exists sqlite3; } || echo libsqlite3-dev
     has certutil || echo libnss3-tools
+    has pkcsslotd || [[ -x /usr/sbin/pkcsslotd ]] || echo opencryptoki
     compgen -G '/usr/lib/*/libsoftokn3.so' >/dev/null || echo libnss3
 }
 

@@ -41,7 +41,7 @@ pub struct World {
     /// What every program of this world has in its environment beside the usual.
     environment: Vec<(&'static str, PathBuf)>,
     /// A program with its arguments that starts every program of this world, such as `prlimit`.
-    pub launcher: Vec<&'static str>,
+    pub launcher: Vec<String>,
 }
 
 /// A running daemon; killed when dropped.
@@ -72,9 +72,7 @@ impl World {
     }
 
     /// A world without a token, for another module than SoftHSM.
-    fn bare(module: &str) -> Self {
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory } else { Path::new("/tmp") };
+    fn bare(parent: &Path, module: &str) -> Self {
         let folder = TempDir::with_prefix_in("kw-", parent).expect("a temporary folder");
         let world = Self { config: String::new(), folder, environment: Vec::new(), launcher: Vec::new() };
         world.write_secret("pin", PIN);

@@ -14,11 +14,13 @@ pub enum Module {
     Kryoptic,
     /// The software token of Mozilla's NSS.
     Nss,
+    /// The software token of openCryptoki, whose daemon runs in namespaces of its own.
+    OpenCryptoki,
 }
 
 impl Module {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::SoftHsm, Self::Kryoptic, Self::Nss];
+    pub const ALL: [Self; 4] = [Self::SoftHsm, Self::Kryoptic, Self::Nss, Self::OpenCryptoki];
 
     /// What it is called.
     pub fn name(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Module {
             Self::SoftHsm => "SoftHSM",
             Self::Kryoptic => "Kryoptic",
             Self::Nss => "NSS softokn",
+            Self::OpenCryptoki => "openCryptoki",
         }
     }
 
@@ -34,16 +37,19 @@ impl Module {
         match self {
             Self::SoftHsm => softhsm_module().into(),
             Self::Kryoptic => binary("libkryoptic_pkcs11.so"),
-            Self::Nss => {
-                let known = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
-                let files = known.into_iter().map(|folder| Path::new(folder).join("libsoftokn3.so"));
-                files
-                    .into_iter()
-                    .find(|file| file.is_file())
-                    .expect("NSS: run softhsm-tests/scripts/setup.sh")
-            }
+            Self::Nss => installed("libsoftokn3.so"),
+            Self::OpenCryptoki => installed("pkcs11/libopencryptoki.so"),
         }
     }
+}
+
+/// A library where Linux distributions put it.
+fn installed(library: &str) -> PathBuf {
+    let known = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
+    let mut files = known.into_iter().map(|folder| Path::new(folder).join(library));
+    files
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{library}: run softhsm-tests/scripts/setup.sh"))
 }
 
 impl World {
@@ -52,11 +58,16 @@ impl World {
         if module == Module::SoftHsm {
             return Self::new();
         }
-        let mut world = Self::bare(&module.library().display().to_string());
+        // openCryptoki gets a /dev/shm of its own.
+        let memory = Path::new("/dev/shm");
+        let in_memory = module != Module::OpenCryptoki && memory.is_dir();
+        let parent = if in_memory { memory } else { Path::new("/tmp") };
+        let mut world = Self::bare(parent, &module.library().display().to_string());
         match module {
             Module::SoftHsm => {}
             Module::Kryoptic => world.make_kryoptic_token(),
             Module::Nss => world.make_nss_token(),
+            Module::OpenCryptoki => world.launch_opencryptoki(),
         }
         world
     }
@@ -81,6 +92,19 @@ impl World {
         let told = format!("configdir='{database}' certPrefix='' keyPrefix='' secmod='secmod.db' flags= ");
         let config = format!("init_args = \"{told}\"\ntoken = \"NSS Certificate DB\"");
         self.reconfigure("token = \"token\"", &config);
+    }
+
+    /// Every program of this world gets an openCryptoki daemon and a fresh token.
+    fn launch_opencryptoki(&mut self) {
+        // Its PINs have eight characters at most.
+        self.write_secret("pin", "8521-tst");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/opencryptoki.sh");
+        let mut launcher = vec!["unshare", "--mount", "--ipc", "--pid", "--fork", "--kill-child"];
+        if !rustix::process::getuid().is_root() {
+            launcher.extend(["--user", "--map-root-user"]);
+        }
+        self.launcher = launcher.into_iter().chain(["bash", script]).map(str::to_owned).collect();
+        self.launcher.extend([self.path("").display().to_string(), "8521-tst".to_owned()]);
     }
 
     fn pkcs11_tool(&self, arguments: &[&str]) {

@@ -235,10 +235,10 @@ async fn a_low_limit_of_locked_memory_is_told_and_survived() {
         // Root without CAP_IPC_LOCK is held to the limit like everybody else.
         let limit = ["prlimit", "--memlock=0:0"];
         let drop = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"];
-        world.launcher = match rustix::process::getuid().is_root() {
-            true => limit.into_iter().chain(drop).collect(),
-            false => limit.to_vec(),
-        };
+        world.launcher = limit.map(str::to_owned).to_vec();
+        if rustix::process::getuid().is_root() {
+            world.launcher.extend(drop.map(str::to_owned));
+        }
         let (daemon, client) = world.start_with_key().await;
         let about = Context::new();
         let sealed = client.encrypt(KEY, "x", &about).await.expect("a ciphertext");

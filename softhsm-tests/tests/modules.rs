@@ -80,10 +80,9 @@ async fn a_token_that_locks_is_not_locked_by_restarts() {
     create_tenant(&daemon.client().await, "acme").await.expect("a tenant");
 }
 
-#[tokio::test]
-async fn an_unsafe_module_is_refused_by_everything() {
-    let world = World::on(Module::Nss);
-    let reason = "a non-extractable key cannot be wrapped";
+/// What must not be used is refused by every command that would use it, with the reason.
+fn is_refused(module: Module, reason: &str) {
+    let world = World::on(module);
     let config = world.config_file();
     let check = world.cli(["hsm", "check", "--config", &config]);
     assert_eq!(check.status.code(), Some(1), "{}", text(&check));
@@ -92,6 +91,16 @@ async fn an_unsafe_module_is_refused_by_everything() {
     let backup = world.path("backup-key").display().to_string();
     let init = world.cli(["init", "--config", &config, "--backup-key", &backup]);
     assert!(!init.status.success() && text(&init).contains(reason), "{}", text(&init));
+}
+
+#[test]
+fn a_module_that_gives_keys_away_is_refused() {
+    is_refused(Module::Nss, "a non-extractable key cannot be wrapped");
+}
+
+#[test]
+fn a_module_that_lacks_mechanisms_is_refused() {
+    is_refused(Module::OpenCryptoki, "the mechanisms that Keyward needs are offered");
 }
 
 /// The report on a module, with a fresh token.
@@ -136,7 +145,7 @@ fn document() -> String {
     for (name, _) in &reports {
         write!(page, " {name} |").expect("text");
     }
-    page += "\n|---|---|---|---|\n";
+    writeln!(page, "\n|{}", "---|".repeat(reports.len() + 1)).expect("text");
     let checks = reports[0].1["check"].as_object().expect("checks");
     for check in checks.keys() {
         write!(page, "| {check} |").expect("text");

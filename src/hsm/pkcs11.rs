@@ -6,7 +6,7 @@
 //! connection  login, handles and caches
 //! selftest  quirks  kek_cache  login
 //! module  primitive  raw   the library, calls on a session, what cryptoki does not wrap
-//! uri  mechanisms          which token, and names
+//! uri  token  mechanisms   which token, what it says of itself, and names
 //! ```
 
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ pub mod quirks;
 mod raw;
 pub mod root;
 pub mod selftest;
+mod token;
 pub mod uri;
 
 pub use check::{CheckReport, Timing};

@@ -5,10 +5,8 @@ use std::time::Instant;
 
 use cryptoki::error::Error;
 use cryptoki::session::Session;
-use cryptoki::slot::Limit;
 use serde::{Deserialize, Serialize};
 
-use crate::hsm::TokenInfo;
 use crate::hsm::pin::RefusedPins;
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::error::{ConnectError, words};
@@ -19,6 +17,7 @@ use crate::hsm::pkcs11::primitive::{self, IV_LEN, Usage};
 use crate::hsm::pkcs11::quirks::{self, Quirk};
 use crate::hsm::pkcs11::root;
 use crate::hsm::pkcs11::selftest::{self, SelfTest};
+use crate::hsm::pkcs11::token::Token;
 use crate::secret::Pin;
 
 /// What was found.
@@ -43,9 +42,9 @@ pub struct CheckReport {
     /// Most of them that may change token objects.
     pub max_rw_sessions: Option<u64>,
     /// Bytes free for private objects, when the token says.
-    pub free_private_memory: Option<usize>,
+    pub free_private_memory: Option<u64>,
     /// Shortest and longest PIN in bytes.
-    pub pin_length: (usize, usize),
+    pub pin_length: (u64, u64),
     /// The mechanisms that the token advertises, by name, in order.
     pub mechanisms: Vec<String>,
     /// What it does.
@@ -110,26 +109,20 @@ pub fn check(settings: &Settings, pin: &Pin) -> Result<CheckReport, ConnectError
 
 fn report(settings: &Settings, module: &Module, session: &Session) -> Result<CheckReport, Error> {
     let library = module.context().get_library_info()?;
-    let info = module.context().get_token_info(module.slot())?;
+    let info = module.token_now()?;
     let token = module.token().clone();
     let selftest = selftest::run(module, session);
     let failure = selftest.failure();
     Ok(CheckReport {
         library: format!("{} {}", library.library_description(), library.library_version()),
         cryptoki: library.cryptoki_version().to_string(),
-        firmware: info.firmware_version().to_string(),
-        max_sessions: match info.max_session_count() {
-            Limit::Max(count) => Some(count),
-            Limit::Unavailable | Limit::Infinite => None,
-        },
-        free_private_memory: info.free_private_memory(),
-        pin_length: (info.min_pin_length(), info.max_pin_length()),
+        firmware: info.firmware.clone(),
+        max_sessions: info.max_sessions,
+        free_private_memory: info.free_private_memory,
+        pin_length: info.pin_length,
         mechanisms: advertised(module)?,
-        max_rw_sessions: match info.max_rw_session_count() {
-            Limit::Max(count) => Some(count),
-            Limit::Unavailable | Limit::Infinite => None,
-        },
-        configuration: failure.is_none().then(|| configuration(settings, &token, &info)),
+        max_rw_sessions: info.max_rw_sessions,
+        configuration: failure.is_none().then(|| configuration(settings, &info)),
         roots: root::list(session)?.iter().map(ToString::to_string).collect(),
         quirks: quirks::of(&token).into_iter().map(KnownQuirk::from).collect(),
         timings: if failure.is_none() { timings(session)? } else { Vec::new() },
@@ -152,15 +145,15 @@ fn advertised(module: &Module) -> Result<Vec<String>, Error> {
 }
 
 /// The beginning of a configuration for this token, to be copied.
-fn configuration(settings: &Settings, token: &TokenInfo, info: &cryptoki::slot::TokenInfo) -> String {
+fn configuration(settings: &Settings, token: &Token) -> String {
     let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     let mut lines = vec![
         "[hsm]".to_owned(),
         format!("module = {}", quoted(&settings.module.display().to_string())),
-        format!("token = {}", quoted(&format!("pkcs11:serial={}", encoded(&token.serial)))),
+        format!("token = {}", quoted(&format!("pkcs11:serial={}", encoded(&token.name.serial)))),
     ];
     lines.extend(settings.init_args.iter().map(|text| format!("init_args = {}", quoted(text))));
-    if let Limit::Max(most) = info.max_session_count() {
+    if let Some(most) = token.max_sessions {
         // One session holds the login.
         let sessions = most.saturating_sub(1).clamp(1, Settings::SESSIONS as u64);
         lines.push(format!("sessions = {sessions}  # the token has {most}, one of which holds the login"));

@@ -38,9 +38,9 @@ pub(super) fn login(
 
 /// Neither a locked PIN nor the last try before the lock is spent automatically.
 fn tries_left(module: &Module) -> Result<(), ConnectError> {
-    let info = module
-        .token_info()
-        .map_err(|reason| ConnectError::Away(format!("the token does not describe itself: {reason}")))?;
+    let info = module.token_now().map_err(|error| {
+        ConnectError::Away(format!("the token does not describe itself: {}", words(&error)))
+    })?;
     if info.user_pin_locked() {
         return Err(ConnectError::Refused(
             "the token's user PIN is locked; its security officer must set a new one".to_owned(),
@@ -73,7 +73,5 @@ fn pin_refused(code: RvError) -> Option<&'static str> {
 
 /// Whatever code came back: did the token count a failed try?
 fn counted(module: &Module) -> Option<&'static str> {
-    let info = module.token_info().ok()?;
-    (info.user_pin_count_low() || info.user_pin_final_try() || info.user_pin_locked())
-        .then_some("the token counts a failed try")
+    module.token_now().ok()?.user_pin_try_failed().then_some("the token counts a failed try")
 }

@@ -13,6 +13,7 @@ use crate::hsm::TokenInfo;
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::error::{ConnectError, code, words};
 use crate::hsm::pkcs11::raw::Raw;
+use crate::hsm::pkcs11::token::Token;
 use crate::hsm::pkcs11::uri::TokenSelector;
 
 /// A loaded library. It stays loaded: some vendors' libraries do not survive being unloaded.
@@ -65,11 +66,12 @@ impl Started {
     fn tokens(&self) -> Result<Vec<(Slot, TokenInfo)>, ConnectError> {
         let context = &self.0.context;
         let away = |error| ConnectError::Away(format!("cannot list the tokens: {}", words(&error)));
-        let slots = context.get_slots_with_initialized_token().map_err(away)?;
-        slots
-            .into_iter()
-            .map(|slot| Ok((slot, describe(&context.get_token_info(slot).map_err(away)?))))
-            .collect()
+        let mut tokens = Vec::new();
+        for slot in context.get_slots_with_token().map_err(away)? {
+            let token = self.0.raw.token(slot).map_err(away)?;
+            tokens.extend(token.initialized().then_some((slot, token.name)));
+        }
+        Ok(tokens)
     }
 }
 
@@ -78,15 +80,6 @@ impl Drop for Started {
         if let Err(error) = self.0.context.clone().finalize() {
             tracing::warn!("the PKCS#11 module did not finalise: {}", words(&error));
         }
-    }
-}
-
-fn describe(info: &cryptoki::slot::TokenInfo) -> TokenInfo {
-    TokenInfo {
-        label: info.label().to_owned(),
-        serial: info.serial_number().to_owned(),
-        manufacturer: info.manufacturer_id().to_owned(),
-        model: info.model().to_owned(),
     }
 }
 
@@ -126,10 +119,6 @@ impl Module {
         &self.token
     }
 
-    pub(super) fn slot(&self) -> Slot {
-        self.slot
-    }
-
     pub(super) fn context(&self) -> &Pkcs11 {
         &self.started.0.context
     }
@@ -144,14 +133,14 @@ impl Module {
     }
 
     /// What the token says of itself now.
-    pub(super) fn token_info(&self) -> Result<cryptoki::slot::TokenInfo, String> {
-        self.context().get_token_info(self.slot).map_err(|error| words(&error))
+    pub(super) fn token_now(&self) -> Result<Token, Error> {
+        self.raw().token(self.slot)
     }
 
     /// That the same token is still in the slot: one of the few answers that a
     /// module does not give from memory after its token has gone.
     pub(super) fn token_present(&self) -> Result<(), String> {
-        let now = describe(&self.token_info()?);
+        let now = self.token_now().map_err(|error| words(&error))?.name;
         if now.serial == self.token.serial {
             Ok(())
         } else {

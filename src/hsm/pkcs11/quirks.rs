@@ -80,6 +80,12 @@ pub const TABLE: &[Quirk] = &[
         behaviour: "C_WrapKey reports 48 bytes for a wrapped key of 40, C_Encrypt asks for a longer buffer than it fills",
         lost: "AES key wrap and AES-GCM as Keyward uses them; the module is refused",
     },
+    Quirk {
+        manufacturer: "IBM Corp.",
+        model: "IBM SoftTok",
+        behaviour: "offers neither AES key wrap nor AES-GCM, and ignores Sensitive and Extractable when it unwraps",
+        lost: "everything: the module is refused",
+    },
 ];
 
 /// The rows that speak of this token.

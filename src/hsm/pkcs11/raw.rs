@@ -11,9 +11,11 @@ use cryptoki::object::{Attribute, ObjectHandle};
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_BYTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE, CK_ULONG,
-    CKA_UNWRAP_TEMPLATE, CKM_AES_KEY_WRAP, CKR_OK,
+    CK_ATTRIBUTE, CK_BYTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_MECHANISM_TYPE, CK_OBJECT_HANDLE,
+    CK_TOKEN_INFO, CK_ULONG, CKA_UNWRAP_TEMPLATE, CKM_AES_KEY_WRAP, CKR_OK,
 };
+
+use crate::hsm::pkcs11::token::Token;
 
 /// A second handle on the same loaded library.
 pub(super) struct Raw {
@@ -37,6 +39,16 @@ impl Raw {
         let text = NonNull::new(text.into_raw()).ok_or(Error::InvalidValue)?;
         // SAFETY: the text ends with zero and lives for ever.
         Ok(unsafe { CInitializeArgs::new_with_reserved(CInitializeFlags::OS_LOCKING_OK, text.cast()) })
+    }
+
+    /// What the token in a slot says of itself.
+    pub(super) fn token(&self, slot: Slot) -> Result<Token, Error> {
+        let call = self.functions().and_then(|list| list.C_GetTokenInfo).ok_or(Error::NullFunctionPointer)?;
+        let mut info = CK_TOKEN_INFO::default();
+        // SAFETY: `info` outlives the call, and every value of its bytes is one.
+        let answer = unsafe { call(slot.id(), &mut info) };
+        Rv::from(answer).into_result(Function::GetTokenInfo)?;
+        Ok(Token::from(&info))
     }
 
     /// Every mechanism of a slot; `cryptoki` leaves out those that it does not know.

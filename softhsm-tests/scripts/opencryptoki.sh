@@ -10,6 +10,9 @@ shift 2
 mkdir -p "$folder/etc"
 printf 'version opencryptoki-3.1\nslot 3\n{\nstdll = libpkcs11_sw.so\n}\n' >"$folder/etc/opencryptoki.conf"
 mount --bind "$folder/etc" /etc/opencryptoki
+# Its group is ours: in a user namespace there is no other.
+printf 'root:x:0:\npkcs11:x:0:root\n' >"$folder/group"
+mount --bind "$folder/group" /etc/group
 for place in /var/lib/opencryptoki /dev/shm /run; do
     mount -t tmpfs tmpfs "$place"
 done

@@ -30,6 +30,9 @@ missing() {
     { has pkg-config && pkg-config --exists sqlite3; } || echo libsqlite3-dev
     has certutil || echo libnss3-tools
     has pkcsslotd || [[ -x /usr/sbin/pkcsslotd ]] || echo opencryptoki
+    has swtpm || echo swtpm
+    compgen -G '/usr/lib/*/libtpm2_pkcs11.so.1' >/dev/null || echo libtpm2-pkcs11-1
+    compgen -G '/usr/lib/*/libtss2-tcti-swtpm.so*' >/dev/null || echo libtss2-tcti-swtpm0
     compgen -G '/usr/lib/*/libsoftokn3.so' >/dev/null || echo libnss3
 }
 

@@ -42,6 +42,7 @@ pub struct World {
     environment: Vec<(&'static str, PathBuf)>,
     /// A program with its arguments that starts every program of this world, such as `prlimit`.
     pub launcher: Vec<String>,
+    helper: Option<modules::Helper>,
 }
 
 /// A running daemon; killed when dropped.
@@ -65,7 +66,13 @@ impl World {
     /// A fresh token and configuration under `parent`, whose path must be short.
     pub fn in_folder(parent: &Path) -> Self {
         let folder = TempDir::with_prefix_in("kw-", parent).expect("a temporary folder");
-        let world = Self { config: String::new(), folder, environment: Vec::new(), launcher: Vec::new() };
+        let world = Self {
+            config: String::new(),
+            folder,
+            environment: Vec::new(),
+            launcher: Vec::new(),
+            helper: None,
+        };
         world.make_token("token");
         let config = world.default_config(&softhsm_module());
         Self { config, ..world }
@@ -74,7 +81,13 @@ impl World {
     /// A world without a token, for another module than SoftHSM.
     fn bare(parent: &Path, module: &str) -> Self {
         let folder = TempDir::with_prefix_in("kw-", parent).expect("a temporary folder");
-        let world = Self { config: String::new(), folder, environment: Vec::new(), launcher: Vec::new() };
+        let world = Self {
+            config: String::new(),
+            folder,
+            environment: Vec::new(),
+            launcher: Vec::new(),
+            helper: None,
+        };
         world.write_secret("pin", PIN);
         let config = world.default_config(module);
         Self { config, ..world }

@@ -1,9 +1,10 @@
 //! The PKCS#11 modules of the tests, each with a token of its own.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
-use crate::{PIN, World, binary, softhsm_module};
+use crate::{PATIENCE, PIN, World, binary, softhsm_module};
 
 /// A PKCS#11 module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,11 +17,13 @@ pub enum Module {
     Nss,
     /// The software token of openCryptoki, whose daemon runs in namespaces of its own.
     OpenCryptoki,
+    /// tpm2-pkcs11 on a TPM in software (swtpm).
+    Tpm2,
 }
 
 impl Module {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::SoftHsm, Self::Kryoptic, Self::Nss, Self::OpenCryptoki];
+    pub const ALL: [Self; 5] = [Self::SoftHsm, Self::Kryoptic, Self::Nss, Self::OpenCryptoki, Self::Tpm2];
 
     /// What it is called.
     pub fn name(self) -> &'static str {
@@ -29,6 +32,7 @@ impl Module {
             Self::Kryoptic => "Kryoptic",
             Self::Nss => "NSS softokn",
             Self::OpenCryptoki => "openCryptoki",
+            Self::Tpm2 => "tpm2-pkcs11",
         }
     }
 
@@ -39,6 +43,7 @@ impl Module {
             Self::Kryoptic => binary("libkryoptic_pkcs11.so"),
             Self::Nss => installed("libsoftokn3.so"),
             Self::OpenCryptoki => installed("pkcs11/libopencryptoki.so"),
+            Self::Tpm2 => installed("libtpm2_pkcs11.so.1"),
         }
     }
 }
@@ -68,6 +73,7 @@ impl World {
             Module::Kryoptic => world.make_kryoptic_token(),
             Module::Nss => world.make_nss_token(),
             Module::OpenCryptoki => world.launch_opencryptoki(),
+            Module::Tpm2 => world.make_tpm_token(),
         }
         world
     }
@@ -77,10 +83,39 @@ impl World {
         let slot = format!("[[slots]]\nslot = 0\ndbtype = \"sqlite\"\ndbargs = \"{}\"\n", token.display());
         std::fs::write(&conf, slot).expect("kryoptic.conf");
         self.environment.push(("KRYOPTIC_CONF", conf));
-        let (so, init) = (["--so-pin", "so-pin-test"], ["--init-token", "--label", "token"]);
-        self.pkcs11_tool(&[&init[..], &so[..]].concat());
+        self.initialise_token(Module::Kryoptic);
+    }
+
+    fn make_tpm_token(&mut self) {
+        let (state, server) = (self.path("tpm"), self.path("tpm.s"));
+        std::fs::create_dir(&state).expect("a folder");
+        let path = |kind: &str, path: &Path| format!("{kind}{}", path.display());
+        let swtpm = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .args(["--tpmstate", &path("dir=", &state), "--server", &path("type=unixio,path=", &server)])
+            .args(["--ctrl", &path("type=unixio,path=", &self.path("tpm.c"))])
+            .spawn()
+            .expect("swtpm: run softhsm-tests/scripts/setup.sh");
+        self.helper = Some(Helper(swtpm));
+        let deadline = Instant::now() + PATIENCE;
+        while !server.exists() {
+            assert!(Instant::now() < deadline, "swtpm does not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.environment.extend([
+            ("TPM2_PKCS11_STORE", state),
+            ("TPM2_PKCS11_TCTI", path("swtpm:path=", &server).into()),
+            ("TPM2_PKCS11_LOG_LEVEL", "0".into()),
+        ]);
+        self.initialise_token(Module::Tpm2);
+    }
+
+    fn initialise_token(&self, module: Module) {
+        let so = ["--so-pin", "so-pin-test"];
+        let init = ["--slot-index", "0", "--init-token", "--label", "token"];
+        self.pkcs11_tool(module, &[&init[..], &so[..]].concat());
         let login = ["--login", "--login-type", "so", "--init-pin", "--new-pin", PIN];
-        self.pkcs11_tool(&[&login[..], &so[..]].concat());
+        self.pkcs11_tool(module, &[&login[..], &so[..]].concat());
     }
 
     /// NSS is told where its database lies when it is initialised, not by its environment.
@@ -107,10 +142,21 @@ impl World {
         self.launcher.extend([self.path("").display().to_string(), "8521-tst".to_owned()]);
     }
 
-    fn pkcs11_tool(&self, arguments: &[&str]) {
+    fn pkcs11_tool(&self, module: Module, arguments: &[&str]) {
         let mut tool = Command::new("pkcs11-tool");
-        tool.arg("--module").arg(Module::Kryoptic.library()).args(arguments);
+        tool.arg("--module").arg(module.library()).args(arguments);
         done(tool.envs(self.environment.iter().map(|(name, value)| (name, value))));
+    }
+}
+
+/// A process that a token needs; ended with its world.
+pub(crate) struct Helper(Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
 }
 

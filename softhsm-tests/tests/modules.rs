@@ -100,7 +100,9 @@ fn a_module_that_gives_keys_away_is_refused() {
 
 #[test]
 fn a_module_that_lacks_mechanisms_is_refused() {
-    is_refused(Module::OpenCryptoki, "the mechanisms that Keyward needs are offered");
+    for module in [Module::OpenCryptoki, Module::Tpm2] {
+        is_refused(module, "the mechanisms that Keyward needs are offered");
+    }
 }
 
 /// The report on a module, with a fresh token.

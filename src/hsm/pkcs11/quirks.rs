@@ -86,6 +86,12 @@ pub const TABLE: &[Quirk] = &[
         behaviour: "offers neither AES key wrap nor AES-GCM, and ignores Sensitive and Extractable when it unwraps",
         lost: "everything: the module is refused",
     },
+    Quirk {
+        manufacturer: "IBM",
+        model: "SW   TPM",
+        behaviour: "tpm2-pkcs11 makes no AES keys, has no session keys and neither AES key wrap nor AES-GCM",
+        lost: "everything: the module is refused",
+    },
 ];
 
 /// The rows that speak of this token.

@@ -87,18 +87,19 @@ impl World {
     }
 
     fn make_tpm_token(&mut self) {
-        let (state, server) = (self.path("tpm"), self.path("tpm.s"));
+        // The library expects the control socket under this name.
+        let (state, server, control) = (self.path("tpm"), self.path("tpm.s"), self.path("tpm.s.ctrl"));
         std::fs::create_dir(&state).expect("a folder");
         let path = |kind: &str, path: &Path| format!("{kind}{}", path.display());
         let swtpm = Command::new("swtpm")
             .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
             .args(["--tpmstate", &path("dir=", &state), "--server", &path("type=unixio,path=", &server)])
-            .args(["--ctrl", &path("type=unixio,path=", &self.path("tpm.c"))])
+            .args(["--ctrl", &path("type=unixio,path=", &control)])
             .spawn()
             .expect("swtpm: run softhsm-tests/scripts/setup.sh");
         self.helper = Some(Helper(swtpm));
         let deadline = Instant::now() + PATIENCE;
-        while !server.exists() {
+        while !(server.exists() && control.exists()) {
             assert!(Instant::now() < deadline, "swtpm does not start");
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -160,6 +160,9 @@ pub struct Hsm {
     /// Longest time that an unwrapped KEK stays in the HSM.
     #[serde(default = "defaults::kek_ttl")]
     pub kek_ttl: Span,
+    /// Uses of an unwrapped KEK before it is unwrapped anew.
+    #[serde(default = "defaults::kek_uses")]
+    pub kek_uses: u64,
     /// How often a connection is probed.
     #[serde(default = "defaults::probe_interval")]
     pub probe_interval: Span,
@@ -202,6 +205,9 @@ mod defaults {
     }
     pub(super) fn kek_ttl() -> Span {
         Span(Duration::from_secs(60 * 60))
+    }
+    pub(super) fn kek_uses() -> u64 {
+        1_000_000
     }
     pub(super) fn memory() -> Bytes {
         Bytes(1 << 30)

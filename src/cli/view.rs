@@ -148,6 +148,7 @@ impl View for Status {
             ("store", part(self.store.as_ref())),
             ("audit", part(self.audit.as_ref())),
             ("cache", part(self.cache.as_ref())),
+            ("kek_cache", part(self.kek_cache.as_ref())),
         ]
     }
 }

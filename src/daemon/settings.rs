@@ -31,6 +31,7 @@ pub fn hsm(config: &Config) -> Result<process::Settings, TokenError> {
             sessions: hsm.sessions,
             kek_cache: hsm.kek_cache,
             kek_ttl: hsm.kek_ttl.0,
+            kek_uses: hsm.kek_uses,
             probe_interval: hsm.probe_interval.0,
         },
         pin: pin(hsm.pin_file.as_ref(), hsm.pin_credential.as_ref()),

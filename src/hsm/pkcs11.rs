@@ -59,6 +59,9 @@ pub struct Settings {
     /// Longest time that an unwrapped KEK stays in the token's session memory.
     #[n(6)]
     pub kek_ttl: Duration,
+    /// Uses of an unwrapped KEK before it is unwrapped anew.
+    #[n(8)]
+    pub kek_uses: u64,
     /// A connection is proved healthy this often.
     #[n(5)]
     pub probe_interval: Duration,
@@ -71,6 +74,8 @@ impl Settings {
     pub const KEK_CACHE: usize = 4096;
     /// Default of [`Settings::kek_ttl`].
     pub const KEK_TTL: Duration = Duration::from_secs(60 * 60);
+    /// Default of [`Settings::kek_uses`].
+    pub const KEK_USES: u64 = 1_000_000;
     /// Default of [`Settings::probe_interval`].
     pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -84,6 +89,7 @@ impl Settings {
             sessions: Self::SESSIONS,
             kek_cache: Self::KEK_CACHE,
             kek_ttl: Self::KEK_TTL,
+            kek_uses: Self::KEK_USES,
             probe_interval: Self::PROBE_INTERVAL,
         }
     }

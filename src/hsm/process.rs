@@ -29,7 +29,7 @@ use crate::clock::Moment;
 use crate::hsm::process::group::{GRACE, Group};
 use crate::hsm::process::queue::{Answers, Job, all};
 use crate::hsm::process::slot::Supervisor;
-use crate::hsm::{Figures, Forget, Hsm, HsmError, Operation, Reply, SlotStatus, Status};
+use crate::hsm::{Figures, Forget, Hsm, HsmError, KekFigures, Operation, Reply, SlotStatus, Status};
 use crate::keyring::wrapped::Canary;
 
 mod child;
@@ -162,6 +162,10 @@ impl Hsm for HsmGroup {
 
     fn slots(&self) -> Vec<SlotStatus> {
         self.group.slots()
+    }
+
+    fn keks(&self) -> KekFigures {
+        self.group.keks()
     }
 
     fn figures(&self) -> Figures {

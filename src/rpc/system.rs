@@ -14,7 +14,7 @@ use super::status::status;
 use crate::access::permission::ViewStatus;
 use crate::clock::Date;
 use crate::config::value::Role;
-use crate::hsm::{self, SlotState, SlotStatus};
+use crate::hsm::{self, KekFigures, SlotState, SlotStatus};
 use crate::keyring::record::Custody;
 use crate::ops::{Error, Vault};
 use crate::secret;
@@ -50,6 +50,7 @@ impl SystemService for System {
             }),
             root: vault.map(|vault| root(vault)),
             cache: vault.map(|vault| cache(vault)),
+            kek_cache: Some(kek_cache(gate.hsm.keks())),
             principal: right.principal().to_string(),
             secret_memory: secret::protection().unwrap_or_default().to_owned(),
             role: caller.principal.map(|known| role(known.role()).to_owned()).unwrap_or_default(),
@@ -156,6 +157,18 @@ fn cache(vault: &Vault) -> proto::status::Cache {
         used_up: stats.used_up,
         flushed: stats.flushed,
         evicted: stats.evicted,
+    }
+}
+
+fn kek_cache(keks: KekFigures) -> proto::status::Cache {
+    proto::status::Cache {
+        entries: keks.entries,
+        hits: keks.hits,
+        misses: keks.misses,
+        expired: keks.expired,
+        used_up: keks.used_up,
+        flushed: keks.flushed,
+        evicted: keks.evicted,
     }
 }
 

@@ -91,7 +91,7 @@ impl Connected {
         let connection = Connection {
             gcm_only: selftest.gcm_only(),
             roots: Mutex::default(),
-            keks: KekCache::new(settings.kek_cache.max(1), settings.kek_ttl),
+            keks: KekCache::new(settings.kek_cache.max(1), settings.kek_ttl, settings.kek_uses),
             quirks: quirks::of(module.token()),
             canary: None,
             probe,

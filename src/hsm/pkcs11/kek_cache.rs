@@ -1,6 +1,7 @@
 //! Unwrapped KEKs of one connection, shared by its sessions.
 
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 
 use crate::clock::Moment;
-use crate::hsm::Kek;
+use crate::hsm::{Kek, KekFigures};
 
 /// A bounded cache of handles. Each KEK is loaded once, however many sessions
 /// ask for it at the same time. A handle that is evicted, forgotten or too old
@@ -18,6 +19,23 @@ pub(super) struct KekCache<H> {
     cache: Cache<Kek, Lease<H>, UnitWeighter, DefaultHashBuilder, Retire<H>>,
     retired: Retired<H>,
     ttl: Duration,
+    /// Uses of a handle before it is loaded anew.
+    uses: u64,
+    counters: Arc<Counters>,
+}
+
+#[derive(Default)]
+struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    expired: AtomicU64,
+    used_up: AtomicU64,
+    flushed: AtomicU64,
+    evicted: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// A handle and its age.
@@ -25,6 +43,7 @@ pub(super) struct KekCache<H> {
 pub(super) struct Held<H> {
     handle: H,
     since: Moment,
+    uses: AtomicU64,
 }
 
 impl<H> Deref for Held<H> {
@@ -40,12 +59,13 @@ pub(super) type Lease<H> = Arc<Held<H>>;
 type Retired<H> = Arc<Mutex<Vec<Lease<H>>>>;
 
 #[derive(Clone)]
-struct Retire<H>(Retired<H>);
+struct Retire<H>(Retired<H>, Arc<Counters>);
 
 impl<H> Lifecycle<Kek, Lease<H>> for Retire<H> {
     type RequestState = ();
 
     fn on_evict(&self, (): &mut (), _: Kek, lease: Lease<H>) {
+        count(&self.1.evicted);
         lock(&self.0).push(lease);
     }
 }
@@ -56,49 +76,86 @@ fn lock<H>(retired: &Retired<H>) -> std::sync::MutexGuard<'_, Vec<Lease<H>>> {
 }
 
 impl<H: Copy> KekCache<H> {
-    /// A cache of `capacity` handles, each for at most `ttl` from its loading, however often it is used.
-    pub(super) fn new(capacity: usize, ttl: Duration) -> Self {
+    /// A cache of `capacity` handles, each for at most `ttl` from its loading and for so many uses.
+    pub(super) fn new(capacity: usize, ttl: Duration, uses: u64) -> Self {
         let retired = Retired::default();
-        let lifecycle = Retire(Arc::clone(&retired));
+        let counters = Arc::new(Counters::default());
+        let lifecycle = Retire(Arc::clone(&retired), Arc::clone(&counters));
         let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
         let cache = Cache::with(capacity, weight, UnitWeighter, DefaultHashBuilder::default(), lifecycle);
-        Self { cache, retired, ttl }
+        Self { cache, retired, ttl, uses, counters }
     }
 
     /// The handle of `kek`; `load` makes it when there is none. A failed load leaves nothing behind.
     pub(super) fn lease<E>(&self, kek: &Kek, load: impl FnOnce() -> Result<H, E>) -> Result<Lease<H>, E> {
-        if let Some(found) = self.cache.get(kek).filter(|lease| self.too_old(lease, Moment::now())) {
+        if let Some(found) = self.cache.get(kek)
+            && let Some(why) = self.unfit(&found)
+        {
             // Another session may have loaded it anew already.
-            self.retire(self.cache.remove_if(kek, |cached| Arc::ptr_eq(cached, &found)));
+            let removed = self.cache.remove_if(kek, |cached| Arc::ptr_eq(cached, &found));
+            removed.iter().for_each(|_| count(why));
+            self.retire(removed);
         }
         let since = Moment::now();
-        self.cache.get_or_insert_with(kek, || Ok(Arc::new(Held { handle: load()?, since })))
+        let mut counter = &self.counters.hits;
+        let lease = self.cache.get_or_insert_with(kek, || {
+            counter = &self.counters.misses;
+            Ok(Arc::new(Held { handle: load()?, since, uses: AtomicU64::new(0) }))
+        });
+        count(counter);
+        lease.inspect(|lease| count(&lease.uses))
+    }
+
+    /// The counter of the reason why a handle may not be used, if there is one.
+    fn unfit(&self, lease: &Lease<H>) -> Option<&AtomicU64> {
+        match () {
+            () if self.too_old(lease, Moment::now()) => Some(&self.counters.expired),
+            () if lease.uses.load(Ordering::Relaxed) >= self.uses => Some(&self.counters.used_up),
+            () => None,
+        }
+    }
+
+    /// How full it is and how well it serves.
+    pub(super) fn figures(&self) -> KekFigures {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        KekFigures {
+            entries: self.cache.len() as u64,
+            hits: read(&self.counters.hits),
+            misses: read(&self.counters.misses),
+            expired: read(&self.counters.expired),
+            used_up: read(&self.counters.used_up),
+            flushed: read(&self.counters.flushed),
+            evicted: read(&self.counters.evicted),
+        }
     }
 
     /// Gives up the handle of one KEK.
     pub(super) fn forget(&self, kek: &Kek) {
-        self.retire(self.cache.remove(kek));
+        let removed = self.cache.remove(kek);
+        removed.iter().for_each(|_| count(&self.counters.flushed));
+        self.retire(removed);
     }
 
     /// Gives up every handle.
     pub(super) fn forget_all(&self) {
-        self.keep(|_| false);
+        self.keep(&self.counters.flushed, |_| false);
     }
 
     /// Gives up the handles that are too old.
     pub(super) fn sweep(&self) {
         let now = Moment::now();
-        self.keep(|lease| !self.too_old(lease, now));
+        self.keep(&self.counters.expired, |lease| !self.too_old(lease, now));
     }
 
     fn too_old(&self, lease: &Lease<H>, now: Moment) -> bool {
         now.since(lease.since) >= self.ttl
     }
 
-    fn keep(&self, keep: impl Fn(&Lease<H>) -> bool) {
+    fn keep(&self, counter: &AtomicU64, keep: impl Fn(&Lease<H>) -> bool) {
         self.cache.retain(|_, lease| {
             let stays = keep(lease);
             if !stays {
+                count(counter);
                 lock(&self.retired).push(lease.clone());
             }
             stays
@@ -123,7 +180,7 @@ impl<H: Copy> KekCache<H> {
 mod tests {
     use std::collections::HashSet;
     use std::convert::Infallible;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use proptest::prelude::*;
 
@@ -138,7 +195,7 @@ mod tests {
 
     #[test]
     fn an_evicted_handle_lives_as_long_as_its_lease() {
-        let cache = KekCache::new(1, Duration::MAX);
+        let cache = KekCache::new(1, Duration::MAX, u64::MAX);
         let lease = cache.lease(&kek(0), || Ok::<_, Infallible>(0)).unwrap();
         for number in 1..20 {
             cache.lease(&kek(number), || Ok::<_, Infallible>(number)).unwrap();
@@ -152,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_handle_that_is_too_old_is_loaded_anew_and_destroyed_after_its_last_use() {
-        let cache = KekCache::new(4, Duration::ZERO);
+        let cache = KekCache::new(4, Duration::ZERO, u64::MAX);
         let first = cache.lease(&kek(1), || Ok::<_, Infallible>(1)).unwrap();
         assert_eq!(**cache.lease(&kek(1), || Ok::<_, Infallible>(2)).unwrap(), 2);
         cache.sweep();
@@ -162,8 +219,20 @@ mod tests {
     }
 
     #[test]
+    fn a_handle_is_loaded_anew_after_its_uses() {
+        let cache = KekCache::new(4, Duration::MAX, 2);
+        let mut loads = 0..;
+        let mut next =
+            || cache.lease(&kek(1), || Ok::<_, Infallible>(loads.next().unwrap())).map(|lease| **lease);
+        assert_eq!([next(), next(), next()], [Ok(0), Ok(0), Ok(1)]);
+        assert_eq!(cache.reap(), [0]);
+        let figures = cache.figures();
+        assert_eq!((figures.hits, figures.misses, figures.used_up, figures.entries), (1, 2, 1, 1));
+    }
+
+    #[test]
     fn what_is_forgotten_is_destroyed() {
-        let cache = KekCache::new(4, Duration::MAX);
+        let cache = KekCache::new(4, Duration::MAX, u64::MAX);
         for number in 1..=3 {
             cache.lease(&kek(number), || Ok::<_, Infallible>(number)).unwrap();
         }
@@ -179,14 +248,14 @@ mod tests {
 
     #[test]
     fn a_failed_load_is_tried_again() {
-        let cache = KekCache::new(4, Duration::MAX);
+        let cache = KekCache::new(4, Duration::MAX, u64::MAX);
         assert_eq!(cache.lease(&kek(1), || Err::<u8, _>("no")).unwrap_err(), "no");
         assert_eq!(**cache.lease(&kek(1), || Ok::<_, Infallible>(7)).unwrap(), 7);
     }
 
     #[test]
     fn threads_that_ask_together_load_once() {
-        let cache = KekCache::new(4, Duration::MAX);
+        let cache = KekCache::new(4, Duration::MAX, u64::MAX);
         let loads = AtomicU32::new(0);
         let gate = std::sync::Barrier::new(4);
         std::thread::scope(|scope| {
@@ -209,7 +278,7 @@ mod tests {
             capacity in 1usize..6,
             steps in prop::collection::vec((0u8..12, any::<bool>()), 1..200),
         ) {
-            let cache = KekCache::new(capacity, Duration::MAX);
+            let cache = KekCache::new(capacity, Duration::MAX, u64::MAX);
             let (mut made, mut destroyed, mut held) = (0u32, HashSet::new(), Vec::new());
             for (number, keep) in steps {
                 let lease = cache

@@ -16,7 +16,7 @@ use crate::hsm::pkcs11::connection::{Connected, Connection};
 use crate::hsm::pkcs11::error::ConnectError;
 use crate::hsm::pkcs11::execute::Executor;
 use crate::hsm::pkcs11::module::Library;
-use crate::hsm::{Forget, HsmError, Operation, Reply, TokenInfo};
+use crate::hsm::{Forget, HsmError, KekFigures, Operation, Reply, TokenInfo};
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
 
@@ -135,6 +135,11 @@ impl Watch {
                 Err(reason) => Seen::Lost(reason),
             },
         }
+    }
+
+    /// The cache of unwrapped KEKs.
+    pub fn keks(&self) -> KekFigures {
+        self.connection.keks.figures()
     }
 
     fn tend(&self) -> Result<(), String> {

@@ -149,7 +149,9 @@ fn answer(mouth: &Mouth, number: u64, Executed { answers, calls }: Executed) {
 fn watch_over(watch: Watch, interval: Duration, mouth: &Mouth) {
     loop {
         match watch.look(interval) {
-            Seen::Healthy => say(mouth, &FromChild::Healthy { resident: resident() }),
+            Seen::Healthy => {
+                say(mouth, &FromChild::Healthy { resident: resident(), keks: watch.keks() });
+            }
             // The daemon ends this process now; what hangs in the library goes with it.
             Seen::Lost(reason) => return say(mouth, &FromChild::Lost(reason)),
             Seen::Ended => return,

@@ -8,7 +8,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::clock::Moment;
 use crate::hsm::process::queue::Queue;
-use crate::hsm::{Figures, Forget, SlotState, SlotStatus, Status};
+use crate::hsm::{Figures, Forget, KekFigures, SlotState, SlotStatus, Status};
 
 /// While every slot has been away no longer than this, calls wait for one to come back.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
@@ -21,6 +21,7 @@ pub(super) struct Group {
     /// Sessions of all slots.
     pub(super) sessions: usize,
     pub(super) counters: Counters,
+    keks: Mutex<Keks>,
     /// What every process is to give up.
     pub(super) forget: broadcast::Sender<Arc<Forget>>,
     status: watch::Sender<Status>,
@@ -50,6 +51,14 @@ impl Counters {
     }
 }
 
+/// The caches of KEKs.
+struct Keks {
+    /// Of processes that have ended.
+    gone: KekFigures,
+    /// Of those that live, by slot.
+    live: Vec<KekFigures>,
+}
+
 struct Slots {
     all: Vec<SlotStatus>,
     /// Some slot has served: from now on a strange token among the others is only left out.
@@ -60,12 +69,15 @@ struct Slots {
 impl Group {
     /// A group of the tokens with these names.
     pub(super) fn new(names: Vec<String>, sessions: usize, queue: usize, grace: Duration) -> Self {
+        let keks =
+            Mutex::new(Keks { gone: KekFigures::default(), live: vec![KekFigures::default(); names.len()] });
         let slot = |name| SlotStatus { name, state: SlotState::Starting };
         let all = names.into_iter().map(slot).collect();
         Self {
             queue: Queue::new(queue),
             sessions,
             counters: Counters::default(),
+            keks,
             forget: broadcast::Sender::new(FORGETTING),
             status: watch::Sender::new(Status::Starting),
             slots: Mutex::new(Slots { all, opened: false, away_since: Moment::now() }),
@@ -105,6 +117,31 @@ impl Group {
             *now = status;
             changed
         });
+    }
+
+    /// Notes what a process says of its cache of KEKs.
+    pub(super) fn note_keks(&self, slot: usize, figures: KekFigures) {
+        if let Some(live) = self.lock_keks().live.get_mut(slot) {
+            *live = figures;
+        }
+    }
+
+    /// Notes that a process has ended: what it did is kept, what it held is not.
+    pub(super) fn keks_are_gone(&self, slot: usize) {
+        let mut keks = self.lock_keks();
+        if let Some(live) = keks.live.get_mut(slot).map(std::mem::take) {
+            keks.gone = keks.gone + KekFigures { entries: 0, ..live };
+        }
+    }
+
+    pub(super) fn keks(&self) -> KekFigures {
+        let keks = self.lock_keks();
+        keks.live.iter().fold(keks.gone, |sum, live| sum + *live)
+    }
+
+    fn lock_keks(&self) -> MutexGuard<'_, Keks> {
+        // Nothing panics while it is locked.
+        self.keks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why calls are turned away at once; `None` while they are served or may wait.
@@ -220,6 +257,19 @@ mod tests {
             group.announce(0, down("a"));
             assert_eq!(group.turned_away(), (!waits).then(|| "a".to_owned()));
         }
+    }
+
+    #[test]
+    fn what_a_lost_process_counted_is_kept_and_what_it_held_is_not() {
+        let group = group(2, GRACE);
+        let figures = |entries, hits| KekFigures { entries, hits, ..KekFigures::default() };
+        group.note_keks(0, figures(2, 10));
+        group.note_keks(1, figures(3, 20));
+        assert_eq!(group.keks(), figures(5, 30));
+        group.keks_are_gone(0);
+        assert_eq!(group.keks(), figures(3, 30));
+        group.note_keks(0, figures(1, 1));
+        assert_eq!(group.keks(), figures(4, 31));
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(super) enum End {
 pub(super) struct Service<'a> {
     group: &'a Group,
     settings: &'a Settings,
+    index: usize,
     slot: &'a Slot,
     stop: &'a CancellationToken,
     flight: Flight,
@@ -79,11 +80,12 @@ impl<'a> Service<'a> {
     pub(super) fn new(
         group: &'a Group,
         settings: &'a Settings,
-        slot: &'a Slot,
+        index: usize,
         stop: &'a CancellationToken,
     ) -> Self {
+        let slot = &settings.slots[index];
         let (flight, heard) = (Flight::new(slot.hsm.sessions), LastHeard::new());
-        Self { group, settings, slot, stop, flight, heard, served: AtomicBool::new(false) }
+        Self { group, settings, index, slot, stop, flight, heard, served: AtomicBool::new(false) }
     }
 
     /// Serves until the process is lost or the daemon stops. What was in work
@@ -101,6 +103,7 @@ impl<'a> Service<'a> {
         let repeated =
             self.group.queue.repeat(self.flight.lost(), lost.as_deref().unwrap_or("it was shut down"));
         self.group.counters.repeated.fetch_add(repeated, Ordering::Relaxed);
+        self.group.keks_are_gone(self.index);
         let served = self.served.into_inner();
         lost.map_or(End::Stopped, |reason| End::Lost { reason, served })
     }
@@ -161,11 +164,14 @@ impl<'a> Service<'a> {
                 self.served.store(true, Ordering::Relaxed);
                 self.flight.done(number, answers)
             }
-            FromChild::Healthy { resident } if resident > self.settings.memory => Err(format!(
+            FromChild::Healthy { resident, .. } if resident > self.settings.memory => Err(format!(
                 "the HSM process uses {} MiB of memory, more than hsm.memory allows",
                 resident >> 20
             )),
-            FromChild::Healthy { .. } => Ok(()),
+            FromChild::Healthy { keks, .. } => {
+                self.group.note_keks(self.index, keks);
+                Ok(())
+            }
             FromChild::Lost(reason) => Err(reason),
             _ => Err("the HSM process said something else than was expected".to_owned()),
         }

@@ -116,7 +116,7 @@ impl Supervisor {
         let epoch = self.group.next_epoch();
         tracing::info!(token = token.label, serial = token.serial, epoch, "HSM process ready");
         self.announce(SlotState::Ready { epoch, token });
-        let service = Service::new(&self.group, &self.settings, self.slot(), &self.stop);
+        let service = Service::new(&self.group, &self.settings, self.index, &self.stop);
         let end = service.run(&mut child, socket).await;
         if let End::Lost { reason, .. } = &end {
             // First nobody waits for this slot, then its process is ended.

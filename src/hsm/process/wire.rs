@@ -11,7 +11,7 @@ use minicbor::{Decode, Encode};
 
 use crate::hsm::pkcs11::root::{Escrow, Settled};
 use crate::hsm::pkcs11::{ConnectError, Settings};
-use crate::hsm::{Forget, HsmError, Operation, Reply, TokenInfo, transfer};
+use crate::hsm::{Forget, HsmError, KekFigures, Operation, Reply, TokenInfo, transfer};
 use crate::id::RootId;
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
@@ -128,6 +128,9 @@ pub(super) enum FromChild {
         /// Memory of the process that is in use, in bytes.
         #[n(0)]
         resident: u64,
+        /// Its cache of unwrapped KEKs.
+        #[n(1)]
+        keks: KekFigures,
     },
     /// The connection is lost; the process serves no more.
     #[n(4)]

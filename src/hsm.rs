@@ -10,10 +10,12 @@ use async_trait::async_trait;
 use minicbor::{Decode, Encode};
 use tokio::sync::watch;
 
+use crate::hsm::figures::{CacheFigures, Figures};
 use crate::id::RootId;
 use crate::keyring::wrapped::{SealedKey, WrappedKek};
 use crate::secret::{Key256, SecretBytes};
 
+pub mod figures;
 pub mod pin;
 pub mod pkcs11;
 pub mod process;
@@ -52,63 +54,7 @@ pub trait Hsm: Send + Sync + 'static {
     fn figures(&self) -> Figures;
 
     /// The caches of unwrapped KEKs, of all tokens together.
-    fn keks(&self) -> KekFigures;
-}
-
-/// What was done since the start: the operator's and the benchmark's measure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Figures {
-    /// Calls that used a key or the generator of an HSM.
-    pub operations: u64,
-    /// Connections that were lost.
-    pub losses: u64,
-    /// Lists of operations that were repeated because their connection was lost.
-    pub repeated: u64,
-    /// Lists of operations that were answered with [`HsmError::Busy`] or [`HsmError::Unavailable`].
-    pub unanswered: u64,
-}
-
-/// How full the caches of unwrapped KEKs are in the tokens, and how well they
-/// serve: counts since the start, as of each process's last sign of life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
-pub struct KekFigures {
-    /// KEKs that are unwrapped.
-    #[n(0)]
-    pub entries: u64,
-    /// Uses of a KEK that was unwrapped.
-    #[n(1)]
-    pub hits: u64,
-    /// Uses for which it had to be unwrapped.
-    #[n(2)]
-    pub misses: u64,
-    /// KEKs given up because they were too old.
-    #[n(3)]
-    pub expired: u64,
-    /// KEKs given up because they were used as often as they may be.
-    #[n(4)]
-    pub used_up: u64,
-    /// KEKs given up because their tenant was frozen, or the token was full.
-    #[n(5)]
-    pub flushed: u64,
-    /// KEKs given up to make room for others.
-    #[n(6)]
-    pub evicted: u64,
-}
-
-impl std::ops::Add for KekFigures {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            entries: self.entries + other.entries,
-            hits: self.hits + other.hits,
-            misses: self.misses + other.misses,
-            expired: self.expired + other.expired,
-            used_up: self.used_up + other.used_up,
-            flushed: self.flushed + other.flushed,
-            evicted: self.evicted + other.evicted,
-        }
-    }
+    fn keks(&self) -> CacheFigures;
 }
 
 /// KEKs whose handles are to be given up.

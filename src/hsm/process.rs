@@ -26,10 +26,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Moment;
+use crate::hsm::figures::{CacheFigures, Figures};
 use crate::hsm::process::group::{GRACE, Group};
 use crate::hsm::process::queue::{Answers, Job, all};
 use crate::hsm::process::slot::Supervisor;
-use crate::hsm::{Figures, Forget, Hsm, HsmError, KekFigures, Operation, Reply, SlotStatus, Status};
+use crate::hsm::{Forget, Hsm, HsmError, Operation, Reply, SlotStatus, Status};
 use crate::keyring::wrapped::Canary;
 
 mod child;
@@ -164,7 +165,7 @@ impl Hsm for HsmGroup {
         self.group.slots()
     }
 
-    fn keks(&self) -> KekFigures {
+    fn keks(&self) -> CacheFigures {
         self.group.keks()
     }
 

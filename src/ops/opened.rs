@@ -10,6 +10,7 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 use super::Error;
 use crate::clock::Moment;
 use crate::config::Classes;
+use crate::hsm::figures::{CacheCounters, CacheFigures, count};
 use crate::hsm::{HsmError, Status};
 use crate::id::KeyName;
 use crate::keyring::state::DataClass;
@@ -36,52 +37,7 @@ pub(super) struct OpenKeys<I, K> {
     cache: Cache<I, Arc<Opened<K>>, UnitWeighter, DefaultHashBuilder, CountEvictions>,
     /// How often keys were flushed: a key whose opening began before a flush does not stay.
     flushes: AtomicU64,
-    counters: Arc<Counters>,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    hits: AtomicU64,
-    misses: AtomicU64,
-    expired: AtomicU64,
-    used_up: AtomicU64,
-    flushed: AtomicU64,
-    evicted: AtomicU64,
-}
-
-/// How full the caches are and how well they serve. Counts are since the start.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CacheStats {
-    /// Keys that are open.
-    pub entries: u64,
-    /// Uses of a key that was open, or that another call was opening.
-    pub hits: u64,
-    /// Uses for which the HSM was asked to open the key.
-    pub misses: u64,
-    /// Keys wiped because they were too old, or the HSM away too long.
-    pub expired: u64,
-    /// Keys opened anew because they were used as often as they may be.
-    pub used_up: u64,
-    /// Keys wiped because they, their tenant or a version were frozen or changed.
-    pub flushed: u64,
-    /// Keys wiped to make room for others.
-    pub evicted: u64,
-}
-
-impl std::ops::Add for CacheStats {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            entries: self.entries + other.entries,
-            hits: self.hits + other.hits,
-            misses: self.misses + other.misses,
-            expired: self.expired + other.expired,
-            used_up: self.used_up + other.used_up,
-            flushed: self.flushed + other.flushed,
-            evicted: self.evicted + other.evicted,
-        }
-    }
+    counters: Arc<CacheCounters>,
 }
 
 /// Whether an open key may be used.
@@ -133,7 +89,7 @@ impl Rules {
 
 impl<I: Eq + Hash + Clone, K> OpenKeys<I, K> {
     pub(super) fn new(capacity: usize) -> Self {
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(CacheCounters::default());
         let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
         let evictions = CountEvictions(counters.clone());
         let hasher = DefaultHashBuilder::default();
@@ -180,7 +136,7 @@ impl<I: Eq + Hash + Clone, K> OpenKeys<I, K> {
         }
         // Another call may have opened it anew already.
         self.cache.remove_if(id, |cached| Arc::ptr_eq(cached, &found))?;
-        self.counters.given_up(fitness);
+        count_given_up(&self.counters, fitness);
         (fitness == Fitness::UsedUp).then_some(found)
     }
 
@@ -216,38 +172,23 @@ impl<I: Eq + Hash + Clone, K> OpenKeys<I, K> {
         });
     }
 
-    pub(super) fn stats(&self) -> CacheStats {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &self.counters;
-        CacheStats {
-            entries: self.cache.len() as u64,
-            hits: read(&counters.hits),
-            misses: read(&counters.misses),
-            expired: read(&counters.expired),
-            used_up: read(&counters.used_up),
-            flushed: read(&counters.flushed),
-            evicted: read(&counters.evicted),
-        }
+    pub(super) fn stats(&self) -> CacheFigures {
+        self.counters.read(self.cache.len())
     }
 }
 
-impl Counters {
-    fn given_up(&self, fitness: Fitness) {
-        match fitness {
-            Fitness::Usable => {}
-            Fitness::Expired => count(&self.expired),
-            Fitness::UsedUp => count(&self.used_up),
-        }
+/// Counts a key that was given up.
+fn count_given_up(counters: &CacheCounters, fitness: Fitness) {
+    match fitness {
+        Fitness::Usable => {}
+        Fitness::Expired => count(&counters.expired),
+        Fitness::UsedUp => count(&counters.used_up),
     }
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Told by the cache when it makes room.
 #[derive(Clone)]
-struct CountEvictions(Arc<Counters>);
+struct CountEvictions(Arc<CacheCounters>);
 
 impl<I, V> Lifecycle<I, V> for CountEvictions {
     type RequestState = ();

@@ -6,7 +6,7 @@ use tokio::sync::RwLock;
 
 use super::entropy::Entropy;
 use super::kek_uses::KekUses;
-use super::opened::{CacheStats, OpenKeys, Rules};
+use super::opened::{OpenKeys, Rules};
 use super::rotate::Rotations;
 use super::views::Views;
 use super::{Error, commit};
@@ -14,6 +14,7 @@ use crate::access::Policy;
 use crate::audit::AuditLog;
 use crate::config::{Classes, Limits};
 use crate::envelope::{Dek, IndexKey};
+use crate::hsm::figures::CacheFigures;
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
 use crate::id::{
     DekId, DeploymentId, FieldId, IndexVersion, KekVersion, KeyName, RootId, TenantId, TenantName,
@@ -100,7 +101,7 @@ impl Vault {
     }
 
     /// How full the caches of data and index keys are.
-    pub fn cache_stats(&self) -> CacheStats {
+    pub fn cache_stats(&self) -> CacheFigures {
         self.deks.stats() + self.index_keys.stats()
     }
 

@@ -14,7 +14,8 @@ use super::status::status;
 use crate::access::permission::ViewStatus;
 use crate::clock::Date;
 use crate::config::value::Role;
-use crate::hsm::{self, KekFigures, SlotState, SlotStatus};
+use crate::hsm::figures::CacheFigures;
+use crate::hsm::{self, SlotState, SlotStatus};
 use crate::keyring::record::Custody;
 use crate::ops::{Error, Vault};
 use crate::secret;
@@ -49,8 +50,8 @@ impl SystemService for System {
                 writable: gate.audit.check().is_ok(),
             }),
             root: vault.map(|vault| root(vault)),
-            cache: vault.map(|vault| cache(vault)),
-            kek_cache: Some(kek_cache(gate.hsm.keks())),
+            cache: vault.map(|vault| cache(vault.cache_stats())),
+            kek_cache: Some(cache(gate.hsm.keks())),
             principal: right.principal().to_string(),
             secret_memory: secret::protection().unwrap_or_default().to_owned(),
             role: caller.principal.map(|known| role(known.role()).to_owned()).unwrap_or_default(),
@@ -147,28 +148,15 @@ fn root(vault: &Vault) -> proto::status::Root {
     }
 }
 
-fn cache(vault: &Vault) -> proto::status::Cache {
-    let stats = vault.cache_stats();
+fn cache(figures: CacheFigures) -> proto::status::Cache {
     proto::status::Cache {
-        entries: stats.entries,
-        hits: stats.hits,
-        misses: stats.misses,
-        expired: stats.expired,
-        used_up: stats.used_up,
-        flushed: stats.flushed,
-        evicted: stats.evicted,
-    }
-}
-
-fn kek_cache(keks: KekFigures) -> proto::status::Cache {
-    proto::status::Cache {
-        entries: keks.entries,
-        hits: keks.hits,
-        misses: keks.misses,
-        expired: keks.expired,
-        used_up: keks.used_up,
-        flushed: keks.flushed,
-        evicted: keks.evicted,
+        entries: figures.entries,
+        hits: figures.hits,
+        misses: figures.misses,
+        expired: figures.expired,
+        used_up: figures.used_up,
+        flushed: figures.flushed,
+        evicted: figures.evicted,
     }
 }
 

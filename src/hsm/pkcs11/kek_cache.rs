@@ -9,7 +9,8 @@ use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 
 use crate::clock::Moment;
-use crate::hsm::{Kek, KekFigures};
+use crate::hsm::Kek;
+use crate::hsm::figures::{CacheCounters, CacheFigures, count};
 
 /// A bounded cache of handles. Each KEK is loaded once, however many sessions
 /// ask for it at the same time. A handle that is evicted, forgotten or too old
@@ -21,21 +22,7 @@ pub(super) struct KekCache<H> {
     ttl: Duration,
     /// Uses of a handle before it is loaded anew.
     uses: u64,
-    counters: Arc<Counters>,
-}
-
-#[derive(Default)]
-struct Counters {
-    hits: AtomicU64,
-    misses: AtomicU64,
-    expired: AtomicU64,
-    used_up: AtomicU64,
-    flushed: AtomicU64,
-    evicted: AtomicU64,
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+    counters: Arc<CacheCounters>,
 }
 
 /// A handle and its age.
@@ -59,7 +46,7 @@ pub(super) type Lease<H> = Arc<Held<H>>;
 type Retired<H> = Arc<Mutex<Vec<Lease<H>>>>;
 
 #[derive(Clone)]
-struct Retire<H>(Retired<H>, Arc<Counters>);
+struct Retire<H>(Retired<H>, Arc<CacheCounters>);
 
 impl<H> Lifecycle<Kek, Lease<H>> for Retire<H> {
     type RequestState = ();
@@ -79,7 +66,7 @@ impl<H: Copy> KekCache<H> {
     /// A cache of `capacity` handles, each for at most `ttl` from its loading and for so many uses.
     pub(super) fn new(capacity: usize, ttl: Duration, uses: u64) -> Self {
         let retired = Retired::default();
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(CacheCounters::default());
         let lifecycle = Retire(Arc::clone(&retired), Arc::clone(&counters));
         let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
         let cache = Cache::with(capacity, weight, UnitWeighter, DefaultHashBuilder::default(), lifecycle);
@@ -116,17 +103,8 @@ impl<H: Copy> KekCache<H> {
     }
 
     /// How full it is and how well it serves.
-    pub(super) fn figures(&self) -> KekFigures {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        KekFigures {
-            entries: self.cache.len() as u64,
-            hits: read(&self.counters.hits),
-            misses: read(&self.counters.misses),
-            expired: read(&self.counters.expired),
-            used_up: read(&self.counters.used_up),
-            flushed: read(&self.counters.flushed),
-            evicted: read(&self.counters.evicted),
-        }
+    pub(super) fn figures(&self) -> CacheFigures {
+        self.counters.read(self.cache.len())
     }
 
     /// Gives up the handle of one KEK.

@@ -11,12 +11,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use cryptoki::session::Session;
 
+use crate::hsm::figures::CacheFigures;
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::connection::{Connected, Connection};
 use crate::hsm::pkcs11::error::ConnectError;
 use crate::hsm::pkcs11::execute::Executor;
 use crate::hsm::pkcs11::module::Library;
-use crate::hsm::{Forget, HsmError, KekFigures, Operation, Reply, TokenInfo};
+use crate::hsm::{Forget, HsmError, Operation, Reply, TokenInfo};
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
 
@@ -138,7 +139,7 @@ impl Watch {
     }
 
     /// The cache of unwrapped KEKs.
-    pub fn keks(&self) -> KekFigures {
+    pub fn keks(&self) -> CacheFigures {
         self.connection.keks.figures()
     }
 

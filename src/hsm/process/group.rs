@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 
 use crate::clock::Moment;
+use crate::hsm::figures::{CacheFigures, Figures};
 use crate::hsm::process::queue::Queue;
-use crate::hsm::{Figures, Forget, KekFigures, SlotState, SlotStatus, Status};
+use crate::hsm::{Forget, SlotState, SlotStatus, Status};
 
 /// While every slot has been away no longer than this, calls wait for one to come back.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
@@ -54,9 +55,9 @@ impl Counters {
 /// The caches of KEKs.
 struct Keks {
     /// Of processes that have ended.
-    gone: KekFigures,
+    gone: CacheFigures,
     /// Of those that live, by slot.
-    live: Vec<KekFigures>,
+    live: Vec<CacheFigures>,
 }
 
 struct Slots {
@@ -69,8 +70,10 @@ struct Slots {
 impl Group {
     /// A group of the tokens with these names.
     pub(super) fn new(names: Vec<String>, sessions: usize, queue: usize, grace: Duration) -> Self {
-        let keks =
-            Mutex::new(Keks { gone: KekFigures::default(), live: vec![KekFigures::default(); names.len()] });
+        let keks = Mutex::new(Keks {
+            gone: CacheFigures::default(),
+            live: vec![CacheFigures::default(); names.len()],
+        });
         let slot = |name| SlotStatus { name, state: SlotState::Starting };
         let all = names.into_iter().map(slot).collect();
         Self {
@@ -120,7 +123,7 @@ impl Group {
     }
 
     /// Notes what a process says of its cache of KEKs.
-    pub(super) fn note_keks(&self, slot: usize, figures: KekFigures) {
+    pub(super) fn note_keks(&self, slot: usize, figures: CacheFigures) {
         if let Some(live) = self.lock_keks().live.get_mut(slot) {
             *live = figures;
         }
@@ -130,11 +133,11 @@ impl Group {
     pub(super) fn keks_are_gone(&self, slot: usize) {
         let mut keks = self.lock_keks();
         if let Some(live) = keks.live.get_mut(slot).map(std::mem::take) {
-            keks.gone = keks.gone + KekFigures { entries: 0, ..live };
+            keks.gone = keks.gone + CacheFigures { entries: 0, ..live };
         }
     }
 
-    pub(super) fn keks(&self) -> KekFigures {
+    pub(super) fn keks(&self) -> CacheFigures {
         let keks = self.lock_keks();
         keks.live.iter().fold(keks.gone, |sum, live| sum + *live)
     }
@@ -262,7 +265,7 @@ mod tests {
     #[test]
     fn what_a_lost_process_counted_is_kept_and_what_it_held_is_not() {
         let group = group(2, GRACE);
-        let figures = |entries, hits| KekFigures { entries, hits, ..KekFigures::default() };
+        let figures = |entries, hits| CacheFigures { entries, hits, ..CacheFigures::default() };
         group.note_keks(0, figures(2, 10));
         group.note_keks(1, figures(3, 20));
         assert_eq!(group.keks(), figures(5, 30));

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 
+use crate::hsm::figures::CacheFigures;
 use crate::hsm::pkcs11::root::{Escrow, Settled};
 use crate::hsm::pkcs11::{ConnectError, Settings};
-use crate::hsm::{Forget, HsmError, KekFigures, Operation, Reply, TokenInfo, transfer};
+use crate::hsm::{Forget, HsmError, Operation, Reply, TokenInfo, transfer};
 use crate::id::RootId;
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
@@ -130,7 +131,7 @@ pub(super) enum FromChild {
         resident: u64,
         /// Its cache of unwrapped KEKs.
         #[n(1)]
-        keks: KekFigures,
+        keks: CacheFigures,
     },
     /// The connection is lost; the process serves no more.
     #[n(4)]

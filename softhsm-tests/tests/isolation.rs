@@ -1,8 +1,11 @@
 //! The PKCS#11 library lives in a process of its own; the daemon survives it.
 
+use std::time::{Duration, Instant};
+
 use keyward::client::Code;
 use keyward::rpc::proto::status::Serving;
-use keyward_softhsm_tests::{Daemon, HsmProcess, KEY, World, create_key, create_tenant};
+use keyward_softhsm_tests::faults::Faults;
+use keyward_softhsm_tests::{Daemon, HsmProcess, KEY, PATIENCE, World, create_key, create_tenant};
 use rustix::process::Signal;
 
 fn only(daemon: &Daemon) -> HsmProcess {
@@ -100,6 +103,24 @@ async fn no_process_outlives_its_daemon() {
     let daemon = world.start().await;
     let process = only(&daemon);
     assert!(daemon.stop().await.success(), "{}", world.log());
+    process.ended().await;
+}
+
+/// It is busy with its login when the daemon goes: nobody hears that it is ready.
+#[tokio::test]
+async fn no_process_outlives_a_daemon_that_dies_while_it_connects() {
+    let mut world = World::new();
+    let mut faults = Faults::under(&mut world);
+    world.init();
+    let late = faults.arm("C_FindObjects", "delay 300");
+    let daemon = world.spawn();
+    let deadline = Instant::now() + PATIENCE;
+    while !faults.fired(&late) {
+        assert!(Instant::now() < deadline, "{}", world.log());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let process = only(&daemon);
+    daemon.kill();
     process.ended().await;
 }
 

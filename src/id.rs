@@ -80,6 +80,11 @@ identifier!(
     PrincipalId, "principal name"
 );
 
+identifier!(
+    /// A person who holds a share of the root's backup key; immutable and never reused.
+    CustodianId, "custodian name"
+);
+
 /// `tenants/{tenant}`
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantName(pub TenantId);
@@ -312,6 +317,10 @@ random_id!(
 random_id!(
     /// Names one HSM root key; its CKA_ID on the token.
     RootId
+);
+random_id!(
+    /// Names one ceremony.
+    CeremonyId
 );
 random_id!(
     /// Names one installation, so that its records and signatures fit no other.

@@ -2,6 +2,8 @@
 //! them at a given time. Pure: no I/O, no clock of its own.
 
 pub mod binding;
+pub mod escrow;
 pub mod record;
+pub mod roster;
 pub mod state;
 pub mod wrapped;

@@ -278,5 +278,6 @@ macro_rules! identifier_codec {
         }
     };
 }
+identifier_codec!(crate::id::CustodianId);
 identifier_codec!(FieldId);
 identifier_codec!(KeyId);

@@ -13,13 +13,16 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use rustix::process::{Signal, getpid, kill_process};
 
+use crate::envelope::sealed_box::Receiver;
 use crate::hsm::HsmError;
+use crate::hsm::birth::{BackupPlan, Newborn, Purpose};
 use crate::hsm::pkcs11::pool::{self, Executed, Pool, Seen, Watch};
-use crate::hsm::pkcs11::root::{self, Escrow, RootError, Settled};
+use crate::hsm::pkcs11::root::{self, Registrar, RootError, Settled, Verdict};
 use crate::hsm::pkcs11::{Settings, check};
 use crate::hsm::process::frame;
 use crate::hsm::process::queue::all;
 use crate::hsm::process::wire::{Decision, FromChild, Hello, Order, Task};
+use crate::keyring::escrow::SealedBox;
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
 
@@ -43,13 +46,14 @@ pub fn run() -> Result<(), ChildError> {
     let Some(Hello { settings, pin, patience, task }) = frame::read(&mut socket)? else { return Ok(()) };
     match task {
         Task::Serve { canary } => serve(socket, &settings, pin, canary, patience),
-        Task::Roots => {
-            let found = root::roots(&settings, &pin).map(FromChild::Roots);
+        Task::Roots(purpose) => {
+            let found = root::roots(&settings, &pin, purpose).map(FromChild::Roots);
             tell(&mut socket, &found.unwrap_or_else(refused))
         }
         Task::Check => tell(&mut socket, &report(&settings, &pin)),
-        Task::CreateRoot => create_root(&mut socket, &settings, &pin),
-        Task::AdoptRoot { escrow, canary } => adopt_root(&mut socket, &settings, &pin, &escrow, &canary),
+        Task::CreateRoot { purpose, plan } => create_root(&mut socket, &settings, &pin, purpose, &plan),
+        Task::AdoptRoot => adopt_root(&mut socket, &settings, &pin),
+        Task::DestroyRoot(id) => finish(&mut socket, root::destroy(&settings, &pin, id)),
     }
 }
 
@@ -129,6 +133,7 @@ fn take_work(socket: &mut UnixStream, pool: Pool, mouth: &Mouth) -> Result<(), C
                 pool.run(operations, Box::new(move |executed| answer(&mouth, number, executed)));
             }
             Order::Forget(keks) => pool.forget(keks),
+            Order::Expect(canary) => pool.expect(canary),
         }
     }
     Ok(())
@@ -168,32 +173,49 @@ fn resident() -> u64 {
     pages.unwrap_or(0).saturating_mul(page)
 }
 
-fn create_root(socket: &mut UnixStream, settings: &Settings, pin: &Pin) -> Result<(), ChildError> {
-    let mut other = socket.try_clone()?;
-    let keep = |escrow: Escrow| go_on(&mut other, &FromChild::Escrow(escrow));
-    let made = root::create(settings, pin, keep, |settled| go_on_settled(socket, settled));
-    finish(socket, made)
-}
-
-fn adopt_root(
+fn create_root(
     socket: &mut UnixStream,
     settings: &Settings,
     pin: &Pin,
-    escrow: &Escrow,
-    canary: &Canary,
+    purpose: Purpose,
+    plan: &BackupPlan,
 ) -> Result<(), ChildError> {
-    let made = root::adopt(settings, pin, escrow, canary, |settled| go_on_settled(socket, settled));
+    let made = root::create(settings, pin, purpose, plan, &mut Asking(socket));
     finish(socket, made)
 }
 
-fn go_on_settled(socket: &mut UnixStream, settled: &Settled) -> bool {
-    go_on(socket, &FromChild::Settled(settled.clone()))
+fn adopt_root(socket: &mut UnixStream, settings: &Settings, pin: &Pin) -> Result<(), ChildError> {
+    let receiver = match Receiver::generate() {
+        Ok(receiver) => receiver,
+        Err(error) => return tell(socket, &FromChild::Refused(error.to_string())),
+    };
+    tell(socket, &FromChild::Receives(*receiver.public()))?;
+    let Some(handover) = frame::read(socket)? else { return Ok(()) };
+    let made = root::adopt(settings, pin, &handover, &receiver, &mut Asking(socket));
+    finish(socket, made)
 }
 
 /// Asks the daemon. A daemon that is gone has decided nothing, so nothing is kept.
-fn go_on(socket: &mut UnixStream, question: &FromChild) -> bool {
-    let answer = frame::write(socket, question).and_then(|()| frame::read::<Decision>(socket));
-    matches!(answer, Ok(Some(Decision::Go)))
+struct Asking<'a>(&'a mut UnixStream);
+
+impl Asking<'_> {
+    fn ask<A: for<'b> minicbor::Decode<'b, ()>>(&mut self, question: &FromChild) -> Option<A> {
+        frame::write(self.0, question).and_then(|()| frame::read(self.0)).ok().flatten()
+    }
+}
+
+impl Registrar for Asking<'_> {
+    fn keep(&mut self, newborn: Newborn) -> bool {
+        self.ask(&FromChild::Newborn(newborn)) == Some(Decision::Go)
+    }
+
+    fn judge(&mut self, settled: &Settled) -> Verdict {
+        self.ask(&FromChild::Settled(settled.clone())).unwrap_or(Verdict::GiveUp)
+    }
+
+    fn hand_over(&mut self, sealed: SealedBox) -> Verdict {
+        self.ask(&FromChild::HandedOver(sealed)).unwrap_or(Verdict::GiveUp)
+    }
 }
 
 fn finish(socket: &mut UnixStream, made: Result<(), RootError>) -> Result<(), ChildError> {

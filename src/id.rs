@@ -79,6 +79,10 @@ identifier!(
     /// A caller known to the configuration.
     PrincipalId, "principal name"
 );
+identifier!(
+    /// A key custodian: a person on the roster.
+    CustodianId, "custodian name"
+);
 
 /// `tenants/{tenant}`
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -312,6 +316,10 @@ random_id!(
 random_id!(
     /// Names one HSM root key; its CKA_ID on the token.
     RootId
+);
+random_id!(
+    /// Names one ceremony for ever.
+    CeremonyId
 );
 random_id!(
     /// Names one installation, so that its records and signatures fit no other.

@@ -2,6 +2,9 @@
 //! them at a given time. Pure: no I/O, no clock of its own.
 
 pub mod binding;
+pub mod credential;
+pub mod custodian;
+pub mod public_key;
 pub mod record;
 pub mod state;
 pub mod wrapped;

@@ -79,9 +79,8 @@ identifier!(
     /// A caller known to the configuration.
     PrincipalId, "principal name"
 );
-
 identifier!(
-    /// A person who holds a share of the root's backup key; immutable and never reused.
+    /// A key custodian: a person on the roster, who holds a share of the root's backup key.
     CustodianId, "custodian name"
 );
 
@@ -319,7 +318,7 @@ random_id!(
     RootId
 );
 random_id!(
-    /// Names one ceremony.
+    /// Names one ceremony for ever.
     CeremonyId
 );
 random_id!(

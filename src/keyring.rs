@@ -2,7 +2,10 @@
 //! them at a given time. Pure: no I/O, no clock of its own.
 
 pub mod binding;
+pub mod credential;
+pub mod custodian;
 pub mod escrow;
+pub mod public_key;
 pub mod record;
 pub mod roster;
 pub mod state;

@@ -16,7 +16,7 @@ use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 
 use super::aead::{AeadKey, NONCE, TAG};
-use crate::keyring::escrow::{AgreementKey, SealedBox};
+use crate::keyring::escrow::{AgreementPoint, SealedBox};
 use crate::secret::{Key256, SecretBytes};
 
 /// Why a box was not made or not opened. It says no more, so that it helps nobody.
@@ -37,7 +37,7 @@ pub enum BoxError {
 ///
 /// # Errors
 /// [`BoxError::NoPoint`] for a key that is none.
-pub fn seal(to: &AgreementKey, context: &[u8], secret: &[u8]) -> Result<SealedBox, BoxError> {
+pub fn seal(to: &AgreementPoint, context: &[u8], secret: &[u8]) -> Result<SealedBox, BoxError> {
     let private =
         EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()).map_err(|_| BoxError::Primitive)?;
     let ephemeral = point(private.compute_public_key().map_err(|_| BoxError::Primitive)?.as_ref())?;
@@ -53,7 +53,7 @@ pub fn seal(to: &AgreementKey, context: &[u8], secret: &[u8]) -> Result<SealedBo
 /// A key pair to which secrets can be sealed; its private half lives as long as this value.
 pub struct Receiver {
     private: PrivateKey,
-    public: AgreementKey,
+    public: AgreementPoint,
 }
 
 impl Receiver {
@@ -68,7 +68,7 @@ impl Receiver {
     }
 
     /// What others seal to.
-    pub fn public(&self) -> &AgreementKey {
+    pub fn public(&self) -> &AgreementPoint {
         &self.public
     }
 
@@ -91,7 +91,7 @@ impl Receiver {
 /// [`BoxError::Refused`] when it is not for `own` and `context`.
 pub fn open_agreed(
     shared: &Key256,
-    own: &AgreementKey,
+    own: &AgreementPoint,
     sealed: &SealedBox,
     context: &[u8],
 ) -> Result<SecretBytes, BoxError> {
@@ -107,8 +107,8 @@ fn open_under(key: &AeadKey, sealed: &SealedBox, context: &[u8]) -> Result<Secre
 
 fn box_key(
     shared: &[u8],
-    ephemeral: &AgreementKey,
-    recipient: &AgreementKey,
+    ephemeral: &AgreementPoint,
+    recipient: &AgreementPoint,
     context: &[u8],
 ) -> Result<AeadKey, BoxError> {
     let key = Key256::try_init_with(|key| {
@@ -119,8 +119,8 @@ fn box_key(
     AeadKey::new(key.map_err(|_| BoxError::Primitive)?.expose()).map_err(|_| BoxError::Primitive)
 }
 
-fn point(bytes: &[u8]) -> Result<AgreementKey, BoxError> {
-    bytes.try_into().map(AgreementKey).map_err(|_| BoxError::NoPoint)
+fn point(bytes: &[u8]) -> Result<AgreementPoint, BoxError> {
+    bytes.try_into().map(AgreementPoint).map_err(|_| BoxError::NoPoint)
 }
 
 #[cfg(test)]
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(alice.open(&other, b"context").unwrap_err(), BoxError::Refused);
         let short = SealedBox { ciphertext: vec![0; 15], ..sealed.clone() };
         assert_eq!(alice.open(&short, b"context").unwrap_err(), BoxError::Refused);
-        let nowhere = AgreementKey([4; 65]);
+        let nowhere = AgreementPoint([4; 65]);
         assert_eq!(seal(&nowhere, b"", b"").unwrap_err(), BoxError::NoPoint);
         let stray = SealedBox { ephemeral: nowhere, ..sealed };
         assert_eq!(alice.open(&stray, b"context").unwrap_err(), BoxError::NoPoint);

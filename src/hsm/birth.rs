@@ -5,7 +5,7 @@ use minicbor::{Decode, Encode};
 use crate::hsm::pkcs11::root::Settled;
 use crate::hsm::transfer;
 use crate::id::RootId;
-use crate::keyring::escrow::{AgreementKey, SealedBox};
+use crate::keyring::escrow::{AgreementPoint, SealedBox};
 use crate::keyring::wrapped::{Canary, WrappedKek};
 use crate::secret::Key256;
 
@@ -60,7 +60,7 @@ pub enum BackupPlan {
 pub struct Holder {
     /// The key to which the share is sealed.
     #[n(0)]
-    pub key: AgreementKey,
+    pub key: AgreementPoint,
     /// What the sealed share is bound to.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub context: Vec<u8>,

@@ -13,22 +13,22 @@ use crate::id::{CeremonyId, CustodianId, DeploymentId, RootId};
 /// (SEC 1, section 2.3.3), 65 bytes that begin with 4.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
 #[cbor(transparent)]
-pub struct AgreementKey(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 65]);
+pub struct AgreementPoint(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 65]);
 
-impl fmt::Debug for AgreementKey {
+impl fmt::Debug for AgreementPoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AgreementKey(")?;
+        f.write_str("AgreementPoint(")?;
         self.0.iter().take(5).try_for_each(|byte| write!(f, "{byte:02x}"))?;
         f.write_str("…)")
     }
 }
 
-/// A secret that the holder of one [`AgreementKey`] can open.
+/// A secret that the holder of one [`AgreementPoint`] can open.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct SealedBox {
     /// The sender's key, made for this box.
     #[n(0)]
-    pub ephemeral: AgreementKey,
+    pub ephemeral: AgreementPoint,
     /// The secret under AES-256-GCM, with its 16-byte tag.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub ciphertext: Vec<u8>,
@@ -89,6 +89,6 @@ pub fn share_context(
 
 /// What a share is bound to on its way from a custodian's workstation to the token that takes the root:
 /// the same, and the point of the key that it is sealed to.
-pub fn delivery_context(share: &[u8], transport: &AgreementKey) -> Vec<u8> {
+pub fn delivery_context(share: &[u8], transport: &AgreementPoint) -> Vec<u8> {
     [b"keyward/1/share-delivery".as_slice(), &transport.0, share].concat()
 }

@@ -9,7 +9,7 @@ use super::state::{DataClass, KeyState};
 use super::wrapped::{Canary, SealedKey, WrappedKek};
 use crate::clock::Date;
 use crate::id::{
-    DekId, DeploymentId, Epoch, FieldId, IndexVersion, KekVersion, KeyId, RootGeneration, RootId,
+    CustodianId, DekId, DeploymentId, Epoch, FieldId, IndexVersion, KekVersion, KeyId, RootGeneration, RootId,
 };
 
 /// Who holds the root.
@@ -278,6 +278,6 @@ macro_rules! identifier_codec {
         }
     };
 }
-identifier_codec!(crate::id::CustodianId);
+identifier_codec!(CustodianId);
 identifier_codec!(FieldId);
 identifier_codec!(KeyId);

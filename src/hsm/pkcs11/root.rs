@@ -31,7 +31,7 @@ use crate::hsm::pkcs11::module::Library;
 use crate::hsm::pkcs11::primitive::{self, Usage, WRAPPED_LEN};
 use crate::hsm::{Kek, TokenInfo};
 use crate::id::RootId;
-use crate::keyring::escrow::{AgreementKey, SealedBox, delivery_context};
+use crate::keyring::escrow::{AgreementPoint, SealedBox, delivery_context};
 use crate::keyring::wrapped::{Canary, WrapMechanism, WrappedKek};
 use crate::secret::{Key256, Pin, SecretBytes};
 
@@ -133,7 +133,7 @@ pub enum Verdict {
     GiveUp,
     /// The backup key is to be sealed for the process of another token, which takes the root over.
     #[n(2)]
-    HandOver(#[n(0)] AgreementKey),
+    HandOver(#[n(0)] AgreementPoint),
 }
 
 /// The daemon, as the process that makes a root sees it.

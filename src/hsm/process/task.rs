@@ -10,7 +10,7 @@ use crate::hsm::process::settings::{Settings, Slot};
 use crate::hsm::process::slot::read_pin;
 use crate::hsm::process::wire::{Decision, FromChild, Task};
 use crate::id::RootId;
-use crate::keyring::escrow::{AgreementKey, SealedBox};
+use crate::keyring::escrow::{AgreementPoint, SealedBox};
 
 /// How long a process may work on a task without a word.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -124,7 +124,7 @@ pub async fn create_root(
 }
 
 /// The backup key, sealed by the process where the root was born.
-async fn handed_over(birth: &mut Link, to: AgreementKey) -> Result<SealedBox, TaskError> {
+async fn handed_over(birth: &mut Link, to: AgreementPoint) -> Result<SealedBox, TaskError> {
     tell(birth, &Verdict::HandOver(to)).await?;
     match hear(birth).await {
         Ok(FromChild::HandedOver(sealed)) => Ok(sealed),
@@ -140,7 +140,7 @@ impl Heir {
     ///
     /// # Errors
     /// [`TaskError`] when it does not come to that.
-    pub async fn open(settings: &Settings, slot: &Slot) -> Result<(Self, AgreementKey), TaskError> {
+    pub async fn open(settings: &Settings, slot: &Slot) -> Result<(Self, AgreementPoint), TaskError> {
         let mut link = open(settings, slot, Task::AdoptRoot).await?;
         match hear(&mut link).await {
             Ok(FromChild::Receives(key)) => Ok((Self(link), key)),

@@ -15,7 +15,7 @@ use crate::hsm::pkcs11::root::Settled;
 use crate::hsm::pkcs11::{ConnectError, Settings};
 use crate::hsm::{Forget, HsmError, Operation, Reply, TokenInfo, transfer};
 use crate::id::RootId;
-use crate::keyring::escrow::{AgreementKey, SealedBox};
+use crate::keyring::escrow::{AgreementPoint, SealedBox};
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
 
@@ -160,7 +160,7 @@ pub(super) enum FromChild {
     Settled(#[n(0)] Settled),
     /// The key to which this process wants the backup key sealed; waits for a [`Handover`].
     #[n(11)]
-    Receives(#[n(0)] AgreementKey),
+    Receives(#[n(0)] AgreementPoint),
     /// The backup key, sealed as it was asked for; waits for a [`Verdict`].
     #[n(12)]
     HandedOver(#[n(0)] SealedBox),

@@ -277,6 +277,10 @@ counter!(
     RootGeneration
 );
 counter!(
+    /// The version of the roster of custodians, from 1.
+    RosterVersion
+);
+counter!(
     /// The version of a blind index key, from 1.
     IndexVersion
 );
@@ -297,6 +301,20 @@ macro_rules! random_id {
                 let mut bytes = [0; 16];
                 getrandom::fill(&mut bytes)?;
                 Ok(Self(bytes))
+            }
+
+            /// Reads the 32 lower-case hexadecimal digits that it is shown as.
+            pub fn parse(text: &str) -> Option<Self> {
+                let digit = |byte: u8| (byte as char).to_digit(16).filter(|_| !byte.is_ascii_uppercase());
+                let pairs = text.as_bytes().as_chunks::<2>();
+                let mut bytes = [0; 16];
+                if !pairs.1.is_empty() || pairs.0.len() != bytes.len() {
+                    return None;
+                }
+                for (byte, [high, low]) in bytes.iter_mut().zip(pairs.0) {
+                    *byte = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
+                }
+                Some(Self(bytes))
             }
         }
 

@@ -2,6 +2,7 @@
 //! them at a given time. Pure: no I/O, no clock of its own.
 
 pub mod binding;
+pub mod ceremony;
 pub mod credential;
 pub mod custodian;
 pub mod escrow;

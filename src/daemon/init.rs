@@ -23,7 +23,7 @@ use crate::hsm::process::{self, TaskError};
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
 use crate::id::{DeploymentId, RootGeneration, RootId};
 use crate::keyring::binding;
-use crate::keyring::record::{Custody, Root, SystemSecret};
+use crate::keyring::record::{Custody, Root, RootState, SystemSecret};
 use crate::keyring::wrapped::WrappedKek;
 use crate::secret::Key256;
 use crate::store::kv::KvError;
@@ -169,6 +169,7 @@ async fn write_records(
         token_serial: made.born().token.serial.clone(),
         token_label: made.born().token.label.clone(),
         created: Date::now(),
+        state: Some(RootState::Active),
     };
     let (secret, key) = new_secret(hsm, &root).await?;
     let (audit, _) = FileLog::open(settings::audit(config, true), deployment)?;

@@ -2,6 +2,7 @@
 //! answers a [`Done`], whose value is released only against an audit record.
 
 pub mod blind_index;
+pub mod ceremony;
 pub mod crypt;
 pub mod data_key;
 pub mod done;
@@ -20,6 +21,7 @@ mod commit;
 mod deks;
 mod entropy;
 mod kek_uses;
+mod root;
 pub mod opened;
 mod views;
 

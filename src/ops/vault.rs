@@ -1,9 +1,8 @@
 //! Everything that the operations share.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::RwLock;
-
+use super::ceremony::Ceremonies;
 use super::entropy::Entropy;
 use super::kek_uses::KekUses;
 use super::opened::{OpenKeys, Rules};
@@ -17,7 +16,7 @@ use crate::envelope::{Dek, IndexKey};
 use crate::hsm::figures::CacheFigures;
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
 use crate::id::{
-    DekId, DeploymentId, FieldId, IndexVersion, KekVersion, KeyName, RootId, TenantId, TenantName,
+    DekId, DeploymentId, FieldId, IndexVersion, KekVersion, KeyName, TenantId, TenantName,
 };
 use crate::keyring::record::{KekRecord, Principal, Root};
 use crate::secret::Key256;
@@ -28,7 +27,7 @@ pub struct Vault {
     pub(super) hsm: Arc<dyn Hsm>,
     pub(super) records: Records,
     pub(super) audit: Arc<dyn AuditLog>,
-    pub(super) root: Root,
+    pub(super) root: RwLock<Arc<Root>>,
     pub(super) policy: Arc<Policy>,
     pub(super) settings: Settings,
     pub(super) rules: Rules,
@@ -39,7 +38,8 @@ pub struct Vault {
     pub(super) kek_uses: KekUses,
     pub(super) rotations: Rotations,
     /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
-    pub(super) committing: RwLock<()>,
+    pub(super) committing: tokio::sync::RwLock<()>,
+    pub(super) ceremonies: Ceremonies,
 }
 
 /// What configuration says about the operations.
@@ -78,11 +78,12 @@ impl Vault {
             index_keys: OpenKeys::new(open_keys),
             kek_uses: KekUses::default(),
             rotations: Rotations::default(),
-            committing: RwLock::new(()),
+            committing: tokio::sync::RwLock::default(),
+            ceremonies: Ceremonies::default(),
             hsm,
             records,
             audit,
-            root,
+            root: RwLock::new(Arc::new(root)),
             policy,
             settings,
         });
@@ -90,9 +91,14 @@ impl Vault {
         Ok(vault)
     }
 
-    /// The root under which KEKs are wrapped.
-    pub fn root(&self) -> &Root {
-        &self.root
+    /// The root under which KEKs are wrapped now.
+    pub fn root(&self) -> Arc<Root> {
+        self.root.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another root in force.
+    pub(super) fn set_root(&self, root: Root) {
+        *self.root.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(root);
     }
 
     /// The records, for status and transfer.
@@ -126,11 +132,7 @@ impl Vault {
     }
 
     pub(super) fn deployment(&self) -> DeploymentId {
-        self.root.deployment
-    }
-
-    pub(super) fn root_id(&self) -> RootId {
-        self.root.id
+        self.root().deployment
     }
 
     /// One operation of the HSM.

@@ -6,7 +6,7 @@
 //! cli   daemon                     commands | wiring
 //! client   rpc                     the two ends of the API
 //! ops                              one use case per file
-//! access  hsm  store  audit        who may | keys | records | what happened
+//! access  hsm  store  audit  token  who may | keys | records | what happened | USB tokens
 //! envelope  keyring  config        pure: bytes, states, checked configuration
 //! id  secret  clock                ground floor
 //! ```
@@ -26,3 +26,4 @@ pub mod ops;
 pub mod rpc;
 pub mod secret;
 pub mod store;
+pub mod token;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 6] = [
     &["id", "secret", "clock"],
     &["envelope", "keyring", "config"],
-    &["access", "hsm", "store", "audit"],
+    &["access", "hsm", "store", "audit", "token"],
     &["ops"],
     &["rpc", "client"],
     &["daemon", "cli"],

@@ -171,6 +171,17 @@ impl RotationName {
     }
 }
 
+impl CeremonyId {
+    /// Parses `ceremonies/{ceremony}`.
+    ///
+    /// # Errors
+    /// [`NameError`] when the shape or the number is wrong.
+    pub fn parse_name(text: &str) -> Result<Self, NameError> {
+        const SHAPE: &str = "ceremonies/{ceremony}";
+        text.strip_prefix("ceremonies/").and_then(Self::parse).ok_or_else(|| shape(text, SHAPE))
+    }
+}
+
 fn segments<const N: usize>(text: &str) -> Option<[&str; N]> {
     let mut parts = text.split('/');
     let found = std::array::from_fn(|_| parts.next());

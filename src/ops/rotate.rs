@@ -182,16 +182,26 @@ impl Vault {
     }
 
     /// Rotates a tenant, frozen or not, until its keys are under the root in force. Takes over a rotation that runs.
-    pub(super) async fn rotate_to_new_root(self: &Arc<Self>, id: &TenantId) -> Result<(), Error> {
+    pub(super) async fn rotate_to_new_root(&self, id: &TenantId) -> Result<(), Error> {
         loop {
-            let tenant = self.tenant(id).await?.record;
-            if tenant.rotating_to.is_none() {
-                if self.kek(id, tenant.primary_kek).await?.record.root == self.root().id {
-                    return Ok(());
-                }
-                let begun = self.begin_rotation_of(id).await?;
-                self.record_own("rotate-tenant", Self::tenant_name(id).to_string(), begun.change()).await?;
+            self.rotate_to_end(id).await?;
+            let primary = self.tenant(id).await?.record.primary_kek;
+            if self.kek(id, primary).await?.record.root == self.root().id {
+                return Ok(());
             }
+            self.begin_own_rotation(id).await?;
+        }
+    }
+
+    /// Begins a rotation of the daemon's own.
+    pub(super) async fn begin_own_rotation(&self, id: &TenantId) -> Result<(), Error> {
+        let begun = unhindered!(self.begin_rotation_of(id))?;
+        self.record_own("rotate-tenant", Self::tenant_name(id).to_string(), begun.change()).await
+    }
+
+    /// Works on the tenant's rotation, if there is one, until it is finished.
+    pub(super) async fn rotate_to_end(&self, id: &TenantId) -> Result<(), Error> {
+        while self.tenant(id).await?.record.rotating_to.is_some() {
             match self.work_alone(id).await? {
                 Some((name, change)) => {
                     self.record_own("rotate-tenant-end", name.to_string(), Some(change)).await?;
@@ -200,6 +210,7 @@ impl Vault {
                 None => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
+        Ok(())
     }
 
     /// Works on a rotation unless another task does.

@@ -29,7 +29,7 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::ShuttingDown
         | Reason::StoreUnavailable => Code::Unavailable,
         Reason::Internal => Code::Internal,
-        Reason::KeyDisabled | Reason::KeyExhausted | Reason::NotAllowed | Reason::VersionDisabled => {
+        Reason::ApprovalRefused | Reason::CeremonyRequired | Reason::KeyDisabled | Reason::KeyExhausted | Reason::NotAllowed | Reason::VersionDisabled => {
             Code::FailedPrecondition
         }
         Reason::NotFound => Code::NotFound,

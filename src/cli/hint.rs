@@ -26,10 +26,12 @@ macro_rules! rows {
 
 const ROWS: &[Row] = rows! {
     "ALREADY_EXISTS" Refused "choose another name; names are never used again"
+    "APPROVAL_REFUSED" Refused "look at it again with `keyward ceremony show`; each custodian approves a ceremony once, with the token of the roster"
     "ARGUMENT_INVALID" Refused ""
     "AUDIT_UNAVAILABLE" Unavailable "make room on the disk of the audit log, then see `keyward status`; it resumes by itself"
     "AUDIT_UNSOUND" Integrity "keep a copy of the directory as it is, then follow the runbook"
     "CANCELLED" Refused "run the command again"
+    "CEREMONY_REQUIRED" Refused "custodians decide this with their tokens: see `keyward ceremony propose --help`"
     "CIPHERTEXT_MALFORMED" Integrity "give the whole ciphertext: `kw1:` text, or raw bytes with --raw or --in"
     "CIPHERTEXT_REFUSED" Integrity "check tenant, key and every --context pair; if all fit, the data was changed"
     "CONFLICT" Refused "somebody changed the same thing at the same moment; run the command again"

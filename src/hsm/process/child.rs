@@ -103,7 +103,7 @@ fn serve(
 ) -> Result<(), ChildError> {
     let started = pool::start(settings, &pin, canary);
     drop(pin);
-    let (pool, watch) = match started {
+    let (watch, pool) = match started {
         Ok(started) => started,
         Err(error) => return tell(&mut socket, &FromChild::Failed(error)),
     };

@@ -21,8 +21,8 @@ mod commit;
 mod deks;
 mod entropy;
 mod kek_uses;
-mod root;
 pub mod opened;
+mod root;
 mod views;
 
 pub use done::Done;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors of the house, the ground floor first.
 const FLOORS: [&[&str]; 6] = [
-    &["id", "secret", "clock"],
+    &["id", "secret", "clock", "child"],
     &["envelope", "keyring", "config"],
     &["access", "hsm", "store", "audit", "token"],
     &["ops"],

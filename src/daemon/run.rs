@@ -21,8 +21,8 @@ use crate::hsm::process::{self, HsmGroup};
 use crate::hsm::{Hsm, Status};
 use crate::keyring::record::{Custody, Root};
 use crate::rpc::call::Gate;
-use crate::rpc::{ceremonies, services};
 use crate::rpc::undecodable::name_undecodable;
+use crate::rpc::{ceremonies, services};
 use crate::store::kv::KvError;
 use crate::store::{self, Records, Refusal, SqliteKv, StoreChange, StoreError};
 

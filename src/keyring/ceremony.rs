@@ -14,7 +14,7 @@ use minicbor::{Decode, Encode};
 
 use super::roster::Members;
 use crate::clock::Date;
-use crate::id::{CustodianId, KeyName, RosterVersion, RootGeneration, TenantId};
+use crate::id::{CustodianId, KeyName, RootGeneration, RosterVersion, TenantId};
 
 /// What a ceremony does.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -365,7 +365,8 @@ mod tests {
         let members = members(2);
         let open = ceremony(Action::RotateRoot, &members);
         let name = |name| CustodianId::new(name).unwrap();
-        let refused = |ceremony: &Ceremony, approval| ceremony.clone().approve(&members, approval).unwrap_err();
+        let refused =
+            |ceremony: &Ceremony, approval| ceremony.clone().approve(&members, approval).unwrap_err();
         assert_eq!(refused(&open, by("mallory", 1_500)), ApprovalError::Stranger(name("mallory")));
         assert_eq!(refused(&open, by("alice", 2_000)), ApprovalError::Expired);
         let one = open.clone().approve(&members, by("alice", 1_500)).unwrap();

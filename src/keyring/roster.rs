@@ -122,7 +122,9 @@ impl<'b, C> Decode<'b, C> for Members {
         let names: Vec<CustodianId> = custodians.iter().map(|custodian| custodian.name().clone()).collect();
         match Self::new(quorum.get().into(), custodians) {
             Ok(members) if members.custodians.iter().map(Custodian::name).eq(&names) => Ok(members),
-            Ok(_) => Err(minicbor::decode::Error::message("the custodians are not in the order of their names")),
+            Ok(_) => {
+                Err(minicbor::decode::Error::message("the custodians are not in the order of their names"))
+            }
             Err(error) => Err(minicbor::decode::Error::custom(error)),
         }
     }
@@ -169,9 +171,15 @@ pub(crate) mod tests {
     #[test]
     fn a_quorum_is_of_two_at_least_and_of_those_who_are_there() {
         let some = |count: usize| (0..count).map(|at| custodian(&format!("c{at}"))).collect::<Vec<_>>();
-        for (quorum, count, fits) in
-            [(2, 2, true), (2, 3, true), (3, 3, true), (1, 3, false), (0, 3, false), (4, 3, false), (2, 1, false)]
-        {
+        for (quorum, count, fits) in [
+            (2, 2, true),
+            (2, 3, true),
+            (3, 3, true),
+            (1, 3, false),
+            (0, 3, false),
+            (4, 3, false),
+            (2, 1, false),
+        ] {
             assert_eq!(Members::new(quorum, some(count)).is_ok(), fits, "{quorum} of {count}");
         }
         assert!(matches!(Members::new(258, some(3)), Err(RosterError::Quorum { quorum: 258, .. })));
@@ -198,7 +206,8 @@ pub(crate) mod tests {
         assert_ne!(one.digest(), Members::new(2, vec![alice, bob]).unwrap().digest());
         let bytes = minicbor::to_vec(&one).unwrap();
         assert_eq!(minicbor::decode::<Members>(&bytes).unwrap(), one);
-        let swapped = Members { quorum: one.quorum, custodians: one.custodians.iter().rev().cloned().collect() };
+        let swapped =
+            Members { quorum: one.quorum, custodians: one.custodians.iter().rev().cloned().collect() };
         assert!(minicbor::decode::<Members>(&minicbor::to_vec(&swapped).unwrap()).is_err());
     }
 }

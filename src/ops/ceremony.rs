@@ -82,7 +82,8 @@ impl CeremonyInfo {
     /// When the statement is none, which only a record can be that was not made here.
     pub fn envelope(&self, custodian: &Custodian) -> Result<Envelope, Error> {
         let statement = Statement::new(&self.record.statement);
-        let statement = statement.map_err(|error| Error::Internal(format!("the statement of {}: {error}", self.id)))?;
+        let statement =
+            statement.map_err(|error| Error::Internal(format!("the statement of {}: {error}", self.id)))?;
         let signed = crate::token::envelope::Ceremony {
             ceremony: self.id,
             roster: self.record.roster_digest,
@@ -202,7 +203,8 @@ impl Vault {
         let record = info.record.approve(&info.members, approval)?;
         changes.replace(&tables::ceremony(id), &record, revision);
         let change = self.commit(changes, Affects::Nothing).await?;
-        let detail = format!("by {custodian}, {} of {}", record.approvals.len(), record.needed(&info.members));
+        let detail =
+            format!("by {custodian}, {} of {}", record.approvals.len(), record.needed(&info.members));
         Ok(Done::with_change(CeremonyInfo { record, ..info }, change).detail(detail))
     }
 
@@ -218,7 +220,10 @@ impl Vault {
     ) -> Result<Done<CeremonyInfo>, Error> {
         let (info, revision) = self.ceremony(id).await?;
         if !info.record.state.is_open() {
-            return Err(Error::NotAllowed(format!("ceremonies/{id} is {} and cannot be cancelled", info.record.state)));
+            return Err(Error::NotAllowed(format!(
+                "ceremonies/{id} is {} and cannot be cancelled",
+                info.record.state
+            )));
         }
         let record = info.record.ended(State::Cancelled, Date::now(), Some(reason.to_owned()));
         let mut changes = Changes::default();
@@ -309,7 +314,9 @@ impl Vault {
                 changes.require(&tables::roster(version), stored.revision);
                 Ok(())
             }
-            _ => Err(Error::NotAllowed("the roster has changed since this was proposed; propose it again".into())),
+            _ => Err(Error::NotAllowed(
+                "the roster has changed since this was proposed; propose it again".into(),
+            )),
         }
     }
 
@@ -393,9 +400,9 @@ impl Vault {
     async fn check_open(&self, action: &Action) -> Result<(), Error> {
         let now = Date::now();
         let all = super::commit::all(&self.records, &Prefix::<Ceremony>::all()).await?;
-        let live = all.iter().filter(|(_, stored)| {
-            !stored.record.state.is_final() && !stored.record.is_overdue(now)
-        });
+        let live = all
+            .iter()
+            .filter(|(_, stored)| !stored.record.state.is_final() && !stored.record.is_overdue(now));
         let (mut count, mut changing) = (0, None);
         for (path, stored) in live {
             count += 1;
@@ -407,9 +414,9 @@ impl Vault {
             Some(other) => Err(Error::NotAllowed(format!(
                 "ceremonies/{other} is about to make a new root; cancel it, or wait for its end"
             ))),
-            None if count >= MOST_OPEN => {
-                Err(Error::NotAllowed(format!("{MOST_OPEN} ceremonies are open; finish or cancel some first")))
-            }
+            None if count >= MOST_OPEN => Err(Error::NotAllowed(format!(
+                "{MOST_OPEN} ceremonies are open; finish or cancel some first"
+            ))),
             None => Ok(()),
         }
     }

@@ -7,7 +7,9 @@ use crate::audit::AuditError;
 use crate::envelope::{ContextError, NormalizeError, OpenError, ParseError, SealError};
 use crate::hsm::HsmError;
 use crate::hsm::process::TaskError;
-use crate::id::{CeremonyId, CustodianId, FieldId, KekVersion, KeyName, NameError, RotationName, TenantName, VersionName};
+use crate::id::{
+    CeremonyId, CustodianId, FieldId, KekVersion, KeyName, NameError, RotationName, TenantName, VersionName,
+};
 use crate::keyring::ceremony::ApprovalError;
 use crate::keyring::roster::RosterError;
 use crate::keyring::state::KeyState;

@@ -11,7 +11,7 @@ use super::commit::Affects;
 use super::vault::{Vault, misfit};
 use crate::clock::Date;
 use crate::hsm::birth::{Backup, BackupPlan, Holder, NewRoot, Newborn, Purpose};
-use crate::hsm::{Kek, KeepNewborn, Operation, Reply};
+use crate::hsm::{KeepNewborn, Kek, Operation, Reply};
 use crate::id::{CeremonyId, RootGeneration};
 use crate::keyring::binding;
 use crate::keyring::escrow::{AgreementPoint, Escrow, EscrowShare, share_context};
@@ -53,7 +53,8 @@ impl Vault {
     /// Makes the next generation on every token, escrowed among `members`.
     pub(super) async fn mint_root(&self, ceremony: CeremonyId, members: &Members) -> Result<Minted, Error> {
         let generation = self.root().generation.next();
-        let generation = generation.ok_or_else(|| Error::NotAllowed("no root generations are left".into()))?;
+        let generation =
+            generation.ok_or_else(|| Error::NotAllowed("no root generations are left".into()))?;
         self.give_up_unborn(generation).await?;
         let quorum = members.quorum();
         let holders = members.custodians().iter().map(|custodian| Holder {
@@ -111,7 +112,8 @@ impl Vault {
         let retired = Root { state: Some(RootState::Retired), ..old.record };
         changes.replace(&tables::root(retired.generation), &retired, old.revision);
         changes.replace(&path, &moved, secret.revision);
-        let committed = self.commit_own(changes, Affects::Nothing, "root-in-force", format!("roots/{generation}"));
+        let committed =
+            self.commit_own(changes, Affects::Nothing, "root-in-force", format!("roots/{generation}"));
         committed.await?;
         self.hsm.expect(new.canary.clone());
         self.set_root(new);

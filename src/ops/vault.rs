@@ -15,9 +15,7 @@ use crate::config::{Classes, Limits};
 use crate::envelope::{Dek, IndexKey};
 use crate::hsm::figures::CacheFigures;
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
-use crate::id::{
-    DekId, DeploymentId, FieldId, IndexVersion, KekVersion, KeyName, TenantId, TenantName,
-};
+use crate::id::{DekId, DeploymentId, FieldId, IndexVersion, KekVersion, KeyName, TenantId, TenantName};
 use crate::keyring::record::{Custody, KekRecord, Principal, Root};
 use crate::secret::Key256;
 use crate::store::{Prefix, Records, Stored, tables};

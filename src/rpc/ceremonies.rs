@@ -122,7 +122,10 @@ impl CeremonyService for CeremonyDesk {
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
-    async fn get_roster(&self, request: Request<GetRosterRequest>) -> Result<Response<proto::Roster>, Status> {
+    async fn get_roster(
+        &self,
+        request: Request<GetRosterRequest>,
+    ) -> Result<Response<proto::Roster>, Status> {
         let mut call = self.0.call(&request, "get-roster", "rosters");
         let found = settled!(call, {
             let (vault, right) = call.authorize::<permission::ViewCeremonies>(())?;

@@ -16,10 +16,10 @@ use crate::id::{
 };
 use crate::keyring::ceremony::Ceremony;
 use crate::keyring::escrow::Escrow;
-use crate::keyring::roster::Roster;
 use crate::keyring::record::{
     Dek, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation, SystemSecret, Tenant, Version,
 };
+use crate::keyring::roster::Roster;
 
 /// The kinds of rows. The byte is the on-disk format: never reuse one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

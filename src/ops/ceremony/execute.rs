@@ -65,10 +65,12 @@ impl Vault {
         loop {
             let error = match self.work_on_ceremony(id).await {
                 Ok(finished) => return finished,
-                Err(error) if is_final(&error) => match self.end(id, State::Failed, Some(error.to_string())).await {
-                    Ok(ended) => return Some(ended),
-                    Err(error) => error,
-                },
+                Err(error) if is_final(&error) => {
+                    match self.end(id, State::Failed, Some(error.to_string())).await {
+                        Ok(ended) => return Some(ended),
+                        Err(error) => error,
+                    }
+                }
                 Err(error) => error,
             };
             tracing::warn!(ceremony = %id, %error, "ceremony waits");
@@ -87,7 +89,9 @@ impl Vault {
             return Ok(None);
         }
         let outcome = match &info.record.action {
-            Action::Found(_) | Action::RotateRoot | Action::ChangeRoster(_) => self.change_root(&info).await?,
+            Action::Found(_) | Action::RotateRoot | Action::ChangeRoster(_) => {
+                self.change_root(&info).await?
+            }
             Action::RotateTenant(tenant) => self.rotate_one(id, tenant).await?,
             Action::Unfreeze(name) => self.unfreeze(name).await?,
             action => return Err(Error::NotAllowed(format!("{} is not possible yet", action.as_str()))),
@@ -107,7 +111,10 @@ impl Vault {
             self.bury_root(old).await?;
         }
         let root = self.root();
-        Ok(format!("root key {} (generation {}) is in force, its predecessor is destroyed", root.id, root.generation))
+        Ok(format!(
+            "root key {} (generation {}) is in force, its predecessor is destroyed",
+            root.id, root.generation
+        ))
     }
 
     /// Makes the root and puts it in force, with the roster that goes with it.
@@ -119,8 +126,7 @@ impl Vault {
         let mut changes = Changes::default();
         let (now, revision) = self.ceremony(info.id).await?;
         let generation = self.root().generation.next();
-        let progress =
-            Progress { step: "moving tenants".into(), done: 0, total, generation, tenant: None };
+        let progress = Progress { step: "moving tenants".into(), done: 0, total, generation, tenant: None };
         changes.replace(&tables::ceremony(info.id), &Ceremony { progress, ..now.record }, revision);
         if let Some(members) = info.record.action.new_members() {
             let version = match self.roster().await? {
@@ -227,6 +233,10 @@ impl Vault {
 fn is_final(error: &Error) -> bool {
     matches!(
         error.reason(),
-        Reason::AlreadyExists | Reason::ArgumentInvalid | Reason::NameInvalid | Reason::NotAllowed | Reason::NotFound
+        Reason::AlreadyExists
+            | Reason::ArgumentInvalid
+            | Reason::NameInvalid
+            | Reason::NotAllowed
+            | Reason::NotFound
     )
 }

@@ -98,7 +98,10 @@ fn what(action: &Action) -> Vec<String> {
         }
         Action::MoveTenant { tenant, resident } => {
             let place = if *resident { "stays in the HSM for good" } else { "is kept wrapped in the store" };
-            return vec![format!("Tenant: tenants/{tenant}"), format!("Its key-encryption key {place} from now on.")];
+            return vec![
+                format!("Tenant: tenants/{tenant}"),
+                format!("Its key-encryption key {place} from now on."),
+            ];
         }
     };
     lines.iter().map(|line| (*line).to_owned()).collect()
@@ -110,8 +113,12 @@ fn roster(members: &Members) -> String {
     for custodian in members.custodians() {
         let (signing, agreement) = (custodian.signing().id(), CredentialId::of(custodian.agreement().spki()));
         // Writing into memory cannot fail.
-        writeln!(text, "Custodian: {}\n  signs with {signing}\n  opens its share with {agreement}", custodian.name())
-            .unwrap_or_default();
+        writeln!(
+            text,
+            "Custodian: {}\n  signs with {signing}\n  opens its share with {agreement}",
+            custodian.name()
+        )
+        .unwrap_or_default();
     }
     let digest = members.digest().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
     text + &format!("Roster: {digest}")

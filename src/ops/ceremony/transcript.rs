@@ -156,7 +156,10 @@ impl Vault {
         let (info, _) = self.ceremony(id).await?;
         let record = &info.record;
         let Some(finished) = record.finished.filter(|_| record.state.is_final()) else {
-            return Err(Error::NotAllowed(format!("ceremonies/{id} is {} and has no transcript yet", record.state)));
+            return Err(Error::NotAllowed(format!(
+                "ceremonies/{id} is {} and has no transcript yet",
+                record.state
+            )));
         };
         let transcript = Transcript {
             format: FORMAT.to_owned(),
@@ -199,7 +202,9 @@ fn decision(id: CeremonyId, record: &Ceremony) -> Decision {
         expires: record.expires.millis(),
         approvals: approvals.collect(),
         members: members.map(|members| STANDARD.encode(minicbor::to_vec(members).unwrap_or_default())),
-        custodians: members.map(|members| members.custodians().iter().map(named).collect()).unwrap_or_default(),
+        custodians: members
+            .map(|members| members.custodians().iter().map(named).collect())
+            .unwrap_or_default(),
     }
 }
 
@@ -224,13 +229,13 @@ pub fn verify(text: &str, anchor: Option<&str>) -> Result<Verified, TranscriptEr
     let mut founding = None;
     for decision in &transcript.chain {
         let put = decision.check(deployment, members.as_ref())?.1;
-        members = Some(put.ok_or_else(|| decision.wrong("it is in the chain, and puts no custodians in force"))?);
+        members =
+            Some(put.ok_or_else(|| decision.wrong("it is in the chain, and puts no custodians in force"))?);
         founding.get_or_insert((decision.ceremony.clone(), members.as_ref().map(Members::digest)));
     }
     let (deciding, put) = transcript.decision.check(deployment, members.as_ref())?;
-    let (founding, roster) = founding.unwrap_or_else(|| {
-        (transcript.decision.ceremony.clone(), put.as_ref().map(Members::digest))
-    });
+    let (founding, roster) =
+        founding.unwrap_or_else(|| (transcript.decision.ceremony.clone(), put.as_ref().map(Members::digest)));
     let founding_roster = hex(&roster.unwrap_or_default());
     if let Some(anchor) = anchor {
         let trusted = verify(anchor, None)?;
@@ -275,7 +280,9 @@ impl Decision {
             (Some(members), _) if !founding => members,
             (None, Some(own)) if founding => own,
             (Some(_), _) => return Err(self.wrong("it is a second founding")),
-            (None, _) => return Err(self.wrong("it is no founding, and the transcript does not say who decides")),
+            (None, _) => {
+                return Err(self.wrong("it is no founding, and the transcript does not say who decides"));
+            }
         };
         let needed = match founding {
             true => deciding.custodians().len(),
@@ -292,7 +299,11 @@ impl Decision {
     }
 
     /// That the statement says what the transcript says around it: whoever signed it has read that.
-    fn check_statement(&self, deployment: DeploymentId, put: Option<&Members>) -> Result<(), TranscriptError> {
+    fn check_statement(
+        &self,
+        deployment: DeploymentId,
+        put: Option<&Members>,
+    ) -> Result<(), TranscriptError> {
         let mut lines = vec![
             format!("Ceremony: {}", self.ceremony),
             format!("Deployment: {deployment}"),

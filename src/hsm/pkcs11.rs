@@ -33,6 +33,9 @@ mod token;
 pub use crate::id::token::TokenSelector;
 pub use check::{CheckReport, Timing};
 pub use error::ConnectError;
+pub(crate) use error::{code, words};
+pub(crate) use raw::Raw;
+pub(crate) use token::Token;
 
 /// How to reach a token, and how much to ask of it.
 #[derive(Debug, Clone, Encode, Decode)]

@@ -190,6 +190,7 @@ impl View for status::Root {
             ("generation", json!(self.generation)),
             ("custody", json!(self.custody)),
             ("create_time", time(self.create_time.as_ref())),
+            ("deployment", json!(self.deployment)),
         ]
     }
 }

@@ -55,15 +55,15 @@ pub enum PinTrouble {
     #[n(2)]
     LastTry,
     /// It was not presented: the token is locked.
-    #[error("the PIN of the token is locked; who has its PUK or SO PIN can set a new one")]
+    #[error("the PIN of the token is locked")]
     #[n(3)]
     Locked,
     /// It was not presented: the token has no PIN yet.
-    #[error("the token has no PIN yet; set one with its vendor's program")]
+    #[error("the token has no PIN yet")]
     #[n(4)]
     NotSet,
     /// The token wants another one to be set first.
-    #[error("the token wants a new PIN to be set first, with its vendor's program")]
+    #[error("the token wants a new PIN to be set first")]
     #[n(5)]
     Expired,
 }

@@ -28,6 +28,7 @@ mod progress;
 mod store;
 mod tenant;
 mod text;
+mod token;
 mod version;
 mod view;
 
@@ -105,6 +106,9 @@ enum Command {
     DataKey(data_key::Command),
     /// Make the root key, the store and the audit log of a new installation
     Init(init::Init),
+    /// Use the USB tokens of custodians, on the machine where they are plugged in
+    #[command(subcommand)]
+    Token(token::Command),
     /// Examine the HSM
     #[command(subcommand)]
     Hsm(hsm::Command),
@@ -213,6 +217,7 @@ impl Command {
             Self::ReEncrypt(command) => command.run(shell).await,
             Self::DataKey(command) => command.run(shell).await,
             Self::Init(command) => command.run(shell).await,
+            Self::Token(command) => command.run(shell).await,
             Self::Hsm(command) => command.run(shell).await,
             Self::Store(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub mod token;
+
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {

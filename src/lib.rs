@@ -8,11 +8,12 @@
 //! ops                              one use case per file
 //! access  hsm  store  audit  token  who may | keys | records | what happened | USB tokens
 //! envelope  keyring  config        pure: bytes, states, checked configuration
-//! id  secret  clock                ground floor
+//! id  secret  clock  child         ground floor
 //! ```
 
 pub mod access;
 pub mod audit;
+pub mod child;
 pub mod cli;
 pub mod client;
 pub mod clock;

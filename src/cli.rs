@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod audit;
+mod ceremony;
 mod context;
 mod crypt;
 mod csv;
@@ -115,6 +116,9 @@ enum Command {
     /// Copy, check and repair the store
     #[command(subcommand)]
     Store(store::Command),
+    /// Propose, approve and verify what custodians decide together
+    #[command(subcommand)]
+    Ceremony(ceremony::Command),
     /// Verify and read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -221,6 +225,7 @@ impl Command {
             Self::Hsm(command) => command.run(shell).await,
             Self::Store(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,
+            Self::Ceremony(command) => command.run(shell).await,
             Self::Completions { shell: kind } => completions(kind, shell),
         }
     }

@@ -64,6 +64,7 @@ const ROWS: &[Row] = rows! {
     "TOKEN_PIN_WRONG" NotPermitted "nothing was tried again: run the command once more with the right PIN"
     "TOKEN_REFUSED" Refused "use the token whose keys are on the roster"
     "TOO_LARGE" Refused "send less at a time; files of any size go through --in and --out"
+    "TRANSCRIPT_REFUSED" Integrity "this file proves nothing: get the transcript again with `keyward ceremony transcript`"
     "UNKNOWN_CALLER" NotPermitted "an administrator can add your user or group as a [[principal]] in the configuration"
     "UNREACHABLE" Unavailable "`systemctl status keywardd` shows the daemon; --socket or KEYWARD_SOCKET names another socket"
     "VERSION_DISABLED" Refused "see `keyward key versions`; an operator can run `keyward version enable`"

@@ -39,7 +39,7 @@ pub(crate) fn plain(text: &str) -> String {
 }
 
 /// RFC 3339, UTC, whole seconds.
-fn time(time: Option<&Timestamp>) -> Value {
+pub(crate) fn time(time: Option<&Timestamp>) -> Value {
     let time = time.and_then(|time| jiff::Timestamp::from_second(time.seconds).ok());
     time.map_or(Value::Null, |time| time.to_string().into())
 }
@@ -52,7 +52,7 @@ pub(crate) fn date(date: crate::clock::Date) -> Value {
 }
 
 /// `KEY_STATE_DECRYPT_ONLY` as `decrypt-only`.
-fn word(name: &str, prefix: &str) -> Value {
+pub(crate) fn word(name: &str, prefix: &str) -> Value {
     name.trim_start_matches(prefix).to_lowercase().replace('_', "-").into()
 }
 

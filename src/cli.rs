@@ -26,6 +26,7 @@ mod name;
 mod output;
 mod print;
 mod progress;
+mod root;
 mod store;
 mod tenant;
 mod text;
@@ -116,6 +117,9 @@ enum Command {
     /// Copy, check and repair the store
     #[command(subcommand)]
     Store(store::Command),
+    /// Keep and restore the root key
+    #[command(subcommand)]
+    Root(root::Command),
     /// Propose, approve and verify what custodians decide together
     #[command(subcommand)]
     Ceremony(ceremony::Command),
@@ -225,6 +229,7 @@ impl Command {
             Self::Hsm(command) => command.run(shell).await,
             Self::Store(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,
+            Self::Root(command) => command.run(shell).await,
             Self::Ceremony(command) => command.run(shell).await,
             Self::Completions { shell: kind } => completions(kind, shell),
         }

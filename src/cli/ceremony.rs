@@ -13,6 +13,7 @@ use crate::rpc::proto::{
 mod approve;
 mod html;
 mod propose;
+mod share;
 mod shown;
 mod transcript;
 mod watch;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
         signature here with --signature.\n\n\
         Example:\n  keyward ceremony approve 91f3 --token alice-token")]
     Approve(Box<approve::Approve>),
+    /// Give your share to a restore, with your token
+    Share(Box<share::Share>),
     /// Watch a ceremony to its end
     #[command(after_help = "Example:\n  keyward ceremony watch 91f3")]
     Watch {
@@ -80,6 +83,7 @@ impl Command {
                 watch::told(shell, &ended)
             }
             Self::Cancel { ceremony, reason } => cancel(shell, &ceremony, reason).await,
+            Self::Share(share) => share.run(shell).await,
             Self::Roster => roster(shell).await,
             Self::Transcript(transcript) => transcript.run(shell).await,
             Self::Verify(verify) => verify.run(shell),

@@ -140,6 +140,13 @@ impl Printer {
         self.complain(text.trim_end());
     }
 
+    /// Something that went wrong and is passed over.
+    pub(crate) fn warn(&mut self, text: &str) {
+        if !self.json {
+            self.complain(&format!("keyward: warning: {}", plain(text)));
+        }
+    }
+
     /// A failure, with what to do next.
     pub(crate) fn failure(&mut self, failure: &Failure) -> Exit {
         if self.json {

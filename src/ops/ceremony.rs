@@ -16,7 +16,9 @@ use crate::clock::Date;
 use crate::id::{CeremonyId, CustodianId, KeyName, RosterVersion, TenantId};
 use crate::keyring::ceremony::{Action, Approval, Ceremony, Progress, State};
 use crate::keyring::custodian::{Custodian, CustodianCard};
+use crate::keyring::armour::Armoured;
 use crate::keyring::record::Custody;
+use crate::keyring::recovery::EscrowFile;
 use crate::keyring::roster::{Members, Roster};
 use crate::store::{Changes, Prefix, StoreError, Stored, tables};
 use crate::token::enrolment;
@@ -277,6 +279,27 @@ impl Vault {
         _right: &Authorized<permission::ViewCeremonies>,
     ) -> Result<Done<Option<(RosterVersion, Roster)>>, Error> {
         Ok(Done::new(self.roster().await?.map(|(version, stored)| (version, stored.record))))
+    }
+
+    /// What must be kept beside a backup so that custodians can put the root together again.
+    ///
+    /// # Errors
+    /// [`Error::NotAllowed`] while the root is unfounded.
+    pub async fn escrow_file(
+        &self,
+        _right: &Authorized<permission::ProposeCeremony>,
+    ) -> Result<Done<String>, Error> {
+        Ok(Done::new(self.escrow_of_root().await?.to_text()))
+    }
+
+    pub(super) async fn escrow_of_root(&self) -> Result<EscrowFile, Error> {
+        let root = self.root_in_force().await?.record;
+        let (version, roster) = self.roster().await?.ok_or_else(|| unfounded_word("restores"))?;
+        let path = tables::escrow(root.generation);
+        let escrow = self.records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?.record;
+        let chain = serde_json::to_string(&self.chain_to(version).await?);
+        let chain = chain.map_err(|error| Error::Internal(error.to_string()))?;
+        Ok(EscrowFile { root, escrow, members: roster.record.members, chain })
     }
 
     /// A ceremony with its members, and the revision of its record. One whose time has passed shows as expired.

@@ -13,7 +13,8 @@ use super::convert::{required, timestamp};
 use super::proto::ceremony_service_server::CeremonyService;
 use super::proto::propose_request::Action as Asked;
 use super::proto::{
-    self, ApproveRequest, CancelRequest, GetCeremonyRequest, GetRosterRequest, ListCeremoniesRequest,
+    self, ApproveRequest, CancelRequest, GetCeremonyRequest, GetEscrowRequest, GetRosterRequest,
+    ListCeremoniesRequest,
     ListCeremoniesResponse, ProposeRequest, Transcript,
 };
 use crate::access::permission;
@@ -146,6 +147,15 @@ impl CeremonyService for CeremonyDesk {
             vault.transcript(&right, id).await
         })?;
         Ok(Response::new(Transcript { json }))
+    }
+
+    async fn get_escrow(&self, request: Request<GetEscrowRequest>) -> Result<Response<proto::Escrow>, Status> {
+        let mut call = self.0.call(&request, "get-escrow", "roots");
+        let text = settled!(call, {
+            let (vault, right) = call.authorize::<permission::ProposeCeremony>(())?;
+            vault.escrow_file(&right).await
+        })?;
+        Ok(Response::new(proto::Escrow { text }))
     }
 }
 

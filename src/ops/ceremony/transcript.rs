@@ -13,18 +13,18 @@ use serde::{Deserialize, Serialize};
 use super::CeremonyInfo;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::id::{CeremonyId, CustodianId, DeploymentId};
+use crate::id::{CeremonyId, CustodianId, DeploymentId, RosterVersion};
 use crate::keyring::ceremony::Ceremony;
-use crate::keyring::custodian::Custodian;
+use crate::keyring::custodian::{AgreementKey, Custodian};
 use crate::keyring::roster::{Members, Roster};
 use crate::ops::{Done, Error, Vault};
 use crate::store::Prefix;
-use crate::token::envelope;
+use crate::token::envelope::{self, Matter};
 use crate::token::printable::Statement;
 use crate::token::verify::verify as verify_signature;
 
-/// The first line of every transcript's body.
-const FORMAT: &str = "keyward-transcript-1";
+/// The format of every transcript.
+pub const FORMAT: &str = "keyward-transcript-1";
 
 /// A transcript (docs/ceremonies.md).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,9 @@ pub struct Decision {
     pub expires: u64,
     /// Who signed.
     pub approvals: Vec<Signed>,
+    /// For a restore: the key that shares were sealed to (SubjectPublicKeyInfo, DER, base64).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
     /// The members that it put in force, in their one encoding (CBOR, base64).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<String>,
@@ -176,7 +179,14 @@ impl Vault {
 
     /// The ceremonies that made the roster which decides this one.
     async fn chain(&self, record: &Ceremony) -> Result<Vec<Decision>, Error> {
-        let Some(deciding) = record.roster else { return Ok(Vec::new()) };
+        match record.roster {
+            Some(deciding) => self.chain_to(deciding).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The ceremonies that made the rosters up to this one.
+    pub(super) async fn chain_to(&self, deciding: RosterVersion) -> Result<Vec<Decision>, Error> {
         let rosters = super::super::commit::all(&self.records, &Prefix::<Roster>::all()).await?;
         let mut chain = Vec::new();
         for (_, roster) in rosters.into_iter().filter(|(path, _)| path.id <= deciding) {
@@ -201,6 +211,7 @@ fn decision(id: CeremonyId, record: &Ceremony) -> Decision {
         created: record.created.millis(),
         expires: record.expires.millis(),
         approvals: approvals.collect(),
+        transport: None,
         members: members.map(|members| STANDARD.encode(minicbor::to_vec(members).unwrap_or_default())),
         custodians: members
             .map(|members| members.custodians().iter().map(named).collect())
@@ -316,6 +327,18 @@ impl Decision {
         }
     }
 
+    /// What was signed: a restore binds the key that the shares went to instead of dates and roster.
+    fn matter(&self, id: CeremonyId, deciding: &Members, statement: Statement) -> Result<Matter, TranscriptError> {
+        let Some(transport) = &self.transport else {
+            let (created, expires) = (Date(self.created), Date(self.expires));
+            let roster = deciding.digest();
+            return Ok(Matter::Ceremony(envelope::Ceremony { ceremony: id, roster, created, expires, statement }));
+        };
+        let transport = STANDARD.decode(transport).ok().and_then(|spki| AgreementKey::new(spki).ok());
+        let transport = transport.ok_or_else(|| self.wrong("its transport key is none"))?;
+        Ok(Matter::RestoreShare(envelope::RestoreShare { ceremony: id, statement, transport }))
+    }
+
     fn check_signatures(
         &self,
         id: CeremonyId,
@@ -329,14 +352,8 @@ impl Decision {
             let name = CustodianId::new(&signed.custodian).map_err(|error| self.wrong(error.to_string()))?;
             let stranger = || self.wrong(format!("{name} is not one of its custodians"));
             let custodian = deciding.find(&name).ok_or_else(stranger)?;
-            let envelope = envelope::Ceremony {
-                ceremony: id,
-                roster: deciding.digest(),
-                created: Date(self.created),
-                expires: Date(self.expires),
-                statement: statement.clone(),
-            };
-            let envelope = envelope.envelope(deployment, custodian.signing().id());
+            let matter = self.matter(id, deciding, statement.clone())?;
+            let envelope = matter.envelope(deployment, custodian.signing().id());
             let signature = STANDARD.decode(&signed.signature).unwrap_or_default();
             verify_signature(custodian.signing(), &envelope, &signature)
                 .map_err(|error| self.wrong(format!("the signature of {name}: {error}")))?;

@@ -38,10 +38,12 @@ pub(crate) enum Command {
         open: bool,
     },
     /// Approve a ceremony with a custodian's token
-    #[command(after_help = "The statement is shown in full before the PIN is asked for. The token signs exactly\n\
+    #[command(
+        after_help = "The statement is shown in full before the PIN is asked for. The token signs exactly\n\
         what was shown. Away from the daemon, sign with `keyward token sign` and hand in the\n\
         signature here with --signature.\n\n\
-        Example:\n  keyward ceremony approve 91f3 --token alice-token")]
+        Example:\n  keyward ceremony approve 91f3 --token alice-token"
+    )]
     Approve(Box<approve::Approve>),
     /// Give your share to a restore, with your token
     Share(Box<share::Share>),
@@ -98,7 +100,8 @@ async fn find(client: &Client, text: &str) -> Result<Ceremony, Failure> {
         let request = GetCeremonyRequest { name: format!("ceremonies/{id}") };
         return Ok(client.call(client.ceremonies().get_ceremony(request)).await?);
     }
-    let mut all = client.call(client.ceremonies().list_ceremonies(ListCeremoniesRequest {})).await?.ceremonies;
+    let mut all =
+        client.call(client.ceremonies().list_ceremonies(ListCeremoniesRequest {})).await?.ceremonies;
     all.retain(|ceremony| ceremony.name.strip_prefix("ceremonies/").is_some_and(|own| own.starts_with(id)));
     match (all.pop(), all.len()) {
         (Some(only), 0) if !id.is_empty() => Ok(only),
@@ -106,7 +109,9 @@ async fn find(client: &Client, text: &str) -> Result<Ceremony, Failure> {
             reason: "NOT_FOUND",
             message: format!("no ceremony has an id that begins with {text:?}: see `keyward ceremony list`"),
         }),
-        _ => Err(Failure::Input(format!("several ceremonies have ids that begin with {text:?}: give more of it"))),
+        _ => Err(Failure::Input(format!(
+            "several ceremonies have ids that begin with {text:?}: give more of it"
+        ))),
     }
 }
 
@@ -119,7 +124,8 @@ async fn show(shell: &mut Shell, ceremony: &str) -> Result<Exit, Failure> {
 
 async fn list(shell: &mut Shell, open: bool) -> Result<Exit, Failure> {
     let client = shell.client().await?;
-    let mut all = client.call(client.ceremonies().list_ceremonies(ListCeremoniesRequest {})).await?.ceremonies;
+    let mut all =
+        client.call(client.ceremonies().list_ceremonies(ListCeremoniesRequest {})).await?.ceremonies;
     all.retain(|ceremony| !open || !shown::is_final(ceremony.state()));
     let rows: Vec<_> = all.iter().map(shown::Row).collect();
     shell.print.views("ceremonies", &rows)?;
@@ -138,7 +144,9 @@ async fn roster(shell: &mut Shell) -> Result<Exit, Failure> {
     let client = shell.client().await?;
     let roster = client.call(client.ceremonies().get_roster(GetRosterRequest {})).await?;
     if roster.custodians.is_empty() {
-        shell.print.note("the root is unfounded: one operator holds its backup key, and there are no custodians");
+        shell
+            .print
+            .note("the root is unfounded: one operator holds its backup key, and there are no custodians");
     }
     shell.print.view(&roster)?;
     Ok(Exit::Ok)

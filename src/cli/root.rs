@@ -30,9 +30,11 @@ const REQUEST: &str = "restore.request";
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Write the root's escrow to a file: its wrapped copy and the sealed shares
-    #[command(after_help = "Nothing in the file is secret: only custodians can open their shares. Keep it with every\n\
+    #[command(
+        after_help = "Nothing in the file is secret: only custodians can open their shares. Keep it with every\n\
         backup, and write it anew after each ceremony that makes a root.\n\n\
-        Example:\n  keyward root escrow --out root-2.escrow")]
+        Example:\n  keyward root escrow --out root-2.escrow"
+    )]
     Escrow {
         /// File to write it to
         #[arg(long, value_name = "FILE")]
@@ -47,12 +49,14 @@ pub(crate) enum Command {
 
 /// `keyward root restore`
 #[derive(Debug, Args)]
-#[command(after_help = "The daemon must be stopped. A request is written to the folder; each custodian answers it with
+#[command(
+    after_help = "The daemon must be stopped. A request is written to the folder; each custodian answers it with
 `keyward ceremony share`, and the answers are put into the folder. With enough of them the root is
 put onto the token.
 
 Example:
-  keyward root restore --escrow root-2.escrow --folder /media/restore --reason 'HSM 1 burnt'")]
+  keyward root restore --escrow root-2.escrow --folder /media/restore --reason 'HSM 1 burnt'"
+)]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
     config: ConfigFile,
@@ -99,14 +103,16 @@ impl RestoreArgs {
         let _lock = StateLock::take(&config.state_dir).map_err(|error| Failure::Input(error.to_string()))?;
         let escrow = read::<EscrowFile>(&self.escrow)?;
         let deployment = escrow.root.deployment;
-        let mut restore = Restore::begin(&config, escrow, self.token.as_deref(), &self.reason).await.map_err(refused)?;
+        let mut restore =
+            Restore::begin(&config, escrow, self.token.as_deref(), &self.reason).await.map_err(refused)?;
         let request = self.folder.join(REQUEST);
         write(&request, &restore.request().to_text()).await?;
         shell.print.show(&restore.request().statement);
         shell.print.note(&format!("waiting for {} shares in {}", restore.missing(), self.folder.display()));
         shell.print.note(&format!("each custodian runs `keyward ceremony share {}`", request.display()));
         let collected = tokio::time::timeout(self.wait, collect(shell, &mut restore, &self.folder)).await;
-        collected.map_err(|_| Failure::Input("not enough shares came in time; nothing was restored".into()))??;
+        collected
+            .map_err(|_| Failure::Input("not enough shares came in time; nothing was restored".into()))??;
         let restored = restore.finish().await.map_err(refused)?;
         let detail = format!("root restored onto token {}", restored.settled.token.serial);
         record(&config, deployment, &detail).await?;
@@ -115,7 +121,12 @@ impl RestoreArgs {
         let token = &restored.settled.token;
         let value = json!({ "token": token.label, "serial": token.serial, "transcript": transcript });
         shell.print.report(
-            &format!("the root key is on token {} (serial {}); wrote {}", token.label, token.serial, transcript.display()),
+            &format!(
+                "the root key is on token {} (serial {}); wrote {}",
+                token.label,
+                token.serial,
+                transcript.display()
+            ),
             &value,
         )?;
         Ok(Exit::Ok)
@@ -124,7 +135,9 @@ impl RestoreArgs {
 
 async fn record(config: &Config, deployment: crate::id::DeploymentId, detail: &str) -> Result<(), Failure> {
     let recorded = maintain::record(config, deployment, "root-restore", detail, None).await;
-    recorded.map_err(|error| Failure::Input(format!("the root was restored, but that could not be recorded: {error}")))
+    recorded.map_err(|error| {
+        Failure::Input(format!("the root was restored, but that could not be recorded: {error}"))
+    })
 }
 
 /// Takes shares out of the folder until there are enough. What does not count is told once and passed over.

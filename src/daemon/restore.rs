@@ -91,7 +91,9 @@ impl Restore {
         reason: &str,
     ) -> Result<Self, RestoreError> {
         if escrow.escrow.root != escrow.root.id || escrow.escrow.quorum != escrow.members.quorum() {
-            return Err(RestoreError::Escrow("its root, shares and custodians do not belong together".into()));
+            return Err(RestoreError::Escrow(
+                "its root, shares and custodians do not belong together".into(),
+            ));
         }
         let all = settings::hsm(config)?;
         let slot = match token {
@@ -109,7 +111,8 @@ impl Restore {
             return Err(RestoreError::There { label, serial });
         }
         let (heir, point) = Heir::open(&only, &only.slots[0]).await?;
-        let transport = AgreementKey::of_point(&point.0).map_err(|error| RestoreError::Escrow(error.to_string()))?;
+        let transport =
+            AgreementKey::of_point(&point.0).map_err(|error| RestoreError::Escrow(error.to_string()))?;
         let (ceremony, begun) = (CeremonyId::random()?, Date::now());
         let statement = statement(&escrow, ceremony, &label, &serial, reason);
         Statement::new(&statement)?;
@@ -147,7 +150,8 @@ impl Restore {
         let custodian = self.escrow.members.find(&share.custodian);
         let custodian = custodian.ok_or_else(|| refused("there is no such custodian"))?;
         let envelope = envelope_of(&self.request, custodian)?;
-        verify(custodian.signing(), &envelope, &share.signature).map_err(|error| refused(&error.to_string()))?;
+        verify(custodian.signing(), &envelope, &share.signature)
+            .map_err(|error| refused(&error.to_string()))?;
         self.shares.insert(share.custodian.clone(), share);
         Ok(())
     }

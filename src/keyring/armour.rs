@@ -35,7 +35,8 @@ pub trait Armoured: Encode<()> + for<'b> Decode<'b, ()> {
     /// [`ArmourError`]
     fn parse(text: &str) -> Result<Self, ArmourError> {
         let bytes = dearmour(Self::LABEL, Self::LONGEST, text)?;
-        let record: Self = minicbor::decode(&bytes).map_err(|error| ArmourError::Contents(error.to_string()))?;
+        let record: Self =
+            minicbor::decode(&bytes).map_err(|error| ArmourError::Contents(error.to_string()))?;
         match minicbor::to_vec(&record) {
             Ok(again) if again == bytes => Ok(record),
             _ => Err(ArmourError::Contents("there is something in it that does not belong there".into())),

@@ -14,8 +14,7 @@ use super::proto::ceremony_service_server::CeremonyService;
 use super::proto::propose_request::Action as Asked;
 use super::proto::{
     self, ApproveRequest, CancelRequest, GetCeremonyRequest, GetEscrowRequest, GetRosterRequest,
-    ListCeremoniesRequest,
-    ListCeremoniesResponse, ProposeRequest, Transcript,
+    ListCeremoniesRequest, ListCeremoniesResponse, ProposeRequest, Transcript,
 };
 use crate::access::permission;
 use crate::audit::{Outcome, Pending};
@@ -149,7 +148,10 @@ impl CeremonyService for CeremonyDesk {
         Ok(Response::new(Transcript { json }))
     }
 
-    async fn get_escrow(&self, request: Request<GetEscrowRequest>) -> Result<Response<proto::Escrow>, Status> {
+    async fn get_escrow(
+        &self,
+        request: Request<GetEscrowRequest>,
+    ) -> Result<Response<proto::Escrow>, Status> {
         let mut call = self.0.call(&request, "get-escrow", "roots");
         let text = settled!(call, {
             let (vault, right) = call.authorize::<permission::ProposeCeremony>(())?;

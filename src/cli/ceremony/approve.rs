@@ -63,7 +63,8 @@ impl Approve {
         shell.print.show(&ceremony.statement);
         let mut session = self.token.open(shell).await?;
         let credential = session.credential().await?;
-        let own = ceremony.custodians.iter().find(|one| CredentialId::of(&one.signing_key) == credential.id());
+        let own =
+            ceremony.custodians.iter().find(|one| CredentialId::of(&one.signing_key) == credential.id());
         let Some(own) = own else { return Err(not_on_the_roster(ceremony)) };
         if self.custodian.as_ref().is_some_and(|name| *name != own.name) {
             return Err(Failure::Input(format!("this is the token of {}", own.name)));
@@ -84,7 +85,9 @@ fn not_on_the_roster(ceremony: &Ceremony) -> Failure {
 }
 
 fn registered(algorithm: &str, credential: &Credential) -> Result<Credential, Failure> {
-    let unknown = || Failure::Input(format!("the roster has algorithm {algorithm:?}, which this program does not know"));
+    let unknown = || {
+        Failure::Input(format!("the roster has algorithm {algorithm:?}, which this program does not know"))
+    };
     let algorithm = crate::keyring::credential::TokenAlgorithm::parse(algorithm).ok_or_else(unknown)?;
     Credential::new(credential.kind(), algorithm, credential.spki().to_vec())
         .map_err(|error| Failure::Input(error.to_string()))
@@ -92,7 +95,9 @@ fn registered(algorithm: &str, credential: &Credential) -> Result<Credential, Fa
 
 /// What is signed, built here from what was shown: the daemon builds its own.
 fn envelope(ceremony: &Ceremony, credential: CredentialId) -> Result<Envelope, Failure> {
-    let odd = |what: &str| Failure::Input(format!("the daemon sent a ceremony without {what}; is it of another version?"));
+    let odd = |what: &str| {
+        Failure::Input(format!("the daemon sent a ceremony without {what}; is it of another version?"))
+    };
     let id = CeremonyId::parse_name(&ceremony.name).map_err(|_| odd("a name"))?;
     let deployment = DeploymentId(ceremony.deployment.as_ref().try_into().map_err(|_| odd("a deployment"))?);
     for line in [format!("Ceremony: {id}"), format!("Deployment: {deployment}")] {

@@ -52,7 +52,9 @@ pub(super) fn page(verified: &Verified) -> String {
     let mut chain: Vec<_> = transcript
         .chain
         .iter()
-        .map(|link| (link.action.as_str(), format!("ceremony {}, proposed {}", link.ceremony, when(link.created))))
+        .map(|link| {
+            (link.action.as_str(), format!("ceremony {}, proposed {}", link.ceremony, when(link.created)))
+        })
         .collect();
     chain.push(("founding roster", verified.founding_roster.clone()));
     rows(&mut page, &chain);

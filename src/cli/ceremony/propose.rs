@@ -11,7 +11,9 @@ use crate::cli::{Shell, name};
 use crate::config::value::Span;
 use crate::id::{KeyName, TenantName};
 use crate::rpc::proto::ProposeRequest;
-use crate::rpc::proto::propose_request::{Action, ChangeRoster, Found, MoveTenant, RaiseMinVersion, RotateRoot};
+use crate::rpc::proto::propose_request::{
+    Action, ChangeRoster, Found, MoveTenant, RaiseMinVersion, RotateRoot,
+};
 
 /// `keyward ceremony propose`
 #[derive(Debug, Subcommand)]
@@ -37,8 +39,10 @@ pub(crate) enum Propose {
         how: How,
     },
     /// Put other custodians, or another quorum, in force; replaces the root key
-    #[command(after_help = "Example:\n  keyward ceremony propose change-roster --add dave.card --remove carol \\\n      \
-        --reason 'carol has left'")]
+    #[command(
+        after_help = "Example:\n  keyward ceremony propose change-roster --add dave.card --remove carol \\\n      \
+        --reason 'carol has left'"
+    )]
     ChangeRoster {
         /// How many custodians must agree from then on [default: as it is]
         #[arg(long)]
@@ -62,7 +66,9 @@ pub(crate) enum Propose {
         how: How,
     },
     /// Destroy a tenant, a key or a key version for ever
-    #[command(after_help = "Example:\n  keyward ceremony propose destroy acme/customer-pii --reason 'contract ended'")]
+    #[command(
+        after_help = "Example:\n  keyward ceremony propose destroy acme/customer-pii --reason 'contract ended'"
+    )]
     Destroy {
         /// What: `acme`, `acme/customer-pii` or `acme/customer-pii/3`
         resource: String,
@@ -78,7 +84,9 @@ pub(crate) enum Propose {
         how: How,
     },
     /// Let older versions of a key decrypt no more
-    #[command(after_help = "Example:\n  keyward ceremony propose raise-min-version acme/customer-pii 3 --reason 'all re-encrypted'")]
+    #[command(
+        after_help = "Example:\n  keyward ceremony propose raise-min-version acme/customer-pii 3 --reason 'all re-encrypted'"
+    )]
     RaiseMinVersion {
         /// The key
         #[arg(value_parser = name::key)]
@@ -89,7 +97,9 @@ pub(crate) enum Propose {
         how: How,
     },
     /// Keep a tenant's key-encryption key in the HSM for good, or in the store again
-    #[command(after_help = "Example:\n  keyward ceremony propose move-tenant acme --resident --reason 'high assurance'")]
+    #[command(
+        after_help = "Example:\n  keyward ceremony propose move-tenant acme --resident --reason 'high assurance'"
+    )]
     MoveTenant {
         /// The tenant
         #[arg(value_parser = name::tenant)]
@@ -133,7 +143,9 @@ impl Propose {
 
     fn action(self) -> Result<(Action, How), Failure> {
         Ok(match self {
-            Self::Found { quorum, cards, how } => (Action::Found(Found { quorum, cards: read(&cards)? }), how),
+            Self::Found { quorum, cards, how } => {
+                (Action::Found(Found { quorum, cards: read(&cards)? }), how)
+            }
             Self::RotateRoot { how } => (Action::RotateRoot(RotateRoot {}), how),
             Self::ChangeRoster { quorum, add, remove, how } => {
                 let change = ChangeRoster { quorum: quorum.unwrap_or_default(), add: read(&add)?, remove };

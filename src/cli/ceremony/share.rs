@@ -21,11 +21,13 @@ use crate::keyring::recovery::{RestoreRequest, RestoreShare};
 
 /// `keyward ceremony share`
 #[derive(Debug, Args)]
-#[command(after_help = "The statement is shown in full before the PIN is asked for. The share is opened on this machine
+#[command(
+    after_help = "The statement is shown in full before the PIN is asked for. The share is opened on this machine
 and sealed at once to the process that restores; it is never written down in the clear.
 
 Example:
-  keyward ceremony share /media/restore/restore.request --token alice-token --out /media/restore/alice.share")]
+  keyward ceremony share /media/restore/restore.request --token alice-token --out /media/restore/alice.share"
+)]
 pub(crate) struct Share {
     /// The request, as `keyward root restore` wrote it
     request: PathBuf,
@@ -44,7 +46,9 @@ impl Share {
         let request = read::<RestoreRequest>(&self.request)?;
         check(&request)?;
         if self.out.extension().is_none_or(|extension| extension != "share") {
-            return Err(Failure::Usage("--out must end with .share: that is what `keyward root restore` looks for".into()));
+            return Err(Failure::Usage(
+                "--out must end with .share: that is what `keyward root restore` looks for".into(),
+            ));
         }
         let mut output = Output::open(Some(&self.out), self.force)?;
         shell.print.show(&request.statement);
@@ -55,17 +59,14 @@ impl Share {
         let own = own.ok_or_else(|| refused("this token is none of the custodians of this root"))?;
         let sealed = request.shares.iter().find(|share| share.custodian == *own.name());
         let sealed = &sealed.ok_or_else(|| refused("the request has no share for this custodian"))?.sealed;
-        let peer = AgreementKey::of_point(&sealed.ephemeral.0).map_err(|error| refused(&error.to_string()))?;
+        let peer =
+            AgreementKey::of_point(&sealed.ephemeral.0).map_err(|error| refused(&error.to_string()))?;
         let agreed = session.agree(&peer).await?;
         let sealed = handed_over(&request, own, sealed, &agreed)?;
         let envelope = envelope_of(&request, own).map_err(|error| refused(&error.to_string()))?;
         let signature = session.sign(own.signing(), &envelope).await?;
-        let share = RestoreShare {
-            ceremony: request.ceremony,
-            custodian: own.name().clone(),
-            sealed,
-            signature,
-        };
+        let share =
+            RestoreShare { ceremony: request.ceremony, custodian: own.name().clone(), sealed, signature };
         let written = output.writer().write_all(share.to_text().as_bytes()).await;
         written.map_err(Failure::file("write", &self.out))?;
         output.commit().await?;

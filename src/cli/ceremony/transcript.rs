@@ -38,11 +38,13 @@ pub(crate) struct Transcript {
 
 /// `keyward ceremony verify`
 #[derive(Debug, Args)]
-#[command(after_help = "Needs no daemon. Every signature is checked with the keys of the roster, and the roster is
+#[command(
+    after_help = "Needs no daemon. Every signature is checked with the keys of the roster, and the roster is
 followed from the founding that you trust.
 
 Example:
-  keyward ceremony verify rotation.json --anchor founding.json")]
+  keyward ceremony verify rotation.json --anchor founding.json"
+)]
 pub(crate) struct Verify {
     /// The transcript
     file: PathBuf,
@@ -82,12 +84,15 @@ impl Verify {
         if let Some(path) = &self.html {
             let mut options = std::fs::File::options();
             let created = options.write(true).create(true).create_new(!self.force).truncate(true).open(path);
-            let written = created.and_then(|mut file| std::io::Write::write_all(&mut file, html::page(&verified).as_bytes()));
+            let written = created
+                .and_then(|mut file| std::io::Write::write_all(&mut file, html::page(&verified).as_bytes()));
             written.map_err(Failure::file("write", path))?;
         }
         shell.print.view(&verified)?;
         if anchor.is_none() {
-            shell.print.note("no --anchor was given: compare the founding roster with what your custodians know");
+            shell
+                .print
+                .note("no --anchor was given: compare the founding roster with what your custodians know");
         }
         Ok(Exit::Ok)
     }

@@ -328,11 +328,22 @@ impl Decision {
     }
 
     /// What was signed: a restore binds the key that the shares went to instead of dates and roster.
-    fn matter(&self, id: CeremonyId, deciding: &Members, statement: Statement) -> Result<Matter, TranscriptError> {
+    fn matter(
+        &self,
+        id: CeremonyId,
+        deciding: &Members,
+        statement: Statement,
+    ) -> Result<Matter, TranscriptError> {
         let Some(transport) = &self.transport else {
             let (created, expires) = (Date(self.created), Date(self.expires));
             let roster = deciding.digest();
-            return Ok(Matter::Ceremony(envelope::Ceremony { ceremony: id, roster, created, expires, statement }));
+            return Ok(Matter::Ceremony(envelope::Ceremony {
+                ceremony: id,
+                roster,
+                created,
+                expires,
+                statement,
+            }));
         };
         let transport = STANDARD.decode(transport).ok().and_then(|spki| AgreementKey::new(spki).ok());
         let transport = transport.ok_or_else(|| self.wrong("its transport key is none"))?;

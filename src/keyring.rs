@@ -3,5 +3,6 @@
 
 pub mod binding;
 pub mod record;
+pub mod signing;
 pub mod state;
 pub mod wrapped;

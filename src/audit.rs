@@ -10,11 +10,13 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
+pub mod checkpoint;
 mod damage;
 pub mod file;
 mod frame;
 pub mod merkle;
 pub mod pending;
+pub mod proof;
 mod reader;
 pub mod record;
 mod segment;

@@ -1,7 +1,9 @@
 //! The use cases, one per file. Each takes a proof of authorisation and
 //! answers a [`Done`], whose value is released only against an audit record.
 
+pub mod attest;
 pub mod blind_index;
+pub mod certificate;
 pub mod crypt;
 pub mod data_key;
 pub mod done;

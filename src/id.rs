@@ -273,6 +273,10 @@ counter!(
     RootGeneration
 );
 counter!(
+    /// The generation of a signing key of the daemon, from 1.
+    SigningGeneration
+);
+counter!(
     /// The version of a blind index key, from 1.
     IndexVersion
 );

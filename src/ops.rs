@@ -4,6 +4,7 @@
 pub mod attest;
 pub mod blind_index;
 pub mod certificate;
+pub mod checkpoint;
 pub mod crypt;
 pub mod data_key;
 pub mod done;
@@ -14,6 +15,7 @@ pub mod key;
 pub mod re_encrypt;
 pub mod rotate;
 pub mod stream;
+pub mod system_key;
 pub mod tenant;
 pub mod vault;
 pub mod version;

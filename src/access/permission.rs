@@ -122,6 +122,8 @@ permissions! {
     ListTenants(()) needs Needs::Operator;
     /// Freeze and unfreeze a principal.
     ManagePrincipal(PrincipalId) needs Needs::Operator;
+    /// See the checkpoints, proofs and keys of the audit log.
+    ViewAudit(()) needs Needs::Operator;
     /// See the state of the daemon.
     ViewStatus(()) needs Needs::Known;
 }

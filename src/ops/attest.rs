@@ -14,6 +14,7 @@ use crate::audit::{Record, proof};
 use crate::keyring::signing::Signature;
 
 mod canonical;
+mod make;
 
 pub use canonical::{NotCanonical, canonical};
 

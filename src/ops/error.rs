@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::access::Denied;
-use crate::audit::AuditError;
+use crate::audit::{AuditError, TreeError};
 use crate::envelope::{ContextError, NormalizeError, OpenError, ParseError, SealError};
 use crate::hsm::HsmError;
 use crate::id::{FieldId, KekVersion, KeyName, NameError, RotationName, TenantName, VersionName};
@@ -97,6 +97,22 @@ pub enum Error {
     /// The audit log cannot be written, so nothing is served.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The audit log has no such record.
+    #[error("the audit log has no record {0}")]
+    NoRecord(u64),
+    /// What stands beside the audit log does not fit it.
+    #[error(transparent)]
+    Tree(TreeError),
+    /// The newest checkpoint was not signed by this installation.
+    #[error(
+        "the newest checkpoint of the audit log, over {size} records, is not this installation's: {reason}; put the newest copy of the audit directory in its place, and keep this one as evidence"
+    )]
+    Forged {
+        /// How many records it covers.
+        size: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The daemon has not opened its store yet.
     #[error("the daemon is not ready: {0}")]
     NotReady(String),
@@ -117,6 +133,7 @@ pub enum Error {
 pub enum Reason {
     AlreadyExists,
     ArgumentInvalid,
+    AuditTampered,
     AuditUnavailable,
     CiphertextMalformed,
     CiphertextRefused,
@@ -144,9 +161,10 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::AlreadyExists,
         Self::ArgumentInvalid,
+        Self::AuditTampered,
         Self::AuditUnavailable,
         Self::CiphertextMalformed,
         Self::CiphertextRefused,
@@ -177,6 +195,7 @@ impl Reason {
         match self {
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::ArgumentInvalid => "ARGUMENT_INVALID",
+            Self::AuditTampered => "AUDIT_TAMPERED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
             Self::CiphertextMalformed => "CIPHERTEXT_MALFORMED",
             Self::CiphertextRefused => "CIPHERTEXT_REFUSED",
@@ -219,6 +238,9 @@ impl Error {
             Self::TooLarge { .. } => Reason::TooLarge,
             Self::NoTenant(_) | Self::NoKey(_) | Self::NoVersion(_) => Reason::NotFound,
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
+            Self::NoRecord(_) => Reason::NotFound,
+            Self::Tree(TreeError::Io { .. }) => Reason::AuditUnavailable,
+            Self::Tree(_) | Self::Forged { .. } => Reason::AuditTampered,
             Self::Exists(_) => Reason::AlreadyExists,
             Self::KeyState(..) => Reason::KeyDisabled,
             Self::VersionState(..) => Reason::VersionDisabled,
@@ -266,6 +288,15 @@ impl From<StoreError> for Error {
         match error {
             StoreError::Exists { .. } | StoreError::Changed { .. } => Self::Conflict,
             other => Self::Store(other),
+        }
+    }
+}
+
+impl From<TreeError> for Error {
+    fn from(error: TreeError) -> Self {
+        match error {
+            TreeError::Beyond(sequence) => Self::NoRecord(sequence),
+            other => Self::Tree(other),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock, watch};
 
 use super::entropy::Entropy;
 use super::kek_uses::KekUses;
@@ -40,6 +40,10 @@ pub struct Vault {
     pub(super) rotations: Rotations,
     /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
     pub(super) committing: RwLock<()>,
+    /// Held while a checkpoint is made: each is the end of the one before.
+    pub(super) checkpointing: Mutex<()>,
+    /// Why the newest checkpoint is late.
+    pub(super) late: watch::Sender<Option<String>>,
 }
 
 /// What configuration says about the operations.
@@ -79,6 +83,8 @@ impl Vault {
             kek_uses: KekUses::default(),
             rotations: Rotations::default(),
             committing: RwLock::new(()),
+            checkpointing: Mutex::new(()),
+            late: watch::Sender::new(None),
             hsm,
             records,
             audit,
@@ -87,6 +93,7 @@ impl Vault {
             settings,
         });
         vault.take_over_frozen_principals().await?;
+        vault.verify_newest_checkpoint().await?;
         Ok(vault)
     }
 

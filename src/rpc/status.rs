@@ -33,7 +33,7 @@ pub(super) fn code(reason: Reason) -> Code {
             Code::FailedPrecondition
         }
         Reason::NotFound => Code::NotFound,
-        Reason::StoreTampered => Code::DataLoss,
+        Reason::AuditTampered | Reason::StoreTampered => Code::DataLoss,
     }
 }
 

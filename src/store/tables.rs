@@ -12,10 +12,11 @@ use minicbor::{Decode, Encode};
 
 use crate::id::{
     DekId, Epoch, FieldId, IndexVersion, KekVersion, KeyId, KeyName, PrincipalId, RootGeneration,
-    RotationName, TenantId, TenantName, VersionName,
+    RotationName, SigningGeneration, TenantId, TenantName, VersionName,
 };
 use crate::keyring::record::{
-    Dek, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation, SystemSecret, Tenant, Version,
+    Dek, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation, SigningPurpose, SystemKey,
+    SystemSecret, Tenant, Version,
 };
 
 /// The kinds of rows. The byte is the on-disk format: never reuse one.
@@ -44,6 +45,8 @@ pub enum Table {
     Principal = 10,
     /// Rotations that are not finished, by tenant.
     RunningRotation = 11,
+    /// Signing keys of the daemon.
+    SystemKey = 18,
     /// Nodes of the digest's hash tree.
     Digest = 0xf0,
     /// The one row that says what the store holds.
@@ -52,7 +55,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -64,6 +67,7 @@ impl Table {
         Self::Rotation,
         Self::Principal,
         Self::RunningRotation,
+        Self::SystemKey,
         Self::Digest,
         Self::Meta,
     ];
@@ -104,6 +108,7 @@ impl Table {
             Self::Rotation => "rotation",
             Self::Principal => "principal",
             Self::RunningRotation => "running-rotation",
+            Self::SystemKey => "system key",
             Self::Digest => "digest",
             Self::Meta => "meta",
         }
@@ -237,6 +242,16 @@ pub fn running(tenant: &TenantId) -> Path<RunningRotation> {
     Path::new(tenant.clone())
 }
 
+/// The path of a generation of one of the daemon's signing keys.
+pub fn system_key(purpose: SigningPurpose, generation: SigningGeneration) -> Path<SystemKey> {
+    Path::new((purpose, generation))
+}
+
+/// All generations of one of the daemon's signing keys.
+pub fn system_keys(purpose: SigningPurpose) -> Prefix<SystemKey> {
+    Prefix::new(|out| purpose.put(out))
+}
+
 /// The path of a frozen principal.
 pub fn principal(principal: &PrincipalId) -> Path<Principal> {
     Path::new(principal.clone())
@@ -312,6 +327,7 @@ records! {
     Rotation: Rotation, RotationName, |rotation| rotation.to_string();
     Principal: Principal, PrincipalId, |principal| format!("principals/{principal}");
     RunningRotation: RunningRotation, TenantId, |tenant| format!("tenants/{tenant}/running-rotation");
+    SystemKey: SystemKey, (SigningPurpose, SigningGeneration), |(purpose, generation)| format!("system-keys/{}/{generation}", purpose.as_str());
 }
 
 fn describe_other(key: &[u8]) -> String {
@@ -358,7 +374,19 @@ macro_rules! number_path {
         })*
     };
 }
-number_path!(Epoch KekVersion RootGeneration IndexVersion);
+number_path!(Epoch KekVersion RootGeneration IndexVersion SigningGeneration);
+
+impl PathId for SigningPurpose {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(*self as u8);
+    }
+
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        let (byte, tail) = rest.split_first()?;
+        *rest = tail;
+        [Self::Audit].into_iter().find(|purpose| *purpose as u8 == *byte)
+    }
+}
 
 impl PathId for DekId {
     fn put(&self, out: &mut Vec<u8>) {
@@ -470,6 +498,12 @@ mod tests {
             "tenants/acme/keys/pii/fields/phone/versions/2"
         );
         assert_eq!(describe(&system_secret().key()), "system-secret");
+        let audit = system_key(SigningPurpose::Audit, SigningGeneration::FIRST);
+        assert_eq!(
+            (audit.key(), describe(&audit.key())),
+            (vec![18, 1, 0, 0, 0, 1], "system-keys/audit/1".into())
+        );
+        assert_eq!(Path::<SystemKey>::parse(&[18, 9, 0, 0, 0, 1]), None);
         assert_eq!(describe(&[0xf0, 3, 1, 2]), "3/258");
         assert_eq!(describe(&[0xf1]), "meta");
         assert_eq!(describe(&[3, 0xff]), "[03, ff]");

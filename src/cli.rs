@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod audit;
+mod certificate;
 mod context;
 mod crypt;
 mod csv;
@@ -114,6 +115,9 @@ enum Command {
     /// Verify and read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Verify and read certificates of destruction, offline
+    #[command(subcommand)]
+    Certificate(certificate::Command),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  keyward completions bash > ~/.local/share/bash-completion/completions/keyward"
@@ -216,6 +220,7 @@ impl Command {
             Self::Hsm(command) => command.run(shell).await,
             Self::Store(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,
+            Self::Certificate(command) => command.run(shell).await,
             Self::Completions { shell: kind } => completions(kind, shell),
         }
     }

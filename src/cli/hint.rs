@@ -27,9 +27,11 @@ macro_rules! rows {
 const ROWS: &[Row] = rows! {
     "ALREADY_EXISTS" Refused "choose another name; names are never used again"
     "ARGUMENT_INVALID" Refused ""
+    "AUDIT_TAMPERED" Integrity "run `keyward audit verify`, keep a copy of the directory as it is, then follow the runbook"
     "AUDIT_UNAVAILABLE" Unavailable "make room on the disk of the audit log, then see `keyward status`; it resumes by itself"
     "AUDIT_UNSOUND" Integrity "keep a copy of the directory as it is, then follow the runbook"
     "CANCELLED" Refused "run the command again"
+    "CERTIFICATE_REFUSED" Integrity "ask whoever gave you the file for it once more, and for the keys of the log by another way"
     "CIPHERTEXT_MALFORMED" Integrity "give the whole ciphertext: `kw1:` text, or raw bytes with --raw or --in"
     "CIPHERTEXT_REFUSED" Integrity "check tenant, key and every --context pair; if all fit, the data was changed"
     "CONFLICT" Refused "somebody changed the same thing at the same moment; run the command again"

@@ -132,3 +132,56 @@ impl DestructionCertificate {
         body.map_err(|error| AttestError::Malformed(error.to_string()))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::keyring::signing::tests::TestKey;
+    use crate::ops::attest::tests::document;
+
+    /// One with something of everything.
+    pub(crate) fn sample() -> DestructionCertificate {
+        let check = |what: &str, passed| Check { what: what.into(), found: "as it is".into(), passed };
+        DestructionCertificate {
+            deployment: "05".repeat(16),
+            name: "tenants/acme/keys/pii/versions/3".into(),
+            what: What::KeyVersion,
+            data_keys: vec![DataKey {
+                id: "ab".repeat(16),
+                version: "tenants/acme/keys/pii/versions/3".into(),
+                kek_version: 2,
+                fingerprint: "cd".repeat(32),
+            }],
+            keks: vec![KekGone {
+                name: "tenants/acme/kekVersions/2".into(),
+                fingerprint: "ef".repeat(32),
+                resident: false,
+            }],
+            destroyed: "2026-11-25T22:15:00Z".into(),
+            authority: Authority::Ceremony("c-17".into()),
+            checks: vec![check("no record in the store", true), check("caches flushed", false)],
+            gone_from_live_system: "2026-11-25T22:15:00Z".into(),
+            gone_from_backups: Some("2026-12-25T00:00:00Z".into()),
+            could_bring_back: vec!["an export of 2026-11-20 with its passphrase".into()],
+        }
+    }
+
+    #[test]
+    fn a_certificate_comes_out_of_its_document() {
+        let (whole, key) = document(&TestKey::new(), KIND, serde_json::to_value(sample()).unwrap());
+        let read = crate::ops::attest::Document::parse(&whole.to_text()).unwrap();
+        let verified = read.verify(std::slice::from_ref(&key)).unwrap();
+        assert_eq!(DestructionCertificate::of(&verified), Ok(sample()));
+    }
+
+    #[test]
+    fn another_kind_of_document_is_no_certificate() {
+        for (kind, body) in
+            [("other", serde_json::to_value(sample()).unwrap()), (KIND, serde_json::json!({}))]
+        {
+            let (whole, key) = document(&TestKey::new(), kind, body);
+            let verified = whole.verify(&[key]).unwrap();
+            assert!(matches!(DestructionCertificate::of(&verified), Err(AttestError::Malformed(_))));
+        }
+    }
+}

@@ -117,6 +117,8 @@ fn acknowledged(log: &FileLog, recover: bool) -> Vec<(u64, u64)> {
             Err(AuditError::Stopped) => panic!("the writer died"),
         }
         if recover {
+            // The tree may fail a moment after the record was acknowledged.
+            log.tree().await_size(log.durable(), Duration::from_secs(60)).unwrap();
             await_recovery(log);
         }
     }

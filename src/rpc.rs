@@ -7,6 +7,7 @@ pub mod services;
 pub mod undecodable;
 
 mod access;
+mod audit;
 mod convert;
 mod crypto;
 mod files;

@@ -45,7 +45,7 @@ pub use error::{Refusal, StoreError};
 pub use mac::StoreKeys;
 pub use meta::StoreChange;
 pub use records::{Changes, Records, Stats};
-pub use recover::{OpenReport, bootstrap};
+pub use recover::{OpenReport, bootstrap, signing_keys};
 pub use sqlite::SqliteKv;
 pub use tables::{Path, Prefix, Record};
 pub use view::{Stored, View};

@@ -43,12 +43,22 @@ pub(crate) enum Command {
         #[arg(long)]
         fresh: bool,
     },
-    /// Print a record and the proof that it is in the log
-    #[command(after_help = "Example:\n  keyward audit prove 1042 --json")]
+    /// Print a record as a document that proves offline that it is in the log
+    #[command(after_help = "Example:\n  keyward audit prove 1042 > record-1042.json")]
     Prove {
         /// Sequence number of the record
         #[arg(value_name = "SEQ")]
         sequence: u64,
+    },
+    /// Verify a document of `prove`, a certificate or a transcript, offline
+    #[command(after_help = "Example:\n  keyward audit check record-1042.json --key audit-keys.txt")]
+    Check {
+        /// The document
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Trusted keys, as `keyward audit keys` prints them
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
     },
     /// Print the keys that verify checkpoints, certificates and transcripts
     #[command(after_help = "Example:\n  keyward audit keys > audit-keys.txt")]
@@ -75,6 +85,7 @@ impl Command {
             Self::Verify { config, key } => online::verify(shell, &config.read()?, key.as_deref()).await?,
             Self::Checkpoint { fresh } => online::checkpoint(shell, fresh).await?,
             Self::Prove { sequence } => online::prove(shell, sequence).await?,
+            Self::Check { file, key } => online::check(shell, &file, &key)?,
             Self::Keys => online::keys(shell).await?,
             Self::Show { config, from, to } => {
                 let to = to.unwrap_or(u64::MAX);

@@ -17,6 +17,7 @@ mod canonical;
 mod make;
 
 pub use canonical::{NotCanonical, canonical};
+pub use make::RECORD;
 
 /// What the first field of every document says.
 pub const FORMAT: &str = "keyward/1/attested-document";

@@ -8,8 +8,9 @@ use super::call::{Gate, settled};
 use super::convert::timestamp;
 use super::proto::audit_service_server::AuditService;
 use super::proto::{
-    AuditKey, Checkpoint, ConsistencyProof, GetCheckpointRequest, GetConsistencyProofRequest,
-    GetInclusionProofRequest, GetPublicKeysRequest, GetPublicKeysResponse, InclusionProof,
+    AttestRecordRequest, AttestedDocument, AuditKey, Checkpoint, ConsistencyProof, GetCheckpointRequest,
+    GetConsistencyProofRequest, GetInclusionProofRequest, GetPublicKeysRequest, GetPublicKeysResponse,
+    InclusionProof,
 };
 use crate::access::permission::ViewAudit;
 use crate::audit::checkpoint::{NoteKey, SignedCheckpoint};
@@ -66,6 +67,19 @@ impl AuditService for Audit {
         })?;
         let (old_root, checkpoint) = (old.root.to_vec().into(), Some(checkpoint(&note)));
         Ok(Response::new(ConsistencyProof { old_size, old_root, hashes: hashes(&path), checkpoint }))
+    }
+
+    async fn attest_record(
+        &self,
+        request: Request<AttestRecordRequest>,
+    ) -> Result<Response<AttestedDocument>, Status> {
+        let sequence = request.get_ref().sequence;
+        let mut call = self.0.call(&request, "attest-record", &sequence.to_string());
+        let document = settled!(call, {
+            let (vault, right) = call.authorize::<ViewAudit>(())?;
+            vault.attest_record(&right, sequence).await
+        })?;
+        Ok(Response::new(AttestedDocument { json: document.to_text() }))
     }
 
     async fn get_public_keys(

@@ -10,12 +10,11 @@ use crate::audit::checkpoint::{NoteKey, read_keys};
 use crate::audit::verify;
 use crate::cli::Shell;
 use crate::cli::failure::Failure;
-use crate::cli::view::{Fields, View};
+use crate::cli::view::{Fields, View, date};
 use crate::config::Config;
 use crate::daemon::maintain;
-use crate::rpc::proto::{
-    GetCheckpointRequest, GetInclusionProofRequest, GetPublicKeysRequest, InclusionProof,
-};
+use crate::ops::attest::{Document, Verified};
+use crate::rpc::proto::{AttestRecordRequest, GetCheckpointRequest, GetPublicKeysRequest};
 
 /// Reads trusted keys from a file.
 pub(in crate::cli) fn trusted(path: &Path) -> Result<Vec<NoteKey>, Failure> {
@@ -46,23 +45,35 @@ pub(super) async fn checkpoint(shell: &mut Shell, fresh: bool) -> Result<(), Fai
     shell.print.text(&found.note)
 }
 
-/// One record and its audit path.
+/// One record as a document.
 pub(super) async fn prove(shell: &mut Shell, sequence: u64) -> Result<(), Failure> {
     let client = shell.client().await?;
-    let request = GetInclusionProofRequest { sequence };
-    let proof = client.call(client.audit().get_inclusion_proof(request)).await?;
-    shell.print.view(&proof)
+    let request = AttestRecordRequest { sequence };
+    let document = client.call(client.audit().attest_record(request)).await?;
+    shell.print.text(&document.json)
 }
 
-impl View for InclusionProof {
+/// Any attested document, without the daemon.
+pub(super) fn check(shell: &mut Shell, file: &Path, key: &Path) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(file).map_err(Failure::file("read", file))?;
+    let keys = trusted(key)?;
+    let verified = Document::parse(&text).and_then(|document| document.verify(&keys));
+    let verified = verified
+        .map_err(|error| Failure::Refused { reason: "CERTIFICATE_REFUSED", message: error.to_string() })?;
+    shell.print.view(&verified)
+}
+
+impl View for Verified {
     fn fields(&self) -> Fields {
-        let hashes: Vec<String> = self.hashes.iter().map(|hash| STANDARD.encode(hash)).collect();
-        let note = self.checkpoint.as_ref().map(|checkpoint| checkpoint.note.clone());
         vec![
-            ("record", json!(STANDARD.encode(&self.record))),
-            ("leaf_index", json!(self.leaf_index)),
-            ("proof", json!(hashes)),
-            ("checkpoint", json!(note)),
+            ("kind", json!(self.kind)),
+            ("record", json!(self.sequence)),
+            ("record_time", date(self.record.time)),
+            ("operation", json!(self.record.operation)),
+            ("resource", json!(self.record.resource)),
+            ("log_records", json!(self.head.size)),
+            ("key", json!(self.key.to_string())),
+            ("body", self.body.clone()),
         ]
     }
 }

@@ -4,10 +4,26 @@
 use serde::Serialize;
 
 use super::{Document, FORMAT, Inclusion, canonical, encoded, statement};
+use crate::access::{Authorized, permission};
+use crate::audit::Record;
 use crate::audit::checkpoint::NoteKey;
 use crate::audit::merkle;
 use crate::ops::certificate::{self, DestructionCertificate};
-use crate::ops::{Error, Vault};
+use crate::ops::{Done, Error, Vault};
+
+/// The kind of a document about one record.
+pub const RECORD: &str = "audit-record";
+
+/// What stands in it for people; the record itself is beside it, whole.
+#[derive(Serialize)]
+struct RecordBody {
+    sequence: u64,
+    /// Milliseconds since 1970.
+    time: u64,
+    principal: Option<String>,
+    operation: String,
+    resource: String,
+}
 
 impl Vault {
     /// Attests `body`, a serialisable value without fractions, with the durable
@@ -42,6 +58,27 @@ impl Vault {
         // Nobody gets a document that does not verify.
         document.verify(&self.note_keys().await?).map_err(|error| unfit(error.to_string()))?;
         Ok(document)
+    }
+
+    /// One record of the log as a document of its own.
+    ///
+    /// # Errors
+    /// As [`attest`](Self::attest).
+    pub async fn attest_record(
+        &self,
+        _: &Authorized<permission::ViewAudit>,
+        sequence: u64,
+    ) -> Result<Done<Document>, Error> {
+        let read = Record::from_canonical(&self.proved(sequence).await?.record);
+        let record = read.map_err(|error| Error::Internal(error.to_string()))?;
+        let body = RecordBody {
+            sequence,
+            time: record.time.millis(),
+            principal: record.caller.and_then(|caller| caller.principal),
+            operation: record.operation,
+            resource: record.resource,
+        };
+        Ok(Done::new(self.attest(RECORD, &body, sequence).await?))
     }
 
     /// The certificate of a destruction whose record is `sequence`.

@@ -12,8 +12,7 @@ mod generate;
 mod list;
 mod sign;
 
-#[allow(unused_imports, reason = "for the commands of ceremonies")]
-pub(crate) use args::{Session, TokenArgs};
+pub(crate) use args::TokenArgs;
 
 /// `keyward token`
 #[derive(Debug, Subcommand)]
@@ -38,6 +37,7 @@ Example:
     )]
     Card(card::Card),
     /// Sign a statement, away from the daemon, after showing it in full
+    #[command(override_usage = "keyward token sign [OPTIONS] --purpose <PURPOSE> --statement <FILE> …")]
     #[command(after_help = "What stands around the statement comes from `keyward ceremony show --json`.
 
 Example:

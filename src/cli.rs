@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod audit;
+mod backup;
 mod context;
 mod crypt;
 mod csv;
 mod data_key;
+mod erasure;
 pub mod exit;
 mod failure;
 mod freeze;
@@ -108,6 +110,12 @@ enum Command {
     /// Examine the HSM
     #[command(subcommand)]
     Hsm(hsm::Command),
+    /// Make, restore and prove recovery exports
+    #[command(subcommand)]
+    Backup(backup::Command),
+    /// Show and replace the erasure key, with which older copies of the store become unreadable
+    #[command(subcommand)]
+    Erasure(erasure::Command),
     /// Copy, check and repair the store
     #[command(subcommand)]
     Store(store::Command),
@@ -214,6 +222,8 @@ impl Command {
             Self::DataKey(command) => command.run(shell).await,
             Self::Init(command) => command.run(shell).await,
             Self::Hsm(command) => command.run(shell).await,
+            Self::Backup(command) => command.run(shell).await,
+            Self::Erasure(command) => command.run(shell).await,
             Self::Store(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,
             Self::Completions { shell: kind } => completions(kind, shell),

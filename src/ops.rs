@@ -1,10 +1,12 @@
 //! The use cases, one per file. Each takes a proof of authorisation and
 //! answers a [`Done`], whose value is released only against an audit record.
 
+pub mod backup;
 pub mod blind_index;
 pub mod crypt;
 pub mod data_key;
 pub mod done;
+pub mod erasure;
 pub mod error;
 pub mod freeze;
 pub mod group;

@@ -6,6 +6,7 @@ pub mod services;
 pub mod undecodable;
 
 mod access;
+mod backup;
 mod convert;
 mod crypto;
 mod files;

@@ -122,6 +122,10 @@ permissions! {
     ListTenants(()) needs Needs::Operator;
     /// Freeze and unfreeze a principal.
     ManagePrincipal(PrincipalId) needs Needs::Operator;
+    /// See and replace the erasure key.
+    ManageErasure(()) needs Needs::Operator;
+    /// Make and list recovery exports.
+    ManageBackups(()) needs Needs::Operator;
     /// See the state of the daemon.
     ViewStatus(()) needs Needs::Known;
 }

@@ -39,7 +39,7 @@ pub(crate) fn plain(text: &str) -> String {
 }
 
 /// RFC 3339, UTC, whole seconds.
-fn time(time: Option<&Timestamp>) -> Value {
+pub(crate) fn time(time: Option<&Timestamp>) -> Value {
     let time = time.and_then(|time| jiff::Timestamp::from_second(time.seconds).ok());
     time.map_or(Value::Null, |time| time.to_string().into())
 }

@@ -7,7 +7,7 @@ use crate::config::{Config, Standby};
 use crate::hsm::pin::PinSource;
 use crate::hsm::pkcs11::{self, TokenSelector, uri::TokenUri};
 use crate::hsm::process::{self, Slot};
-use crate::ops::vault;
+use crate::ops::{erasure, vault};
 
 use super::child;
 
@@ -98,5 +98,6 @@ pub(super) fn vault(config: &Config) -> vault::Settings {
         limits: config.limits.clone(),
         classes: config.class.clone(),
         list_decrypted_items: config.audit.list_decrypted_items,
+        erasure: erasure::Settings { replace_every: config.erasure.replace_every.0 },
     }
 }

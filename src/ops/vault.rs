@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
 
 use super::entropy::Entropy;
+use super::erasure;
 use super::kek_uses::KekUses;
 use super::opened::{OpenKeys, Rules};
 use super::rotate::Rotations;
@@ -38,6 +39,8 @@ pub struct Vault {
     pub(super) entropy: Entropy,
     pub(super) kek_uses: KekUses,
     pub(super) rotations: Rotations,
+    /// At most one replacement of the erasure key is under way.
+    pub(super) erasing: Mutex<()>,
     /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
     pub(super) committing: RwLock<()>,
 }
@@ -51,6 +54,8 @@ pub struct Settings {
     pub classes: Classes,
     /// Whether audit records list decrypted items.
     pub list_decrypted_items: bool,
+    /// When the erasure key is replaced.
+    pub erasure: erasure::Settings,
 }
 
 impl Vault {
@@ -78,6 +83,7 @@ impl Vault {
             index_keys: OpenKeys::new(open_keys),
             kek_uses: KekUses::default(),
             rotations: Rotations::default(),
+            erasing: Mutex::new(()),
             committing: RwLock::new(()),
             hsm,
             records,

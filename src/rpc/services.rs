@@ -8,11 +8,13 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::access::Access;
+use super::backup::Backups;
 use super::call::{Gate, stopped};
 use super::crypto::Crypto;
 use super::keys::Keys;
 use super::proto::DESCRIPTORS;
 use super::proto::access_service_server::AccessServiceServer;
+use super::proto::backup_service_server::BackupServiceServer;
 use super::proto::crypto_service_server::CryptoServiceServer;
 use super::proto::key_service_server::KeyServiceServer;
 use super::proto::system_service_server::SystemServiceServer;
@@ -49,6 +51,7 @@ pub fn services(
         .add_service(crypto)
         .add_service(KeyServiceServer::new(Keys(gate.clone())))
         .add_service(AccessServiceServer::new(Access(gate.clone())))
+        .add_service(BackupServiceServer::new(Backups(gate.clone())))
         .add_service(SystemServiceServer::new(system))
         .add_service(health)
         .add_service(reflection);
@@ -80,6 +83,19 @@ pub async fn follow_health(gate: Arc<Gate>, reporter: HealthReporter) {
         }
     }
     report_health(&reporter, false).await;
+}
+
+/// Replaces the erasure key when it is due, until the daemon stops.
+pub fn keep_erasure_key(gate: &Arc<Gate>) {
+    let Some(vault) = gate.vault.get().cloned() else { return };
+    let mut stop = gate.shutdown();
+    gate.spawn(async move {
+        tokio::select! {
+            // What is not finished now is finished after the next start.
+            () = stopped(&mut stop) => {}
+            () = vault.keep_erasure_key() => {}
+        }
+    });
 }
 
 /// Finishes a tenant's rotation in the background, and records that.

@@ -215,6 +215,11 @@ impl Changes {
         self.plan(path, Some(revision), None)
     }
 
+    /// The same record once more, so that it is sealed under the newest erasure key.
+    pub(super) fn again(&mut self, key: Vec<u8>, revision: u64, payload: Vec<u8>) {
+        self.0.push(Planned { key, expect: Some(revision), payload: Some(payload) });
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -266,7 +271,7 @@ impl Planned {
             let exists = self.expect.is_none();
             return Err(if exists { StoreError::Exists { what } } else { StoreError::Changed { what } });
         }
-        let value = self.payload.map(|payload| keys.seal(&self.key, revision, &payload));
+        let value = self.payload.map(|payload| keys.seal(&self.key, revision, &payload)).transpose()?;
         Ok(Write { key: self.key, value })
     }
 }

@@ -300,7 +300,9 @@ fn judge(found: &Found, anchor: Option<StoreChange>, rollback: Rollback) -> Resu
     }
 }
 
-async fn verified_bootstrap(records: &Records) -> Result<Option<(Root, SystemSecret)>, StoreError> {
+pub(super) async fn verified_bootstrap(
+    records: &Records,
+) -> Result<Option<(Root, SystemSecret)>, StoreError> {
     let mut view = records.view().await?;
     let Some(secret) = view.get(&tables::system_secret()).await? else { return Ok(None) };
     let roots = view.list(&Prefix::<Root>::all(), None, ROOTS).await?;
@@ -470,7 +472,7 @@ mod tests {
         let (mut root, _) = testing::first_records();
         root.token_label = "other".into();
         let key = tables::root(root.generation).key();
-        let forged = keys().seal(&key, 1, &minicbor::to_vec(&root).unwrap());
+        let forged = keys().plain(&key, 1, &minicbor::to_vec(&root).unwrap());
         place.poke(&key, &forged);
         assert_eq!(bootstrap(place.kv().await.as_ref()).await.unwrap().unwrap().0, root);
         assert!(matches!(place.open().await.err(), Some(StoreError::Tampered { .. })));

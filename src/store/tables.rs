@@ -11,11 +11,12 @@ use std::marker::PhantomData;
 use minicbor::{Decode, Encode};
 
 use crate::id::{
-    DekId, Epoch, FieldId, IndexVersion, KekVersion, KeyId, KeyName, PrincipalId, RootGeneration,
-    RotationName, TenantId, TenantName, VersionName,
+    DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion, KekVersion, KeyId, KeyName,
+    PrincipalId, RootGeneration, RotationName, TenantId, TenantName, VersionName,
 };
 use crate::keyring::record::{
-    Dek, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation, SystemSecret, Tenant, Version,
+    Dek, Erasure, Export, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation, SystemSecret,
+    Tenant, Version,
 };
 
 /// The kinds of rows. The byte is the on-disk format: never reuse one.
@@ -44,6 +45,10 @@ pub enum Table {
     Principal = 10,
     /// Rotations that are not finished, by tenant.
     RunningRotation = 11,
+    /// Generations of the erasure key.
+    Erasure = 19,
+    /// Copies that do not die with the erasure key.
+    Export = 21,
     /// Nodes of the digest's hash tree.
     Digest = 0xf0,
     /// The one row that says what the store holds.
@@ -52,7 +57,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -64,6 +69,8 @@ impl Table {
         Self::Rotation,
         Self::Principal,
         Self::RunningRotation,
+        Self::Erasure,
+        Self::Export,
         Self::Digest,
         Self::Meta,
     ];
@@ -90,6 +97,11 @@ impl Table {
         self.holds_records() && !matches!(self, Self::Dek | Self::IndexKey)
     }
 
+    /// Whether its records hold wrapped keys, which are sealed once more under the erasure key.
+    pub fn sealed(self) -> bool {
+        matches!(self, Self::Kek | Self::Dek | Self::IndexKey)
+    }
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -104,6 +116,8 @@ impl Table {
             Self::Rotation => "rotation",
             Self::Principal => "principal",
             Self::RunningRotation => "running-rotation",
+            Self::Erasure => "erasure key",
+            Self::Export => "export",
             Self::Digest => "digest",
             Self::Meta => "meta",
         }
@@ -195,6 +209,16 @@ pub fn root(generation: RootGeneration) -> Path<Root> {
 /// The path of the daemon's secret.
 pub fn system_secret() -> Path<SystemSecret> {
     Path::new(())
+}
+
+/// The path of a generation of the erasure key.
+pub fn erasure(generation: ErasureGeneration) -> Path<Erasure> {
+    Path::new(generation)
+}
+
+/// The path of a copy that does not die with the erasure key.
+pub fn export(export: ExportId) -> Path<Export> {
+    Path::new(export)
 }
 
 /// The path of a tenant.
@@ -311,6 +335,8 @@ records! {
     IndexKey: IndexKey, (KeyName, FieldId, IndexVersion), |(key, field, version)| format!("{key}/fields/{field}/versions/{version}");
     Rotation: Rotation, RotationName, |rotation| rotation.to_string();
     Principal: Principal, PrincipalId, |principal| format!("principals/{principal}");
+    Erasure: Erasure, ErasureGeneration, |generation| format!("erasure-keys/{generation}");
+    Export: Export, ExportId, |export| format!("exports/{export}");
     RunningRotation: RunningRotation, TenantId, |tenant| format!("tenants/{tenant}/running-rotation");
 }
 
@@ -358,19 +384,24 @@ macro_rules! number_path {
         })*
     };
 }
-number_path!(Epoch KekVersion RootGeneration IndexVersion);
+number_path!(Epoch KekVersion RootGeneration IndexVersion ErasureGeneration);
 
-impl PathId for DekId {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.0);
-    }
+macro_rules! random_path {
+    ($($type:ty)*) => {
+        $(impl PathId for $type {
+            fn put(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.0);
+            }
 
-    fn take(rest: &mut &[u8]) -> Option<Self> {
-        let (id, tail) = rest.split_first_chunk()?;
-        *rest = tail;
-        Some(Self(*id))
-    }
+            fn take(rest: &mut &[u8]) -> Option<Self> {
+                let (id, tail) = rest.split_first_chunk()?;
+                *rest = tail;
+                Some(Self(*id))
+            }
+        })*
+    };
 }
+random_path!(DekId ExportId);
 
 impl PathId for () {
     fn put(&self, _: &mut Vec<u8>) {}

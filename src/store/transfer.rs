@@ -28,7 +28,8 @@ use crate::id::DeploymentId;
 use crate::keyring::record::{Root, SystemSecret};
 
 const MAGIC: &[u8; 4] = b"KWX\n";
-const FORMAT: u32 = 1;
+/// Format 2 is format 1 with sealed rows, which a program for format 1 cannot read.
+const FORMAT: u32 = 2;
 
 /// Longest part: far above any key or record.
 const MAX_PART: u32 = 1 << 24;
@@ -223,7 +224,7 @@ impl<R: AsyncRead + Unpin> Import<R> {
 fn check_header(header: &[u8]) -> Result<(), StoreError> {
     let format = header.get(4..).and_then(<[u8]>::first_chunk).copied().map(u32::from_be_bytes);
     match format {
-        Some(FORMAT) if header.starts_with(MAGIC) => Ok(()),
+        Some(1..=FORMAT) if header.starts_with(MAGIC) => Ok(()),
         Some(found) if found > FORMAT && header.starts_with(MAGIC) => {
             let needed = needs::read(&header[8..]);
             Err(Refusal::Newer { what: "the export".into(), found, known: FORMAT, needed }.into())
@@ -359,8 +360,8 @@ mod tests {
     async fn a_newer_export_is_refused_by_name() {
         let here = Dir::new();
         let (_, mut file) = source(&here).await;
-        file[7] = 2;
+        file[7] = 3;
         let error = bootstrap_export(file.as_slice()).await.unwrap_err();
-        assert!(matches!(error, StoreError::Refused(Refusal::Newer { found: 2, known: 1, .. })), "{error}");
+        assert!(matches!(error, StoreError::Refused(Refusal::Newer { found: 3, known: 2, .. })), "{error}");
     }
 }

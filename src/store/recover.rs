@@ -14,8 +14,8 @@ use super::meta::{JournalPoint, Meta, StoreChange, Totals};
 use super::records::{Changes, Records};
 use super::tables::{self, Prefix};
 use super::view::View;
-use crate::id::DeploymentId;
-use crate::keyring::record::{Root, SystemSecret};
+use crate::id::{DeploymentId, ErasureGeneration};
+use crate::keyring::record::{Erasure, Root, SystemSecret};
 
 /// A list of roots is read in one go; there are never as many.
 const ROOTS: usize = 10_000;
@@ -51,6 +51,28 @@ pub async fn bootstrap(kv: &dyn Kv) -> Result<Option<(Root, SystemSecret)>, Stor
     let roots = snapshot.range(Prefix::<Root>::all().as_bytes(), None, ROOTS).await?;
     let secret = snapshot.get(&tables::system_secret().key()).await?;
     first_records(roots.into_iter().map(|(_, entry)| entry.value), secret.map(|entry| entry.value))
+}
+
+/// The generations of the erasure key, read without any key: only good for asking the
+/// HSM whether it still has them.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn erasure_keys(kv: &dyn Kv) -> Result<ErasureList, StoreError> {
+    let rows = kv.snapshot().await?.range(Prefix::<Erasure>::all().as_bytes(), None, usize::MAX >> 1).await?;
+    Ok(erasure_list(rows.into_iter().map(|(key, entry)| (key, entry.value))))
+}
+
+/// Generations of the erasure key, in order.
+pub type ErasureList = Vec<(ErasureGeneration, Erasure)>;
+
+/// The generations among some rows.
+pub(super) fn erasure_list(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> ErasureList {
+    let read = |(key, value): (Vec<u8>, Vec<u8>)| {
+        let path = tables::Path::<Erasure>::parse(&key)?;
+        Some((path.id, minicbor::decode(payload_of(&value)).ok()?))
+    };
+    rows.into_iter().filter_map(read).collect()
 }
 
 /// The secret, and the root that it names, from stored values.

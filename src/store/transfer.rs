@@ -21,7 +21,7 @@ use super::mac::{StoreKeys, lp32};
 use super::meta::{Meta, StoreChange};
 use super::needs;
 use super::rebuild::{Filler, verify_and_hash, write_journal};
-use super::recover::{first_records, refuse_unless_new};
+use super::recover::{ErasureList, erasure_list, first_records, refuse_unless_new};
 use super::scan::Scan;
 use super::tables::{self, Table};
 use crate::id::DeploymentId;
@@ -100,6 +100,21 @@ pub async fn bootstrap_export(
         }
     }
     first_records(roots, secret)
+}
+
+/// As [`erasure_keys`](super::erasure_keys), of an export.
+///
+/// # Errors
+/// [`Refusal::ExportDamaged`] when it is damaged or cut.
+pub async fn erasure_keys_of_export(reader: impl AsyncRead + Unpin) -> Result<ErasureList, StoreError> {
+    let mut import = Import::begin(reader).await?;
+    let mut rows = Vec::new();
+    while let Some((key, value)) = import.next().await? {
+        if key.first() == Some(&Table::Erasure.byte()) {
+            rows.push((key, value));
+        }
+    }
+    Ok(erasure_list(rows))
 }
 
 /// Fills an empty backend, and makes a new journal at `journal`, from an export.

@@ -7,8 +7,14 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use keyward::client::{Client, context};
+use keyward::config::Config;
+use keyward::daemon::{child, hsm_settings};
+use keyward::hsm::birth::Purpose;
+use keyward::hsm::process::{self, Program};
+use keyward::id::RootId;
 use keyward::rpc::proto::{ErasureKey, GetErasureKeyRequest, RotateTenantRequest};
-use keyward_softhsm_tests::{Daemon, KEY, PATIENCE, Random, World, create_key, text};
+use keyward::store::{SqliteKv, bootstrap};
+use keyward_softhsm_tests::{Daemon, KEY, PATIENCE, Random, World, binary, create_key, text};
 
 const TEXT: &[u8] = b"0912345678";
 
@@ -83,11 +89,17 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Files of token objects, over all tokens.
-fn objects(world: &World) -> usize {
-    let tokens = std::fs::read_dir(world.path("tokens")).unwrap();
-    let files = tokens.flat_map(|token| std::fs::read_dir(token.unwrap().path()).unwrap());
-    files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|end| end == "object")).count()
+/// Erasure roots of the installation, over all tokens.
+async fn roots(world: &World) -> Vec<RootId> {
+    let config = Config::read(Path::new(&world.config_file())).unwrap();
+    let kv = SqliteKv::open(config.database()).await.unwrap();
+    let (root, _) = bootstrap(&kv).await.unwrap().unwrap();
+    let mut settings = hsm_settings(&config).unwrap();
+    // The module finds its tokens by its environment.
+    let tokens = format!("SOFTHSM2_CONF={}", world.path("softhsm2.conf").display());
+    let arguments = vec![tokens.into(), binary("keyward").into(), child::COMMAND.into()];
+    settings.program = Program::new("/usr/bin/env".into(), arguments);
+    process::roots(&settings, Purpose::Erasure(root.deployment)).await.unwrap()
 }
 
 fn replace(world: &World) {
@@ -106,7 +118,7 @@ async fn an_old_copy_is_unreadable_after_a_replacement() {
     let world = World::ready();
     let (daemon, client) = world.start_with_key().await;
     let ciphertext = encrypted(&client).await;
-    let before = objects(&world);
+    let before = roots(&world).await;
     let old = copy_of(&world, "old");
     let export = world.path("old.kwx").display().to_string();
     let (made, said) = cli(&world, &["store", "export", "--out", &export]);
@@ -114,7 +126,8 @@ async fn an_old_copy_is_unreadable_after_a_replacement() {
     replace(&world);
     let key = erasure(&client).await;
     assert_eq!((key.generation, key.destroyed_generation, key.replacing.as_str()), (2, 1, "no"));
-    assert_eq!(objects(&world), before, "the old token object is gone");
+    let now = roots(&world).await;
+    assert!(now.len() == 1 && now != before, "the old token object is gone: {before:?} {now:?}");
     assert_decrypts(&client, &ciphertext).await;
     assert!(daemon.stop().await.success());
     // The live store is as good as ever, cold.
@@ -225,7 +238,6 @@ async fn a_kill_at_any_step_loses_nothing_and_leaves_nothing() {
         create_key(&client, &format!("t{number}"), "k").await;
     }
     let ciphertext = encrypted(&client).await;
-    let before = objects(&world);
     for step in STEPS {
         world.sparing_tokens(kill_at(&world, daemon, step)).await;
         daemon = world.start().await;
@@ -234,8 +246,8 @@ async fn a_kill_at_any_step_loses_nothing_and_leaves_nothing() {
         assert_decrypts(&client, &ciphertext).await;
         // What was stranded is destroyed in the background.
         let deadline = Instant::now() + PATIENCE;
-        while objects(&world) != before {
-            assert!(Instant::now() < deadline, "{step}: {} objects\n{}", objects(&world), world.log());
+        while roots(&world).await.len() != 1 {
+            assert!(Instant::now() < deadline, "{step}: {}", world.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert!(key.generation > 0);
@@ -269,9 +281,11 @@ async fn all_tokens_of_a_group_have_the_key_and_lose_it() {
     world.init();
     let (daemon, client) = world.start_with_key().await;
     let ciphertext = encrypted(&client).await;
-    let before = objects(&world);
+    let before = roots(&world).await;
+    assert_eq!(before.len(), 2, "{before:?}");
     replace(&world);
-    assert_eq!(objects(&world), before);
+    let now = roots(&world).await;
+    assert!(now.len() == 2 && now[0] == now[1] && now[0] != before[0], "{before:?} {now:?}");
     assert!(daemon.stop().await.success());
     let daemon = world.start().await;
     assert_decrypts(&daemon.client().await, &ciphertext).await;

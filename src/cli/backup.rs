@@ -150,7 +150,7 @@ impl Drill {
         let report: String = report.chars().take(500).collect();
         let recorded = record(shell, RecordDrillRequest { name, passed, report }).await;
         if let Ok(report) = &outcome {
-            shell.print.view(report)?;
+            shell.print.view(&Shown { report, recorded: recorded.is_ok() })?;
             if report.expired {
                 shell.print.note("the export should have been deleted: it still brings destroyed keys back");
             }
@@ -201,6 +201,20 @@ impl View for Restore {
             ("erasure_key", json!(self.erasure.get())),
             ("accept_rollback_needed", json!(self.accept)),
         ]
+    }
+}
+
+/// What a drill has proved, and whether that is in the audit log.
+struct Shown<'a> {
+    report: &'a DrillReport,
+    recorded: bool,
+}
+
+impl View for Shown<'_> {
+    fn fields(&self) -> Fields {
+        let mut fields = self.report.fields();
+        fields.push(("in_audit_log", json!(self.recorded)));
+        fields
     }
 }
 

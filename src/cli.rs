@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 mod audit;
 mod backup;
+mod ceremony;
 mod context;
 mod crypt;
 mod csv;
@@ -27,9 +28,11 @@ mod name;
 mod output;
 mod print;
 mod progress;
+mod root;
 mod store;
 mod tenant;
 mod text;
+mod token;
 mod version;
 mod view;
 
@@ -107,6 +110,9 @@ enum Command {
     DataKey(data_key::Command),
     /// Make the root key, the store and the audit log of a new installation
     Init(init::Init),
+    /// Use the USB tokens of custodians, on the machine where they are plugged in
+    #[command(subcommand)]
+    Token(token::Command),
     /// Examine the HSM
     #[command(subcommand)]
     Hsm(hsm::Command),
@@ -119,6 +125,12 @@ enum Command {
     /// Copy, check and repair the store
     #[command(subcommand)]
     Store(store::Command),
+    /// Keep and restore the root key
+    #[command(subcommand)]
+    Root(root::Command),
+    /// Propose, approve and verify what custodians decide together
+    #[command(subcommand)]
+    Ceremony(ceremony::Command),
     /// Verify and read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -221,11 +233,14 @@ impl Command {
             Self::ReEncrypt(command) => command.run(shell).await,
             Self::DataKey(command) => command.run(shell).await,
             Self::Init(command) => command.run(shell).await,
+            Self::Token(command) => command.run(shell).await,
             Self::Hsm(command) => command.run(shell).await,
             Self::Backup(command) => command.run(shell).await,
             Self::Erasure(command) => command.run(shell).await,
             Self::Store(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,
+            Self::Root(command) => command.run(shell).await,
+            Self::Ceremony(command) => command.run(shell).await,
             Self::Completions { shell: kind } => completions(kind, shell),
         }
     }

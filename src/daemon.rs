@@ -13,6 +13,7 @@ pub mod lock;
 mod logging;
 pub mod maintain;
 pub mod once;
+pub mod restore;
 pub mod settings;
 mod unlock;
 

@@ -14,15 +14,15 @@ use crate::hsm::birth::{BackupPlan, NewRoot, Newborn, Purpose};
 use crate::hsm::figures::{CacheFigures, Figures};
 use crate::hsm::process::TaskError;
 use crate::id::RootId;
+pub use crate::id::token::TokenInfo;
 use crate::keyring::wrapped::{Canary, SealedKey, WrappedKek};
-use crate::secret::{Key256, SecretBytes};
+use crate::secret::{Key256, SecretBytes, transfer};
 
 pub mod birth;
 pub mod figures;
 pub mod pin;
 pub mod pkcs11;
 pub mod process;
-mod transfer;
 
 /// A source of keys and of cryptography under keys that never leave it.
 ///
@@ -210,23 +210,6 @@ pub struct Kek {
     /// The wrapped key.
     #[n(1)]
     pub wrapped: WrappedKek,
-}
-
-/// The token that serves.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
-pub struct TokenInfo {
-    /// Its label, trailing spaces removed.
-    #[n(0)]
-    pub label: String,
-    /// Its serial number.
-    #[n(1)]
-    pub serial: String,
-    /// Who made it.
-    #[n(2)]
-    pub manufacturer: String,
-    /// Its model.
-    #[n(3)]
-    pub model: String,
 }
 
 /// The state of the connection to the HSM.

@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod blind_index;
+pub mod ceremony;
 pub mod crypt;
 pub mod data_key;
 pub mod done;
@@ -23,6 +24,7 @@ mod deks;
 mod entropy;
 mod kek_uses;
 pub mod opened;
+mod root;
 mod views;
 
 pub use done::Done;

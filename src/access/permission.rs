@@ -122,6 +122,12 @@ permissions! {
     ListTenants(()) needs Needs::Operator;
     /// Freeze and unfreeze a principal.
     ManagePrincipal(PrincipalId) needs Needs::Operator;
+    /// Propose and cancel ceremonies.
+    ProposeCeremony(()) needs Needs::Operator;
+    /// Hand in a custodian's signature, which proves itself.
+    ApproveCeremony(()) needs Needs::Known;
+    /// See ceremonies and the roster.
+    ViewCeremonies(()) needs Needs::Known;
     /// See and replace the erasure key.
     ManageErasure(()) needs Needs::Operator;
     /// Make and list recovery exports.

@@ -23,7 +23,7 @@ use crate::hsm::process::{self, TaskError};
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
 use crate::id::{DeploymentId, ErasureGeneration, RootGeneration, RootId};
 use crate::keyring::binding;
-use crate::keyring::record::{Custody, ErasureState, Root, SystemSecret};
+use crate::keyring::record::{Custody, ErasureState, Root, RootState, SystemSecret};
 use crate::keyring::wrapped::WrappedKek;
 use crate::ops::erasure;
 use crate::secret::Key256;
@@ -170,6 +170,7 @@ async fn write_records(
         token_serial: made.born().token.serial.clone(),
         token_label: made.born().token.label.clone(),
         created: Date::now(),
+        state: Some(RootState::Active),
     };
     let (secret, key) = new_secret(hsm, &root).await?;
     let first = ErasureGeneration::FIRST;

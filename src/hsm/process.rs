@@ -8,9 +8,9 @@
 //! slot     supervises one token: process, login, pause, again        task   done once: roots, check
 //! serve    one live process: work out, answers in, deadlines
 //! group  queue  flight    states of all tokens, waiting work, work in hand
-//! link  spawn             a process and its socket
+//! link                    a process and its socket
 //! child                   the process itself
-//! wire  frame             messages
+//! wire                    messages
 //! ```
 //!
 //! The process is trusted with every key, as the library in it is; what it says
@@ -37,20 +37,18 @@ use crate::keyring::wrapped::Canary;
 
 mod child;
 mod flight;
-mod frame;
 mod group;
 mod link;
 mod queue;
 mod serve;
 mod settings;
 mod slot;
-mod spawn;
 mod task;
 mod wire;
 
-pub use child::{ChildError, run as run_child};
+pub use crate::child::{ChildError, Program};
+pub use child::run as run_child;
 pub use settings::{Settings, Slot};
-pub use spawn::Program;
 pub use task::{Heir, TaskError, check, create_root, destroy_root, roots};
 
 /// Hint for callers that found the queue full.

@@ -13,8 +13,8 @@ use crate::clock::Date;
 use crate::envelope::{Context, Suite};
 use crate::hsm::{Kek, Operation, Reply};
 use crate::id::{ExportId, RootId};
-use crate::keyring::binding;
 use crate::keyring::record::{Export, ExportKind, Key};
+use crate::keyring::{binding, wrapped};
 use crate::store::recovery::{Canary, Header, Snapshot, Writer};
 use crate::store::{Changes, Prefix, tables};
 
@@ -72,24 +72,25 @@ impl Vault {
         if keep_for.is_zero() || keep_for > LONGEST {
             return Err(Error::Argument("keep_for: say how long it may be kept, at most ten years".into()));
         }
-        let info = self.put_on_record(keep_for).await?;
+        let root = self.root();
+        let info = self.put_on_record(root.id, keep_for).await?;
         let ciphertext = self.canary().await?;
         let snapshot = self.records.recovery().await?;
         let records = snapshot.records();
-        let writer = self.begin_writing(&info, snapshot, ciphertext).await?;
+        let writer = self.begin_writing(&info, &root.canary, snapshot, ciphertext).await?;
         let detail =
             format!("backups/{} of {records} records, to be deleted by {}", info.id, day(info.delete_by));
         Ok(Done::new(Backup { info, records, writer }).detail(detail))
     }
 
-    async fn put_on_record(&self, keep_for: Duration) -> Result<ExportInfo, Error> {
+    async fn put_on_record(&self, root: RootId, keep_for: Duration) -> Result<ExportInfo, Error> {
         let (id, created) = (ExportId::random()?, Date::now());
         let record = Export {
             kind: ExportKind::Recovery,
             created,
             delete_by: created.plus(keep_for),
             revision: self.records.position().revision,
-            root: self.root_id(),
+            root,
         };
         let mut changes = Changes::new();
         changes.create(&tables::export(id), &record);
@@ -100,6 +101,7 @@ impl Vault {
     async fn begin_writing(
         &self,
         info: &ExportInfo,
+        proof: &wrapped::Canary,
         snapshot: Snapshot,
         ciphertext: Option<Canary>,
     ) -> Result<Writer, Error> {
@@ -111,7 +113,7 @@ impl Vault {
             id: info.id,
             deployment: self.deployment(),
             root: info.root,
-            canary: self.root().canary.clone(),
+            canary: proof.clone(),
             kek: kek.clone(),
             secret: snapshot.bootstrap.1.clone(),
             created: info.created,

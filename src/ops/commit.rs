@@ -76,10 +76,23 @@ impl Vault {
         resource: String,
     ) -> Result<StoreChange, Error> {
         let change = self.commit(changes, affects).await?;
-        let mut record = Pending::begin(self.audit.clone(), None, operation, resource, 0);
-        record.change(change);
-        record.finish(Outcome::Ok)?.await?;
+        self.record_own(operation, resource, Some(change)).await?;
         Ok(change)
+    }
+
+    /// Records an act of the daemon's own; answers when the record is durable.
+    pub(super) async fn record_own(
+        &self,
+        operation: &'static str,
+        resource: String,
+        change: Option<StoreChange>,
+    ) -> Result<(), Error> {
+        let mut record = Pending::begin(self.audit.clone(), None, operation, resource, 0);
+        if let Some(change) = change {
+            record.change(change);
+        }
+        record.finish(Outcome::Ok)?.await?;
+        Ok(())
     }
 }
 

@@ -6,7 +6,12 @@ use crate::access::Denied;
 use crate::audit::AuditError;
 use crate::envelope::{ContextError, NormalizeError, OpenError, ParseError, SealError};
 use crate::hsm::HsmError;
-use crate::id::{FieldId, KekVersion, KeyName, NameError, RotationName, TenantName, VersionName};
+use crate::hsm::process::TaskError;
+use crate::id::{
+    CeremonyId, CustodianId, FieldId, KekVersion, KeyName, NameError, RotationName, TenantName, VersionName,
+};
+use crate::keyring::ceremony::ApprovalError;
+use crate::keyring::roster::RosterError;
 use crate::keyring::state::KeyState;
 use crate::store::StoreError;
 use crate::store::kv::KvError;
@@ -61,6 +66,23 @@ pub enum Error {
     /// There is no such rotation.
     #[error("{0} does not exist")]
     NoRotation(RotationName),
+    /// There is no such ceremony.
+    #[error("ceremonies/{0} does not exist")]
+    NoCeremony(CeremonyId),
+    /// An approval does not count.
+    #[error(transparent)]
+    Approval(#[from] ApprovalError),
+    /// A signature is not the custodian's over this ceremony.
+    #[error(
+        "the signature of {0} does not verify: it must be made over this ceremony, with the key that the roster names"
+    )]
+    Signature(CustodianId),
+    /// Custodians and quorum make no roster.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
+    /// The root is founded: custodians decide.
+    #[error("the root is founded, so custodians decide: keyward ceremony propose {0}")]
+    CeremonyRequired(String),
     /// There is no index key for the field yet.
     #[error("{0} has no blind index for field {1}; computing one creates it")]
     NoField(KeyName, FieldId),
@@ -91,6 +113,9 @@ pub enum Error {
     /// The HSM did not serve.
     #[error(transparent)]
     Hsm(HsmError),
+    /// A root key could not be made or destroyed.
+    #[error(transparent)]
+    Task(#[from] TaskError),
     /// The store did not serve.
     #[error(transparent)]
     Store(StoreError),
@@ -116,8 +141,10 @@ pub enum Error {
 #[allow(missing_docs)]
 pub enum Reason {
     AlreadyExists,
+    ApprovalRefused,
     ArgumentInvalid,
     AuditUnavailable,
+    CeremonyRequired,
     CiphertextMalformed,
     CiphertextRefused,
     Conflict,
@@ -144,10 +171,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::AlreadyExists,
+        Self::ApprovalRefused,
         Self::ArgumentInvalid,
         Self::AuditUnavailable,
+        Self::CeremonyRequired,
         Self::CiphertextMalformed,
         Self::CiphertextRefused,
         Self::Conflict,
@@ -176,8 +205,10 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::ApprovalRefused => "APPROVAL_REFUSED",
             Self::ArgumentInvalid => "ARGUMENT_INVALID",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
+            Self::CeremonyRequired => "CEREMONY_REQUIRED",
             Self::CiphertextMalformed => "CIPHERTEXT_MALFORMED",
             Self::CiphertextRefused => "CIPHERTEXT_REFUSED",
             Self::Conflict => "CONFLICT",
@@ -212,13 +243,16 @@ impl Error {
             Self::Denied(Denied::Frozen(_)) | Self::Frozen(_) => Reason::Frozen,
             Self::Denied(_) => Reason::PermissionDenied,
             Self::Name(_) => Reason::NameInvalid,
-            Self::Argument(_) | Self::Normalize(_) => Reason::ArgumentInvalid,
+            Self::Argument(_) | Self::Normalize(_) | Self::Roster(_) => Reason::ArgumentInvalid,
+            Self::Approval(_) | Self::Signature(_) => Reason::ApprovalRefused,
+            Self::CeremonyRequired(_) => Reason::CeremonyRequired,
             Self::Context(_) => Reason::ContextInvalid,
             Self::Malformed(_) => Reason::CiphertextMalformed,
             Self::Refused => Reason::CiphertextRefused,
             Self::TooLarge { .. } => Reason::TooLarge,
             Self::NoTenant(_) | Self::NoKey(_) | Self::NoVersion(_) => Reason::NotFound,
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
+            Self::NoCeremony(_) => Reason::NotFound,
             Self::Exists(_) => Reason::AlreadyExists,
             Self::KeyState(..) => Reason::KeyDisabled,
             Self::VersionState(..) => Reason::VersionDisabled,
@@ -227,6 +261,7 @@ impl Error {
             Self::Conflict => Reason::Conflict,
             Self::Hsm(HsmError::Busy { .. }) => Reason::HsmBusy,
             Self::Hsm(HsmError::Unavailable(_) | HsmError::UnknownRoot(_)) => Reason::HsmUnavailable,
+            Self::Task(_) => Reason::HsmUnavailable,
             Self::Hsm(HsmError::Integrity) => Reason::StoreTampered,
             Self::Hsm(HsmError::Misbehaved(_)) => Reason::Internal,
             Self::Store(error) => error.into(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Error;
-use super::commit::{self, Affects};
+use super::commit::{self, Affects, unhindered};
 use super::done::Done;
 use super::vault::{Vault, kek_of, misfit};
 use crate::access::{Authorized, permission};
@@ -111,7 +111,12 @@ impl Vault {
         right: &Authorized<permission::ManageTenant>,
     ) -> Result<Done<RotationInfo>, Error> {
         let id = &right.resource().0;
-        let tenant = self.unfrozen_tenant(id).await?;
+        self.unfrozen_tenant(id).await?;
+        unhindered!(self.begin_rotation_of(id))
+    }
+
+    async fn begin_rotation_of(&self, id: &TenantId) -> Result<Done<RotationInfo>, Error> {
+        let tenant = self.tenant(id).await?;
         if let Some(to) = tenant.record.rotating_to {
             return Ok(Done::new(self.rotation_info(id, to).await?).detail("was running already"));
         }
@@ -125,7 +130,8 @@ impl Vault {
             Rotation { from, done: 0, total, finished_key: None, created: Date::now(), finished: None };
         let old = self.kek(id, from).await?;
         let mut changes = Changes::default();
-        changes.create(&tables::kek(id, to), &self.kek_record(self.new_kek().await?));
+        let kek = self.new_kek(&mut changes).await?;
+        changes.create(&tables::kek(id, to), &kek);
         let retired = KekRecord { state: KeyState::DecryptOnly, ..old.record };
         changes.replace(&tables::kek(id, from), &retired, old.revision);
         changes.create(&tables::rotation(&name), &rotation);
@@ -173,6 +179,44 @@ impl Vault {
                 }
             }
         }
+    }
+
+    /// Rotates a tenant, frozen or not, until its keys are under the root in force. Takes over a rotation that runs.
+    pub(super) async fn rotate_to_new_root(&self, id: &TenantId) -> Result<(), Error> {
+        loop {
+            self.rotate_to_end(id).await?;
+            let primary = self.tenant(id).await?.record.primary_kek;
+            if self.kek(id, primary).await?.record.root == self.root().id {
+                return Ok(());
+            }
+            self.begin_own_rotation(id).await?;
+        }
+    }
+
+    /// Begins a rotation of the daemon's own.
+    pub(super) async fn begin_own_rotation(&self, id: &TenantId) -> Result<(), Error> {
+        let begun = unhindered!(self.begin_rotation_of(id))?;
+        self.record_own("rotate-tenant", Self::tenant_name(id).to_string(), begun.change()).await
+    }
+
+    /// Works on the tenant's rotation, if there is one, until it is finished.
+    pub(super) async fn rotate_to_end(&self, id: &TenantId) -> Result<(), Error> {
+        while self.tenant(id).await?.record.rotating_to.is_some() {
+            match self.work_alone(id).await? {
+                Some((name, change)) => {
+                    self.record_own("rotate-tenant-end", name.to_string(), Some(change)).await?;
+                }
+                // Somebody else works on it.
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Works on a rotation unless another task does.
+    async fn work_alone(&self, id: &TenantId) -> Result<Option<(RotationName, StoreChange)>, Error> {
+        let Some(_working) = Working::begin(&self.rotations, id) else { return Ok(None) };
+        self.work_on_rotation(id).await
     }
 
     /// How many DEKs and index keys each KEK version seals.

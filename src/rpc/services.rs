@@ -10,11 +10,13 @@ use tonic_health::server::HealthReporter;
 use super::access::Access;
 use super::backup::Backups;
 use super::call::{Gate, stopped};
+use super::ceremonies::CeremonyDesk;
 use super::crypto::Crypto;
 use super::keys::Keys;
 use super::proto::DESCRIPTORS;
 use super::proto::access_service_server::AccessServiceServer;
 use super::proto::backup_service_server::BackupServiceServer;
+use super::proto::ceremony_service_server::CeremonyServiceServer;
 use super::proto::crypto_service_server::CryptoServiceServer;
 use super::proto::key_service_server::KeyServiceServer;
 use super::proto::system_service_server::SystemServiceServer;
@@ -51,6 +53,7 @@ pub fn services(
         .add_service(crypto)
         .add_service(KeyServiceServer::new(Keys(gate.clone())))
         .add_service(AccessServiceServer::new(Access(gate.clone())))
+        .add_service(CeremonyServiceServer::new(CeremonyDesk(gate.clone())))
         .add_service(BackupServiceServer::new(Backups(gate.clone())))
         .add_service(SystemServiceServer::new(system))
         .add_service(health)

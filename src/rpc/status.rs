@@ -29,9 +29,12 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::ShuttingDown
         | Reason::StoreUnavailable => Code::Unavailable,
         Reason::Internal => Code::Internal,
-        Reason::KeyDisabled | Reason::KeyExhausted | Reason::NotAllowed | Reason::VersionDisabled => {
-            Code::FailedPrecondition
-        }
+        Reason::ApprovalRefused
+        | Reason::CeremonyRequired
+        | Reason::KeyDisabled
+        | Reason::KeyExhausted
+        | Reason::NotAllowed
+        | Reason::VersionDisabled => Code::FailedPrecondition,
         Reason::NotFound => Code::NotFound,
         Reason::StoreTampered => Code::DataLoss,
     }

@@ -11,13 +11,16 @@ use std::marker::PhantomData;
 use minicbor::{Decode, Encode};
 
 use crate::id::{
-    DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion, KekVersion, KeyId, KeyName,
-    PrincipalId, RootGeneration, RotationName, TenantId, TenantName, VersionName,
+    CeremonyId, DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion, KekVersion, KeyId, KeyName,
+    PrincipalId, RootGeneration, RosterVersion, RotationName, TenantId, TenantName, VersionName,
 };
+use crate::keyring::ceremony::Ceremony;
+use crate::keyring::escrow::Escrow;
 use crate::keyring::record::{
     Dek, Erasure, Export, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation, SystemSecret,
     Tenant, Version,
 };
+use crate::keyring::roster::Roster;
 
 /// The kinds of rows. The byte is the on-disk format: never reuse one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +48,12 @@ pub enum Table {
     Principal = 10,
     /// Rotations that are not finished, by tenant.
     RunningRotation = 11,
+    /// Rosters of custodians.
+    Roster = 12,
+    /// Ceremonies.
+    Ceremony = 13,
+    /// Shares of the backup keys of roots.
+    Escrow = 14,
     /// Generations of the erasure key.
     Erasure = 19,
     /// Copies that do not die with the erasure key.
@@ -57,7 +66,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -69,6 +78,9 @@ impl Table {
         Self::Rotation,
         Self::Principal,
         Self::RunningRotation,
+        Self::Roster,
+        Self::Ceremony,
+        Self::Escrow,
         Self::Erasure,
         Self::Export,
         Self::Digest,
@@ -116,6 +128,9 @@ impl Table {
             Self::Rotation => "rotation",
             Self::Principal => "principal",
             Self::RunningRotation => "running-rotation",
+            Self::Roster => "roster",
+            Self::Ceremony => "ceremony",
+            Self::Escrow => "escrow",
             Self::Erasure => "erasure key",
             Self::Export => "export",
             Self::Digest => "digest",
@@ -266,6 +281,21 @@ pub fn principal(principal: &PrincipalId) -> Path<Principal> {
     Path::new(principal.clone())
 }
 
+/// The path of a roster.
+pub fn roster(version: RosterVersion) -> Path<Roster> {
+    Path::new(version)
+}
+
+/// The path of a ceremony.
+pub fn ceremony(ceremony: CeremonyId) -> Path<Ceremony> {
+    Path::new(ceremony)
+}
+
+/// The path of the escrow of one generation of the root.
+pub fn escrow(generation: RootGeneration) -> Path<Escrow> {
+    Path::new(generation)
+}
+
 /// All KEK versions of a tenant.
 pub fn keks(tenant: &TenantId) -> Prefix<KekRecord> {
     Prefix::new(|out| tenant.put(out))
@@ -335,6 +365,9 @@ records! {
     IndexKey: IndexKey, (KeyName, FieldId, IndexVersion), |(key, field, version)| format!("{key}/fields/{field}/versions/{version}");
     Rotation: Rotation, RotationName, |rotation| rotation.to_string();
     Principal: Principal, PrincipalId, |principal| format!("principals/{principal}");
+    Roster: Roster, RosterVersion, |version| format!("rosters/{version}");
+    Ceremony: Ceremony, CeremonyId, |ceremony| format!("ceremonies/{ceremony}");
+    Escrow: Escrow, RootGeneration, |generation| format!("roots/{generation}/escrow");
     Erasure: Erasure, ErasureGeneration, |generation| format!("erasure-keys/{generation}");
     Export: Export, ExportId, |export| format!("exports/{export}");
     RunningRotation: RunningRotation, TenantId, |tenant| format!("tenants/{tenant}/running-rotation");
@@ -384,7 +417,7 @@ macro_rules! number_path {
         })*
     };
 }
-number_path!(Epoch KekVersion RootGeneration IndexVersion ErasureGeneration);
+number_path!(Epoch KekVersion RootGeneration IndexVersion RosterVersion ErasureGeneration);
 
 macro_rules! random_path {
     ($($type:ty)*) => {
@@ -401,7 +434,7 @@ macro_rules! random_path {
         })*
     };
 }
-random_path!(DekId ExportId);
+random_path!(CeremonyId DekId ExportId);
 
 impl PathId for () {
     fn put(&self, _: &mut Vec<u8>) {}

@@ -71,9 +71,11 @@ pub enum Seen {
 /// Loads the module, logs in, tests it, proves the root by its canary, and
 /// starts the session threads.
 ///
+/// The pool stands last, so that whoever drops both drops it first: the watch waits for threads that wait for it.
+///
 /// # Errors
 /// [`ConnectError`] says whether another try makes sense.
-pub fn start(settings: &Settings, pin: &Pin, canary: Option<Canary>) -> Result<(Pool, Watch), ConnectError> {
+pub fn start(settings: &Settings, pin: &Pin, canary: Option<Canary>) -> Result<(Watch, Pool), ConnectError> {
     let library = Library::load(&settings.module)?;
     let Connected { holder, connection } = Connected::open(&library, settings, pin, canary, false)?;
     let connection = Arc::new(connection);
@@ -95,7 +97,7 @@ pub fn start(settings: &Settings, pin: &Pin, canary: Option<Canary>) -> Result<(
             thread.map_err(|error| ConnectError::Away(format!("cannot start a session thread: {error}")))?,
         );
     }
-    Ok((Pool { work, token }, watch))
+    Ok((watch, Pool { work, token }))
 }
 
 fn too_few(error: ConnectError) -> ConnectError {

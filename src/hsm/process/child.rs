@@ -5,7 +5,6 @@
 //! closed socket, or none of the signs of life that it expects.
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,29 +12,18 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use rustix::process::{Signal, getpid, kill_process};
 
+use crate::child::{ChildError, frame, take_socket};
 use crate::envelope::sealed_box::Receiver;
 use crate::hsm::HsmError;
 use crate::hsm::birth::{BackupPlan, Newborn, Purpose};
 use crate::hsm::pkcs11::pool::{self, Executed, Pool, Seen, Watch};
 use crate::hsm::pkcs11::root::{self, Registrar, RootError, Settled, Verdict};
 use crate::hsm::pkcs11::{Settings, check};
-use crate::hsm::process::frame;
 use crate::hsm::process::queue::all;
 use crate::hsm::process::wire::{Decision, FromChild, Hello, Order, Task};
 use crate::keyring::escrow::SealedBox;
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
-
-/// Why an HSM process ended before its task was done.
-#[derive(Debug, thiserror::Error)]
-pub enum ChildError {
-    /// A person started it.
-    #[error("this command is for keywardd itself: its standard input must be a socket of the daemon")]
-    NotStartedByKeyward,
-    /// The daemon is gone, or does not speak the same protocol.
-    #[error("the socket to the daemon: {0}")]
-    Socket(#[from] io::Error),
-}
 
 /// Serves the socket on standard input.
 ///
@@ -63,15 +51,6 @@ fn report(settings: &Settings, pin: &Pin) -> FromChild {
         Err(error) => return FromChild::Failed(error),
     };
     report.map_or_else(|error| FromChild::Refused(error.to_string()), FromChild::Report)
-}
-
-/// The library must not find the socket as its standard input.
-fn take_socket() -> Result<UnixStream, ChildError> {
-    let stdin = io::stdin();
-    rustix::net::sockopt::socket_type(&stdin).map_err(|_| ChildError::NotStartedByKeyward)?;
-    let socket = UnixStream::from(stdin.as_fd().try_clone_to_owned()?);
-    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?).map_err(io::Error::from)?;
-    Ok(socket)
 }
 
 fn tell(socket: &mut UnixStream, message: &FromChild) -> Result<(), ChildError> {
@@ -103,7 +82,7 @@ fn serve(
 ) -> Result<(), ChildError> {
     let started = pool::start(settings, &pin, canary);
     drop(pin);
-    let (pool, watch) = match started {
+    let (watch, pool) = match started {
         Ok(started) => started,
         Err(error) => return tell(&mut socket, &FromChild::Failed(error)),
     };

@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use crate::child::frame;
 use crate::clock::Moment;
 use crate::hsm::process::flight::Flight;
-use crate::hsm::process::frame;
 use crate::hsm::process::group::Group;
 use crate::hsm::process::link::last_words;
 use crate::hsm::process::settings::{Settings, Slot};

@@ -174,8 +174,10 @@ pub(super) enum FromChild {
 
 #[cfg(test)]
 mod tests {
-    use super::super::frame;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::child::frame;
     use crate::hsm::Kek;
     use crate::keyring::wrapped::{KeyCheck, SealMechanism, SealedKey, WrapMechanism, WrappedKek};
     use crate::secret::{Key256, SecretBytes};
@@ -267,5 +269,15 @@ mod tests {
         };
         assert!(!format!("{hello:?}").contains("84215097"));
         assert_eq!(sent::<Hello>(&hello).pin.expose(), "84215097");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let mut frame = u32::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
+            frame.extend(bytes);
+            let _ = frame::read::<FromChild>(&mut frame.as_slice());
+            let _ = frame::read::<Order>(&mut frame.as_slice());
+        }
     }
 }

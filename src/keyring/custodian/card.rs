@@ -11,10 +11,10 @@
 use std::borrow::Cow;
 
 use minicbor::{Decode, Encode};
-use x509_cert::der::pem::{self, LineEnding};
 
 use super::Custodian;
 use crate::id::DeploymentId;
+use crate::keyring::armour::{ArmourError, armour, dearmour};
 
 /// The format of cards that is written here.
 const FORMAT: u32 = 1;
@@ -80,7 +80,7 @@ struct Format {
 impl CustodianCard {
     /// The text form: ASCII, lines of at most 64 characters, with a line end behind the last.
     pub fn to_text(&self) -> String {
-        armour(&self.to_bytes())
+        armour(LABEL, &self.to_bytes())
     }
 
     /// What stands in the armour.
@@ -99,15 +99,10 @@ impl CustodianCard {
     /// # Errors
     /// [`CardError`] says what is wrong.
     pub fn parse(text: &str) -> Result<Self, CardError> {
-        if text.len() > LONGEST {
-            return Err(CardError::TooLong);
-        }
-        let text = text.replace("\r\n", "\n");
-        let text = text.trim_ascii();
-        let (label, bytes) = pem::decode_vec(text.as_bytes()).map_err(|_| CardError::Armour)?;
-        if label != LABEL || armour(&bytes).trim_ascii_end() != text {
-            return Err(CardError::Armour);
-        }
+        let bytes = dearmour(LABEL, LONGEST, text).map_err(|error| match error {
+            ArmourError::TooLong => CardError::TooLong,
+            _ => CardError::Armour,
+        })?;
         Self::from_bytes(&bytes)
     }
 
@@ -136,11 +131,6 @@ impl CustodianCard {
 fn to_vec(body: &Body<'_>) -> Vec<u8> {
     // A vector takes everything.
     minicbor::to_vec(body).unwrap_or_else(|_| unreachable!())
-}
-
-fn armour(bytes: &[u8]) -> String {
-    // Only an impossible label or length is refused.
-    pem::encode_string(LABEL, LineEnding::LF, bytes).unwrap_or_else(|_| unreachable!())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use keyward::id::{CustodianId, DeploymentId};
 use keyward::keyring::credential::{Credential, TokenAlgorithm, TokenKind};
-use keyward::keyring::custodian::{AgreementPoint, Custodian, CustodianCard};
+use keyward::keyring::custodian::{AgreementKey, Custodian, CustodianCard};
 use keyward::keyring::public_key::{KeyType, spki_of_point};
 
 /// The points of the private keys 1 and 2 on P-256.
@@ -32,7 +32,7 @@ fn cards() -> impl Iterator<Item = CustodianCard> {
     let points = POINTS.map(|point| hex::decode(point).expect("hex"));
     let spki = spki_of_point(KeyType::P256, &points[0]).expect("a point");
     let signing = Credential::new(TokenKind::Pkcs11, TokenAlgorithm::EcdsaP256Sha256, spki).expect("a key");
-    let agreement = AgreementPoint::of_point(&points[1]).expect("a point");
+    let agreement = AgreementKey::of_point(&points[1]).expect("a point");
     ["alice", "b-2"].into_iter().zip([64, 0]).map(move |(name, length)| {
         let name = CustodianId::new(name).expect("a name");
         let custodian = Custodian::new(name, signing.clone(), agreement.clone(), None).expect("two keys");

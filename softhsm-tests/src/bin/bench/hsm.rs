@@ -74,7 +74,7 @@ pub(crate) async fn measure(folder: &Path) -> Outcome<Isolation> {
     let (from, to) = (new_kek(&group, &root).await?, new_kek(&group, &root).await?);
     let keys = new_keys(&group, &from).await?;
     let slot = &settings.slots[0];
-    let (pool, watch) = pool::start(&slot.hsm, &slot.pin.read()?, Some(canary))?;
+    let (watch, pool) = pool::start(&slot.hsm, &slot.pin.read()?, Some(canary))?;
     let mut found = Isolation::default();
     for _ in 0..ROUNDS {
         found.moved_in_process.push(rate(KEYS, || move_in_process(&pool, &keys, &from, &to))?);

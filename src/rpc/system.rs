@@ -52,6 +52,7 @@ impl SystemService for System {
             root: vault.map(|vault| root(vault)),
             cache: vault.map(|vault| cache(vault.cache_stats())),
             kek_cache: Some(cache(gate.hsm.keks())),
+            erasure: erasure(vault.map(AsRef::as_ref)).await,
             principal: right.principal().to_string(),
             secret_memory: secret::protection().unwrap_or_default().to_owned(),
             role: caller.principal.map(|known| role(known.role()).to_owned()).unwrap_or_default(),
@@ -147,6 +148,17 @@ fn root(vault: &Vault) -> proto::status::Root {
         create_time: Some(timestamp(root.created)),
         deployment: root.deployment.to_string(),
     }
+}
+
+/// The erasure key; nothing when its records cannot be read, which others tell.
+async fn erasure(vault: Option<&Vault>) -> Option<proto::status::Erasure> {
+    let key = vault?.erasure_status().await.ok()?;
+    Some(proto::status::Erasure {
+        generation: key.generation.get(),
+        create_time: Some(timestamp(key.created)),
+        age: Date::now().millis().saturating_sub(key.created.millis()) / 1000,
+        replacing: key.replacing.as_str().to_owned(),
+    })
 }
 
 fn cache(figures: CacheFigures) -> proto::status::Cache {

@@ -63,3 +63,6 @@ fn dek(header: &Header, key: Key256) -> Dek {
 fn damaged(how: &str) -> StoreError {
     Refusal::ExportDamaged(how.into()).into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -129,6 +129,13 @@ pub(super) fn put(out: &mut Vec<u8>, part: &[u8]) {
 }
 
 impl Head {
+    /// The bytes of a head.
+    pub fn encode(header: &Header, sealed: &SealedKey) -> Vec<u8> {
+        let (mut bytes, _) = encode(header);
+        put_sealed(&mut bytes, sealed);
+        bytes
+    }
+
     /// Reads the head off the front of a file. `Ok(Err(more))` when at least so many
     /// bytes more are needed.
     ///

@@ -1,6 +1,6 @@
 //! Writing a recovery export, piece by piece.
 
-use super::header::{self, Header, put};
+use super::header::{self, Head, Header, put};
 use super::{Trailer, context, dek, name};
 use crate::envelope::{Salt, StreamSealer};
 use crate::keyring::record::{Root, SystemSecret};
@@ -76,8 +76,7 @@ impl Snapshot {
         key: Key256,
         salt: Salt,
     ) -> Result<Writer, StoreError> {
-        let (mut head, hash) = header::encode(header);
-        header::put_sealed(&mut head, sealed);
+        let (mut head, hash) = (Head::encode(header, sealed), Self::hash(header));
         let sealer = StreamSealer::new(&dek(header, key), &name()?, &context(&hash)?, salt);
         let sealer = sealer.map_err(|_| StoreError::Primitive("the export's stream"))?;
         head.extend_from_slice(sealer.header());

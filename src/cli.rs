@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod audit;
+mod backup;
 mod ceremony;
 mod certificate;
 mod context;
 mod crypt;
 mod csv;
 mod data_key;
+mod erasure;
 pub mod exit;
 mod failure;
 mod freeze;
@@ -115,6 +117,12 @@ enum Command {
     /// Examine the HSM
     #[command(subcommand)]
     Hsm(hsm::Command),
+    /// Make, restore and prove recovery exports
+    #[command(subcommand)]
+    Backup(backup::Command),
+    /// Show and replace the erasure key, with which older copies of the store become unreadable
+    #[command(subcommand)]
+    Erasure(erasure::Command),
     /// Copy, check and repair the store
     #[command(subcommand)]
     Store(store::Command),
@@ -231,6 +239,8 @@ impl Command {
             Self::Init(command) => command.run(shell).await,
             Self::Token(command) => command.run(shell).await,
             Self::Hsm(command) => command.run(shell).await,
+            Self::Backup(command) => command.run(shell).await,
+            Self::Erasure(command) => command.run(shell).await,
             Self::Store(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,
             Self::Root(command) => command.run(shell).await,

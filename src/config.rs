@@ -41,6 +41,9 @@ pub struct Config {
     /// The store.
     #[serde(default)]
     pub store: Store,
+    /// The erasure key.
+    #[serde(default)]
+    pub erasure: Erasure,
     /// The audit log.
     #[serde(default)]
     pub audit: Audit,
@@ -225,6 +228,20 @@ pub struct Store {
     pub database: Option<PathBuf>,
     /// The key journal, ideally on another disk; `journal.kwj` in the state directory unless given.
     pub journal: Option<PathBuf>,
+}
+
+/// The erasure key.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Erasure {
+    /// It is replaced at this age; `0s`: only by hand.
+    pub replace_every: Span,
+}
+
+impl Default for Erasure {
+    fn default() -> Self {
+        Self { replace_every: Span(Duration::from_secs(24 * 60 * 60)) }
+    }
 }
 
 /// The audit log.

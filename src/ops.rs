@@ -2,6 +2,7 @@
 //! answers a [`Done`], whose value is released only against an audit record.
 
 pub mod attest;
+pub mod backup;
 pub mod blind_index;
 pub mod ceremony;
 pub mod certificate;
@@ -9,6 +10,7 @@ pub mod checkpoint;
 pub mod crypt;
 pub mod data_key;
 pub mod done;
+pub mod erasure;
 pub mod error;
 pub mod freeze;
 pub mod group;

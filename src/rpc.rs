@@ -8,6 +8,7 @@ pub mod undecodable;
 
 mod access;
 mod audit;
+mod backup;
 mod convert;
 mod crypto;
 mod files;

@@ -21,10 +21,11 @@ use crate::hsm::birth::{Backup, BackupPlan, NewRoot, Newborn, Purpose};
 use crate::hsm::pkcs11::root::Settled;
 use crate::hsm::process::{self, TaskError};
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
-use crate::id::{DeploymentId, RootGeneration, RootId, SigningGeneration};
+use crate::id::{DeploymentId, ErasureGeneration, RootGeneration, RootId, SigningGeneration};
 use crate::keyring::binding;
-use crate::keyring::record::{Custody, Root, RootState, SigningPurpose, SystemKey, SystemSecret};
+use crate::keyring::record::{Custody, ErasureState, Root, RootState, SigningPurpose, SystemKey, SystemSecret};
 use crate::keyring::wrapped::WrappedKek;
+use crate::ops::erasure;
 use crate::secret::Key256;
 use crate::store::kv::KvError;
 use crate::store::{Changes, Records, SqliteKv, StoreError, StoreKeys, tables};
@@ -172,6 +173,8 @@ async fn write_records(
         state: Some(RootState::Active),
     };
     let (secret, key) = new_secret(hsm, &root).await?;
+    let first = ErasureGeneration::FIRST;
+    let erasure = erasure::make(hsm, deployment, first, ErasureState::Current).await?;
     let (audit, _) = FileLog::open(settings::audit(config, true), deployment)?;
     let kv = Arc::new(SqliteKv::open(config.database()).await?);
     let mut initial = Changes::default();
@@ -180,6 +183,7 @@ async fn write_records(
     if let Some(key) = new_audit_key(hsm, root.id).await {
         initial.create(&tables::system_key(SigningPurpose::Audit, SigningGeneration::FIRST), &key);
     }
+    initial.create(&tables::erasure(first), &erasure.record);
     let (_, change) =
         Records::create(kv, &config.journal(), deployment, StoreKeys::derive(&key), initial).await?;
     let mut record = Pending::begin(audit.clone(), None, "init", "", 0);

@@ -179,6 +179,7 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>,
                 tracing::error!("the vault was opened twice");
             }
             tracing::info!("the vault is open");
+            services::keep_erasure_key(&gate);
             match unfinished {
                 Ok(tenants) => tenants.into_iter().for_each(|tenant| services::go_on_rotating(&gate, tenant)),
                 Err(error) => tracing::error!(%error, "cannot find the rotations to finish"),

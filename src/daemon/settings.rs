@@ -8,7 +8,7 @@ use crate::hsm::pin::PinSource;
 use crate::hsm::pkcs11;
 use crate::hsm::process::{self, Slot};
 use crate::id::token::{TokenSelector, TokenUri, UriError};
-use crate::ops::vault;
+use crate::ops::{erasure, vault};
 
 use super::child;
 
@@ -99,5 +99,6 @@ pub(super) fn vault(config: &Config) -> vault::Settings {
         limits: config.limits.clone(),
         classes: config.class.clone(),
         list_decrypted_items: config.audit.list_decrypted_items,
+        erasure: erasure::Settings { replace_every: config.erasure.replace_every.0 },
     }
 }

@@ -312,7 +312,7 @@ impl From<&StoreError> for Reason {
         match error {
             full if full.is_full() => Self::StoreFull,
             StoreError::Kv(KvError::Damaged(_)) => Self::StoreTampered,
-            StoreError::Tampered { .. } => Self::StoreTampered,
+            StoreError::Tampered { .. } | StoreError::Erased { .. } => Self::StoreTampered,
             _ => Self::StoreUnavailable,
         }
     }

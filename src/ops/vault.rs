@@ -6,6 +6,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::ceremony::Ceremonies;
 use super::entropy::Entropy;
+use super::erasure;
 use super::kek_uses::KekUses;
 use super::opened::{OpenKeys, Rules};
 use super::rotate::Rotations;
@@ -37,6 +38,8 @@ pub struct Vault {
     pub(super) entropy: Entropy,
     pub(super) kek_uses: KekUses,
     pub(super) rotations: Rotations,
+    /// At most one replacement of the erasure key is under way.
+    pub(super) erasing: tokio::sync::Mutex<()>,
     /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
     pub(super) committing: tokio::sync::RwLock<()>,
     pub(super) ceremonies: Ceremonies,
@@ -55,6 +58,8 @@ pub struct Settings {
     pub classes: Classes,
     /// Whether audit records list decrypted items.
     pub list_decrypted_items: bool,
+    /// When the erasure key is replaced.
+    pub erasure: erasure::Settings,
 }
 
 impl Vault {
@@ -82,6 +87,7 @@ impl Vault {
             index_keys: OpenKeys::new(open_keys),
             kek_uses: KekUses::default(),
             rotations: Rotations::default(),
+            erasing: tokio::sync::Mutex::new(()),
             committing: tokio::sync::RwLock::default(),
             ceremonies: Ceremonies::default(),
             checkpointing: Mutex::new(()),

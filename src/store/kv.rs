@@ -23,6 +23,11 @@ pub trait Kv: Send + Sync + 'static {
     /// Checks the expectations and applies the writes, all or nothing. Returns the new revision.
     async fn commit(&self, transaction: Transaction) -> Result<u64, KvError>;
 
+    /// Removes what was overwritten or deleted from the backend's own files. It
+    /// fails while a snapshot from before is open; what the disk itself keeps is
+    /// out of its reach.
+    async fn scrub(&self) -> Result<(), KvError>;
+
     /// Commits from now on.
     fn watch(&self) -> broadcast::Receiver<Change>;
 

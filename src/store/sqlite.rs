@@ -79,6 +79,21 @@ impl Kv for SqliteKv {
         .await
     }
 
+    async fn scrub(&self) -> Result<(), KvError> {
+        let writer = self.writer.clone();
+        blocking(move || {
+            let writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            // Freed pages are overwritten (secure_delete); the log still has them until it is cut.
+            let busy: bool = writer
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+                .map_err(kv_error)?;
+            let busy =
+                busy.then(|| KvError::Other("a reader keeps the write-ahead log from being cut".into()));
+            busy.map_or(Ok(()), Err)
+        })
+        .await
+    }
+
     fn watch(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
     }

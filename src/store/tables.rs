@@ -11,14 +11,15 @@ use std::marker::PhantomData;
 use minicbor::{Decode, Encode};
 
 use crate::id::{
-    CeremonyId, DekId, Epoch, FieldId, IndexVersion, KekVersion, KeyId, KeyName, PrincipalId, RootGeneration,
-    RosterVersion, RotationName, SigningGeneration, TenantId, TenantName, VersionName,
+    CeremonyId, DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion, KekVersion, KeyId, KeyName,
+    PrincipalId, RootGeneration, RosterVersion, RotationName, SigningGeneration, TenantId, TenantName,
+    VersionName,
 };
 use crate::keyring::ceremony::Ceremony;
 use crate::keyring::escrow::Escrow;
 use crate::keyring::record::{
-    Dek, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation, SigningPurpose, SystemKey,
-    SystemSecret, Tenant, Version,
+    Dek, Erasure, Export, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation,
+    SigningPurpose, SystemKey, SystemSecret, Tenant, Version,
 };
 use crate::keyring::roster::Roster;
 
@@ -56,6 +57,10 @@ pub enum Table {
     Escrow = 14,
     /// Signing keys of the daemon.
     SystemKey = 18,
+    /// Generations of the erasure key.
+    Erasure = 19,
+    /// Copies that do not die with the erasure key.
+    Export = 21,
     /// Nodes of the digest's hash tree.
     Digest = 0xf0,
     /// The one row that says what the store holds.
@@ -64,7 +69,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -80,6 +85,8 @@ impl Table {
         Self::Ceremony,
         Self::Escrow,
         Self::SystemKey,
+        Self::Erasure,
+        Self::Export,
         Self::Digest,
         Self::Meta,
     ];
@@ -106,6 +113,11 @@ impl Table {
         self.holds_records() && !matches!(self, Self::Dek | Self::IndexKey)
     }
 
+    /// Whether its records hold wrapped keys, which are sealed once more under the erasure key.
+    pub fn sealed(self) -> bool {
+        matches!(self, Self::Kek | Self::Dek | Self::IndexKey)
+    }
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -124,6 +136,8 @@ impl Table {
             Self::Ceremony => "ceremony",
             Self::Escrow => "escrow",
             Self::SystemKey => "system key",
+            Self::Erasure => "erasure key",
+            Self::Export => "export",
             Self::Digest => "digest",
             Self::Meta => "meta",
         }
@@ -215,6 +229,16 @@ pub fn root(generation: RootGeneration) -> Path<Root> {
 /// The path of the daemon's secret.
 pub fn system_secret() -> Path<SystemSecret> {
     Path::new(())
+}
+
+/// The path of a generation of the erasure key.
+pub fn erasure(generation: ErasureGeneration) -> Path<Erasure> {
+    Path::new(generation)
+}
+
+/// The path of a copy that does not die with the erasure key.
+pub fn export(export: ExportId) -> Path<Export> {
+    Path::new(export)
 }
 
 /// The path of a tenant.
@@ -359,6 +383,8 @@ records! {
     Roster: Roster, RosterVersion, |version| format!("rosters/{version}");
     Ceremony: Ceremony, CeremonyId, |ceremony| format!("ceremonies/{ceremony}");
     Escrow: Escrow, RootGeneration, |generation| format!("roots/{generation}/escrow");
+    Erasure: Erasure, ErasureGeneration, |generation| format!("erasure-keys/{generation}");
+    Export: Export, ExportId, |export| format!("exports/{export}");
     RunningRotation: RunningRotation, TenantId, |tenant| format!("tenants/{tenant}/running-rotation");
     SystemKey: SystemKey, (SigningPurpose, SigningGeneration), |(purpose, generation)| format!("system-keys/{}/{generation}", purpose.as_str());
 }
@@ -407,7 +433,7 @@ macro_rules! number_path {
         })*
     };
 }
-number_path!(Epoch KekVersion RootGeneration IndexVersion RosterVersion SigningGeneration);
+number_path!(Epoch ErasureGeneration KekVersion RootGeneration IndexVersion RosterVersion SigningGeneration);
 
 impl PathId for SigningPurpose {
     fn put(&self, out: &mut Vec<u8>) {
@@ -436,7 +462,7 @@ macro_rules! random_path {
         })*
     };
 }
-random_path!(CeremonyId DekId);
+random_path!(CeremonyId DekId ExportId);
 
 impl PathId for () {
     fn put(&self, _: &mut Vec<u8>) {}

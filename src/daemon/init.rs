@@ -23,7 +23,9 @@ use crate::hsm::process::{self, TaskError};
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
 use crate::id::{DeploymentId, ErasureGeneration, RootGeneration, RootId, SigningGeneration};
 use crate::keyring::binding;
-use crate::keyring::record::{Custody, ErasureState, Root, RootState, SigningPurpose, SystemKey, SystemSecret};
+use crate::keyring::record::{
+    Custody, ErasureState, Root, RootState, SigningPurpose, SystemKey, SystemSecret,
+};
 use crate::keyring::wrapped::WrappedKek;
 use crate::ops::erasure;
 use crate::secret::Key256;

@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod audit;
+mod clock;
 mod context;
 mod crypt;
 mod csv;
 mod data_key;
+mod destroy;
 pub mod exit;
 mod failure;
 mod freeze;
@@ -25,6 +27,7 @@ mod name;
 mod output;
 mod print;
 mod progress;
+mod span;
 mod store;
 mod tenant;
 mod text;
@@ -111,6 +114,9 @@ enum Command {
     /// Copy, check and repair the store
     #[command(subcommand)]
     Store(store::Command),
+    /// Say that the clock of the daemon is right
+    #[command(subcommand)]
+    Clock(clock::Command),
     /// Verify and read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -215,6 +221,7 @@ impl Command {
             Self::Init(command) => command.run(shell).await,
             Self::Hsm(command) => command.run(shell).await,
             Self::Store(command) => command.run(shell).await,
+            Self::Clock(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,
             Self::Completions { shell: kind } => completions(kind, shell),
         }

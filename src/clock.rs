@@ -6,8 +6,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// A moment of the boot-time clock, which also runs while the machine sleeps
 /// and which no one can set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(Duration);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, minicbor::Encode, minicbor::Decode)]
+#[cbor(transparent)]
+pub struct Moment(#[n(0)] Duration);
 
 impl Moment {
     /// Now.
@@ -43,5 +44,28 @@ impl Date {
     /// Milliseconds since 1970.
     pub fn millis(self) -> u64 {
         self.0
+    }
+
+    /// The date `span` later.
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// Time since `earlier`; zero when that is in the future.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Names the boot of this machine, to which a [`Moment`] belongs.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn boot_id() -> std::io::Result<[u8; 16]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    match (digits.len(), u128::from_str_radix(&digits, 16)) {
+        (32, Ok(number)) => Ok(number.to_be_bytes()),
+        _ => Err(std::io::Error::other("the boot id of the kernel is not one")),
     }
 }

@@ -12,6 +12,7 @@ pub mod lock;
 mod logging;
 pub mod maintain;
 pub mod once;
+mod schedule;
 pub mod settings;
 mod unlock;
 

@@ -4,6 +4,7 @@
 pub mod blind_index;
 pub mod crypt;
 pub mod data_key;
+pub mod destroy;
 pub mod done;
 pub mod error;
 pub mod freeze;
@@ -11,16 +12,23 @@ pub mod group;
 pub mod key;
 pub mod re_encrypt;
 pub mod rotate;
+pub mod schedule;
 pub mod stream;
 pub mod tenant;
+pub mod timekeeping;
 pub mod vault;
 pub mod version;
 
+mod agenda;
 mod commit;
+mod custody;
+mod dek_uses;
 mod deks;
 mod entropy;
+mod epoch;
 mod kek_uses;
 pub mod opened;
+mod sealed;
 mod views;
 
 pub use done::Done;

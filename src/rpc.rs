@@ -8,6 +8,7 @@ pub mod undecodable;
 mod access;
 mod convert;
 mod crypto;
+mod destroy;
 mod files;
 mod keys;
 mod session;

@@ -35,6 +35,7 @@ mod needs;
 mod rebuild;
 mod recover;
 mod scan;
+mod scrub;
 #[cfg(test)]
 mod testing;
 mod timeline;
@@ -46,6 +47,7 @@ pub use mac::StoreKeys;
 pub use meta::StoreChange;
 pub use records::{Changes, Records, Stats};
 pub use recover::{OpenReport, bootstrap};
+pub use scrub::Scrubbed;
 pub use sqlite::SqliteKv;
 pub use tables::{Path, Prefix, Record};
 pub use view::{Stored, View};

@@ -122,6 +122,8 @@ permissions! {
     ListTenants(()) needs Needs::Operator;
     /// Freeze and unfreeze a principal.
     ManagePrincipal(PrincipalId) needs Needs::Operator;
+    /// Decide about the daemon itself.
+    ManageDaemon(()) needs Needs::Operator;
     /// See the state of the daemon.
     ViewStatus(()) needs Needs::Known;
 }

@@ -39,7 +39,7 @@ pub(crate) fn plain(text: &str) -> String {
 }
 
 /// RFC 3339, UTC, whole seconds.
-fn time(time: Option<&Timestamp>) -> Value {
+pub(crate) fn time(time: Option<&Timestamp>) -> Value {
     let time = time.and_then(|time| jiff::Timestamp::from_second(time.seconds).ok());
     time.map_or(Value::Null, |time| time.to_string().into())
 }
@@ -51,12 +51,23 @@ pub(crate) fn date(date: crate::clock::Date) -> Value {
     time.map_or(Value::Null, |time| time.to_string().into())
 }
 
+/// A length of time in words: `90days`.
+fn span(span: Option<&prost_types::Duration>) -> Value {
+    let span = span.and_then(|span| std::time::Duration::try_from(*span).ok());
+    span.map_or(Value::Null, |span| humantime::format_duration(span).to_string().into())
+}
+
+/// A number that is 0 where there is none.
+fn number(number: u64) -> Value {
+    if number == 0 { Value::Null } else { json!(number) }
+}
+
 /// `KEY_STATE_DECRYPT_ONLY` as `decrypt-only`.
 fn word(name: &str, prefix: &str) -> Value {
     name.trim_start_matches(prefix).to_lowercase().replace('_', "-").into()
 }
 
-fn state(state: KeyState) -> Value {
+pub(crate) fn state(state: KeyState) -> Value {
     word(state.as_str_name(), "KEY_STATE_")
 }
 
@@ -70,6 +81,11 @@ impl View for Tenant {
             ("key_count", json!(self.key_count)),
             ("create_time", time(self.create_time.as_ref())),
             ("rotation", json!(self.rotation)),
+            ("state", state(self.state())),
+            ("rotation_period", span(self.rotation_period.as_ref())),
+            ("next_rotation_time", time(self.next_rotation_time.as_ref())),
+            ("destroy_time", time(self.destroy_time.as_ref())),
+            ("destroy_proof_time", time(self.destroy_proof_time.as_ref())),
         ]
     }
 }
@@ -83,6 +99,12 @@ impl View for Key {
             ("frozen", json!(self.frozen)),
             ("primary_version", json!(self.primary_version)),
             ("create_time", time(self.create_time.as_ref())),
+            ("rotation_period", span(self.rotation_period.as_ref())),
+            ("rotation_uses", number(self.rotation_uses)),
+            ("next_rotation_time", time(self.next_rotation_time.as_ref())),
+            ("min_version", number(self.min_version.into())),
+            ("destroy_time", time(self.destroy_time.as_ref())),
+            ("destroy_proof_time", time(self.destroy_proof_time.as_ref())),
         ]
     }
 }
@@ -95,6 +117,9 @@ impl View for KeyVersion {
             ("kek_version", json!(self.kek_version)),
             ("dek_id", json!(hex(&self.dek_id))),
             ("create_time", time(self.create_time.as_ref())),
+            ("activate_time", time(self.activate_time.as_ref())),
+            ("destroy_time", time(self.destroy_time.as_ref())),
+            ("destroy_proof_time", time(self.destroy_proof_time.as_ref())),
         ]
     }
 }
@@ -107,6 +132,7 @@ impl View for KekVersion {
             ("wrapped_count", json!(self.wrapped_count)),
             ("uses_reserved", json!(self.uses_reserved)),
             ("create_time", time(self.create_time.as_ref())),
+            ("destroy_time", time(self.destroy_time.as_ref())),
         ]
     }
 }
@@ -149,6 +175,7 @@ impl View for Status {
             ("audit", part(self.audit.as_ref())),
             ("cache", part(self.cache.as_ref())),
             ("kek_cache", part(self.kek_cache.as_ref())),
+            ("schedule", part(self.schedule.as_ref())),
         ]
     }
 }
@@ -221,6 +248,18 @@ impl View for status::Cache {
             ("used_up", json!(self.used_up)),
             ("flushed", json!(self.flushed)),
             ("evicted", json!(self.evicted)),
+        ]
+    }
+}
+
+impl View for status::Schedule {
+    fn fields(&self) -> Fields {
+        vec![
+            ("clock", json!(self.clock)),
+            ("reason", json!(self.reason)),
+            ("high_water_time", time(self.high_water_time.as_ref())),
+            ("leading", json!(self.leading)),
+            ("next_due_time", time(self.next_due_time.as_ref())),
         ]
     }
 }

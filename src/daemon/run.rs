@@ -12,14 +12,16 @@ use tower::util::MapResponseLayer;
 
 use super::lock::{LockError, StateLock};
 use super::unlock::{Locked, UnlockError};
-use super::{hardening, listen, logging, settings, transport};
+use super::{hardening, listen, logging, schedule, settings, transport};
 use crate::access::Policy;
 use crate::access::policy::PolicyError;
 use crate::audit::{self, FileLog, Outcome, Pending};
+use crate::clock;
 use crate::config::{Config, CustodyMode};
 use crate::hsm::process::{self, HsmGroup};
 use crate::hsm::{Hsm, Status};
 use crate::keyring::record::{Custody, Root};
+use crate::ops::schedule::Node;
 use crate::rpc::call::Gate;
 use crate::rpc::services;
 use crate::rpc::undecodable::name_undecodable;
@@ -129,7 +131,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
         root,
         secret,
         policy,
-        settings: settings::vault(config),
+        settings: settings::vault(config, node(&lock)?),
     };
     let watcher = tokio::spawn(watch_hsm(hsm.status(), audit.clone()));
     tokio::spawn(unlock(locked, gate.clone(), waiting));
@@ -138,6 +140,11 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     let served = serve_until_told(config, &open, listener, routes).await;
     stop(config, open).await?;
     served
+}
+
+/// Which daemon this is, on which boot of its machine.
+fn node(lock: &StateLock) -> std::io::Result<Node> {
+    Ok(Node { id: lock.node()?, boot: clock::boot_id()? })
 }
 
 /// There was never a store, or it is lost.
@@ -173,7 +180,7 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>)
             let unfinished = vault.unfinished_rotations().await;
             tokio::spawn(vault.clone().watch_over_keys());
             tokio::spawn(keep_journal_short(vault.records().clone()));
-            if gate.vault.set(vault).is_err() {
+            if gate.vault.set(vault.clone()).is_err() {
                 tracing::error!("the vault was opened twice");
             }
             tracing::info!("the vault is open");
@@ -181,6 +188,7 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>)
                 Ok(tenants) => tenants.into_iter().for_each(|tenant| services::go_on_rotating(&gate, tenant)),
                 Err(error) => tracing::error!(%error, "cannot find the rotations to finish"),
             }
+            tokio::spawn(schedule::follow_agenda(gate, vault));
         }
         Ok(None) => {}
         Err(error) => refuse(&error, &waiting),

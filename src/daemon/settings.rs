@@ -7,6 +7,7 @@ use crate::config::{Config, Standby};
 use crate::hsm::pin::PinSource;
 use crate::hsm::pkcs11::{self, TokenSelector, uri::TokenUri};
 use crate::hsm::process::{self, Slot};
+use crate::ops::schedule::Node;
 use crate::ops::vault;
 
 use super::child;
@@ -93,10 +94,16 @@ pub(super) fn audit(config: &Config, create: bool) -> file::Settings {
 }
 
 /// The vault's settings.
-pub(super) fn vault(config: &Config) -> vault::Settings {
+pub(super) fn vault(config: &Config, node: Node) -> vault::Settings {
     vault::Settings {
         limits: config.limits.clone(),
         classes: config.class.clone(),
         list_decrypted_items: config.audit.list_decrypted_items,
+        lifecycle: vault::Lifecycle {
+            rotation: config.rotation.clone(),
+            destruction: config.destruction.clone(),
+            clock: config.clock.clone(),
+            node,
+        },
     }
 }

@@ -52,6 +52,8 @@ impl Vault {
             self.forget_keks(tenant).await;
         }
         let change = outcome?;
+        // What is due next may have changed.
+        self.woken.notify_one();
         Ok(StoreChange { revision: change.revision, digest: change.digest })
     }
 }
@@ -75,9 +77,24 @@ impl Vault {
         operation: &'static str,
         resource: String,
     ) -> Result<StoreChange, Error> {
+        self.commit_detailed(changes, affects, operation, resource, None).await
+    }
+
+    /// The same, saying more in words.
+    pub(super) async fn commit_detailed(
+        &self,
+        changes: Changes,
+        affects: Affects<'_>,
+        operation: &'static str,
+        resource: String,
+        detail: Option<String>,
+    ) -> Result<StoreChange, Error> {
         let change = self.commit(changes, affects).await?;
         let mut record = Pending::begin(self.audit.clone(), None, operation, resource, 0);
         record.change(change);
+        if let Some(detail) = detail {
+            record.detail(detail);
+        }
         record.finish(Outcome::Ok)?.await?;
         Ok(change)
     }

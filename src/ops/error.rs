@@ -6,7 +6,7 @@ use crate::access::Denied;
 use crate::audit::AuditError;
 use crate::envelope::{ContextError, NormalizeError, OpenError, ParseError, SealError};
 use crate::hsm::HsmError;
-use crate::id::{FieldId, KekVersion, KeyName, NameError, RotationName, TenantName, VersionName};
+use crate::id::{Epoch, FieldId, KekVersion, KeyName, NameError, RotationName, TenantName, VersionName};
 use crate::keyring::state::KeyState;
 use crate::store::StoreError;
 use crate::store::kv::KvError;
@@ -79,6 +79,20 @@ pub enum Error {
     /// The state of the key version forbids it.
     #[error("{0} is {1}")]
     VersionState(VersionName, KeyState),
+    /// The tenant is destroyed, or about to be.
+    #[error("{0} is {1}")]
+    TenantState(TenantName, KeyState),
+    /// The version is below the minimum version of its key.
+    #[error("{0} is below the minimum version {1} of its key")]
+    BelowMinimum(VersionName, Epoch),
+    /// Since the root was founded, one person does not decide this alone.
+    #[error(
+        "the root key is in the custody of custodians, so this needs a ceremony: `keyward ceremony propose {0}`"
+    )]
+    CeremonyRequired(String),
+    /// The clock is not believed, so nothing is done by date.
+    #[error("{0}; see `keyward clock accept`")]
+    ClockSuspect(String),
     /// The change is not allowed.
     #[error("{0}")]
     NotAllowed(String),
@@ -118,10 +132,14 @@ pub enum Reason {
     AlreadyExists,
     ArgumentInvalid,
     AuditUnavailable,
+    CeremonyRequired,
     CiphertextMalformed,
     CiphertextRefused,
+    ClockSuspect,
     Conflict,
     ContextInvalid,
+    Destroyed,
+    DestructionScheduled,
     Frozen,
     HsmBusy,
     HsmUnavailable,
@@ -140,18 +158,23 @@ pub enum Reason {
     TooLarge,
     UnknownCaller,
     VersionDisabled,
+    VersionTooOld,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 30] = [
         Self::AlreadyExists,
         Self::ArgumentInvalid,
         Self::AuditUnavailable,
+        Self::CeremonyRequired,
         Self::CiphertextMalformed,
         Self::CiphertextRefused,
+        Self::ClockSuspect,
         Self::Conflict,
         Self::ContextInvalid,
+        Self::Destroyed,
+        Self::DestructionScheduled,
         Self::Frozen,
         Self::HsmBusy,
         Self::HsmUnavailable,
@@ -170,6 +193,7 @@ impl Reason {
         Self::TooLarge,
         Self::UnknownCaller,
         Self::VersionDisabled,
+        Self::VersionTooOld,
     ];
 
     /// The word in ErrorInfo and in the audit log.
@@ -178,10 +202,14 @@ impl Reason {
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::ArgumentInvalid => "ARGUMENT_INVALID",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
+            Self::CeremonyRequired => "CEREMONY_REQUIRED",
             Self::CiphertextMalformed => "CIPHERTEXT_MALFORMED",
             Self::CiphertextRefused => "CIPHERTEXT_REFUSED",
+            Self::ClockSuspect => "CLOCK_SUSPECT",
             Self::Conflict => "CONFLICT",
             Self::ContextInvalid => "CONTEXT_INVALID",
+            Self::Destroyed => "DESTROYED",
+            Self::DestructionScheduled => "DESTRUCTION_SCHEDULED",
             Self::Frozen => "FROZEN",
             Self::HsmBusy => "HSM_BUSY",
             Self::HsmUnavailable => "HSM_UNAVAILABLE",
@@ -200,6 +228,7 @@ impl Reason {
             Self::TooLarge => "TOO_LARGE",
             Self::UnknownCaller => "UNKNOWN_CALLER",
             Self::VersionDisabled => "VERSION_DISABLED",
+            Self::VersionTooOld => "VERSION_TOO_OLD",
         }
     }
 }
@@ -220,8 +249,11 @@ impl Error {
             Self::NoTenant(_) | Self::NoKey(_) | Self::NoVersion(_) => Reason::NotFound,
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
             Self::Exists(_) => Reason::AlreadyExists,
-            Self::KeyState(..) => Reason::KeyDisabled,
-            Self::VersionState(..) => Reason::VersionDisabled,
+            Self::TenantState(_, state) | Self::KeyState(_, state) => of_state(*state, Reason::KeyDisabled),
+            Self::VersionState(_, state) => of_state(*state, Reason::VersionDisabled),
+            Self::BelowMinimum(..) => Reason::VersionTooOld,
+            Self::CeremonyRequired(_) => Reason::CeremonyRequired,
+            Self::ClockSuspect(_) => Reason::ClockSuspect,
             Self::NotAllowed(_) => Reason::NotAllowed,
             Self::Exhausted(..) => Reason::KeyExhausted,
             Self::Conflict => Reason::Conflict,
@@ -247,6 +279,15 @@ impl Error {
             Self::Conflict => Some(Duration::from_millis(20)),
             _ => None,
         }
+    }
+}
+
+/// The reason of a state that forbids something; `usual` where it can be changed again.
+fn of_state(state: KeyState, usual: Reason) -> Reason {
+    match state {
+        KeyState::Destroyed => Reason::Destroyed,
+        KeyState::Scheduled => Reason::DestructionScheduled,
+        _ => usual,
     }
 }
 

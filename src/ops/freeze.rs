@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::commit::Affects;
+use super::custody::Matter;
 use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
@@ -20,6 +21,7 @@ impl Vault {
         frozen: bool,
         reason: &str,
     ) -> Result<Done<()>, Error> {
+        self.check_may_end(frozen, right.resource().to_string())?;
         let changed =
             self.change_tenant(&right.resource().0, true, |tenant| Tenant { frozen, ..tenant }).await?;
         Ok(changed.map(|_| ()).detail(reason))
@@ -35,6 +37,7 @@ impl Vault {
         frozen: bool,
         reason: &str,
     ) -> Result<Done<()>, Error> {
+        self.check_may_end(frozen, right.resource().to_string())?;
         let Stored { record, revision } = self.key_record(right.resource()).await?;
         let changed = self.replace_key(right.resource(), Key { frozen, ..record }, revision).await?;
         Ok(changed.map(|_| ()).detail(reason))
@@ -54,6 +57,7 @@ impl Vault {
         if !self.policy.knows(name) {
             return Err(Error::NoPrincipal(name.clone()));
         }
+        self.check_may_end(frozen, format!("principals/{name}"))?;
         if frozen && name == right.principal() {
             return Err(Error::NotAllowed("nobody can freeze themselves: who would end it?".into()));
         }
@@ -66,5 +70,13 @@ impl Vault {
         let change = self.commit(changes, Affects::Nothing).await?;
         self.policy.set_frozen(name, frozen);
         Ok(Done::with_change((), change).detail(reason))
+    }
+
+    /// Everybody may freeze what they manage; ending a freeze may need more.
+    fn check_may_end(&self, frozen: bool, name: String) -> Result<(), Error> {
+        match frozen {
+            true => Ok(()),
+            false => self.require_unfounded_or_ceremony(Matter::Unfreeze(&name)),
+        }
     }
 }

@@ -29,9 +29,15 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::ShuttingDown
         | Reason::StoreUnavailable => Code::Unavailable,
         Reason::Internal => Code::Internal,
-        Reason::KeyDisabled | Reason::KeyExhausted | Reason::NotAllowed | Reason::VersionDisabled => {
-            Code::FailedPrecondition
-        }
+        Reason::CeremonyRequired
+        | Reason::ClockSuspect
+        | Reason::Destroyed
+        | Reason::DestructionScheduled
+        | Reason::KeyDisabled
+        | Reason::KeyExhausted
+        | Reason::NotAllowed
+        | Reason::VersionDisabled
+        | Reason::VersionTooOld => Code::FailedPrecondition,
         Reason::NotFound => Code::NotFound,
         Reason::StoreTampered => Code::DataLoss,
     }

@@ -23,6 +23,13 @@ pub trait Kv: Send + Sync + 'static {
     /// Checks the expectations and applies the writes, all or nothing. Returns the new revision.
     async fn commit(&self, transaction: Transaction) -> Result<u64, KvError>;
 
+    /// Takes values that were deleted or replaced out of the backend's files. `thorough`
+    /// writes the files anew, which takes time and room in proportion to all that there is.
+    async fn scrub(&self, thorough: bool) -> Result<(), KvError>;
+
+    /// The files that values stand in; none when they are elsewhere.
+    fn files(&self) -> Vec<std::path::PathBuf>;
+
     /// Commits from now on.
     fn watch(&self) -> broadcast::Receiver<Change>;
 

@@ -140,14 +140,7 @@ pub(super) fn tenant_path(number: u32) -> Path<Tenant> {
 }
 
 pub(super) fn tenant(keys: u32) -> Tenant {
-    Tenant {
-        frozen: false,
-        primary_kek: KekVersion::FIRST,
-        keys,
-        created: Date(7),
-        display_name: None,
-        rotating_to: None,
-    }
+    Tenant { keys, ..Tenant::new(Date(7), None) }
 }
 
 pub(super) fn key_name() -> KeyName {
@@ -256,6 +249,14 @@ impl Kv for FaultyKv {
             Some(Fault::NotDone) => Err(failed()),
             Some(Fault::DoneButFailed) => self.kv.commit(transaction).await.and_then(|_| Err(failed())),
         }
+    }
+
+    async fn scrub(&self, thorough: bool) -> Result<(), KvError> {
+        self.kv.scrub(thorough).await
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.kv.files()
     }
 
     fn watch(&self) -> broadcast::Receiver<Change> {

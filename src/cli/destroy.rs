@@ -15,7 +15,7 @@ use crate::rpc::proto::{CancelDestroyRequest, Destruction, ScheduleDestroyReques
 
 /// How something is destroyed.
 #[derive(Debug, Args)]
-pub(crate) struct Destroy {
+pub(crate) struct HowToDestroy {
     /// Why; stands in the audit log
     #[arg(long)]
     reason: String,
@@ -29,14 +29,14 @@ pub(crate) struct Destroy {
 
 /// Why it is called off.
 #[derive(Debug, Args)]
-pub(crate) struct Cancel {
+pub(crate) struct WhyToCancel {
     /// Why; stands in the audit log
     #[arg(long)]
     reason: String,
 }
 
 /// Plans the destruction of what is called `name` in full.
-pub(crate) async fn destroy(shell: &mut Shell, name: String, how: Destroy) -> Result<Exit, Failure> {
+pub(crate) async fn destroy(shell: &mut Shell, name: String, how: HowToDestroy) -> Result<Exit, Failure> {
     if !how.yes {
         confirm(shell, &name).await?;
     }
@@ -48,7 +48,7 @@ pub(crate) async fn destroy(shell: &mut Shell, name: String, how: Destroy) -> Re
 }
 
 /// Calls it off.
-pub(crate) async fn cancel(shell: &mut Shell, name: String, why: Cancel) -> Result<Exit, Failure> {
+pub(crate) async fn cancel(shell: &mut Shell, name: String, why: WhyToCancel) -> Result<Exit, Failure> {
     let client = shell.client().await?;
     let request = CancelDestroyRequest { name, reason: why.reason };
     let kept = client.call(client.keys().cancel_destroy(request)).await?;

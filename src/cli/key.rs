@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use prost_types::FieldMask;
 
-use super::destroy::{self, Cancel, Destroy};
+use super::destroy::{self, HowToDestroy, WhyToCancel};
 use super::exit::Exit;
 use super::failure::Failure;
 use super::freeze::{self, Reason};
@@ -104,7 +104,7 @@ pub(crate) enum Command {
         #[arg(value_parser = name::key)]
         key: KeyName,
         #[command(flatten)]
-        how: Destroy,
+        how: HowToDestroy,
     },
     /// Call the destruction of a key off
     #[command(after_help = "Example:\n  keyward key cancel-destroy acme/customer-pii --reason 'wrong key'")]
@@ -113,7 +113,7 @@ pub(crate) enum Command {
         #[arg(value_parser = name::key)]
         key: KeyName,
         #[command(flatten)]
-        why: Cancel,
+        why: WhyToCancel,
     },
     /// Stop everything for a key at once
     #[command(after_help = "Example:\n  keyward key freeze acme/customer-pii --reason 'case 17'")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use prost_types::FieldMask;
 
-use super::destroy::{self, Cancel, Destroy};
+use super::destroy::{self, HowToDestroy, WhyToCancel};
 use super::exit::Exit;
 use super::failure::Failure;
 use super::freeze::{self, Reason};
@@ -92,7 +92,7 @@ pub(crate) enum Command {
         #[arg(value_parser = name::tenant)]
         tenant: TenantName,
         #[command(flatten)]
-        how: Destroy,
+        how: HowToDestroy,
     },
     /// Call the destruction of a tenant off
     #[command(after_help = "Example:\n  keyward tenant cancel-destroy acme --reason 'contract renewed'")]
@@ -101,7 +101,7 @@ pub(crate) enum Command {
         #[arg(value_parser = name::tenant)]
         tenant: TenantName,
         #[command(flatten)]
-        why: Cancel,
+        why: WhyToCancel,
     },
     /// Stop everything for a tenant at once
     #[command(after_help = "Example:\n  keyward tenant freeze acme --reason 'case 17'")]

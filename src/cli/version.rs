@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use prost_types::{FieldMask, Timestamp};
 
-use super::destroy::{self, Cancel, Destroy};
+use super::destroy::{self, HowToDestroy, WhyToCancel};
 use super::exit::Exit;
 use super::failure::Failure;
 use super::{Shell, name, span};
@@ -43,7 +43,7 @@ pub(crate) enum Command {
         #[arg(value_parser = name::version)]
         version: VersionName,
         #[command(flatten)]
-        how: Destroy,
+        how: HowToDestroy,
     },
     /// Call the destruction of a version off
     #[command(
@@ -54,7 +54,7 @@ pub(crate) enum Command {
         #[arg(value_parser = name::version)]
         version: VersionName,
         #[command(flatten)]
-        why: Cancel,
+        why: WhyToCancel,
     },
     /// Let a version decrypt, and encrypt where it is the primary one
     #[command(after_help = "Example:\n  keyward version enable acme/customer-pii/2")]

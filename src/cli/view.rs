@@ -14,6 +14,11 @@ pub(crate) type Fields = Vec<(&'static str, Value)>;
 pub(crate) trait View {
     /// What it consists of.
     fn fields(&self) -> Fields;
+
+    /// What of it stands in a list for people: as much as fits into a line.
+    fn row(&self) -> Fields {
+        self.fields()
+    }
 }
 
 /// The fields as a JSON object.
@@ -88,6 +93,10 @@ impl View for Tenant {
             ("destroy_proof_time", time(self.destroy_proof_time.as_ref())),
         ]
     }
+
+    fn row(&self) -> Fields {
+        self.fields().into_iter().take(8).collect()
+    }
 }
 
 impl View for Key {
@@ -107,6 +116,10 @@ impl View for Key {
             ("destroy_proof_time", time(self.destroy_proof_time.as_ref())),
         ]
     }
+
+    fn row(&self) -> Fields {
+        self.fields().into_iter().take(6).collect()
+    }
 }
 
 impl View for KeyVersion {
@@ -121,6 +134,10 @@ impl View for KeyVersion {
             ("destroy_time", time(self.destroy_time.as_ref())),
             ("destroy_proof_time", time(self.destroy_proof_time.as_ref())),
         ]
+    }
+
+    fn row(&self) -> Fields {
+        self.fields().into_iter().take(5).collect()
     }
 }
 

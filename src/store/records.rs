@@ -15,6 +15,7 @@ use super::tables::{Path, Prefix, Record, describe};
 use super::timeline::Timeline;
 use super::view::{Row, Stored, View};
 use crate::id::DeploymentId;
+use crate::keyring::remains::Tombstone;
 
 /// The records of one installation. Cheap to clone: all clones are the same store.
 #[derive(Clone)]
@@ -213,6 +214,21 @@ impl Changes {
     /// No longer the record that the change `revision` wrote.
     pub fn delete<T: Record>(&mut self, path: &Path<T>, revision: u64) -> &mut Self {
         self.plan(path, Some(revision), None)
+    }
+
+    /// Puts a tombstone that is known from elsewhere in place of the row at `key`, which the change
+    /// `revision` wrote, or where there is none.
+    pub(super) fn bury_again(
+        &mut self,
+        tombstone: &Path<Tombstone>,
+        record: &Tombstone,
+        revision: Option<u64>,
+    ) -> &mut Self {
+        if let Some(revision) = revision {
+            let key = tombstone.id.key().to_vec();
+            self.0.push(Planned { key, expect: Some(revision), payload: None });
+        }
+        self.create(tombstone, record)
     }
 
     /// How many.

@@ -187,7 +187,7 @@ impl Row {
         }
     }
 
-    fn decode<T: Record>(&self, key: &[u8]) -> Result<Stored<T>, StoreError> {
+    pub(super) fn decode<T: Record>(&self, key: &[u8]) -> Result<Stored<T>, StoreError> {
         let payload = self.value.get(self.payload_at..).unwrap_or_default();
         let record = minicbor::decode(payload)
             .map_err(|_| StoreError::tampered(key, "it is genuine but cannot be read by this version"))?;

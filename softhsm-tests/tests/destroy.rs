@@ -323,3 +323,42 @@ async fn a_destruction_that_is_cut_short_is_finished() {
     assert_eq!(opened.plaintext.expose(), b"other");
     assert_whole(&world, daemon).await;
 }
+
+/// An older copy of store and journal is refused; accepted all the same, it destroys again what it still had.
+#[tokio::test]
+async fn an_older_store_does_not_bring_a_key_back() {
+    let world = at_once();
+    let (daemon, client) = world.start_with_key().await;
+    create_key(&client, "acme", "kept").await;
+    let sealed = client.encrypt(KEY, "gone", &about()).await.unwrap();
+    let kept = client.encrypt("tenants/acme/keys/kept", "kept", &about()).await.unwrap();
+    assert!(daemon.stop().await.success());
+    let files = ["store.db", "store.db-wal", "journal.kwj"].map(|file| world.path("state").join(file));
+    let copies: Vec<_> = files.iter().map(|file| std::fs::read(file).ok()).collect();
+
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    schedule(&client, KEY, Some(0)).await.unwrap();
+    key_is_gone(&client, KEY).await;
+    assert!(daemon.stop().await.success());
+    for (file, copy) in files.iter().zip(&copies) {
+        match copy {
+            Some(bytes) => std::fs::write(file, bytes).unwrap(),
+            None if file.exists() => std::fs::remove_file(file).unwrap(),
+            None => {}
+        }
+    }
+    let mut refused = world.spawn();
+    let status = refused.wait_for(|status| status.reason.contains("audit log")).await.unwrap();
+    assert!(status.store.is_none(), "{status:?}");
+    refused.kill();
+    let accepted = world.cli(["store", "accept-rollback", "--config", &world.config_file()]);
+    assert!(accepted.status.success(), "{}", text(&accepted));
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    key_is_gone(&client, KEY).await;
+    assert_eq!(client.decrypt(KEY, sealed.ciphertext, &about()).await.unwrap_err().reason(), "DESTROYED");
+    let opened = client.decrypt("tenants/acme/keys/kept", kept.ciphertext, &about()).await.unwrap();
+    assert_eq!(opened.plaintext.expose(), b"kept");
+    assert_whole(&world, daemon).await;
+}

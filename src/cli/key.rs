@@ -87,9 +87,7 @@ pub(crate) enum Command {
         class: u32,
     },
     /// Change when a key is rotated by itself, and which versions still decrypt
-    #[command(
-        after_help = "Example:\n  keyward key update acme/customer-pii --rotate-every 90d --rotate-after-uses 1000000"
-    )]
+    #[command(after_help = "Example:\n  keyward key update acme/customer-pii --rotate-every 90d")]
     Update {
         /// The key
         #[arg(value_parser = name::key)]

@@ -11,7 +11,7 @@ use crate::rpc::services;
 /// How often the clock and the agenda are looked at, although nobody changed them.
 const LOOK: Duration = Duration::from_secs(5);
 /// The shortest pause between two looks: many changes are one reason to look.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs what is due until the daemon stops.
 pub(super) async fn follow_agenda(gate: Arc<Gate>, vault: Arc<Vault>) {

@@ -26,11 +26,13 @@ use crate::keyring::schedule::Destruction;
 use crate::keyring::state::{Act, KeyState};
 use crate::store::{Changes, Stored, tables};
 
+mod again;
 mod bury;
 mod execute;
 mod kek;
 mod target;
 
+pub use again::destroy_again;
 pub use target::{Authority, DestroyTarget, Destroyed, Object};
 
 /// A destruction as it stands after a call.

@@ -148,6 +148,11 @@ impl Vault {
                 self.destroy_due(DestroyTarget::Kek(id.clone(), *version)).await?
             }
             Task::DestroyVersion(version) => {
+                // Only in an older store that was accepted: there it may be the primary one still.
+                let key = self.key_record(&version.key).await?.record;
+                if key.primary == version.epoch && key.state.is_alive() {
+                    self.rotate_key_on_schedule(&version.key, "rotate-key-due").await?;
+                }
                 self.destroy_due(DestroyTarget::Version(version.clone())).await?;
             }
             Task::DestroyKey(name) => self.destroy_due(DestroyTarget::Key(name.clone())).await?,

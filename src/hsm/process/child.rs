@@ -99,8 +99,10 @@ fn serve(
 ) -> Result<(), ChildError> {
     let started = pool::start(settings, &pin, canary);
     drop(pin);
-    let (pool, watch) = match started {
-        Ok(started) => started,
+    // The watch waits for the session threads, which end when the pool does: on every way out of here the
+    // pool, bound last, is dropped first.
+    let (watch, pool) = match started {
+        Ok((pool, watch)) => (watch, pool),
         Err(error) => return tell(&mut socket, &FromChild::Failed(error)),
     };
     tell(&mut socket, &FromChild::Ready { token: pool.token().clone() })?;

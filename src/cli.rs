@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod audit;
+mod ceremony;
 mod clock;
 mod context;
 mod crypt;
@@ -27,10 +28,12 @@ mod name;
 mod output;
 mod print;
 mod progress;
+mod root;
 mod span;
 mod store;
 mod tenant;
 mod text;
+mod token;
 mod version;
 mod view;
 
@@ -108,6 +111,9 @@ enum Command {
     DataKey(data_key::Command),
     /// Make the root key, the store and the audit log of a new installation
     Init(init::Init),
+    /// Use the USB tokens of custodians, on the machine where they are plugged in
+    #[command(subcommand)]
+    Token(token::Command),
     /// Examine the HSM
     #[command(subcommand)]
     Hsm(hsm::Command),
@@ -117,6 +123,12 @@ enum Command {
     /// Say that the clock of the daemon is right
     #[command(subcommand)]
     Clock(clock::Command),
+    /// Keep and restore the root key
+    #[command(subcommand)]
+    Root(root::Command),
+    /// Propose, approve and verify what custodians decide together
+    #[command(subcommand)]
+    Ceremony(ceremony::Command),
     /// Verify and read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -219,10 +231,13 @@ impl Command {
             Self::ReEncrypt(command) => command.run(shell).await,
             Self::DataKey(command) => command.run(shell).await,
             Self::Init(command) => command.run(shell).await,
+            Self::Token(command) => command.run(shell).await,
             Self::Hsm(command) => command.run(shell).await,
             Self::Store(command) => command.run(shell).await,
             Self::Clock(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,
+            Self::Root(command) => command.run(shell).await,
+            Self::Ceremony(command) => command.run(shell).await,
             Self::Completions { shell: kind } => completions(kind, shell),
         }
     }

@@ -48,6 +48,7 @@ pub use error::{Code, Error};
 pub use stream::{StreamError, Streamed};
 
 use crate::rpc::proto::access_service_client::AccessServiceClient;
+use crate::rpc::proto::ceremony_service_client::CeremonyServiceClient;
 use crate::rpc::proto::crypt_session_request::Request;
 use crate::rpc::proto::crypt_session_response::Response;
 use crate::rpc::proto::crypto_service_client::CryptoServiceClient;
@@ -186,6 +187,11 @@ impl Client {
     /// The generated client of the access service, for [`call`](Self::call).
     pub fn access(&self) -> AccessServiceClient<Channel> {
         AccessServiceClient::new(self.channel.clone())
+    }
+
+    /// The generated client of the ceremony service, for [`call`](Self::call).
+    pub fn ceremonies(&self) -> CeremonyServiceClient<Channel> {
+        CeremonyServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     /// The generated client of the system service, for [`call`](Self::call).

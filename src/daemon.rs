@@ -12,6 +12,7 @@ pub mod lock;
 mod logging;
 pub mod maintain;
 pub mod once;
+pub mod restore;
 mod schedule;
 pub mod settings;
 mod unlock;

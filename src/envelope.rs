@@ -11,6 +11,8 @@ mod dek;
 mod derive;
 mod header;
 mod message;
+pub mod sealed_box;
+pub mod shamir;
 mod stream;
 mod suite;
 pub mod text;

@@ -10,16 +10,19 @@ use async_trait::async_trait;
 use minicbor::{Decode, Encode};
 use tokio::sync::watch;
 
+use crate::hsm::birth::{BackupPlan, NewRoot, Newborn, Purpose};
 use crate::hsm::figures::{CacheFigures, Figures};
+use crate::hsm::process::TaskError;
 use crate::id::RootId;
-use crate::keyring::wrapped::{SealedKey, WrappedKek};
-use crate::secret::{Key256, SecretBytes};
+pub use crate::id::token::TokenInfo;
+use crate::keyring::wrapped::{Canary, SealedKey, WrappedKek};
+use crate::secret::{Key256, SecretBytes, transfer};
 
+pub mod birth;
 pub mod figures;
 pub mod pin;
 pub mod pkcs11;
 pub mod process;
-mod transfer;
 
 /// A source of keys and of cryptography under keys that never leave it.
 ///
@@ -55,7 +58,44 @@ pub trait Hsm: Send + Sync + 'static {
 
     /// The caches of unwrapped KEKs, of all tokens together.
     fn keks(&self) -> CacheFigures;
+
+    /// From now on every token must open this canary, at each health probe and
+    /// at each new connection, instead of the one before.
+    fn expect(&self, canary: Canary);
+
+    /// Makes a key that wraps KEKs on every token of the group, with escrow at birth.
+    /// `keep` must keep the escrow durably; it is called before the first token object
+    /// is made.
+    ///
+    /// # Errors
+    /// [`TaskError`]; except for [`TaskError::Half`], nothing stays on any token.
+    async fn create_root(
+        &self,
+        purpose: Purpose,
+        plan: BackupPlan,
+        keep: KeepNewborn<'_>,
+    ) -> Result<NewRoot, TaskError>;
+
+    /// The keys that Keyward has made on the tokens for this purpose.
+    ///
+    /// # Errors
+    /// [`TaskError`] when a token cannot be asked.
+    async fn roots(&self, purpose: Purpose) -> Result<Vec<RootId>, TaskError>;
+
+    /// Destroys such a key on every token of the group, and proves for each that it is
+    /// gone. A token that has none is passed over, so it may be repeated.
+    ///
+    /// # Errors
+    /// [`TaskError`] when a token cannot be asked, or keeps the key.
+    async fn destroy_root(&self, id: RootId) -> Result<(), TaskError>;
 }
+
+/// Keeps the escrow of a new root durably, or says why it could not.
+pub type KeepNewborn<'a> = Box<
+    dyn FnOnce(Newborn) -> std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>
+        + Send
+        + 'a,
+>;
 
 /// KEKs whose handles are to be given up.
 #[derive(Debug, Clone, Encode, Decode)]
@@ -66,6 +106,9 @@ pub enum Forget {
     /// These.
     #[n(1)]
     These(#[n(0)] Vec<Kek>),
+    /// Every KEK, and the handle of this root, which is about to be destroyed.
+    #[n(2)]
+    Root(#[n(0)] RootId),
 }
 
 /// One operation.
@@ -167,23 +210,6 @@ pub struct Kek {
     /// The wrapped key.
     #[n(1)]
     pub wrapped: WrappedKek,
-}
-
-/// The token that serves.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
-pub struct TokenInfo {
-    /// Its label, trailing spaces removed.
-    #[n(0)]
-    pub label: String,
-    /// Its serial number.
-    #[n(1)]
-    pub serial: String,
-    /// Who made it.
-    #[n(2)]
-    pub manufacturer: String,
-    /// Its model.
-    #[n(3)]
-    pub model: String,
 }
 
 /// The state of the connection to the HSM.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+pub mod token;
+
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -78,6 +80,10 @@ identifier!(
 identifier!(
     /// A caller known to the configuration.
     PrincipalId, "principal name"
+);
+identifier!(
+    /// A key custodian: a person on the roster, who holds a share of the root's backup key.
+    CustodianId, "custodian name"
 );
 
 /// `tenants/{tenant}`
@@ -164,6 +170,17 @@ impl RotationName {
         };
         let to = canonical_number(number).and_then(KekVersion::new).ok_or_else(|| shape(text, SHAPE))?;
         Ok(Self { tenant: TenantId::new(tenant)?, to })
+    }
+}
+
+impl CeremonyId {
+    /// Parses `ceremonies/{ceremony}`.
+    ///
+    /// # Errors
+    /// [`NameError`] when the shape or the number is wrong.
+    pub fn parse_name(text: &str) -> Result<Self, NameError> {
+        const SHAPE: &str = "ceremonies/{ceremony}";
+        text.strip_prefix("ceremonies/").and_then(Self::parse).ok_or_else(|| shape(text, SHAPE))
     }
 }
 
@@ -273,6 +290,10 @@ counter!(
     RootGeneration
 );
 counter!(
+    /// The version of the roster of custodians, from 1.
+    RosterVersion
+);
+counter!(
     /// The version of a blind index key, from 1.
     IndexVersion
 );
@@ -294,6 +315,20 @@ macro_rules! random_id {
                 getrandom::fill(&mut bytes)?;
                 Ok(Self(bytes))
             }
+
+            /// Reads the 32 lower-case hexadecimal digits that it is shown as.
+            pub fn parse(text: &str) -> Option<Self> {
+                let digit = |byte: u8| (byte as char).to_digit(16).filter(|_| !byte.is_ascii_uppercase());
+                let pairs = text.as_bytes().as_chunks::<2>();
+                let mut bytes = [0; 16];
+                if !pairs.1.is_empty() || pairs.0.len() != bytes.len() {
+                    return None;
+                }
+                for (byte, [high, low]) in bytes.iter_mut().zip(pairs.0) {
+                    *byte = u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()?;
+                }
+                Some(Self(bytes))
+            }
         }
 
         impl fmt::Display for $name {
@@ -312,6 +347,10 @@ random_id!(
 random_id!(
     /// Names one HSM root key; its CKA_ID on the token.
     RootId
+);
+random_id!(
+    /// Names one ceremony for ever.
+    CeremonyId
 );
 random_id!(
     /// Names one installation, so that its records and signatures fit no other.

@@ -2,9 +2,17 @@
 //! them at a given time. Pure: no I/O, no clock of its own.
 
 pub mod agenda;
+pub mod armour;
 pub mod binding;
+pub mod ceremony;
+pub mod credential;
+pub mod custodian;
+pub mod escrow;
+pub mod public_key;
 pub mod record;
+pub mod recovery;
 pub mod remains;
+pub mod roster;
 pub mod schedule;
 pub mod state;
 pub mod timekeeping;

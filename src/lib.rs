@@ -6,13 +6,14 @@
 //! cli   daemon                     commands | wiring
 //! client   rpc                     the two ends of the API
 //! ops                              one use case per file
-//! access  hsm  store  audit        who may | keys | records | what happened
+//! access  hsm  store  audit  token  who may | keys | records | what happened | USB tokens
 //! envelope  keyring  config        pure: bytes, states, checked configuration
-//! id  secret  clock                ground floor
+//! id  secret  clock  child         ground floor
 //! ```
 
 pub mod access;
 pub mod audit;
+pub mod child;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -26,3 +27,4 @@ pub mod ops;
 pub mod rpc;
 pub mod secret;
 pub mod store;
+pub mod token;

@@ -2,6 +2,7 @@
 //! answers a [`Done`], whose value is released only against an audit record.
 
 pub mod blind_index;
+pub mod ceremony;
 pub mod crypt;
 pub mod data_key;
 pub mod destroy;
@@ -28,6 +29,7 @@ mod entropy;
 mod epoch;
 mod kek_uses;
 pub mod opened;
+mod root;
 mod sealed;
 mod views;
 

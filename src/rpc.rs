@@ -1,6 +1,7 @@
 //! The API: the only place that knows generated types and gRPC statuses.
 
 pub mod call;
+pub mod ceremonies;
 pub mod proto;
 pub mod services;
 pub mod undecodable;

@@ -11,6 +11,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 mod arena;
 mod pages;
+pub(crate) mod transfer;
 
 pub(crate) use arena::Guarded;
 

@@ -21,6 +21,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+pub mod custodians;
 pub mod faketime;
 pub mod faults;
 pub mod modules;

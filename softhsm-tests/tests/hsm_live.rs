@@ -141,6 +141,25 @@ fn no_root_is_made_without_its_backup() {
 }
 
 #[test]
+fn a_root_is_retired_while_the_connection_stays() {
+    assert_eq!(
+        play("retire"),
+        json!({ "opened": true, "under_the_first": "unknown root", "roots": true, "status": true })
+    );
+}
+
+#[test]
+fn a_root_is_put_together_again_by_its_quorum() {
+    let said = play("restore");
+    assert!(said["alone"].as_str().unwrap().contains("do not fit together"), "{said}");
+    assert!(said["twice"].as_str().unwrap().contains("do not fit together"), "{said}");
+    assert_eq!(
+        (&said["between"], &said["same_canary"], &said["serves"]),
+        (&json!(0), &json!(true), &json!(true))
+    );
+}
+
+#[test]
 fn the_check_finds_softhsm_fit_for_use() {
     let said = play("check");
     assert_eq!((&said["usable"], &said["verdict"]), (&json!(true), &json!("fit for use")), "{said}");

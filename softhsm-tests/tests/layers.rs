@@ -7,22 +7,28 @@ use std::path::{Path, PathBuf};
 
 /// The floors of the house, the ground floor first.
 const FLOORS: [&[&str]; 6] = [
-    &["id", "secret", "clock"],
+    &["id", "secret", "clock", "child"],
     &["envelope", "keyring", "config"],
-    &["access", "hsm", "store", "audit"],
+    &["access", "hsm", "store", "audit", "token"],
     &["ops"],
     &["rpc", "client"],
     &["daemon", "cli"],
 ];
 
 /// Who may use its neighbour on the same floor. Nobody may among hsm, store and audit: ops joins them.
-const NEIGHBOURS: [(&str, &str); 5] =
-    [("secret", "id"), ("envelope", "keyring"), ("config", "keyring"), ("client", "rpc"), ("cli", "daemon")];
+const NEIGHBOURS: [(&str, &str); 6] = [
+    ("secret", "id"),
+    ("envelope", "keyring"),
+    ("config", "keyring"),
+    ("token", "hsm"),
+    ("client", "rpc"),
+    ("cli", "daemon"),
+];
 
 /// Libraries, and the only places that may name them.
 const LIBRARIES: [(&str, &[&str]); 7] = [
-    ("cryptoki", &["hsm"]),
-    ("cryptoki_sys", &["hsm"]),
+    ("cryptoki", &["hsm", "token/child"]),
+    ("cryptoki_sys", &["hsm", "token/child"]),
     ("tonic", &["rpc", "daemon", "client"]),
     ("rusqlite", &["store/sqlite"]),
     ("etcd_client", &["store/etcd"]),

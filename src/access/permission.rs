@@ -124,6 +124,12 @@ permissions! {
     ManagePrincipal(PrincipalId) needs Needs::Operator;
     /// Decide about the daemon itself.
     ManageDaemon(()) needs Needs::Operator;
+    /// Propose and cancel ceremonies.
+    ProposeCeremony(()) needs Needs::Operator;
+    /// Hand in a custodian's signature, which proves itself.
+    ApproveCeremony(()) needs Needs::Known;
+    /// See ceremonies and the roster.
+    ViewCeremonies(()) needs Needs::Known;
     /// See the state of the daemon.
     ViewStatus(()) needs Needs::Known;
 }

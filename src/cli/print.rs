@@ -135,6 +135,18 @@ impl Printer {
         }
     }
 
+    /// What must be seen, whatever is asked for: the text that a token is about to sign.
+    pub(crate) fn show(&mut self, text: &str) {
+        self.complain(text.trim_end());
+    }
+
+    /// Something that went wrong and is passed over.
+    pub(crate) fn warn(&mut self, text: &str) {
+        if !self.json {
+            self.complain(&format!("keyward: warning: {}", plain(text)));
+        }
+    }
+
     /// A failure, with what to do next.
     pub(crate) fn failure(&mut self, failure: &Failure) -> Exit {
         if self.json {

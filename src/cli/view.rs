@@ -68,7 +68,7 @@ fn number(number: u64) -> Value {
 }
 
 /// `KEY_STATE_DECRYPT_ONLY` as `decrypt-only`.
-fn word(name: &str, prefix: &str) -> Value {
+pub(crate) fn word(name: &str, prefix: &str) -> Value {
     name.trim_start_matches(prefix).to_lowercase().replace('_', "-").into()
 }
 
@@ -234,6 +234,7 @@ impl View for status::Root {
             ("generation", json!(self.generation)),
             ("custody", json!(self.custody)),
             ("create_time", time(self.create_time.as_ref())),
+            ("deployment", json!(self.deployment)),
         ]
     }
 }

@@ -1,13 +1,15 @@
-//! The HSM process: the same program, started by itself under another command.
+//! The HSM process and the token process: the same program, started by itself under another command.
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
 use super::{hardening, logging};
+use crate::child::{ChildError, Program};
 use crate::config::{Level, Log, LogFormat};
-use crate::hsm::process::{self, ChildError, Program};
+use crate::hsm::process;
 use crate::secret::SecretMemory;
+use crate::token;
 
 /// The command that makes an HSM process of `keywardd` and of `keyward`; no user calls it.
 pub const COMMAND: &str = "hsm-process";
@@ -18,9 +20,22 @@ pub(crate) fn program(log: &Log, secrets: SecretMemory) -> Program {
     Program::this(arguments.map(OsString::from).to_vec())
 }
 
-/// Runs as an HSM process, when the arguments (without the program's name) say so.
+/// The command that makes a token process of `keyward` and of `keywardd`; no user calls it.
+pub const TOKEN_COMMAND: &str = "token-process";
+
+/// This program as a token process. It says nothing by itself: what goes wrong is an answer.
+pub fn token_program() -> Program {
+    Program::this(vec![OsString::from(TOKEN_COMMAND)])
+}
+
+/// Runs as one of the processes, when the arguments (without the program's name) say so.
 pub fn run_if_asked(arguments: &[OsString]) -> Option<Result<(), ChildError>> {
     let [command, rest @ ..] = arguments else { return None };
+    if command == TOKEN_COMMAND {
+        return Some(
+            hardening::harden(SecretMemory::default()).map_err(Into::into).and_then(|()| token::child::run()),
+        );
+    }
     (command == COMMAND).then(|| {
         hardening::harden(secrets(rest))?;
         logging::start(&log(rest));
@@ -28,7 +43,7 @@ pub fn run_if_asked(arguments: &[OsString]) -> Option<Result<(), ChildError>> {
     })
 }
 
-/// How an HSM process ended, as an exit code, and on stderr when it was an error.
+/// How such a process ended, as an exit code, and on stderr when it was an error.
 pub fn report(program: &str, ended: Result<(), ChildError>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,12 +17,13 @@ use super::settings;
 use crate::audit::{self, FileLog, Outcome, Pending};
 use crate::clock::Date;
 use crate::config::{Config, CustodyMode};
+use crate::hsm::birth::{Backup, BackupPlan, NewRoot, Newborn, Purpose};
 use crate::hsm::pkcs11::root::Settled;
-use crate::hsm::process::{self, NewRoot, TaskError};
+use crate::hsm::process::{self, TaskError};
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
 use crate::id::{DeploymentId, RootGeneration, RootId};
 use crate::keyring::binding;
-use crate::keyring::record::{Custody, Root, SystemSecret};
+use crate::keyring::record::{Custody, Root, RootState, SystemSecret};
 use crate::keyring::wrapped::WrappedKek;
 use crate::secret::Key256;
 use crate::store::kv::KvError;
@@ -113,13 +114,19 @@ pub fn init(config: &Config, backup_key: &Path, beside_existing: bool) -> Result
 
 async fn make(config: &Config, backup_key: &Path, beside_existing: bool) -> Result<Made, InitError> {
     let hsm_settings = settings::hsm(config)?;
-    if let Some(root) = process::roots(&hsm_settings).await?.first().filter(|_| !beside_existing) {
+    if let Some(root) =
+        process::roots(&hsm_settings, Purpose::Root).await?.first().filter(|_| !beside_existing)
+    {
         return Err(InitError::RootExists(*root));
     }
     let deployment = DeploymentId::random()?;
-    let made =
-        process::create_root(&hsm_settings, |key, escrow| write_backup(backup_key, deployment, key, escrow));
-    let made = made.await?;
+    let keep = async |newborn: Newborn| match &newborn.backup {
+        Backup::HandedOut(key) => {
+            write_backup(backup_key, deployment, key, &newborn.wrapped).map_err(|error| error.to_string())
+        }
+        _ => Err("the HSM process kept the backup key to itself".to_owned()),
+    };
+    let made = process::create_root(&hsm_settings, Purpose::Root, BackupPlan::HandOut, keep).await?;
     let hsm = process::start(hsm_settings, Some(made.born().canary.clone()));
     let written = write_records(config, &*hsm, deployment, &made).await;
     hsm.shutdown().await;
@@ -162,6 +169,7 @@ async fn write_records(
         token_serial: made.born().token.serial.clone(),
         token_label: made.born().token.label.clone(),
         created: Date::now(),
+        state: Some(RootState::Active),
     };
     let (secret, key) = new_secret(hsm, &root).await?;
     let (audit, _) = FileLog::open(settings::audit(config, true), deployment)?;

@@ -224,7 +224,7 @@ async fn open_store(config: &Config) -> Result<SqliteKv, MaintainError> {
 }
 
 /// One record about what was done by hand.
-async fn record(
+pub(crate) async fn record(
     config: &Config,
     deployment: DeploymentId,
     operation: &'static str,

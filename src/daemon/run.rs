@@ -23,8 +23,8 @@ use crate::hsm::{Hsm, Status};
 use crate::keyring::record::{Custody, Root};
 use crate::ops::schedule::Node;
 use crate::rpc::call::Gate;
-use crate::rpc::services;
 use crate::rpc::undecodable::name_undecodable;
+use crate::rpc::{ceremonies, services};
 use crate::store::kv::KvError;
 use crate::store::{self, Records, Refusal, SqliteKv, StoreChange, StoreError};
 
@@ -178,6 +178,7 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>)
     match locked.open(&waiting).await {
         Ok(Some(vault)) => {
             let unfinished = vault.unfinished_rotations().await;
+            let ceremonies = vault.unfinished_ceremonies().await;
             tokio::spawn(vault.clone().watch_over_keys());
             tokio::spawn(keep_journal_short(vault.records().clone()));
             if gate.vault.set(vault.clone()).is_err() {
@@ -187,6 +188,10 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>)
             match unfinished {
                 Ok(tenants) => tenants.into_iter().for_each(|tenant| services::go_on_rotating(&gate, tenant)),
                 Err(error) => tracing::error!(%error, "cannot find the rotations to finish"),
+            }
+            match ceremonies {
+                Ok(ids) => ids.into_iter().for_each(|id| ceremonies::go_on_with_ceremony(&gate, id)),
+                Err(error) => tracing::error!(%error, "cannot find the ceremonies to finish"),
             }
             tokio::spawn(schedule::follow_agenda(gate, vault));
         }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use crate::audit::file;
 use crate::config::{Config, Standby};
 use crate::hsm::pin::PinSource;
-use crate::hsm::pkcs11::{self, TokenSelector, uri::TokenUri};
+use crate::hsm::pkcs11;
 use crate::hsm::process::{self, Slot};
+use crate::id::token::{TokenSelector, TokenUri, UriError};
 use crate::ops::schedule::Node;
 use crate::ops::vault;
 
@@ -15,7 +16,7 @@ use super::child;
 /// Why an option cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("hsm.token: {0}")]
-pub struct TokenError(#[from] pkcs11::uri::UriError);
+pub struct TokenError(#[from] UriError);
 
 /// The HSM's settings.
 ///

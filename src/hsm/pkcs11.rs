@@ -6,7 +6,7 @@
 //! connection  login, handles and caches
 //! selftest  quirks  kek_cache  login
 //! module  primitive  raw   the library, calls on a session, what cryptoki does not wrap
-//! uri  token  mechanisms   which token, what it says of itself, and names
+//! token  mechanisms        what a token says of itself, and names
 //! ```
 
 use std::path::PathBuf;
@@ -29,11 +29,13 @@ mod raw;
 pub mod root;
 pub mod selftest;
 mod token;
-pub mod uri;
 
+pub use crate::id::token::TokenSelector;
 pub use check::{CheckReport, Timing};
 pub use error::ConnectError;
-pub use uri::TokenSelector;
+pub(crate) use error::{code, words};
+pub(crate) use raw::Raw;
+pub(crate) use token::Token;
 
 /// How to reach a token, and how much to ask of it.
 #[derive(Debug, Clone, Encode, Decode)]

@@ -8,9 +8,9 @@
 //! slot     supervises one token: process, login, pause, again        task   done once: roots, check
 //! serve    one live process: work out, answers in, deadlines
 //! group  queue  flight    states of all tokens, waiting work, work in hand
-//! link  spawn             a process and its socket
+//! link                    a process and its socket
 //! child                   the process itself
-//! wire  frame             messages
+//! wire                    messages
 //! ```
 //!
 //! The process is trusted with every key, as the library in it is; what it says
@@ -26,30 +26,30 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Moment;
+use crate::hsm::birth::{BackupPlan, NewRoot, Purpose};
 use crate::hsm::figures::{CacheFigures, Figures};
 use crate::hsm::process::group::{GRACE, Group};
 use crate::hsm::process::queue::{Answers, Job, all};
 use crate::hsm::process::slot::Supervisor;
-use crate::hsm::{Forget, Hsm, HsmError, Operation, Reply, SlotStatus, Status};
+use crate::hsm::{Forget, Hsm, HsmError, KeepNewborn, Operation, Reply, SlotStatus, Status};
+use crate::id::RootId;
 use crate::keyring::wrapped::Canary;
 
 mod child;
 mod flight;
-mod frame;
 mod group;
 mod link;
 mod queue;
 mod serve;
 mod settings;
 mod slot;
-mod spawn;
 mod task;
 mod wire;
 
-pub use child::{ChildError, run as run_child};
+pub use crate::child::{ChildError, Program};
+pub use child::run as run_child;
 pub use settings::{Settings, Slot};
-pub use spawn::Program;
-pub use task::{NewRoot, TaskError, check, create_root, roots};
+pub use task::{Heir, TaskError, check, create_root, destroy_root, roots};
 
 /// Hint for callers that found the queue full.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -71,12 +71,12 @@ pub fn start(settings: Settings, canary: Option<Canary>) -> Arc<HsmGroup> {
     let settings = Arc::new(settings);
     let names = settings.slots.iter().map(Slot::name).collect();
     let sessions = settings.slots.iter().map(|slot| slot.hsm.sessions.max(1)).sum();
-    let group = Arc::new(Group::new(names, sessions, settings.queue, GRACE));
+    let group = Arc::new(Group::new(names, sessions, settings.queue, GRACE, canary));
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     for index in 0..settings.slots.len() {
         let (group, settings) = (Arc::clone(&group), Arc::clone(&settings));
-        let (canary, stop) = (canary.clone(), stop.clone());
+        let (canary, stop) = (group.canary.subscribe(), stop.clone());
         tasks.spawn(Supervisor { index, group, settings, canary, stop, typed: None }.run());
     }
     let turning_away = (Arc::clone(&group), stop.clone());
@@ -171,5 +171,27 @@ impl Hsm for HsmGroup {
 
     fn figures(&self) -> Figures {
         self.group.counters.read()
+    }
+
+    fn expect(&self, canary: Canary) {
+        self.group.canary.send_replace(Some(canary));
+    }
+
+    async fn create_root(
+        &self,
+        purpose: Purpose,
+        plan: BackupPlan,
+        keep: KeepNewborn<'_>,
+    ) -> Result<NewRoot, TaskError> {
+        create_root(&self.settings, purpose, plan, async |newborn| keep(newborn).await).await
+    }
+
+    async fn roots(&self, purpose: Purpose) -> Result<Vec<RootId>, TaskError> {
+        roots(&self.settings, purpose).await
+    }
+
+    async fn destroy_root(&self, id: RootId) -> Result<(), TaskError> {
+        self.forget(Forget::Root(id));
+        destroy_root(&self.settings, id).await
     }
 }

@@ -10,7 +10,7 @@ use super::state::{DataClass, KeyState};
 use super::wrapped::{Canary, SealedKey, WrappedKek};
 use crate::clock::Date;
 use crate::id::{
-    DekId, DeploymentId, Epoch, FieldId, IndexVersion, KekVersion, KeyId, RootGeneration, RootId,
+    CustodianId, DekId, DeploymentId, Epoch, FieldId, IndexVersion, KekVersion, KeyId, RootGeneration, RootId,
 };
 
 /// Who holds the root.
@@ -56,6 +56,24 @@ pub struct Root {
     /// When it was made.
     #[n(9)]
     pub created: Date,
+    /// Whether it is in force; the earliest records, which are, do not say.
+    #[n(10)]
+    pub state: Option<RootState>,
+}
+
+/// What a generation of the root is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum RootState {
+    /// New KEKs are wrapped under it.
+    #[n(1)]
+    Active,
+    /// A newer generation is in force; what is under this one is being moved.
+    #[n(2)]
+    Retired,
+    /// Gone from every token.
+    #[n(3)]
+    Destroyed,
 }
 
 /// The daemon's own secret, from which the record and journal MAC keys are
@@ -371,5 +389,23 @@ macro_rules! identifier_codec {
         }
     };
 }
+identifier_codec!(CustodianId);
 identifier_codec!(FieldId);
 identifier_codec!(KeyId);
+identifier_codec!(crate::id::TenantId);
+
+impl<C> Encode<C> for crate::id::KeyName {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        e: &mut minicbor::Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        e.str(&self.to_string())?.ok()
+    }
+}
+
+impl<'b, C> Decode<'b, C> for crate::id::KeyName {
+    fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
+        Self::parse(d.str()?).map_err(minicbor::decode::Error::custom)
+    }
+}

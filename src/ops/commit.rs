@@ -90,13 +90,36 @@ impl Vault {
         detail: Option<String>,
     ) -> Result<StoreChange, Error> {
         let change = self.commit(changes, affects).await?;
+        self.record_detailed(operation, resource, Some(change), detail).await?;
+        Ok(change)
+    }
+
+    /// Records an act of the daemon's own; answers when the record is durable.
+    pub(super) async fn record_own(
+        &self,
+        operation: &'static str,
+        resource: String,
+        change: Option<StoreChange>,
+    ) -> Result<(), Error> {
+        self.record_detailed(operation, resource, change, None).await
+    }
+
+    async fn record_detailed(
+        &self,
+        operation: &'static str,
+        resource: String,
+        change: Option<StoreChange>,
+        detail: Option<String>,
+    ) -> Result<(), Error> {
         let mut record = Pending::begin(self.audit.clone(), None, operation, resource, 0);
-        record.change(change);
+        if let Some(change) = change {
+            record.change(change);
+        }
         if let Some(detail) = detail {
             record.detail(detail);
         }
         record.finish(Outcome::Ok)?.await?;
-        Ok(change)
+        Ok(())
     }
 }
 

@@ -2,18 +2,16 @@
 
 use super::Error;
 use super::vault::Vault;
-use crate::keyring::record::Custody;
+use crate::id::Epoch;
 
 /// Something that one person does not decide alone once the root is founded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Matter<'a> {
     /// The destruction of what has this name.
     Destroy(&'a str),
-    /// The end of a freeze.
-    Unfreeze(&'a str),
     /// Another minimum version of a key: a higher one makes data unreadable, a lower one undoes what a
     /// ceremony decided.
-    MinVersion(&'a str),
+    MinVersion(&'a str, Epoch),
 }
 
 impl Matter<'_> {
@@ -21,8 +19,7 @@ impl Matter<'_> {
     fn proposal(self) -> String {
         match self {
             Self::Destroy(name) => format!("destroy {name}"),
-            Self::Unfreeze(name) => format!("unfreeze {name}"),
-            Self::MinVersion(name) => format!("min-version {name}"),
+            Self::MinVersion(name, version) => format!("raise-min-version {name} {version}"),
         }
     }
 }
@@ -33,9 +30,6 @@ impl Vault {
     /// # Errors
     /// [`Error::CeremonyRequired`] since the root was founded.
     pub(super) fn require_unfounded_or_ceremony(&self, matter: Matter<'_>) -> Result<(), Error> {
-        match self.root().custody {
-            Custody::Unfounded => Ok(()),
-            Custody::Founded => Err(Error::CeremonyRequired(matter.proposal())),
-        }
+        self.require_unfounded(&matter.proposal())
     }
 }

@@ -50,6 +50,11 @@ impl<T> Done<T> {
         self
     }
 
+    /// The change of the store, for work of the daemon's own.
+    pub(super) fn change(&self) -> Option<StoreChange> {
+        self.trace.change
+    }
+
     /// Changes the value, not the trace.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Done<U> {
         Done { value: change(self.value), trace: self.trace }

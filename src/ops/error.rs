@@ -6,7 +6,13 @@ use crate::access::Denied;
 use crate::audit::AuditError;
 use crate::envelope::{ContextError, NormalizeError, OpenError, ParseError, SealError};
 use crate::hsm::HsmError;
-use crate::id::{Epoch, FieldId, KekVersion, KeyName, NameError, RotationName, TenantName, VersionName};
+use crate::hsm::process::TaskError;
+use crate::id::{
+    CeremonyId, CustodianId, Epoch, FieldId, KekVersion, KeyName, NameError, RotationName, TenantName,
+    VersionName,
+};
+use crate::keyring::ceremony::ApprovalError;
+use crate::keyring::roster::RosterError;
 use crate::keyring::state::KeyState;
 use crate::store::StoreError;
 use crate::store::kv::KvError;
@@ -61,6 +67,23 @@ pub enum Error {
     /// There is no such rotation.
     #[error("{0} does not exist")]
     NoRotation(RotationName),
+    /// There is no such ceremony.
+    #[error("ceremonies/{0} does not exist")]
+    NoCeremony(CeremonyId),
+    /// An approval does not count.
+    #[error(transparent)]
+    Approval(#[from] ApprovalError),
+    /// A signature is not the custodian's over this ceremony.
+    #[error(
+        "the signature of {0} does not verify: it must be made over this ceremony, with the key that the roster names"
+    )]
+    Signature(CustodianId),
+    /// Custodians and quorum make no roster.
+    #[error(transparent)]
+    Roster(#[from] RosterError),
+    /// The root is founded: custodians decide.
+    #[error("the root is founded, so custodians decide: keyward ceremony propose {0}")]
+    CeremonyRequired(String),
     /// There is no index key for the field yet.
     #[error("{0} has no blind index for field {1}; computing one creates it")]
     NoField(KeyName, FieldId),
@@ -85,11 +108,6 @@ pub enum Error {
     /// The version is below the minimum version of its key.
     #[error("{0} is below the minimum version {1} of its key")]
     BelowMinimum(VersionName, Epoch),
-    /// Since the root was founded, one person does not decide this alone.
-    #[error(
-        "the root key is in the custody of custodians, so this needs a ceremony: `keyward ceremony propose {0}`"
-    )]
-    CeremonyRequired(String),
     /// The clock is not believed, so nothing is done by date.
     #[error("{0}; see `keyward clock accept`")]
     ClockSuspect(String),
@@ -105,6 +123,9 @@ pub enum Error {
     /// The HSM did not serve.
     #[error(transparent)]
     Hsm(HsmError),
+    /// A root key could not be made or destroyed.
+    #[error(transparent)]
+    Task(#[from] TaskError),
     /// The store did not serve.
     #[error(transparent)]
     Store(StoreError),
@@ -130,6 +151,7 @@ pub enum Error {
 #[allow(missing_docs)]
 pub enum Reason {
     AlreadyExists,
+    ApprovalRefused,
     ArgumentInvalid,
     AuditUnavailable,
     CeremonyRequired,
@@ -163,8 +185,9 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::AlreadyExists,
+        Self::ApprovalRefused,
         Self::ArgumentInvalid,
         Self::AuditUnavailable,
         Self::CeremonyRequired,
@@ -200,6 +223,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::ApprovalRefused => "APPROVAL_REFUSED",
             Self::ArgumentInvalid => "ARGUMENT_INVALID",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
             Self::CeremonyRequired => "CEREMONY_REQUIRED",
@@ -241,24 +265,27 @@ impl Error {
             Self::Denied(Denied::Frozen(_)) | Self::Frozen(_) => Reason::Frozen,
             Self::Denied(_) => Reason::PermissionDenied,
             Self::Name(_) => Reason::NameInvalid,
-            Self::Argument(_) | Self::Normalize(_) => Reason::ArgumentInvalid,
+            Self::Argument(_) | Self::Normalize(_) | Self::Roster(_) => Reason::ArgumentInvalid,
+            Self::Approval(_) | Self::Signature(_) => Reason::ApprovalRefused,
+            Self::CeremonyRequired(_) => Reason::CeremonyRequired,
             Self::Context(_) => Reason::ContextInvalid,
             Self::Malformed(_) => Reason::CiphertextMalformed,
             Self::Refused => Reason::CiphertextRefused,
             Self::TooLarge { .. } => Reason::TooLarge,
             Self::NoTenant(_) | Self::NoKey(_) | Self::NoVersion(_) => Reason::NotFound,
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
+            Self::NoCeremony(_) => Reason::NotFound,
             Self::Exists(_) => Reason::AlreadyExists,
             Self::TenantState(_, state) | Self::KeyState(_, state) => of_state(*state, Reason::KeyDisabled),
             Self::VersionState(_, state) => of_state(*state, Reason::VersionDisabled),
             Self::BelowMinimum(..) => Reason::VersionTooOld,
-            Self::CeremonyRequired(_) => Reason::CeremonyRequired,
             Self::ClockSuspect(_) => Reason::ClockSuspect,
             Self::NotAllowed(_) => Reason::NotAllowed,
             Self::Exhausted(..) => Reason::KeyExhausted,
             Self::Conflict => Reason::Conflict,
             Self::Hsm(HsmError::Busy { .. }) => Reason::HsmBusy,
             Self::Hsm(HsmError::Unavailable(_) | HsmError::UnknownRoot(_)) => Reason::HsmUnavailable,
+            Self::Task(_) => Reason::HsmUnavailable,
             Self::Hsm(HsmError::Integrity) => Reason::StoreTampered,
             Self::Hsm(HsmError::Misbehaved(_)) => Reason::Internal,
             Self::Store(error) => error.into(),

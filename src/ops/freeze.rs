@@ -2,11 +2,11 @@
 
 use super::Error;
 use super::commit::Affects;
-use super::custody::Matter;
 use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
+use crate::id::{KeyName, PrincipalId, TenantId};
 use crate::keyring::record::{Key, Principal, Tenant};
 use crate::store::{Changes, Stored, tables};
 
@@ -21,10 +21,8 @@ impl Vault {
         frozen: bool,
         reason: &str,
     ) -> Result<Done<()>, Error> {
-        self.check_may_end(frozen, right.resource().to_string())?;
-        let changed =
-            self.change_tenant(&right.resource().0, true, |tenant| Tenant { frozen, ..tenant }).await?;
-        Ok(changed.map(|_| ()).detail(reason))
+        self.require_unfounded_to_unfreeze(frozen, &right.resource().to_string())?;
+        Ok(self.set_tenant_frozen(&right.resource().0, frozen).await?.detail(reason))
     }
 
     /// Freezes or unfreezes a key; its open data keys are wiped before the answer.
@@ -37,10 +35,8 @@ impl Vault {
         frozen: bool,
         reason: &str,
     ) -> Result<Done<()>, Error> {
-        self.check_may_end(frozen, right.resource().to_string())?;
-        let Stored { record, revision } = self.key_record(right.resource()).await?;
-        let changed = self.replace_key(right.resource(), Key { frozen, ..record }, revision).await?;
-        Ok(changed.map(|_| ()).detail(reason))
+        self.require_unfounded_to_unfreeze(frozen, &right.resource().to_string())?;
+        Ok(self.set_key_frozen(right.resource(), frozen).await?.detail(reason))
     }
 
     /// Freezes or unfreezes a principal of the configuration.
@@ -54,12 +50,35 @@ impl Vault {
         reason: &str,
     ) -> Result<Done<()>, Error> {
         let name = right.resource();
-        if !self.policy.knows(name) {
-            return Err(Error::NoPrincipal(name.clone()));
-        }
-        self.check_may_end(frozen, format!("principals/{name}"))?;
         if frozen && name == right.principal() {
             return Err(Error::NotAllowed("nobody can freeze themselves: who would end it?".into()));
+        }
+        self.require_unfounded_to_unfreeze(frozen, &format!("principals/{name}"))?;
+        Ok(self.set_principal_frozen(name, frozen, reason).await?.detail(reason))
+    }
+
+    fn require_unfounded_to_unfreeze(&self, frozen: bool, name: &str) -> Result<(), Error> {
+        if frozen { Ok(()) } else { self.require_unfounded(&format!("unfreeze {name}")) }
+    }
+
+    pub(super) async fn set_tenant_frozen(&self, id: &TenantId, frozen: bool) -> Result<Done<()>, Error> {
+        let changed = self.change_tenant(id, true, |tenant| Tenant { frozen, ..tenant }).await?;
+        Ok(changed.map(drop))
+    }
+
+    pub(super) async fn set_key_frozen(&self, name: &KeyName, frozen: bool) -> Result<Done<()>, Error> {
+        let Stored { record, revision } = self.key_record(name).await?;
+        Ok(self.replace_key(name, Key { frozen, ..record }, revision).await?.map(drop))
+    }
+
+    pub(super) async fn set_principal_frozen(
+        &self,
+        name: &PrincipalId,
+        frozen: bool,
+        reason: &str,
+    ) -> Result<Done<()>, Error> {
+        if !self.policy.knows(name) {
+            return Err(Error::NoPrincipal(name.clone()));
         }
         let record = Principal { frozen, reason: reason.to_owned(), changed: Date::now() };
         let mut changes = Changes::default();
@@ -69,14 +88,6 @@ impl Vault {
         };
         let change = self.commit(changes, Affects::Nothing).await?;
         self.policy.set_frozen(name, frozen);
-        Ok(Done::with_change((), change).detail(reason))
-    }
-
-    /// Everybody may freeze what they manage; ending a freeze may need more.
-    fn check_may_end(&self, frozen: bool, name: String) -> Result<(), Error> {
-        match frozen {
-            true => Ok(()),
-            false => self.require_unfounded_or_ceremony(Matter::Unfreeze(&name)),
-        }
+        Ok(Done::with_change((), change))
     }
 }

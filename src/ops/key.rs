@@ -9,6 +9,7 @@ use super::done::Done;
 use super::epoch::Opening;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
+use crate::audit::StoreChange;
 use crate::clock::Date;
 use crate::id::{Epoch, KeyId, KeyName, TenantId};
 use crate::keyring::record::{Key, Tenant};
@@ -104,6 +105,10 @@ impl Vault {
             key.data_class = raised(&record, name, class)?;
         }
         if let Some(minimum) = update.min_version {
+            self.require_unfounded_or_ceremony(Matter::MinVersion(
+                &name.to_string(),
+                minimum.unwrap_or(Epoch::FIRST),
+            ))?;
             self.check_minimum(name, &record, minimum).await?;
             key.min_version = minimum;
         }
@@ -115,6 +120,22 @@ impl Vault {
         changes.replace(&tables::key(name), &key, revision);
         let change = self.commit(changes, Affects::KeyAndItsDeks(name)).await?;
         Ok(Done::with_change(key, change))
+    }
+
+    /// Puts another minimum version in force; the change, where it is another one.
+    pub(super) async fn set_min_version(
+        &self,
+        name: &KeyName,
+        minimum: Option<Epoch>,
+    ) -> Result<Option<StoreChange>, Error> {
+        let Stored { record, revision } = self.key_record(name).await?;
+        if record.min_version == minimum {
+            return Ok(None);
+        }
+        self.check_minimum(name, &record, minimum).await?;
+        let mut changes = Changes::default();
+        changes.replace(&tables::key(name), &Key { min_version: minimum, ..record }, revision);
+        self.commit(changes, Affects::KeyAndItsDeks(name)).await.map(Some)
     }
 
     async fn new_schedule(
@@ -135,7 +156,6 @@ impl Vault {
     /// to undo a mistake: not below a version that was destroyed since, for that would promise what
     /// cannot be kept.
     async fn check_minimum(&self, name: &KeyName, key: &Key, minimum: Option<Epoch>) -> Result<(), Error> {
-        self.require_unfounded_or_ceremony(Matter::MinVersion(&name.to_string()))?;
         let (old, new) = (key.min_version.unwrap_or(Epoch::FIRST), minimum.unwrap_or(Epoch::FIRST));
         if new > key.primary {
             let primary = key.primary;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Error;
-use super::commit::{self, Affects};
+use super::commit::{self, Affects, unhindered};
 use super::done::Done;
 use super::epoch::Opening;
 use super::sealed::sealed_keys;
@@ -112,12 +112,14 @@ impl Vault {
         &self,
         right: &Authorized<permission::ManageTenant>,
     ) -> Result<Done<RotationInfo>, Error> {
-        self.begin_rotation_of(&right.resource().0).await
+        let id = &right.resource().0;
+        self.unfrozen_tenant(id).await?;
+        unhindered!(self.begin_rotation_of(id))
     }
 
-    /// The same, by date.
+    /// The same, also of a frozen tenant.
     pub(super) async fn begin_rotation_of(&self, id: &TenantId) -> Result<Done<RotationInfo>, Error> {
-        let tenant = self.unfrozen_tenant(id).await?;
+        let tenant = self.tenant(id).await?;
         if let Some(to) = tenant.record.rotating_to {
             return Ok(Done::new(self.rotation_info(id, to).await?).detail("was running already"));
         }
@@ -131,7 +133,8 @@ impl Vault {
             Rotation { from, done: 0, total, finished_key: None, created: Date::now(), finished: None };
         let old = self.kek(id, from).await?;
         let mut changes = Changes::default();
-        changes.create(&tables::kek(id, to), &self.kek_record(self.new_kek().await?));
+        let kek = self.new_kek(&mut changes).await?;
+        changes.create(&tables::kek(id, to), &kek);
         let retired = KekRecord { state: KeyState::DecryptOnly, ..old.record };
         changes.replace(&tables::kek(id, from), &retired, old.revision);
         changes.create(&tables::rotation(&name), &rotation);
@@ -183,14 +186,54 @@ impl Vault {
         }
     }
 
+    /// Rotates a tenant, frozen or not, until its keys are under the root in force. Takes over a rotation that runs.
+    pub(super) async fn rotate_to_new_root(&self, id: &TenantId) -> Result<(), Error> {
+        loop {
+            self.rotate_to_end(id).await?;
+            let tenant = self.tenant(id).await?.record;
+            if tenant.state() == KeyState::Destroyed {
+                return Ok(());
+            }
+            let primary = tenant.primary_kek;
+            if self.kek(id, primary).await?.record.root == self.root().id {
+                return Ok(());
+            }
+            self.begin_own_rotation(id).await?;
+        }
+    }
+
+    /// Begins a rotation of the daemon's own.
+    pub(super) async fn begin_own_rotation(&self, id: &TenantId) -> Result<(), Error> {
+        let begun = unhindered!(self.begin_rotation_of(id))?;
+        self.record_own("rotate-tenant", Self::tenant_name(id).to_string(), begun.change()).await
+    }
+
+    /// Works on the tenant's rotation, if there is one, until it is finished.
+    pub(super) async fn rotate_to_end(&self, id: &TenantId) -> Result<(), Error> {
+        while self.tenant(id).await?.record.rotating_to.is_some() {
+            match self.work_alone(id).await? {
+                Some((name, change)) => {
+                    self.record_own("rotate-tenant-end", name.to_string(), Some(change)).await?;
+                }
+                // Somebody else works on it.
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Works on a rotation unless another task does.
+    async fn work_alone(&self, id: &TenantId) -> Result<Option<(RotationName, StoreChange)>, Error> {
+        let Some(_working) = Working::begin(&self.rotations, id) else { return Ok(None) };
+        self.work_on_rotation(id).await
+    }
+
     async fn work_on_rotation(&self, id: &TenantId) -> Result<Option<(RotationName, StoreChange)>, Error> {
         let tenant = self.tenant(id).await?.record;
         let Some(to) = tenant.rotating_to else { return Ok(None) };
-        match tenant.state() {
-            KeyState::Active => {}
-            // Nothing is left that could be moved.
-            KeyState::Destroyed => return Ok(None),
-            state => return Err(Error::TenantState(Self::tenant_name(id), state)),
+        // Nothing is left that could be moved. What is to be destroyed moves like the rest: it may be called off.
+        if tenant.state() == KeyState::Destroyed {
+            return Ok(None);
         }
         let rotation = self.rotation(id, to).await?.record;
         for (name, _) in self.keys_of(id, &tenant).await? {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::agenda::Line;
-use super::commit::Affects;
+use super::commit::{Affects, unhindered};
 use super::destroy::{Authority, DestroyTarget};
 use super::vault::Vault;
 use crate::audit::{Outcome, Pending};
@@ -145,7 +145,7 @@ impl Vault {
                 self.keep_old_kek(id, *version).await?;
             }
             Task::DestroyKek(id, version) => {
-                self.destroy_due(DestroyTarget::Kek(id.clone(), *version)).await?
+                self.destroy_due(DestroyTarget::Kek(id.clone(), *version)).await?;
             }
             Task::DestroyVersion(version) => {
                 // Only in an older store that was accepted: there it may be the primary one still.
@@ -166,7 +166,8 @@ impl Vault {
     }
 
     async fn rotate_tenant_on_schedule(&self, id: &TenantId) -> Result<Ran, Error> {
-        let mut begun = self.begin_rotation_of(id).await?;
+        self.unfrozen_tenant(id).await?;
+        let mut begun = unhindered!(self.begin_rotation_of(id))?;
         let resource = format!("tenants/{id}");
         let mut record = Pending::begin(self.audit.clone(), None, "rotate-tenant", resource, 0);
         record.detail("by date");

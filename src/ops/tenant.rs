@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Error;
-use super::commit::Affects;
+use super::commit::{Affects, unhindered};
 use super::done::Done;
 use super::key::check_period;
 use super::vault::{Vault, misfit};
@@ -14,7 +14,6 @@ use crate::id::{KekVersion, TenantId};
 use crate::keyring::record::{KekRecord, Tenant};
 use crate::keyring::schedule::Schedule;
 use crate::keyring::state::KeyState;
-use crate::keyring::wrapped::WrappedKek;
 use crate::store::{Changes, Prefix, Stored, tables};
 
 /// Longest display name in bytes.
@@ -56,20 +55,26 @@ impl Vault {
         right: &Authorized<permission::ManageTenant>,
         display_name: Option<String>,
     ) -> Result<Done<Tenant>, Error> {
-        let id = &right.resource().0;
         check_display_name(display_name.as_deref())?;
+        unhindered!(self.try_create_tenant(right, display_name.clone()))
+    }
+
+    async fn try_create_tenant(
+        &self,
+        right: &Authorized<permission::ManageTenant>,
+        display_name: Option<String>,
+    ) -> Result<Done<Tenant>, Error> {
+        let id = &right.resource().0;
         if self.records.get(&tables::tenant(id)).await?.is_some() {
             return Err(Error::Exists(right.resource().to_string()));
         }
         let tenant = Tenant::new(Date::now(), display_name);
         let mut changes = Changes::default();
         changes.create(&tables::tenant(id), &tenant);
-        changes.create(&tables::kek(id, tenant.primary_kek), &self.kek_record(self.new_kek().await?));
-        match self.commit(changes, Affects::Nothing).await {
-            Ok(change) => Ok(Done::with_change(tenant, change)),
-            Err(Error::Conflict) => Err(Error::Exists(right.resource().to_string())),
-            Err(error) => Err(error),
-        }
+        let kek = self.new_kek(&mut changes).await?;
+        changes.create(&tables::kek(id, tenant.primary_kek), &kek);
+        let change = self.commit(changes, Affects::Nothing).await?;
+        Ok(Done::with_change(tenant, change))
     }
 
     /// One tenant.
@@ -175,18 +180,16 @@ impl Vault {
         Ok(Done::with_change(tenant, change))
     }
 
-    /// A new KEK, wrapped under the root.
-    pub(super) async fn new_kek(&self) -> Result<WrappedKek, Error> {
-        match self.hsm(Operation::GenerateKek { root: self.root_id() }).await? {
-            Reply::Wrapped(wrapped) => Ok(wrapped),
-            _ => Err(misfit("KEK generation")),
-        }
-    }
-
-    pub(super) fn kek_record(&self, wrapped: WrappedKek) -> KekRecord {
-        let root = self.root_id();
-        let (state, created) = (KeyState::Active, Date::now());
-        KekRecord { root, wrapped, state, uses_reserved: 0, created, destruction: None }
+    /// A new KEK, wrapped under the root in force; `changes` are made only while it is.
+    pub(super) async fn new_kek(&self, changes: &mut Changes) -> Result<KekRecord, Error> {
+        let root = self.root_in_force().await?;
+        let Reply::Wrapped(wrapped) = self.hsm(Operation::GenerateKek { root: root.record.id }).await? else {
+            return Err(misfit("KEK generation"));
+        };
+        changes.require(&tables::root(root.record.generation), root.revision);
+        let (root, created) = (root.record.id, Date::now());
+        let state = KeyState::Active;
+        Ok(KekRecord { root, wrapped, state, uses_reserved: 0, created, destruction: None })
     }
 }
 

@@ -50,7 +50,7 @@ impl Timekeeping {
         let same =
             before.is_some_and(|before| std::mem::discriminant(&before) == std::mem::discriminant(&verdict));
         // That the clock is right at the first look is no news.
-        (verdict, !same && !(before.is_none() && verdict == Verdict::Trusted))
+        (verdict, !(same || before.is_none() && verdict == Verdict::Trusted))
     }
 
     pub(super) fn set_leading(&self, leading: bool) {

@@ -1,9 +1,10 @@
 //! Everything that the operations share.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::{Mutex, Notify, RwLock};
+use tokio::sync::{Mutex, Notify};
 
+use super::ceremony::Ceremonies;
 use super::dek_uses::UseCounters;
 use super::entropy::Entropy;
 use super::kek_uses::KekUses;
@@ -20,10 +21,8 @@ use crate::config::{self, Classes, Limits};
 use crate::envelope::{Dek, IndexKey};
 use crate::hsm::figures::CacheFigures;
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
-use crate::id::{
-    DekId, DeploymentId, FieldId, IndexVersion, KekVersion, KeyName, RootId, TenantId, TenantName,
-};
-use crate::keyring::record::{KekRecord, Principal, Root};
+use crate::id::{DekId, DeploymentId, FieldId, IndexVersion, KekVersion, KeyName, TenantId, TenantName};
+use crate::keyring::record::{Custody, KekRecord, Principal, Root};
 use crate::secret::Key256;
 use crate::store::{Prefix, Records, Stored, tables};
 
@@ -32,7 +31,7 @@ pub struct Vault {
     pub(super) hsm: Arc<dyn Hsm>,
     pub(super) records: Records,
     pub(super) audit: Arc<dyn AuditLog>,
-    pub(super) root: Root,
+    pub(super) root: RwLock<Arc<Root>>,
     pub(super) policy: Arc<Policy>,
     pub(super) settings: Settings,
     pub(super) rules: Rules,
@@ -50,7 +49,8 @@ pub struct Vault {
     /// Destructions are done one after the other.
     pub(super) destroying: Mutex<()>,
     /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
-    pub(super) committing: RwLock<()>,
+    pub(super) committing: tokio::sync::RwLock<()>,
+    pub(super) ceremonies: Ceremonies,
 }
 
 /// What configuration says about the operations.
@@ -110,11 +110,12 @@ impl Vault {
             retries: Retries::default(),
             woken: Notify::new(),
             destroying: Mutex::new(()),
-            committing: RwLock::new(()),
+            committing: tokio::sync::RwLock::default(),
+            ceremonies: Ceremonies::default(),
             hsm,
             records,
             audit,
-            root,
+            root: RwLock::new(Arc::new(root)),
             policy,
             settings,
         });
@@ -122,9 +123,14 @@ impl Vault {
         Ok(vault)
     }
 
-    /// The root under which KEKs are wrapped.
-    pub fn root(&self) -> &Root {
-        &self.root
+    /// The root under which KEKs are wrapped now.
+    pub fn root(&self) -> Arc<Root> {
+        self.root.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another root in force.
+    pub(super) fn set_root(&self, root: Root) {
+        *self.root.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(root);
     }
 
     /// The records, for status and transfer.
@@ -158,11 +164,7 @@ impl Vault {
     }
 
     pub(super) fn deployment(&self) -> DeploymentId {
-        self.root.deployment
-    }
-
-    pub(super) fn root_id(&self) -> RootId {
-        self.root.id
+        self.root().deployment
     }
 
     /// One operation of the HSM.
@@ -193,6 +195,14 @@ impl Vault {
         match self.hsm(Operation::GenerateKey { kek, aad }).await? {
             Reply::NewKey { key, sealed } => Ok((key, sealed)),
             _ => Err(misfit("key generation")),
+        }
+    }
+
+    /// That one operator may do this, since there are no custodians. `act` is how it is proposed otherwise.
+    pub(super) fn require_unfounded(&self, act: &str) -> Result<(), Error> {
+        match self.root().custody {
+            Custody::Unfounded => Ok(()),
+            Custody::Founded => Err(Error::CeremonyRequired(act.to_owned())),
         }
     }
 

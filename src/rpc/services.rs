@@ -9,10 +9,12 @@ use tonic_health::server::HealthReporter;
 
 use super::access::Access;
 use super::call::{Gate, stopped};
+use super::ceremonies::CeremonyDesk;
 use super::crypto::Crypto;
 use super::keys::Keys;
 use super::proto::DESCRIPTORS;
 use super::proto::access_service_server::AccessServiceServer;
+use super::proto::ceremony_service_server::CeremonyServiceServer;
 use super::proto::crypto_service_server::CryptoServiceServer;
 use super::proto::key_service_server::KeyServiceServer;
 use super::proto::system_service_server::SystemServiceServer;
@@ -49,6 +51,7 @@ pub fn services(
         .add_service(crypto)
         .add_service(KeyServiceServer::new(Keys(gate.clone())))
         .add_service(AccessServiceServer::new(Access(gate.clone())))
+        .add_service(CeremonyServiceServer::new(CeremonyDesk(gate.clone())))
         .add_service(SystemServiceServer::new(system))
         .add_service(health)
         .add_service(reflection);

@@ -29,7 +29,8 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::ShuttingDown
         | Reason::StoreUnavailable => Code::Unavailable,
         Reason::Internal => Code::Internal,
-        Reason::CeremonyRequired
+        Reason::ApprovalRefused
+        | Reason::CeremonyRequired
         | Reason::ClockSuspect
         | Reason::Destroyed
         | Reason::DestructionScheduled

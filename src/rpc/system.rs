@@ -188,6 +188,7 @@ fn root(vault: &Vault) -> proto::status::Root {
         generation: root.generation.get(),
         custody: custody.to_owned(),
         create_time: Some(timestamp(root.created)),
+        deployment: root.deployment.to_string(),
     }
 }
 

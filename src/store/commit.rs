@@ -33,7 +33,7 @@ impl Inner {
         self.settle(&mut writer).await?;
         let mut view = self.view().await?;
         let old = view.rows(&changes.keys()?).await?;
-        let writes = changes.writes(&old, view.position().revision + 1, &self.keys)?;
+        let (writes, old) = changes.writes(old, view.position().revision + 1, &self.keys)?;
         let prepared = prepare(view, writes, &old)?;
         let (prepared, point) = writer.append(prepared).await?;
         self.apply(&mut writer, prepared, point).await.map_err(StoreError::unsettled)

@@ -191,8 +191,15 @@ struct Planned {
     key: Vec<u8>,
     // The revision that wrote the record to be changed; none for a new one.
     expect: Option<u64>,
-    // None deletes.
-    payload: Option<Vec<u8>>,
+    effect: Effect,
+}
+
+/// What is done with a record that is as expected.
+#[derive(Debug)]
+enum Effect {
+    Write(Vec<u8>),
+    Delete,
+    Nothing,
 }
 
 impl Changes {
@@ -203,17 +210,24 @@ impl Changes {
 
     /// A new record; there must be none at `path`.
     pub fn create<T: Record>(&mut self, path: &Path<T>, record: &T) -> &mut Self {
-        self.plan(path, None, Some(record))
+        self.plan(path, None, record)
     }
 
     /// A new value for the record that the change `revision` wrote.
     pub fn replace<T: Record>(&mut self, path: &Path<T>, record: &T, revision: u64) -> &mut Self {
-        self.plan(path, Some(revision), Some(record))
+        self.plan(path, Some(revision), record)
     }
 
     /// No longer the record that the change `revision` wrote.
     pub fn delete<T: Record>(&mut self, path: &Path<T>, revision: u64) -> &mut Self {
-        self.plan(path, Some(revision), None)
+        self.0.push(Planned { key: path.key(), expect: Some(revision), effect: Effect::Delete });
+        self
+    }
+
+    /// Only if the record is still the one that the change `revision` wrote: what is changed here was worked out from it.
+    pub fn require<T: Record>(&mut self, path: &Path<T>, revision: u64) -> &mut Self {
+        self.0.push(Planned { key: path.key(), expect: Some(revision), effect: Effect::Nothing });
+        self
     }
 
     /// Puts a tombstone that is known from elsewhere in place of the row at `key`, which the change
@@ -226,7 +240,7 @@ impl Changes {
     ) -> &mut Self {
         if let Some(revision) = revision {
             let key = tombstone.id.key().to_vec();
-            self.0.push(Planned { key, expect: Some(revision), payload: None });
+            self.0.push(Planned { key, expect: Some(revision), effect: Effect::Delete });
         }
         self.create(tombstone, record)
     }
@@ -241,10 +255,15 @@ impl Changes {
         self.0.is_empty()
     }
 
-    fn plan<T: Record>(&mut self, path: &Path<T>, expect: Option<u64>, record: Option<&T>) -> &mut Self {
-        let payload =
-            record.map(|record| minicbor::to_vec(record).expect("encoding into memory cannot fail"));
-        self.0.push(Planned { key: path.key(), expect, payload });
+    fn plan<T: Record>(&mut self, path: &Path<T>, expect: Option<u64>, record: &T) -> &mut Self {
+        let payload = minicbor::to_vec(record).expect("encoding into memory cannot fail");
+        self.0.push(Planned { key: path.key(), expect, effect: Effect::Write(payload) });
+        self
+    }
+
+    /// Makes these changes too.
+    pub fn add(&mut self, others: Self) -> &mut Self {
+        self.0.extend(others.0);
         self
     }
 
@@ -259,31 +278,38 @@ impl Changes {
         }
     }
 
-    /// The writes of revision `revision`, if the rows at the keys are as expected.
+    /// The writes of revision `revision`, if the rows at the keys are as expected, and the row that each replaces.
     pub(super) fn writes(
         self,
-        old: &[Option<Row>],
+        old: Vec<Option<Row>>,
         revision: u64,
         keys: &StoreKeys,
-    ) -> Result<Vec<Write>, StoreError> {
-        self.0
-            .into_iter()
-            .zip(old)
-            .map(|(planned, old)| planned.write(old.as_ref(), revision, keys))
-            .collect()
+    ) -> Result<(Vec<Write>, Vec<Option<Row>>), StoreError> {
+        let (mut writes, mut replaced) = (Vec::with_capacity(old.len()), Vec::with_capacity(old.len()));
+        for (planned, old) in self.0.into_iter().zip(old) {
+            if let Some(write) = planned.write(old.as_ref(), revision, keys)? {
+                writes.push(write);
+                replaced.push(old);
+            }
+        }
+        Ok((writes, replaced))
     }
 }
 
 impl Planned {
-    fn write(self, old: Option<&Row>, revision: u64, keys: &StoreKeys) -> Result<Write, StoreError> {
+    fn write(self, old: Option<&Row>, revision: u64, keys: &StoreKeys) -> Result<Option<Write>, StoreError> {
         let found = old.map(|row| row.revision);
         if found != self.expect {
             let what = describe(&self.key);
             let exists = self.expect.is_none();
             return Err(if exists { StoreError::Exists { what } } else { StoreError::Changed { what } });
         }
-        let value = self.payload.map(|payload| keys.seal(&self.key, revision, &payload));
-        Ok(Write { key: self.key, value })
+        let value = match self.effect {
+            Effect::Write(payload) => Some(keys.seal(&self.key, revision, &payload)),
+            Effect::Delete => None,
+            Effect::Nothing => return Ok(None),
+        };
+        Ok(Some(Write { key: self.key, value }))
     }
 }
 
@@ -350,6 +376,23 @@ mod tests {
             }
         }
         assert_eq!(records.stats(), before);
+        assert_eq!(read(&records, 3).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_change_may_rest_on_records_that_it_leaves_alone() {
+        let place = Place::new();
+        let records = place.create().await;
+        add(&records, 1).await.unwrap();
+        let mut changes = Changes::new();
+        changes.require(&tenant_path(1), 2).create(&tenant_path(2), &tenant(7));
+        let made = records.commit(changes).await.unwrap();
+        assert_eq!((made.revision, read(&records, 2).await), (3, Some(7)));
+        assert_eq!(records.get(&tenant_path(1)).await.unwrap().unwrap().revision, 2);
+        set(&records, 1, 5).await.unwrap();
+        let mut changes = Changes::new();
+        changes.create(&tenant_path(3), &tenant(7)).require(&tenant_path(1), 2);
+        assert!(matches!(records.commit(changes).await, Err(StoreError::Changed { .. })));
         assert_eq!(read(&records, 3).await, None);
     }
 

@@ -12,14 +12,17 @@ use minicbor::{Decode, Encode};
 
 use crate::clock::Date;
 use crate::id::{
-    DekId, Epoch, FieldId, IndexVersion, KekVersion, KeyId, KeyName, PrincipalId, RootGeneration,
-    RotationName, TenantId, TenantName, VersionName,
+    CeremonyId, DekId, Epoch, FieldId, IndexVersion, KekVersion, KeyId, KeyName, PrincipalId, RootGeneration,
+    RosterVersion, RotationName, TenantId, TenantName, VersionName,
 };
 use crate::keyring::agenda::{Due, Lease, Task};
+use crate::keyring::ceremony::Ceremony;
+use crate::keyring::escrow::Escrow;
 use crate::keyring::record::{
     Dek, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation, SystemSecret, Tenant, Version,
 };
 use crate::keyring::remains::Tombstone;
+use crate::keyring::roster::Roster;
 use crate::keyring::schedule::DekUses;
 use crate::keyring::timekeeping::ClockMark;
 
@@ -49,6 +52,12 @@ pub enum Table {
     Principal = 10,
     /// Rotations that are not finished, by tenant.
     RunningRotation = 11,
+    /// Rosters of custodians.
+    Roster = 12,
+    /// Ceremonies.
+    Ceremony = 13,
+    /// Shares of the backup keys of roots.
+    Escrow = 14,
     /// What is left of wrapped keys that were destroyed.
     Tombstone = 15,
     /// Which daemon runs what is due.
@@ -67,7 +76,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -79,6 +88,9 @@ impl Table {
         Self::Rotation,
         Self::Principal,
         Self::RunningRotation,
+        Self::Roster,
+        Self::Ceremony,
+        Self::Escrow,
         Self::Tombstone,
         Self::SchedulerLease,
         Self::ClockMark,
@@ -125,6 +137,9 @@ impl Table {
             Self::Rotation => "rotation",
             Self::Principal => "principal",
             Self::RunningRotation => "running-rotation",
+            Self::Roster => "roster",
+            Self::Ceremony => "ceremony",
+            Self::Escrow => "escrow",
             Self::Tombstone => "tombstone",
             Self::SchedulerLease => "scheduler lease",
             Self::ClockMark => "clock mark",
@@ -268,6 +283,21 @@ pub fn principal(principal: &PrincipalId) -> Path<Principal> {
     Path::new(principal.clone())
 }
 
+/// The path of a roster.
+pub fn roster(version: RosterVersion) -> Path<Roster> {
+    Path::new(version)
+}
+
+/// The path of a ceremony.
+pub fn ceremony(ceremony: CeremonyId) -> Path<Ceremony> {
+    Path::new(ceremony)
+}
+
+/// The path of the escrow of one generation of the root.
+pub fn escrow(generation: RootGeneration) -> Path<Escrow> {
+    Path::new(generation)
+}
+
 /// The path of the tombstone of a record.
 pub fn tombstone<T: Record>(of: &Path<T>) -> Path<Tombstone> {
     Path::new(Buried(of.key()))
@@ -367,6 +397,9 @@ records! {
     IndexKey: IndexKey, (KeyName, FieldId, IndexVersion), |(key, field, version)| format!("{key}/fields/{field}/versions/{version}");
     Rotation: Rotation, RotationName, |rotation| rotation.to_string();
     Principal: Principal, PrincipalId, |principal| format!("principals/{principal}");
+    Roster: Roster, RosterVersion, |version| format!("rosters/{version}");
+    Ceremony: Ceremony, CeremonyId, |ceremony| format!("ceremonies/{ceremony}");
+    Escrow: Escrow, RootGeneration, |generation| format!("roots/{generation}/escrow");
     RunningRotation: RunningRotation, TenantId, |tenant| format!("tenants/{tenant}/running-rotation");
     Tombstone: Tombstone, Buried, |buried| format!("tombstone of {}", describe(&buried.0));
     Lease: SchedulerLease, (), |()| "scheduler-lease".into();
@@ -419,19 +452,24 @@ macro_rules! number_path {
         })*
     };
 }
-number_path!(Epoch KekVersion RootGeneration IndexVersion);
+number_path!(Epoch KekVersion RootGeneration IndexVersion RosterVersion);
 
-impl PathId for DekId {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.0);
-    }
+macro_rules! random_path {
+    ($($type:ty)*) => {
+        $(impl PathId for $type {
+            fn put(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.0);
+            }
 
-    fn take(rest: &mut &[u8]) -> Option<Self> {
-        let (id, tail) = rest.split_first_chunk()?;
-        *rest = tail;
-        Some(Self(*id))
-    }
+            fn take(rest: &mut &[u8]) -> Option<Self> {
+                let (id, tail) = rest.split_first_chunk()?;
+                *rest = tail;
+                Some(Self(*id))
+            }
+        })*
+    };
 }
+random_path!(CeremonyId DekId);
 
 impl PathId for () {
     fn put(&self, _: &mut Vec<u8>) {}

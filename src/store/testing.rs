@@ -122,6 +122,7 @@ pub(super) fn first_records() -> (Root, SystemSecret) {
         token_serial: "0001".into(),
         token_label: "token".into(),
         created: Date(1),
+        state: None,
     };
     (root, SystemSecret { root: id, kek, sealed: sealed(5) })
 }

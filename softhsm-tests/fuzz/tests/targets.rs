@@ -1,7 +1,7 @@
 //! Every target, with a budget that fits a normal test run.
 
 use keyward_fuzz::engine::run;
-use keyward_fuzz::targets::{ciphertext, config, text, values};
+use keyward_fuzz::targets::{card, ciphertext, config, text, values};
 
 #[test]
 fn ciphertexts() {
@@ -26,4 +26,10 @@ fn contexts() {
 #[test]
 fn blind_indexes() {
     run(&values::seeds(), 100_000, values::index);
+}
+
+#[test]
+fn custodian_cards() {
+    run(&card::texts(), 20_000, card::text);
+    run(&card::contents(), 20_000, card::content);
 }

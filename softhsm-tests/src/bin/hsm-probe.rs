@@ -10,12 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::daemon::child;
+use keyward::envelope::sealed_box::{self, Receiver};
+use keyward::hsm::birth::{
+    Backup, BackupPlan, DeliveredShare, Delivery, Handover, Holder, NewRoot, Newborn, Purpose,
+};
 use keyward::hsm::pin::{PinSource, clear_refused_pin};
 use keyward::hsm::pkcs11::root::Guards;
 use keyward::hsm::pkcs11::{self, TokenSelector};
-use keyward::hsm::process::{self, HsmGroup, NewRoot, Program, Settings, create_root};
-use keyward::hsm::{Hsm, HsmError, Kek, Operation, Reply, Status};
+use keyward::hsm::process::{self, Heir, HsmGroup, Program, Settings, TaskError};
+use keyward::hsm::{Hsm, HsmError, KeepNewborn, Kek, Operation, Reply, Status};
 use keyward::id::RootId;
+use keyward::keyring::escrow::delivery_context;
 use keyward::keyring::wrapped::{SealedKey, WrappedKek};
 use keyward::secret::Key256;
 use keyward_softhsm_tests::binary;
@@ -41,6 +46,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "storm" => storm(&bench).await?,
         "strange-canary" => strange_canary(&bench).await?,
         "no-backup" => no_backup(&bench).await?,
+        "retire" => retire(&bench).await?,
+        "restore" => restore(&bench).await?,
         "check" => serde_json::to_value(process::check(&bench.settings()).await?)?,
         other => return Err(format!("no scenario {other}").into()),
     };
@@ -67,7 +74,14 @@ impl Bench {
     }
 
     async fn root(&self) -> Result<NewRoot, Box<dyn Error>> {
-        Ok(create_root(&self.settings(), |_, _| Ok(())).await?)
+        Ok(self.create_root(async |_| Ok(())).await?)
+    }
+
+    async fn create_root(
+        &self,
+        keep: impl AsyncFnOnce(Newborn) -> Result<(), String>,
+    ) -> Result<NewRoot, TaskError> {
+        process::create_root(&self.settings(), Purpose::Root, BackupPlan::HandOut, keep).await
     }
 
     async fn ready(&self, settings: Settings, root: &NewRoot) -> Result<Arc<HsmGroup>, Box<dyn Error>> {
@@ -128,19 +142,24 @@ fn words<T>(answer: Result<T, HsmError>) -> String {
 
 async fn round_trip(bench: &Bench) -> Outcome {
     let (mut persisted_first, mut backup_keys) = (false, Vec::new());
-    let first = create_root(&bench.settings(), |key, escrow| {
+    let mut keep = |newborn: Newborn| match newborn.backup {
+        Backup::HandedOut(key) => backup_keys.push(key),
+        _ => unreachable!("it was asked for"),
+    };
+    let first = bench.create_root(async |newborn| {
         // The root must not stand on the token yet; its backup is kept first.
-        persisted_first = escrow.bytes.len() == 40 && objects(&bench.folder.join("tokens")).ok() == Some(0);
-        backup_keys.push(key.duplicate());
+        persisted_first =
+            newborn.wrapped.bytes.len() == 40 && objects(&bench.folder.join("tokens")).ok() == Some(0);
+        keep(newborn);
         Ok(())
-    })
-    .await?;
-    let second = create_root(&bench.settings(), |key, _| {
-        backup_keys.push(key.duplicate());
+    });
+    let first = first.await?;
+    let second = bench.create_root(async |newborn| {
+        keep(newborn);
         Ok(())
-    })
-    .await?;
-    let listed = process::roots(&bench.settings()).await?;
+    });
+    let second = second.await?;
+    let listed = process::roots(&bench.settings(), Purpose::Root).await?;
     let hsm = bench.ready(bench.settings(), &first).await?;
     let (a, b) = (new_kek(&hsm, first.id).await?, new_kek(&hsm, second.id).await?);
     let before = hsm.figures().operations;
@@ -398,12 +417,84 @@ async fn strange_canary(bench: &Bench) -> Outcome {
 }
 
 async fn no_backup(bench: &Bench) -> Outcome {
-    let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
-    let error = create_root(&bench.settings(), |_, _| Err(full())).await.err().ok_or("a root was made")?;
+    let full = async |_| Err("there is no room".to_owned());
+    let error = bench.create_root(full).await.err().ok_or("a root was made")?;
     let left = objects(&bench.folder.join("tokens"))?;
     Ok(
-        json!({ "error": error.to_string(), "objects": left, "roots": process::roots(&bench.settings()).await?.len() }),
+        json!({ "error": error.to_string(), "objects": left, "roots": process::roots(&bench.settings(), Purpose::Root).await?.len() }),
     )
+}
+
+/// A second root takes over from the first, which is destroyed, while the connection stays.
+async fn retire(bench: &Bench) -> Outcome {
+    let first = bench.root().await?;
+    let hsm = bench.ready(bench.settings(), &first).await?;
+    let a = new_kek(&hsm, first.id).await?;
+    let (key, sealed) = new_key(&hsm, &a, b"aad").await?;
+    let keep: KeepNewborn<'_> = Box::new(|_| Box::pin(async { Ok(()) }));
+    let second = hsm.create_root(Purpose::Root, BackupPlan::Drop, keep).await?;
+    let b = new_kek(&hsm, second.id).await?;
+    let (from_aad, to_aad) = (b"aad".to_vec(), b"aad".to_vec());
+    let moved =
+        Operation::MoveKey { from: a.clone(), from_aad, sealed: sealed.clone(), to: b.clone(), to_aad };
+    let Reply::Sealed(moved) = one(&hsm, moved).await? else { return Err("no sealed key".into()) };
+    hsm.expect(second.born().canary.clone());
+    hsm.destroy_root(first.id).await?;
+    hsm.destroy_root(first.id).await?;
+    let opened = open(&hsm, &b, b"aad", &moved).await?;
+    Ok(json!({
+        "opened": opened.expose() == key.expose(),
+        "under_the_first": words(open(&hsm, &a, b"aad", &sealed).await),
+        "roots": hsm.roots(Purpose::Root).await? == [second.id],
+        "status": format!("{:?}", wait(&hsm, |_| true).await?).contains("epoch: 1,"),
+    }))
+}
+
+/// A root whose backup key was split is lost with its token, and put together again by two of three.
+async fn restore(bench: &Bench) -> Outcome {
+    let holders = [Receiver::generate()?, Receiver::generate()?, Receiver::generate()?];
+    let context = |at: usize| format!("share {at}").into_bytes();
+    let plan = BackupPlan::Split {
+        quorum: 2,
+        holders: holders
+            .iter()
+            .enumerate()
+            .map(|(at, holder)| Holder { key: *holder.public(), context: context(at) })
+            .collect(),
+    };
+    let mut shares = Vec::new();
+    let keep = async |newborn: Newborn| match newborn.backup {
+        Backup::Split(sealed) => {
+            shares = sealed;
+            Ok(())
+        }
+        _ => Err("it was to be split".to_owned()),
+    };
+    let root = process::create_root(&bench.settings(), Purpose::Root, plan, keep).await?;
+    process::destroy_root(&bench.settings(), root.id).await?;
+    let deliver = async |whose: &[usize], settings: Settings| {
+        let (heir, to) = Heir::open(&settings, &settings.slots[0]).await?;
+        let delivered = whose.iter().map(|at| {
+            let share = holders[*at].open(&shares[*at], &context(*at)).map_err(|error| error.to_string())?;
+            let sealed = sealed_box::seal(&to, &delivery_context(&context(*at), &to), share.expose());
+            let sealed = sealed.map_err(|error| error.to_string())?;
+            Ok(DeliveredShare { holder: at.to_string(), context: context(*at), sealed })
+        });
+        let shares = delivered.collect::<Result<Vec<_>, String>>().map_err(TaskError::Failed)?;
+        let (wrapped, canary) = (root.escrow.clone(), root.born().canary.clone());
+        let delivery = Delivery::Shares(shares);
+        heir.adopt(&Handover { purpose: Purpose::Root, id: root.id, wrapped, canary, delivery }).await
+    };
+    let alone = deliver(&[1], bench.settings()).await.err().map(|error| error.to_string());
+    let twice = deliver(&[1, 1], bench.settings()).await.err().map(|error| error.to_string());
+    let between = process::roots(&bench.settings(), Purpose::Root).await?.len();
+    let settled = deliver(&[2, 0], bench.settings()).await?;
+    let hsm = bench.ready(bench.settings(), &root).await?;
+    Ok(json!({
+        "alone": alone, "twice": twice, "between": between,
+        "same_canary": settled.canary == root.born().canary,
+        "serves": new_kek(&hsm, root.id).await.is_ok(),
+    }))
 }
 
 /// Object files of every token in the folder.

@@ -7,6 +7,7 @@ use cryptoki::error::Error;
 use cryptoki::session::Session;
 use serde::{Deserialize, Serialize};
 
+use crate::hsm::birth::Purpose;
 use crate::hsm::pin::RefusedPins;
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::error::{ConnectError, words};
@@ -123,7 +124,7 @@ fn report(settings: &Settings, module: &Module, session: &Session) -> Result<Che
         mechanisms: advertised(module)?,
         max_rw_sessions: info.max_rw_sessions,
         configuration: failure.is_none().then(|| configuration(settings, &info)),
-        roots: root::list(session)?.iter().map(ToString::to_string).collect(),
+        roots: root::list(session, Purpose::Root)?.iter().map(ToString::to_string).collect(),
         quirks: quirks::of(&token).into_iter().map(KnownQuirk::from).collect(),
         timings: if failure.is_none() { timings(session)? } else { Vec::new() },
         usable: failure.is_none(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cryptoki::error::Error;
 use cryptoki::object::ObjectHandle;
@@ -42,7 +42,7 @@ pub(super) struct Connection {
     pub(super) keks: KekCache<Own>,
     pub(super) quirks: Vec<&'static Quirk>,
     /// The canary, once it was opened.
-    canary: Option<Canary>,
+    canary: RwLock<Option<Canary>>,
     probe: Probe,
     pub(super) module: Module,
 }
@@ -93,17 +93,17 @@ impl Connected {
             roots: Mutex::default(),
             keks: KekCache::new(settings.kek_cache.max(1), settings.kek_ttl, settings.kek_uses),
             quirks: quirks::of(module.token()),
-            canary: None,
+            canary: RwLock::default(),
             probe,
             module,
         };
-        let mut connected = Self { holder, connection };
+        let connected = Self { holder, connection };
         canary.map_or(Ok(()), |canary| connected.prove_root(canary))?;
         Ok(connected)
     }
 
     /// Opens the canary. From then on the health probe asks for it too.
-    fn prove_root(&mut self, canary: Canary) -> Result<(), ConnectError> {
+    fn prove_root(&self, canary: Canary) -> Result<(), ConnectError> {
         let token = self.connection.module.token();
         let refused = |reason: String| {
             Err(ConnectError::Foreign(format!(
@@ -113,7 +113,7 @@ impl Connected {
         };
         match self.connection.executor(&self.holder, &AtomicU64::new(0)).prove(&canary) {
             Ok(()) => {
-                self.connection.canary = Some(canary);
+                self.connection.expect(canary);
                 Ok(())
             }
             Err(Failure::Lost(reason)) => Err(ConnectError::Away(reason)),
@@ -145,12 +145,22 @@ impl Connection {
     pub(super) fn health(&self, session: &Session) -> Result<(), String> {
         self.module.token_present().map_err(|reason| format!("the token is gone: {reason}"))?;
         self.probe.answer(session)?;
-        let Some(canary) = &self.canary else { return Ok(()) };
+        let canary = self.canary.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(canary) = &*canary else { return Ok(()) };
         self.executor(session, &AtomicU64::new(0)).probe_root(canary)
+    }
+
+    /// From now on the health probe asks for this canary, which was opened.
+    pub(super) fn expect(&self, canary: Canary) {
+        *self.canary.write().unwrap_or_else(PoisonError::into_inner) = Some(canary);
     }
 
     pub(super) fn known_root(&self, root: &RootId) -> Option<ObjectHandle> {
         self.roots.lock().unwrap_or_else(PoisonError::into_inner).get(root).copied()
+    }
+
+    pub(super) fn forget_root(&self, root: &RootId) {
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner).remove(root);
     }
 
     pub(super) fn remember_root(&self, root: RootId, handle: ObjectHandle) {

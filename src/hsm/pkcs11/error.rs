@@ -26,7 +26,7 @@ pub enum ConnectError {
 }
 
 /// A module's error in one short clause, without the specification's paragraphs.
-pub(super) fn words(error: &Error) -> String {
+pub(crate) fn words(error: &Error) -> String {
     match error {
         Error::Pkcs11(code, function) => format!("{code:?} in C_{function:?}"),
         Error::NullFunctionPointer => "the module lacks the function".to_owned(),
@@ -35,7 +35,7 @@ pub(super) fn words(error: &Error) -> String {
 }
 
 /// The return code, when it came from the module.
-pub(super) fn code(error: &Error) -> Option<RvError> {
+pub(crate) fn code(error: &Error) -> Option<RvError> {
     match error {
         Error::Pkcs11(code, _) => Some(*code),
         _ => None,

@@ -14,7 +14,7 @@ use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::error::{ConnectError, code, words};
 use crate::hsm::pkcs11::raw::Raw;
 use crate::hsm::pkcs11::token::Token;
-use crate::hsm::pkcs11::uri::TokenSelector;
+use crate::id::token::TokenSelector;
 
 /// A loaded library. It stays loaded: some vendors' libraries do not survive being unloaded.
 pub(super) struct Library {

@@ -15,7 +15,7 @@ use crate::hsm::figures::CacheFigures;
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::connection::{Connected, Connection};
 use crate::hsm::pkcs11::error::ConnectError;
-use crate::hsm::pkcs11::execute::Executor;
+use crate::hsm::pkcs11::execute::{Executor, Failure};
 use crate::hsm::pkcs11::module::Library;
 use crate::hsm::{Forget, HsmError, Operation, Reply, TokenInfo};
 use crate::keyring::wrapped::Canary;
@@ -36,6 +36,7 @@ pub type Answer = Box<dyn FnOnce(Executed) + Send>;
 enum Work {
     Run(Vec<Operation>, Answer),
     Forget(Forget),
+    Expect(Canary),
 }
 
 /// The threads' input. When it is dropped, they finish what they have and end.
@@ -70,9 +71,11 @@ pub enum Seen {
 /// Loads the module, logs in, tests it, proves the root by its canary, and
 /// starts the session threads.
 ///
+/// The pool stands last, so that whoever drops both drops it first: the watch waits for threads that wait for it.
+///
 /// # Errors
 /// [`ConnectError`] says whether another try makes sense.
-pub fn start(settings: &Settings, pin: &Pin, canary: Option<Canary>) -> Result<(Pool, Watch), ConnectError> {
+pub fn start(settings: &Settings, pin: &Pin, canary: Option<Canary>) -> Result<(Watch, Pool), ConnectError> {
     let library = Library::load(&settings.module)?;
     let Connected { holder, connection } = Connected::open(&library, settings, pin, canary, false)?;
     let connection = Arc::new(connection);
@@ -94,7 +97,7 @@ pub fn start(settings: &Settings, pin: &Pin, canary: Option<Canary>) -> Result<(
             thread.map_err(|error| ConnectError::Away(format!("cannot start a session thread: {error}")))?,
         );
     }
-    Ok((Pool { work, token }, watch))
+    Ok((watch, Pool { work, token }))
 }
 
 fn too_few(error: ConnectError) -> ConnectError {
@@ -122,6 +125,11 @@ impl Pool {
     /// Has handles of KEKs destroyed as soon as no list in work uses them.
     pub fn forget(&self, keks: Forget) {
         self.work.send(Work::Forget(keks)).ok();
+    }
+
+    /// From now on this canary proves the root. A token that does not open it loses its connection.
+    pub fn expect(&self, canary: Canary) {
+        self.work.send(Work::Expect(canary)).ok();
     }
 }
 
@@ -178,6 +186,7 @@ impl Worker {
                     answer(Executed { answers, calls: calls.swap(0, Ordering::Relaxed) });
                 }),
                 Work::Forget(keks) => self.forget(&executor, keks),
+                Work::Expect(canary) => self.expect(&executor, canary),
             };
             if let Err(reason) = done {
                 // The watch lives as long as this thread.
@@ -186,10 +195,23 @@ impl Worker {
         }
     }
 
+    fn expect(&self, executor: &Executor<'_>, canary: Canary) -> Result<(), String> {
+        executor.prove(&canary).map_err(|failure| match failure {
+            Failure::Answer(error) => format!("the token does not open the new canary: {error}"),
+            Failure::Lost(reason) => reason,
+        })?;
+        self.connection.expect(canary);
+        Ok(())
+    }
+
     fn forget(&self, executor: &Executor<'_>, keks: Forget) -> Result<(), String> {
         match keks {
             Forget::All => self.connection.keks.forget_all(),
             Forget::These(keks) => keks.iter().for_each(|kek| self.connection.keks.forget(kek)),
+            Forget::Root(root) => {
+                self.connection.keks.forget_all();
+                self.connection.forget_root(&root);
+            }
         }
         executor.destroy_retired()
     }

@@ -18,12 +18,12 @@ use cryptoki_sys::{
 use crate::hsm::pkcs11::token::Token;
 
 /// A second handle on the same loaded library.
-pub(super) struct Raw {
+pub(crate) struct Raw {
     library: cryptoki_sys::Pkcs11,
 }
 
 impl Raw {
-    pub(super) fn load(path: &Path) -> Result<Self, String> {
+    pub(crate) fn load(path: &Path) -> Result<Self, String> {
         // SAFETY: loading runs the library's initialisers. It is the operator's trusted HSM
         // library, and `Pkcs11::new` has loaded the same file before: this adds a reference.
         let library = unsafe { cryptoki_sys::Pkcs11::new(path) }.map_err(|error| error.to_string())?;
@@ -42,7 +42,7 @@ impl Raw {
     }
 
     /// What the token in a slot says of itself.
-    pub(super) fn token(&self, slot: Slot) -> Result<Token, Error> {
+    pub(crate) fn token(&self, slot: Slot) -> Result<Token, Error> {
         let call = self.functions().and_then(|list| list.C_GetTokenInfo).ok_or(Error::NullFunctionPointer)?;
         let mut info = CK_TOKEN_INFO::default();
         // SAFETY: `info` outlives the call, and every value of its bytes is one.

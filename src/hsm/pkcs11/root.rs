@@ -1,9 +1,14 @@
-//! Makes a root key, with escrow at birth.
+//! Makes a root key, with escrow at birth, and destroys one.
 //!
 //! The root is born as an extractable session object, wrapped once under a
 //! one-time backup key, destroyed, and unwrapped as a non-extractable token
 //! object. After that no call makes another copy of it: a later backup, or
 //! another set of custodians, means another root.
+//!
+//! The backup key lives in this process only. It leaves as the plan says: in
+//! shares that are sealed to their holders, whole for the file of an unfounded
+//! root, or not at all; and sealed to the process of another token of the
+//! group while the root is handed over to it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -15,33 +20,20 @@ use cryptoki::session::Session;
 use minicbor::{Decode, Encode};
 use sha2::{Digest, Sha256};
 
+use crate::envelope::sealed_box::{self, Receiver};
+use crate::envelope::shamir;
+use crate::hsm::birth::{Backup, BackupPlan, Delivery, Handover, Newborn, Purpose};
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::connection::Connected;
 use crate::hsm::pkcs11::error::{ConnectError, words};
 use crate::hsm::pkcs11::execute::{Executor, Failure};
 use crate::hsm::pkcs11::module::Library;
 use crate::hsm::pkcs11::primitive::{self, Usage, WRAPPED_LEN};
-use crate::hsm::transfer;
 use crate::hsm::{Kek, TokenInfo};
 use crate::id::RootId;
+use crate::keyring::escrow::{AgreementPoint, SealedBox, delivery_context};
 use crate::keyring::wrapped::{Canary, WrapMechanism, WrappedKek};
-use crate::secret::{Key256, Pin};
-
-const LABEL: &str = "keyward root ";
-
-/// A root key before it stands on any token: the escrow at birth.
-#[derive(Debug, Encode, Decode)]
-pub struct Escrow {
-    /// The root's name, and its CKA_ID on each token.
-    #[n(0)]
-    pub id: RootId,
-    /// The root, wrapped under the backup key.
-    #[n(1)]
-    pub wrapped: WrappedKek,
-    /// The key that opens it; useless without it.
-    #[cbor(n(2), with = "transfer::key")]
-    pub backup_key: Key256,
-}
+use crate::secret::{Key256, Pin, SecretBytes};
 
 /// A root key on a token.
 #[derive(Debug, Clone, Encode, Decode)]
@@ -97,13 +89,14 @@ pub enum RootError {
     /// The root did not prove safe and was destroyed.
     #[error("the new root key was destroyed, because {0}")]
     Unsafe(String),
+    /// The backup key cannot be split or put together.
+    #[error("{0}")]
+    Backup(String),
     /// The root did not prove safe, and could not be destroyed either.
-    #[error(
-        "remove the object \"{LABEL}{id}\" from the token by hand: it must not be used, because {reason}"
-    )]
+    #[error("remove the object \"{label}\" from the token by hand: it must not be used, because {reason}")]
     Stranded {
-        /// Its name.
-        id: RootId,
+        /// Its label.
+        label: String,
         /// What is wrong with it.
         reason: String,
     },
@@ -129,80 +122,177 @@ fn connect(settings: &Settings, pin: &Pin, write: bool) -> Result<Connected, Con
     Connected::open(&library, settings, pin, None, write)
 }
 
-/// Makes a root key.
-///
-/// `keep` must keep the escrow durably, or answer `false`; it is called before
-/// the root becomes a token object, so no root exists without its backup.
-/// `accept` sees the root on the token; when it answers `false`, the root is
-/// destroyed again.
+/// What the daemon decides about a root that stands on the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Verdict {
+    /// It stays.
+    #[n(0)]
+    Keep,
+    /// It is destroyed again.
+    #[n(1)]
+    GiveUp,
+    /// The backup key is to be sealed for the process of another token, which takes the root over.
+    #[n(2)]
+    HandOver(#[n(0)] AgreementPoint),
+}
+
+/// The daemon, as the process that makes a root sees it.
+pub trait Registrar {
+    /// Keeps the escrow durably, or answers `false`; asked before the root becomes a token object.
+    fn keep(&mut self, newborn: Newborn) -> bool;
+    /// Sees the root on the token and decides.
+    fn judge(&mut self, settled: &Settled) -> Verdict;
+    /// Takes the sealed backup key to the process that asked for it, and decides again.
+    fn hand_over(&mut self, sealed: SealedBox) -> Verdict;
+}
+
+/// Makes a root key. No root exists without its escrow, and none stays that the registrar does not keep.
 ///
 /// # Errors
 /// [`RootError`]; except for [`RootError::Stranded`], nothing stays on the token.
 pub fn create(
     settings: &Settings,
     pin: &Pin,
-    keep: impl FnOnce(Escrow) -> bool,
-    accept: impl FnOnce(&Settled) -> bool,
+    purpose: Purpose,
+    plan: &BackupPlan,
+    registrar: &mut impl Registrar,
 ) -> Result<(), RootError> {
     let connected = connect(settings, pin, true)?;
-    let birth = Birth { connected: &connected, session: &connected.holder, id: RootId::random()? };
+    let birth = Birth { connected: &connected, session: &connected.holder, purpose, id: RootId::random()? };
     let uncounted = AtomicU64::new(0);
     let executor = connected.connection.executor(&connected.holder, &uncounted);
     let backup_key = executor.new_key().map_err(refused("making the backup key"))?;
     let backup = birth.import(&backup_key)?;
     let wrapped = birth.escrow(backup)?;
-    if !keep(Escrow { id: birth.id, wrapped: wrapped.clone(), backup_key }) {
+    let seed = executor.new_key().map_err(refused("splitting the backup key"))?;
+    let newborn =
+        Newborn { id: birth.id, wrapped: wrapped.clone(), backup: spread(plan, &backup_key, &seed)? };
+    if !registrar.keep(newborn) {
         return Err(RootError::NotKept);
     }
     let root = birth.settle(backup, &wrapped)?;
     let proved = birth.prove(root, backup, || birth.canary(&executor));
-    birth.finish(root, backup, proved, accept)
+    birth.finish(root, backup, proved, &backup_key, registrar)
 }
 
-/// Puts a root that was born on another token onto this one.
+/// What leaves this process of the backup key.
+fn spread(plan: &BackupPlan, key: &Key256, seed: &Key256) -> Result<Backup, RootError> {
+    Ok(match plan {
+        BackupPlan::HandOut => Backup::HandedOut(key.duplicate()),
+        BackupPlan::Drop => Backup::Dropped,
+        BackupPlan::Split { quorum, holders } => {
+            let count = u8::try_from(holders.len()).unwrap_or(u8::MAX);
+            let shares = shamir::split(key, *quorum, count, seed);
+            let shares = shares.map_err(|error| RootError::Backup(error.to_string()))?;
+            let sealed = holders
+                .iter()
+                .zip(&shares)
+                .map(|(holder, share)| sealed_box::seal(&holder.key, &holder.context, share.expose()));
+            let sealed = sealed.collect::<Result<_, _>>();
+            Backup::Split(sealed.map_err(|error| RootError::Backup(error.to_string()))?)
+        }
+    })
+}
+
+/// Puts a root that was born on another token onto this one. `receiver` is the key
+/// to which the backup key, or the shares of it, were sealed.
 ///
 /// # Errors
 /// As [`create`].
 pub fn adopt(
     settings: &Settings,
     pin: &Pin,
-    escrow: &Escrow,
-    canary: &Canary,
-    accept: impl FnOnce(&Settled) -> bool,
+    handover: &Handover,
+    receiver: &Receiver,
+    registrar: &mut impl Registrar,
 ) -> Result<(), RootError> {
+    let backup_key = delivered(handover, receiver)?;
     let connected = connect(settings, pin, true)?;
-    let birth = Birth { connected: &connected, session: &connected.holder, id: escrow.id };
+    let birth = Birth {
+        connected: &connected,
+        session: &connected.holder,
+        purpose: handover.purpose,
+        id: handover.id,
+    };
     let uncounted = AtomicU64::new(0);
     let executor = connected.connection.executor(&connected.holder, &uncounted);
-    let backup = birth.import(&escrow.backup_key)?;
-    let root = birth.settle(backup, &escrow.wrapped)?;
+    let backup = birth.import(&backup_key)?;
+    let root = birth.settle(backup, &handover.wrapped)?;
+    let canary = &handover.canary;
     let opens = || executor.prove(canary).map_err(|failure| refused("the canary")(failure).to_string());
     let proved = birth.prove(root, backup, || opens().map(|()| canary.clone()));
-    birth.finish(root, backup, proved, accept)
+    birth.finish(root, backup, proved, &backup_key, registrar)
 }
 
-/// The names of the root keys that Keyward has made on the token.
+/// The backup key, out of what was delivered.
+fn delivered(handover: &Handover, receiver: &Receiver) -> Result<Key256, RootError> {
+    let refused = |what: String| RootError::Backup(what);
+    match &handover.delivery {
+        Delivery::Whole(sealed) => {
+            let key = receiver.open(sealed, &Handover::context(&handover.id));
+            let key = key.map_err(|error| refused(format!("the backup key: {error}")))?;
+            Key256::from_slice(key.expose())
+                .ok_or_else(|| refused("the backup key has another length".into()))
+        }
+        Delivery::Shares(shares) => {
+            let open = |share: &crate::hsm::birth::DeliveredShare| {
+                let opened =
+                    receiver.open(&share.sealed, &delivery_context(&share.context, receiver.public()));
+                opened.map_err(|error| refused(format!("the share of {}: {error}", share.holder)))
+            };
+            let shares = shares.iter().map(open).collect::<Result<Vec<SecretBytes>, _>>()?;
+            shamir::combine(&shares).map_err(|error| refused(error.to_string()))
+        }
+    }
+}
+
+/// Destroys the token objects of a root and proves that none is left. One that is not there is no error.
+///
+/// # Errors
+/// [`RootError`] when the token cannot be asked, or keeps the object.
+pub fn destroy(settings: &Settings, pin: &Pin, id: RootId) -> Result<(), RootError> {
+    let connected = connect(settings, pin, true)?;
+    let session = &connected.holder;
+    let template =
+        [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true), Attribute::Id(id.0.to_vec())];
+    let find = || session.find_objects(&template).map_err(failed("looking for the key"));
+    for object in find()? {
+        let shown = session.get_attributes(object, &[AttributeType::Label, AttributeType::Id]);
+        if Purpose::ALL
+            .into_iter()
+            .any(|purpose| named(purpose, shown.as_deref().unwrap_or_default()).is_some())
+        {
+            session.destroy_object(object).map_err(failed("destroying the key"))?;
+        }
+    }
+    match find()?.len() {
+        0 => Ok(()),
+        left => Err(RootError::Unsafe(format!("{left} objects with the id {id} are still on the token"))),
+    }
+}
+
+/// The names of the keys that Keyward has made on the token for this purpose.
 ///
 /// # Errors
 /// [`RootError`] when the token cannot be asked.
-pub fn roots(settings: &Settings, pin: &Pin) -> Result<Vec<RootId>, RootError> {
+pub fn roots(settings: &Settings, pin: &Pin, purpose: Purpose) -> Result<Vec<RootId>, RootError> {
     let connected = connect(settings, pin, false)?;
-    list(&connected.holder).map_err(failed("listing the root keys"))
+    list(&connected.holder, purpose).map_err(failed("listing the root keys"))
 }
 
-pub(super) fn list(session: &Session) -> Result<Vec<RootId>, Error> {
+pub(super) fn list(session: &Session, purpose: Purpose) -> Result<Vec<RootId>, Error> {
     let keys = session.find_objects(&[Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)])?;
     let mut found = Vec::new();
     for key in keys {
         let shown = session.get_attributes(key, &[AttributeType::Label, AttributeType::Id])?;
-        found.extend(named(&shown));
+        found.extend(named(purpose, &shown));
     }
     Ok(found)
 }
 
-fn named(shown: &[Attribute]) -> Option<RootId> {
+fn named(purpose: Purpose, shown: &[Attribute]) -> Option<RootId> {
     match shown {
-        [Attribute::Label(label), Attribute::Id(id)] if label.starts_with(LABEL.as_bytes()) => {
+        [Attribute::Label(label), Attribute::Id(id)] if label.starts_with(purpose.label().as_bytes()) => {
             <[u8; 16]>::try_from(id.as_slice()).ok().map(RootId)
         }
         _ => None,
@@ -213,6 +303,7 @@ fn named(shown: &[Attribute]) -> Option<RootId> {
 struct Birth<'a> {
     connected: &'a Connected,
     session: &'a Session,
+    purpose: Purpose,
     id: RootId,
 }
 
@@ -222,13 +313,14 @@ impl Birth<'_> {
             .map_err(failed("importing the backup key"))
     }
 
-    /// Shows the proved root to whoever decides, and destroys what must not stay.
+    /// Shows the proved root to the registrar, and destroys what must not stay.
     fn finish(
         &self,
         root: ObjectHandle,
         backup: ObjectHandle,
         proved: Result<(Canary, Guards), String>,
-        accept: impl FnOnce(&Settled) -> bool,
+        backup_key: &Key256,
+        registrar: &mut impl Registrar,
     ) -> Result<(), RootError> {
         let (canary, guards) = proved.or_else(|reason| self.abandon(root, reason))?;
         self.session
@@ -238,10 +330,17 @@ impl Birth<'_> {
         let quirks =
             connection.quirks.iter().map(|quirk| format!("{}: {}", quirk.behaviour, quirk.lost)).collect();
         let settled = Settled { canary, token: connection.module.token().clone(), guards, quirks };
-        if accept(&settled) {
-            return Ok(());
+        let mut verdict = registrar.judge(&settled);
+        while let Verdict::HandOver(to) = verdict {
+            verdict = match sealed_box::seal(&to, &Handover::context(&self.id), backup_key.expose()) {
+                Ok(sealed) => registrar.hand_over(sealed),
+                Err(_) => Verdict::GiveUp,
+            };
         }
-        self.abandon(root, "it was not made on every token of the group".to_owned())
+        match verdict {
+            Verdict::Keep => Ok(()),
+            _ => self.abandon(root, "it was not made on every token of the group".to_owned()),
+        }
     }
 
     /// Generates the root and wraps it under the backup key; it lives for one call.
@@ -291,11 +390,15 @@ impl Birth<'_> {
         guards: &[Attribute],
     ) -> Result<ObjectHandle, Error> {
         let mut template = self.attributes(token).to_vec();
-        template.push(Attribute::Label(format!("{LABEL}{}", self.id).into_bytes()));
+        template.push(Attribute::Label(self.label().into_bytes()));
         template.extend_from_slice(guards);
         let inner = [Attribute::Sensitive(true), Attribute::Extractable(false)];
         let raw = self.connected.connection.module.raw();
         raw.unwrap_with_template(self.session, backup, &escrow.bytes, &template, &inner)
+    }
+
+    fn label(&self) -> String {
+        format!("{}{}", self.purpose.label(), self.id)
     }
 
     fn attributes(&self, token: bool) -> [Attribute; 11] {
@@ -384,7 +487,7 @@ impl Birth<'_> {
     fn abandon<T>(&self, root: ObjectHandle, reason: String) -> Result<T, RootError> {
         match self.session.destroy_object(root) {
             Ok(()) => Err(RootError::Unsafe(reason)),
-            Err(_) => Err(RootError::Stranded { id: self.id, reason }),
+            Err(_) => Err(RootError::Stranded { label: self.label(), reason }),
         }
     }
 }
@@ -397,9 +500,11 @@ mod tests {
     fn only_keyward_roots_are_listed() {
         let id = Attribute::Id(vec![7; 16]);
         let label = |text: &str| Attribute::Label(text.as_bytes().to_vec());
-        assert_eq!(named(&[label("keyward root 07"), id.clone()]), Some(RootId([7; 16])));
-        assert_eq!(named(&[label("another"), id.clone()]), None);
-        assert_eq!(named(&[label("keyward root 07"), Attribute::Id(vec![7; 15])]), None);
-        assert_eq!(named(&[id]), None);
+        let root = |shown: &[Attribute]| named(Purpose::Root, shown);
+        assert_eq!(root(&[label("keyward root 07"), id.clone()]), Some(RootId([7; 16])));
+        assert_eq!(root(&[label("another"), id.clone()]), None);
+        assert_eq!(root(&[label("keyward erasure 07"), id.clone()]), None);
+        assert_eq!(root(&[label("keyward root 07"), Attribute::Id(vec![7; 15])]), None);
+        assert_eq!(root(&[id]), None);
     }
 }

@@ -4,14 +4,15 @@
 
 use cryptoki_sys::{
     CK_EFFECTIVELY_INFINITE, CK_FLAGS, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION,
-    CKF_TOKEN_INITIALIZED, CKF_USER_PIN_COUNT_LOW, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED,
+    CKF_TOKEN_INITIALIZED, CKF_USER_PIN_COUNT_LOW, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_INITIALIZED,
+    CKF_USER_PIN_LOCKED,
 };
 
 use crate::hsm::TokenInfo;
 
 /// `CK_TOKEN_INFO` (PKCS#11 2.40, section 3.2), as far as it is of use.
-pub(super) struct Token {
-    pub(super) name: TokenInfo,
+pub(crate) struct Token {
+    pub(crate) name: TokenInfo,
     pub(super) firmware: String,
     /// Most sessions at a time; `None`: no limit, or none that the token tells.
     pub(super) max_sessions: Option<u64>,
@@ -23,20 +24,24 @@ pub(super) struct Token {
 }
 
 impl Token {
-    pub(super) fn initialized(&self) -> bool {
+    pub(crate) fn initialized(&self) -> bool {
         self.shows(CKF_TOKEN_INITIALIZED)
     }
 
-    pub(super) fn user_pin_locked(&self) -> bool {
+    pub(crate) fn user_pin_initialized(&self) -> bool {
+        self.shows(CKF_USER_PIN_INITIALIZED)
+    }
+
+    pub(crate) fn user_pin_locked(&self) -> bool {
         self.shows(CKF_USER_PIN_LOCKED)
     }
 
-    pub(super) fn user_pin_final_try(&self) -> bool {
+    pub(crate) fn user_pin_final_try(&self) -> bool {
         self.shows(CKF_USER_PIN_FINAL_TRY)
     }
 
     /// Whether the token counts a failed try.
-    pub(super) fn user_pin_try_failed(&self) -> bool {
+    pub(crate) fn user_pin_try_failed(&self) -> bool {
         self.shows(CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED)
     }
 

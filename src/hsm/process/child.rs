@@ -5,7 +5,6 @@
 //! closed socket, or none of the signs of life that it expects.
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,26 +12,18 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use rustix::process::{Signal, getpid, kill_process};
 
+use crate::child::{ChildError, frame, take_socket};
+use crate::envelope::sealed_box::Receiver;
 use crate::hsm::HsmError;
+use crate::hsm::birth::{BackupPlan, Newborn, Purpose};
 use crate::hsm::pkcs11::pool::{self, Executed, Pool, Seen, Watch};
-use crate::hsm::pkcs11::root::{self, Escrow, RootError, Settled};
+use crate::hsm::pkcs11::root::{self, Registrar, RootError, Settled, Verdict};
 use crate::hsm::pkcs11::{Settings, check};
-use crate::hsm::process::frame;
 use crate::hsm::process::queue::all;
 use crate::hsm::process::wire::{Decision, FromChild, Hello, Order, Task};
+use crate::keyring::escrow::SealedBox;
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
-
-/// Why an HSM process ended before its task was done.
-#[derive(Debug, thiserror::Error)]
-pub enum ChildError {
-    /// A person started it.
-    #[error("this command is for keywardd itself: its standard input must be a socket of the daemon")]
-    NotStartedByKeyward,
-    /// The daemon is gone, or does not speak the same protocol.
-    #[error("the socket to the daemon: {0}")]
-    Socket(#[from] io::Error),
-}
 
 /// Serves the socket on standard input.
 ///
@@ -43,13 +34,14 @@ pub fn run() -> Result<(), ChildError> {
     let Some(Hello { settings, pin, patience, task }) = frame::read(&mut socket)? else { return Ok(()) };
     match task {
         Task::Serve { canary } => serve(socket, &settings, pin, canary, patience),
-        Task::Roots => {
-            let found = root::roots(&settings, &pin).map(FromChild::Roots);
+        Task::Roots(purpose) => {
+            let found = root::roots(&settings, &pin, purpose).map(FromChild::Roots);
             tell(&mut socket, &found.unwrap_or_else(refused))
         }
         Task::Check => tell(&mut socket, &report(&settings, &pin)),
-        Task::CreateRoot => create_root(&mut socket, &settings, &pin),
-        Task::AdoptRoot { escrow, canary } => adopt_root(&mut socket, &settings, &pin, &escrow, &canary),
+        Task::CreateRoot { purpose, plan } => create_root(&mut socket, &settings, &pin, purpose, &plan),
+        Task::AdoptRoot => adopt_root(&mut socket, &settings, &pin),
+        Task::DestroyRoot(id) => finish(&mut socket, root::destroy(&settings, &pin, id)),
     }
 }
 
@@ -59,15 +51,6 @@ fn report(settings: &Settings, pin: &Pin) -> FromChild {
         Err(error) => return FromChild::Failed(error),
     };
     report.map_or_else(|error| FromChild::Refused(error.to_string()), FromChild::Report)
-}
-
-/// The library must not find the socket as its standard input.
-fn take_socket() -> Result<UnixStream, ChildError> {
-    let stdin = io::stdin();
-    rustix::net::sockopt::socket_type(&stdin).map_err(|_| ChildError::NotStartedByKeyward)?;
-    let socket = UnixStream::from(stdin.as_fd().try_clone_to_owned()?);
-    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?).map_err(io::Error::from)?;
-    Ok(socket)
 }
 
 fn tell(socket: &mut UnixStream, message: &FromChild) -> Result<(), ChildError> {
@@ -99,10 +82,8 @@ fn serve(
 ) -> Result<(), ChildError> {
     let started = pool::start(settings, &pin, canary);
     drop(pin);
-    // The watch waits for the session threads, which end when the pool does: on every way out of here the
-    // pool, bound last, is dropped first.
     let (watch, pool) = match started {
-        Ok((pool, watch)) => (watch, pool),
+        Ok(started) => started,
         Err(error) => return tell(&mut socket, &FromChild::Failed(error)),
     };
     tell(&mut socket, &FromChild::Ready { token: pool.token().clone() })?;
@@ -131,6 +112,7 @@ fn take_work(socket: &mut UnixStream, pool: Pool, mouth: &Mouth) -> Result<(), C
                 pool.run(operations, Box::new(move |executed| answer(&mouth, number, executed)));
             }
             Order::Forget(keks) => pool.forget(keks),
+            Order::Expect(canary) => pool.expect(canary),
         }
     }
     Ok(())
@@ -170,32 +152,49 @@ fn resident() -> u64 {
     pages.unwrap_or(0).saturating_mul(page)
 }
 
-fn create_root(socket: &mut UnixStream, settings: &Settings, pin: &Pin) -> Result<(), ChildError> {
-    let mut other = socket.try_clone()?;
-    let keep = |escrow: Escrow| go_on(&mut other, &FromChild::Escrow(escrow));
-    let made = root::create(settings, pin, keep, |settled| go_on_settled(socket, settled));
-    finish(socket, made)
-}
-
-fn adopt_root(
+fn create_root(
     socket: &mut UnixStream,
     settings: &Settings,
     pin: &Pin,
-    escrow: &Escrow,
-    canary: &Canary,
+    purpose: Purpose,
+    plan: &BackupPlan,
 ) -> Result<(), ChildError> {
-    let made = root::adopt(settings, pin, escrow, canary, |settled| go_on_settled(socket, settled));
+    let made = root::create(settings, pin, purpose, plan, &mut Asking(socket));
     finish(socket, made)
 }
 
-fn go_on_settled(socket: &mut UnixStream, settled: &Settled) -> bool {
-    go_on(socket, &FromChild::Settled(settled.clone()))
+fn adopt_root(socket: &mut UnixStream, settings: &Settings, pin: &Pin) -> Result<(), ChildError> {
+    let receiver = match Receiver::generate() {
+        Ok(receiver) => receiver,
+        Err(error) => return tell(socket, &FromChild::Refused(error.to_string())),
+    };
+    tell(socket, &FromChild::Receives(*receiver.public()))?;
+    let Some(handover) = frame::read(socket)? else { return Ok(()) };
+    let made = root::adopt(settings, pin, &handover, &receiver, &mut Asking(socket));
+    finish(socket, made)
 }
 
 /// Asks the daemon. A daemon that is gone has decided nothing, so nothing is kept.
-fn go_on(socket: &mut UnixStream, question: &FromChild) -> bool {
-    let answer = frame::write(socket, question).and_then(|()| frame::read::<Decision>(socket));
-    matches!(answer, Ok(Some(Decision::Go)))
+struct Asking<'a>(&'a mut UnixStream);
+
+impl Asking<'_> {
+    fn ask<A: for<'b> minicbor::Decode<'b, ()>>(&mut self, question: &FromChild) -> Option<A> {
+        frame::write(self.0, question).and_then(|()| frame::read(self.0)).ok().flatten()
+    }
+}
+
+impl Registrar for Asking<'_> {
+    fn keep(&mut self, newborn: Newborn) -> bool {
+        self.ask(&FromChild::Newborn(newborn)) == Some(Decision::Go)
+    }
+
+    fn judge(&mut self, settled: &Settled) -> Verdict {
+        self.ask(&FromChild::Settled(settled.clone())).unwrap_or(Verdict::GiveUp)
+    }
+
+    fn hand_over(&mut self, sealed: SealedBox) -> Verdict {
+        self.ask(&FromChild::HandedOver(sealed)).unwrap_or(Verdict::GiveUp)
+    }
 }
 
 fn finish(socket: &mut UnixStream, made: Result<(), RootError>) -> Result<(), ChildError> {

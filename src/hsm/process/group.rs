@@ -10,6 +10,7 @@ use crate::clock::Moment;
 use crate::hsm::figures::{CacheFigures, Figures};
 use crate::hsm::process::queue::Queue;
 use crate::hsm::{Forget, SlotState, SlotStatus, Status};
+use crate::keyring::wrapped::Canary;
 
 /// While every slot has been away no longer than this, calls wait for one to come back.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
@@ -25,6 +26,8 @@ pub(super) struct Group {
     keks: Mutex<Keks>,
     /// What every process is to give up.
     pub(super) forget: broadcast::Sender<Arc<Forget>>,
+    /// What proves that a token has the root.
+    pub(super) canary: watch::Sender<Option<Canary>>,
     status: watch::Sender<Status>,
     slots: Mutex<Slots>,
     epochs: AtomicU64,
@@ -69,7 +72,13 @@ struct Slots {
 
 impl Group {
     /// A group of the tokens with these names.
-    pub(super) fn new(names: Vec<String>, sessions: usize, queue: usize, grace: Duration) -> Self {
+    pub(super) fn new(
+        names: Vec<String>,
+        sessions: usize,
+        queue: usize,
+        grace: Duration,
+        canary: Option<Canary>,
+    ) -> Self {
         let keks = Mutex::new(Keks {
             gone: CacheFigures::default(),
             live: vec![CacheFigures::default(); names.len()],
@@ -82,6 +91,7 @@ impl Group {
             counters: Counters::default(),
             keks,
             forget: broadcast::Sender::new(FORGETTING),
+            canary: watch::Sender::new(canary),
             status: watch::Sender::new(Status::Starting),
             slots: Mutex::new(Slots { all, opened: false, away_since: Moment::now() }),
             epochs: AtomicU64::new(0),
@@ -235,7 +245,7 @@ mod tests {
     use crate::hsm::TokenInfo;
 
     fn group(slots: usize, grace: Duration) -> Group {
-        Group::new((0..slots).map(|slot| format!("token {slot}")).collect(), 1, 1, grace)
+        Group::new((0..slots).map(|slot| format!("token {slot}")).collect(), 1, 1, grace, None)
     }
 
     fn ready(epoch: u64) -> SlotState {

@@ -1,23 +1,17 @@
 //! One HSM process, as the daemon sees it.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use minicbor::Encode;
 use tokio::net::UnixStream;
 use tokio::process::Child;
 
+use crate::child::{self, Program, frame};
 use crate::hsm::pkcs11::ConnectError;
-use crate::hsm::process::frame;
 use crate::hsm::process::settings::Slot;
-use crate::hsm::process::spawn::Program;
 use crate::hsm::process::wire::{FromChild, Hello, Task};
 use crate::secret::Pin;
-
-/// How long a process may take to end by itself once its socket is closed.
-const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// A process and the socket to it. Dropping it kills the process.
 pub(super) struct Link {
@@ -35,7 +29,7 @@ impl Link {
         task: Task,
     ) -> Result<Self, ConnectError> {
         let away = |error: io::Error| ConnectError::Away(format!("cannot start the HSM process: {error}"));
-        let (child, socket) = program.spawn(&slot.name()).map_err(away)?;
+        let (child, socket) = program.spawn(&format!("keyward-hsm: {}", slot.name())).map_err(away)?;
         let mut link = Self { child, socket };
         let hello = Hello { settings: slot.hsm.clone(), pin, patience, task };
         link.tell(&hello).await.map_err(away)?;
@@ -61,22 +55,7 @@ impl Link {
 
 /// How a process that has closed its socket came to its end; it is ended if it has not.
 pub(super) async fn last_words(child: &mut Child) -> String {
-    match tokio::time::timeout(LAST_BREATH, child.wait()).await {
-        Ok(Ok(status)) => format!("the HSM process {}", manner(status)),
-        Ok(Err(error)) => format!("the HSM process is lost: {error}"),
-        Err(_) => "the HSM process closed its socket".to_owned(),
-    }
-}
-
-fn manner(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => match rustix::process::Signal::from_named_raw(signal) {
-            Some(name) => format!("was ended by signal {signal} ({name:?})"),
-            None => format!("was ended by signal {signal}"),
-        },
-        (None, Some(code)) => format!("ended with exit code {code}"),
-        (None, None) => "ended".to_owned(),
-    }
+    child::last_words("the HSM process", child).await
 }
 
 /// Ends a process and waits until it has gone, so that its token is free for the next.

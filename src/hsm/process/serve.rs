@@ -9,17 +9,19 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::Child;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use crate::child::frame;
 use crate::clock::Moment;
 use crate::hsm::process::flight::Flight;
-use crate::hsm::process::frame;
 use crate::hsm::process::group::Group;
 use crate::hsm::process::link::last_words;
 use crate::hsm::process::settings::{Settings, Slot};
 use crate::hsm::process::wire::{FromChild, OrderRef};
 use crate::hsm::{Forget, Status};
+use crate::keyring::wrapped::Canary;
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -43,6 +45,8 @@ pub(super) struct Service<'a> {
     settings: &'a Settings,
     index: usize,
     slot: &'a Slot,
+    /// Seen as far as the process was told at its start.
+    canary: watch::Receiver<Option<Canary>>,
     stop: &'a CancellationToken,
     flight: Flight,
     heard: LastHeard,
@@ -81,11 +85,12 @@ impl<'a> Service<'a> {
         group: &'a Group,
         settings: &'a Settings,
         index: usize,
+        canary: watch::Receiver<Option<Canary>>,
         stop: &'a CancellationToken,
     ) -> Self {
         let slot = &settings.slots[index];
         let (flight, heard) = (Flight::new(slot.hsm.sessions), LastHeard::new());
-        Self { group, settings, index, slot, stop, flight, heard, served: AtomicBool::new(false) }
+        Self { group, settings, index, slot, canary, stop, flight, heard, served: AtomicBool::new(false) }
     }
 
     /// Serves until the process is lost or the daemon stops. What was in work
@@ -112,6 +117,7 @@ impl<'a> Service<'a> {
     async fn send(&self, mut writer: OwnedWriteHalf) -> Result<(), String> {
         let mut status = self.group.status();
         let mut forget = self.group.forget.subscribe();
+        let mut canary = self.canary.clone();
         loop {
             let work = async {
                 let session = self.flight.session().await;
@@ -126,6 +132,13 @@ impl<'a> Service<'a> {
                     // Too many at once: then all. The sender lives as long as the group.
                     let keks = keks.unwrap_or_else(|_| Arc::new(Forget::All));
                     write(&mut writer, frame::encode(&OrderRef::Forget(&keks))).await?;
+                    continue;
+                }
+                changed = canary.changed() => {
+                    let canary = canary.borrow_and_update().clone();
+                    if let (Ok(()), Some(canary)) = (changed, canary) {
+                        write(&mut writer, frame::encode(&OrderRef::Expect(&canary))).await?;
+                    }
                     continue;
                 }
                 work = work => work,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::child::Program;
 use crate::hsm::pin::PinSource;
 use crate::hsm::pkcs11;
-use crate::hsm::process::spawn::Program;
 
 /// A group of tokens that hold the same root keys, and how it is served.
 #[derive(Debug, Clone)]

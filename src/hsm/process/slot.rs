@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::process::Child;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::hsm::pin::{PinSource, RefusedPins, Stamp};
@@ -29,7 +30,8 @@ pub(super) struct Supervisor {
     pub(super) index: usize,
     pub(super) group: Arc<Group>,
     pub(super) settings: Arc<Settings>,
-    pub(super) canary: Option<Canary>,
+    /// What proves the root; seen as far as the newest connection was told.
+    pub(super) canary: watch::Receiver<Option<Canary>>,
     pub(super) stop: CancellationToken,
     /// A PIN from the terminal is asked for once.
     pub(super) typed: Option<Pin>,
@@ -97,8 +99,8 @@ impl Supervisor {
         connected
     }
 
-    async fn open(&self, pin: Pin) -> Result<(Child, UnixStream, TokenInfo), ConnectError> {
-        let task = Task::Serve { canary: self.canary.clone() };
+    async fn open(&mut self, pin: Pin) -> Result<(Child, UnixStream, TokenInfo), ConnectError> {
+        let task = Task::Serve { canary: self.canary.borrow_and_update().clone() };
         let patience = self.settings.deadline;
         let mut link = Link::open(&self.settings.program, self.slot(), pin, patience, task).await?;
         match link.hear().await {
@@ -116,7 +118,8 @@ impl Supervisor {
         let epoch = self.group.next_epoch();
         tracing::info!(token = token.label, serial = token.serial, epoch, "HSM process ready");
         self.announce(SlotState::Ready { epoch, token });
-        let service = Service::new(&self.group, &self.settings, self.index, &self.stop);
+        let canary = self.canary.clone();
+        let service = Service::new(&self.group, &self.settings, self.index, canary, &self.stop);
         let end = service.run(&mut child, socket).await;
         if let End::Lost { reason, .. } = &end {
             // First nobody waits for this slot, then its process is ended.

@@ -1,39 +1,19 @@
 //! Tasks that are done once, each in an HSM process of its own.
 
-use std::io;
 use std::time::Duration;
 
-use crate::hsm::pkcs11::root::{Escrow, Settled};
+use crate::hsm::birth::{BackupPlan, Delivery, Handover, NewRoot, Newborn, Purpose};
+use crate::hsm::pkcs11::root::{Settled, Verdict};
 use crate::hsm::pkcs11::{CheckReport, ConnectError};
 use crate::hsm::process::link::Link;
 use crate::hsm::process::settings::{Settings, Slot};
 use crate::hsm::process::slot::read_pin;
 use crate::hsm::process::wire::{Decision, FromChild, Task};
 use crate::id::RootId;
-use crate::keyring::wrapped::WrappedKek;
-use crate::secret::Key256;
+use crate::keyring::escrow::{AgreementPoint, SealedBox};
 
 /// How long a process may work on a task without a word.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A new root key, on every token of the group.
-#[derive(Debug)]
-pub struct NewRoot {
-    /// Its name, and its CKA_ID on the tokens.
-    pub id: RootId,
-    /// The root, wrapped under the backup key.
-    pub escrow: WrappedKek,
-    /// How each token holds it; the first is the one where it was born.
-    pub settled: Vec<Settled>,
-}
-
-impl NewRoot {
-    /// How the token holds it where it was born.
-    pub fn born(&self) -> &Settled {
-        // A root is made on one token at least.
-        &self.settled[0]
-    }
-}
 
 /// Why a task was not done.
 #[derive(Debug, thiserror::Error)]
@@ -43,13 +23,13 @@ pub enum TaskError {
     Connect(#[from] ConnectError),
     /// The backup key could not be kept.
     #[error("no root key was made, because its backup could not be kept: {0}")]
-    Persist(io::Error),
+    Persist(String),
     /// A token did not do what was asked; nothing stays on it.
     #[error("{0}")]
     Failed(String),
     /// Some tokens of the group have the new root and some do not.
     #[error(
-        "the root key {id} is on some tokens of the group only ({reason}): remove the objects \"keyward root {id}\" by hand and start again"
+        "the key {id} is on some tokens of the group only ({reason}): remove the objects of that name by hand and start again"
     )]
     Half {
         /// Its name.
@@ -76,14 +56,14 @@ pub async fn check(settings: &Settings) -> Result<CheckReport, TaskError> {
     }
 }
 
-/// The root keys that Keyward has made on any token of the group.
+/// The keys that Keyward has made on any token of the group for this purpose.
 ///
 /// # Errors
 /// [`TaskError`] when a token cannot be asked.
-pub async fn roots(settings: &Settings) -> Result<Vec<RootId>, TaskError> {
+pub async fn roots(settings: &Settings, purpose: Purpose) -> Result<Vec<RootId>, TaskError> {
     let mut found = Vec::new();
     for slot in &settings.slots {
-        match hear(&mut open(settings, slot, Task::Roots).await?).await {
+        match hear(&mut open(settings, slot, Task::Roots(purpose)).await?).await {
             Ok(FromChild::Roots(roots)) => found.extend(roots),
             other => return Err(unexpected(other)),
         }
@@ -92,37 +72,46 @@ pub async fn roots(settings: &Settings) -> Result<Vec<RootId>, TaskError> {
 }
 
 /// Makes a root key on the first token, with escrow at birth, and puts it onto
-/// all others. `persist` must keep the backup key and the escrow durably; it is
-/// called before the root becomes a token object.
+/// all others. `keep` must keep the newborn's escrow durably; it is called
+/// before the root becomes a token object.
 ///
 /// # Errors
 /// [`TaskError`]; except for [`TaskError::Half`], nothing stays on any token.
 pub async fn create_root(
     settings: &Settings,
-    persist: impl FnOnce(&Key256, &WrappedKek) -> io::Result<()>,
+    purpose: Purpose,
+    plan: BackupPlan,
+    keep: impl AsyncFnOnce(Newborn) -> Result<(), String>,
 ) -> Result<NewRoot, TaskError> {
     let [first, others @ ..] = settings.slots.as_slice() else {
         return Err(TaskError::Failed("no token is configured".to_owned()));
     };
-    let mut birth = open(settings, first, Task::CreateRoot).await?;
-    let Escrow { id, wrapped, backup_key } = match hear(&mut birth).await {
-        Ok(FromChild::Escrow(escrow)) => escrow,
+    let mut birth = open(settings, first, Task::CreateRoot { purpose, plan }).await?;
+    let newborn = match hear(&mut birth).await {
+        Ok(FromChild::Newborn(newborn)) => newborn,
         other => return Err(unexpected(other)),
     };
-    if let Err(error) = persist(&backup_key, &wrapped) {
-        decide(&mut birth, Decision::Stop).await?;
+    let (id, wrapped) = (newborn.id, newborn.wrapped.clone());
+    if let Err(error) = keep(newborn).await {
+        tell(&mut birth, &Decision::Stop).await?;
         hear(&mut birth).await.map_err(TaskError::Failed)?;
         return Err(TaskError::Persist(error));
     }
-    decide(&mut birth, Decision::Go).await?;
+    tell(&mut birth, &Decision::Go).await?;
     let born = settled(&mut birth).await?;
     // From here on a token gives the root up again unless it is told to keep it.
     let mut holders = vec![birth];
     let mut all = vec![born];
     for slot in others {
-        let escrow = Escrow { id, wrapped: wrapped.clone(), backup_key: backup_key.duplicate() };
-        let task = Task::AdoptRoot { escrow, canary: all[0].canary.clone() };
-        match adopted(settings, slot, task).await {
+        let parts = (purpose, id, wrapped.clone(), all[0].canary.clone());
+        let adopted = async {
+            let (mut heir, to) = Heir::open(settings, slot).await?;
+            let delivery = Delivery::Whole(handed_over(&mut holders[0], to).await?);
+            let (purpose, id, wrapped, canary) = parts;
+            let settled = heir.take(&Handover { purpose, id, wrapped, canary, delivery }).await?;
+            Ok((heir.0, settled))
+        };
+        match adopted.await {
             Ok((holder, settled)) => {
                 holders.push(holder);
                 all.push(settled);
@@ -130,8 +119,64 @@ pub async fn create_root(
             Err(error) => return Err(give_up(holders, id, error).await),
         }
     }
-    keep(holders, id).await?;
+    keep_all(holders, id).await?;
     Ok(NewRoot { id, escrow: wrapped, settled: all })
+}
+
+/// The backup key, sealed by the process where the root was born.
+async fn handed_over(birth: &mut Link, to: AgreementPoint) -> Result<SealedBox, TaskError> {
+    tell(birth, &Verdict::HandOver(to)).await?;
+    match hear(birth).await {
+        Ok(FromChild::HandedOver(sealed)) => Ok(sealed),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// A process that takes over a root: the backup key is sealed to it alone.
+pub struct Heir(Link);
+
+impl Heir {
+    /// Starts it, on one token. Answers the key to which the backup key, or its shares, must be sealed.
+    ///
+    /// # Errors
+    /// [`TaskError`] when it does not come to that.
+    pub async fn open(settings: &Settings, slot: &Slot) -> Result<(Self, AgreementPoint), TaskError> {
+        let mut link = open(settings, slot, Task::AdoptRoot).await?;
+        match hear(&mut link).await {
+            Ok(FromChild::Receives(key)) => Ok((Self(link), key)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn take(&mut self, handover: &Handover) -> Result<Settled, TaskError> {
+        tell(&mut self.0, handover).await?;
+        settled(&mut self.0).await
+    }
+
+    /// Puts the root onto its token, to stay.
+    ///
+    /// # Errors
+    /// [`TaskError`]; nothing stays on the token.
+    pub async fn adopt(mut self, handover: &Handover) -> Result<Settled, TaskError> {
+        let settled = self.take(handover).await?;
+        keep_all(vec![self.0], handover.id).await?;
+        Ok(settled)
+    }
+}
+
+/// Destroys a root on every token of the group, and proves for each that it is gone. A
+/// token that has none is passed over.
+///
+/// # Errors
+/// [`TaskError`] when one cannot be asked, or keeps it; then do it again.
+pub async fn destroy_root(settings: &Settings, id: RootId) -> Result<(), TaskError> {
+    for slot in &settings.slots {
+        match hear(&mut open(settings, slot, Task::DestroyRoot(id)).await?).await {
+            Ok(FromChild::Finished) => {}
+            other => return Err(unexpected(other)),
+        }
+    }
+    Ok(())
 }
 
 /// The next message of a process that is not to hang for ever.
@@ -145,12 +190,6 @@ async fn open(settings: &Settings, slot: &Slot, task: Task) -> Result<Link, Conn
     Link::open(&settings.program, slot, pin, settings.deadline, task).await
 }
 
-async fn adopted(settings: &Settings, slot: &Slot, task: Task) -> Result<(Link, Settled), TaskError> {
-    let mut holder = open(settings, slot, task).await?;
-    let settled = settled(&mut holder).await?;
-    Ok((holder, settled))
-}
-
 async fn settled(holder: &mut Link) -> Result<Settled, TaskError> {
     match hear(holder).await {
         Ok(FromChild::Settled(settled)) => Ok(settled),
@@ -158,15 +197,15 @@ async fn settled(holder: &mut Link) -> Result<Settled, TaskError> {
     }
 }
 
-async fn decide(holder: &mut Link, decision: Decision) -> Result<(), TaskError> {
-    let told = holder.tell(&decision).await;
+async fn tell(holder: &mut Link, message: &impl minicbor::Encode<()>) -> Result<(), TaskError> {
+    let told = holder.tell(message).await;
     told.map_err(|error| TaskError::Failed(format!("the socket to the HSM process: {error}")))
 }
 
 /// Has the root destroyed where it stands already; the answer says why it was given up.
 async fn give_up(holders: Vec<Link>, id: RootId, error: TaskError) -> TaskError {
     for mut holder in holders {
-        let stopped = decide(&mut holder, Decision::Stop).await;
+        let stopped = tell(&mut holder, &Verdict::GiveUp).await;
         // The process says that the root was destroyed, and why.
         if stopped.is_err() || !matches!(hear(&mut holder).await, Ok(FromChild::Refused(_))) {
             return TaskError::Half { id, reason: error.to_string() };
@@ -176,9 +215,9 @@ async fn give_up(holders: Vec<Link>, id: RootId, error: TaskError) -> TaskError 
 }
 
 /// Has the root kept on every token.
-async fn keep(holders: Vec<Link>, id: RootId) -> Result<(), TaskError> {
+async fn keep_all(holders: Vec<Link>, id: RootId) -> Result<(), TaskError> {
     for mut holder in holders {
-        let kept = decide(&mut holder, Decision::Go).await;
+        let kept = tell(&mut holder, &Verdict::Keep).await;
         let finished = hear(&mut holder).await;
         if kept.is_err() || !matches!(finished, Ok(FromChild::Finished)) {
             return Err(TaskError::Half { id, reason: unexpected(finished).to_string() });

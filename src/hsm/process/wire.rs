@@ -1,7 +1,7 @@
 //! What the daemon and its HSM process say to each other.
 //!
 //! ```text
-//! daemon → process   Hello   Order …        Decision (when a root is made)
+//! daemon → process   Hello   Order …        Decision, Handover, Verdict (when a root is made)
 //! process → daemon   FromChild …
 //! ```
 
@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 
+use crate::hsm::birth::{BackupPlan, Newborn, Purpose};
 use crate::hsm::figures::CacheFigures;
-use crate::hsm::pkcs11::root::{Escrow, Settled};
+use crate::hsm::pkcs11::root::Settled;
 use crate::hsm::pkcs11::{ConnectError, Settings};
 use crate::hsm::{Forget, HsmError, Operation, Reply, TokenInfo, transfer};
 use crate::id::RootId;
+use crate::keyring::escrow::{AgreementPoint, SealedBox};
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
 
@@ -41,23 +43,26 @@ pub(super) enum Task {
         #[n(0)]
         canary: Option<Canary>,
     },
-    /// Lists the root keys.
+    /// Lists the keys of a purpose.
     #[n(1)]
-    Roots,
+    Roots(#[n(0)] Purpose),
     /// Examines module and token.
     #[n(4)]
     Check,
     /// Makes a root key.
     #[n(2)]
-    CreateRoot,
-    /// Takes over a root key that was born on another token.
-    #[n(3)]
-    AdoptRoot {
+    CreateRoot {
         #[n(0)]
-        escrow: Escrow,
+        purpose: Purpose,
         #[n(1)]
-        canary: Canary,
+        plan: BackupPlan,
     },
+    /// Takes over a root key that was born on another token; a [`Handover`] follows.
+    #[n(3)]
+    AdoptRoot,
+    /// Destroys a root key.
+    #[n(5)]
+    DestroyRoot(#[n(0)] RootId),
 }
 
 /// What a serving process is to do, as it is read.
@@ -74,6 +79,9 @@ pub(super) enum Order {
     /// Destroy the handles of KEKs.
     #[n(1)]
     Forget(#[n(0)] Forget),
+    /// From now on this canary proves the root.
+    #[n(2)]
+    Expect(#[n(0)] Canary),
 }
 
 /// The same, as it is written.
@@ -88,9 +96,11 @@ pub(super) enum OrderRef<'a> {
     },
     #[n(1)]
     Forget(#[n(0)] &'a Forget),
+    #[n(2)]
+    Expect(#[n(0)] &'a Canary),
 }
 
-/// Whether the root that is being made shall live.
+/// Whether a root's escrow is kept, so that the root may become a token object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
 pub(super) enum Decision {
@@ -144,10 +154,16 @@ pub(super) enum FromChild {
     Report(#[n(0)] String),
     /// A root key that is not on the token yet; waits for a [`Decision`].
     #[n(6)]
-    Escrow(#[n(0)] Escrow),
-    /// A root key on the token; waits for a [`Decision`].
+    Newborn(#[n(0)] Newborn),
+    /// A root key on the token; waits for a [`Verdict`].
     #[n(7)]
     Settled(#[n(0)] Settled),
+    /// The key to which this process wants the backup key sealed; waits for a [`Handover`].
+    #[n(11)]
+    Receives(#[n(0)] AgreementPoint),
+    /// The backup key, sealed as it was asked for; waits for a [`Verdict`].
+    #[n(12)]
+    HandedOver(#[n(0)] SealedBox),
     /// The task was done.
     #[n(8)]
     Finished,
@@ -158,8 +174,10 @@ pub(super) enum FromChild {
 
 #[cfg(test)]
 mod tests {
-    use super::super::frame;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::child::frame;
     use crate::hsm::Kek;
     use crate::keyring::wrapped::{KeyCheck, SealMechanism, SealedKey, WrapMechanism, WrappedKek};
     use crate::secret::{Key256, SecretBytes};
@@ -251,5 +269,15 @@ mod tests {
         };
         assert!(!format!("{hello:?}").contains("84215097"));
         assert_eq!(sent::<Hello>(&hello).pin.expose(), "84215097");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let mut frame = u32::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
+            frame.extend(bytes);
+            let _ = frame::read::<FromChild>(&mut frame.as_slice());
+            let _ = frame::read::<Order>(&mut frame.as_slice());
+        }
     }
 }

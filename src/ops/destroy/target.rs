@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::clock::Date;
-use crate::id::{KekVersion, KeyName, PrincipalId, TenantId, VersionName};
+use crate::id::{KekVersion, KeyName, NameError, PrincipalId, TenantId, TenantName, VersionName};
 use crate::keyring::remains::Remains;
 use crate::store::{Scrubbed, StoreChange};
 
@@ -18,6 +18,20 @@ pub enum DestroyTarget {
     Version(VersionName),
     /// A KEK version that seals nothing any more.
     Kek(TenantId, KekVersion),
+}
+
+impl DestroyTarget {
+    /// Takes the name of a tenant, a key or a version.
+    ///
+    /// # Errors
+    /// [`NameError`] when it is none of them.
+    pub fn parse(name: &str) -> Result<Self, NameError> {
+        match name {
+            version if version.contains("/versions/") => VersionName::parse(version).map(Self::Version),
+            key if key.contains("/keys/") => KeyName::parse(key).map(Self::Key),
+            tenant => TenantName::parse(tenant).map(|tenant| Self::Tenant(tenant.0)),
+        }
+    }
 }
 
 impl fmt::Display for DestroyTarget {

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use keyward::daemon::child;
+use keyward::hsm::birth::{BackupPlan, NewRoot, Purpose};
 use keyward::hsm::pin::PinSource;
 use keyward::hsm::pkcs11::pool::{self, Executed, Pool};
 use keyward::hsm::pkcs11::{self, TokenSelector};
@@ -66,14 +67,14 @@ pub(crate) fn run() -> Outcome<Isolation> {
 /// The measurement, with the token in a folder: `bench isolation FOLDER`.
 pub(crate) async fn measure(folder: &Path) -> Outcome<Isolation> {
     let settings = settings(folder);
-    let root = create_root(&settings, |_, _| Ok(())).await?;
+    let root = create_root(&settings, Purpose::Root, BackupPlan::Drop, async |_| Ok(())).await?;
     let canary = root.born().canary.clone();
     let group = process::start(settings.clone(), Some(canary.clone()));
     group.status().wait_for(|status| matches!(status, Status::Ready { .. })).await?;
     let (from, to) = (new_kek(&group, &root).await?, new_kek(&group, &root).await?);
     let keys = new_keys(&group, &from).await?;
     let slot = &settings.slots[0];
-    let (pool, watch) = pool::start(&slot.hsm, &slot.pin.read()?, Some(canary))?;
+    let (watch, pool) = pool::start(&slot.hsm, &slot.pin.read()?, Some(canary))?;
     let mut found = Isolation::default();
     for _ in 0..ROUNDS {
         found.moved_in_process.push(rate(KEYS, || move_in_process(&pool, &keys, &from, &to))?);
@@ -104,7 +105,7 @@ fn misfit() -> HsmError {
     HsmError::Misbehaved("it gave another answer than asked for".to_owned())
 }
 
-async fn new_kek(group: &HsmGroup, root: &process::NewRoot) -> Outcome<Kek> {
+async fn new_kek(group: &HsmGroup, root: &NewRoot) -> Outcome<Kek> {
     match group.run(vec![Operation::GenerateKek { root: root.id }]).await.pop() {
         Some(Ok(Reply::Wrapped(wrapped))) => Ok(Kek { root: root.id, wrapped }),
         Some(Err(error)) => Err(error.into()),

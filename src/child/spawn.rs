@@ -1,4 +1,4 @@
-//! Starting an HSM process.
+//! Starting a process.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ const NOT_INHERITED: [&str; 7] = [
     "CREDENTIALS_DIRECTORY",
 ];
 
-/// The program that becomes an HSM process; it calls [`run`](super::run_child).
+/// The program that becomes the process.
 #[derive(Debug, Clone)]
 pub struct Program {
     path: PathBuf,
@@ -38,15 +38,15 @@ impl Program {
         Self { path, arguments }
     }
 
-    /// Starts a process with a socket as its standard input. Its other streams
+    /// Starts a process with a socket as its standard input, under a title for lists of processes. Its other streams
     /// are null and our stderr; it leads a process group of its own, so that
     /// Ctrl-C does not end it while calls are being finished; it is killed when dropped.
-    pub(super) fn spawn(&self, name: &str) -> std::io::Result<(Child, UnixStream)> {
+    pub(crate) fn spawn(&self, title: &str) -> std::io::Result<(Child, UnixStream)> {
         let (ours, theirs) = StdStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut command = Command::new(&self.path);
         command
-            .arg0(format!("keyward-hsm: {name}"))
+            .arg0(title)
             .args(&self.arguments)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())

@@ -14,7 +14,7 @@ const LONGEST: usize = 16 << 20;
 const LENGTH: usize = 4;
 
 /// A message with its length in front.
-pub(super) fn encode(message: &impl Encode<()>) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn encode(message: &impl Encode<()>) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut frame = Wiping(Zeroizing::new(Vec::with_capacity(512)));
     frame.append(&[0; LENGTH]);
     minicbor::encode(message, &mut frame).map_err(io::Error::other)?;
@@ -46,12 +46,12 @@ fn length(prefix: [u8; LENGTH]) -> io::Result<usize> {
 }
 
 /// Writes a message.
-pub(super) fn write(socket: &mut impl Write, message: &impl Encode<()>) -> io::Result<()> {
+pub(crate) fn write(socket: &mut impl Write, message: &impl Encode<()>) -> io::Result<()> {
     socket.write_all(&encode(message)?)
 }
 
 /// Reads a message; `None` when the other side has closed.
-pub(super) fn read<M: for<'b> Decode<'b, ()>>(socket: &mut impl Read) -> io::Result<Option<M>> {
+pub(crate) fn read<M: for<'b> Decode<'b, ()>>(socket: &mut impl Read) -> io::Result<Option<M>> {
     let mut prefix = [0; LENGTH];
     match socket.read(&mut prefix)? {
         0 => return Ok(None),
@@ -63,7 +63,7 @@ pub(super) fn read<M: for<'b> Decode<'b, ()>>(socket: &mut impl Read) -> io::Res
 }
 
 /// As [`write`].
-pub(super) async fn write_async(
+pub(crate) async fn write_async(
     socket: &mut (impl AsyncWrite + Unpin),
     message: &impl Encode<()>,
 ) -> io::Result<()> {
@@ -72,7 +72,7 @@ pub(super) async fn write_async(
 }
 
 /// As [`read`].
-pub(super) async fn read_async<M: for<'b> Decode<'b, ()>>(
+pub(crate) async fn read_async<M: for<'b> Decode<'b, ()>>(
     socket: &mut (impl AsyncRead + Unpin),
 ) -> io::Result<Option<M>> {
     let mut prefix = [0; LENGTH];
@@ -152,8 +152,8 @@ mod tests {
         fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let mut frame = u32::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
             frame.extend(bytes);
-            let _ = read::<super::super::wire::FromChild>(&mut frame.as_slice());
-            let _ = read::<super::super::wire::Order>(&mut frame.as_slice());
+            let _ = read::<String>(&mut frame.as_slice());
+            let _ = read::<Vec<Option<u8>>>(&mut frame.as_slice());
         }
     }
 }

@@ -5,13 +5,13 @@
 //! bytes wipes them.
 
 /// A [`Key256`](crate::secret::Key256).
-pub(super) mod key {
+pub(crate) mod key {
     use minicbor::decode::{Decoder, Error};
     use minicbor::encode::{self, Encoder, Write};
 
     use crate::secret::Key256;
 
-    pub(in crate::hsm) fn encode<C, W: Write>(
+    pub(crate) fn encode<C, W: Write>(
         key: &Key256,
         encoder: &mut Encoder<W>,
         _: &mut C,
@@ -19,19 +19,19 @@ pub(super) mod key {
         encoder.bytes(key.expose())?.ok()
     }
 
-    pub(in crate::hsm) fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Key256, Error> {
+    pub(crate) fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Key256, Error> {
         Key256::from_slice(decoder.bytes()?).ok_or_else(|| Error::message("a key has 32 bytes"))
     }
 }
 
 /// [`SecretBytes`](crate::secret::SecretBytes).
-pub(super) mod bytes {
+pub(crate) mod bytes {
     use minicbor::decode::{Decoder, Error};
     use minicbor::encode::{self, Encoder, Write};
 
     use crate::secret::SecretBytes;
 
-    pub(in crate::hsm) fn encode<C, W: Write>(
+    pub(crate) fn encode<C, W: Write>(
         bytes: &SecretBytes,
         encoder: &mut Encoder<W>,
         _: &mut C,
@@ -39,19 +39,19 @@ pub(super) mod bytes {
         encoder.bytes(bytes.expose())?.ok()
     }
 
-    pub(in crate::hsm) fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<SecretBytes, Error> {
+    pub(crate) fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<SecretBytes, Error> {
         Ok(SecretBytes::new(decoder.bytes()?.to_vec()))
     }
 }
 
 /// A [`Pin`](crate::secret::Pin).
-pub(super) mod pin {
+pub(crate) mod pin {
     use minicbor::decode::{Decoder, Error};
     use minicbor::encode::{self, Encoder, Write};
 
     use crate::secret::{NoPin, Pin};
 
-    pub(in crate::hsm) fn encode<C, W: Write>(
+    pub(crate) fn encode<C, W: Write>(
         pin: &Pin,
         encoder: &mut Encoder<W>,
         _: &mut C,
@@ -59,7 +59,7 @@ pub(super) mod pin {
         encoder.str(pin.expose())?.ok()
     }
 
-    pub(in crate::hsm) fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Pin, Error> {
+    pub(crate) fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Pin, Error> {
         Pin::from_bytes(decoder.str()?.as_bytes()).map_err(|NoPin| Error::message("a PIN is too long"))
     }
 }

@@ -6,7 +6,22 @@ use std::path::PathBuf;
 
 use minicbor::{Decode, Encode};
 
-use crate::hsm::TokenInfo;
+/// What a token calls itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct TokenInfo {
+    /// Its label, trailing spaces removed.
+    #[n(0)]
+    pub label: String,
+    /// Its serial number.
+    #[n(1)]
+    pub serial: String,
+    /// Who made it.
+    #[n(2)]
+    pub manufacturer: String,
+    /// Its model.
+    #[n(3)]
+    pub model: String,
+}
 
 /// What a token must show to be the one; never a slot number, because slots are renumbered at will.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]

@@ -1,0 +1,51 @@
+//! Custodian cards: the armour, and what stands in it.
+
+use keyward::id::{CustodianId, DeploymentId};
+use keyward::keyring::credential::{Credential, TokenAlgorithm, TokenKind};
+use keyward::keyring::custodian::{AgreementKey, Custodian, CustodianCard};
+use keyward::keyring::public_key::{KeyType, spki_of_point};
+
+/// The points of the private keys 1 and 2 on P-256.
+const POINTS: [&str; 2] = [
+    "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
+     4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5",
+    "047cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc47669978\
+     07775510db8ed040293d9ac69f7430dbba7dade63ce982299e04b79d227873d1",
+];
+
+/// Reads `data`; what is read has no other spelling but line ends and white space around it.
+pub fn text(data: &[u8]) {
+    let Ok(given) = std::str::from_utf8(data) else { return };
+    if let Ok(card) = CustodianCard::parse(given) {
+        assert_eq!(card.to_text().trim_ascii_end(), given.replace("\r\n", "\n").trim_ascii());
+    }
+}
+
+/// Reads `data`; what is read has no other spelling.
+pub fn content(data: &[u8]) {
+    if let Ok(card) = CustodianCard::from_bytes(data) {
+        assert_eq!(card.to_bytes(), data);
+    }
+}
+
+fn cards() -> impl Iterator<Item = CustodianCard> {
+    let points = POINTS.map(|point| hex::decode(point).expect("hex"));
+    let spki = spki_of_point(KeyType::P256, &points[0]).expect("a point");
+    let signing = Credential::new(TokenKind::Pkcs11, TokenAlgorithm::EcdsaP256Sha256, spki).expect("a key");
+    let agreement = AgreementKey::of_point(&points[1]).expect("a point");
+    ["alice", "b-2"].into_iter().zip([64, 0]).map(move |(name, length)| {
+        let name = CustodianId::new(name).expect("a name");
+        let custodian = Custodian::new(name, signing.clone(), agreement.clone(), None).expect("two keys");
+        CustodianCard { custodian, deployment: DeploymentId([9; 16]), signature: vec![5; length] }
+    })
+}
+
+/// Good cards.
+pub fn texts() -> Vec<Vec<u8>> {
+    cards().map(|card| card.to_text().into_bytes()).collect()
+}
+
+/// What stands in good cards.
+pub fn contents() -> Vec<Vec<u8>> {
+    cards().map(|card| card.to_bytes()).collect()
+}

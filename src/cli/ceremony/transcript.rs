@@ -1,0 +1,135 @@
+//! `keyward ceremony transcript` and `verify`
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use super::{find, html};
+use crate::cli::Shell;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::cli::output::Output;
+use crate::cli::view::{Fields, View, date};
+use crate::clock::Date;
+use crate::ops::ceremony::transcript::{Verified, verify};
+use crate::rpc::proto::GetCeremonyRequest;
+
+/// `keyward ceremony transcript`
+#[derive(Debug, Args)]
+#[command(after_help = "Keep the transcript of the founding in a safe place: it is the anchor of all others.
+
+Example:
+  keyward ceremony transcript 91f3 --out rotation.json --html rotation.html")]
+pub(crate) struct Transcript {
+    /// The ceremony: its id, or the beginning of it
+    ceremony: String,
+    /// File to write it to
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// File to write one page to, to be read and printed
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Replace the files
+    #[arg(long)]
+    force: bool,
+}
+
+/// `keyward ceremony verify`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Needs no daemon. Every signature is checked with the keys of the roster, and the roster is
+followed from the founding that you trust.
+
+Example:
+  keyward ceremony verify rotation.json --anchor founding.json"
+)]
+pub(crate) struct Verify {
+    /// The transcript
+    file: PathBuf,
+    /// The transcript of the founding that is trusted
+    #[arg(long, value_name = "FILE")]
+    anchor: Option<PathBuf>,
+    /// File to write one page to, to be read and printed
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Replace the file
+    #[arg(long, requires = "html")]
+    force: bool,
+}
+
+impl Transcript {
+    pub(super) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
+        let client = shell.client().await?;
+        let name = find(&client, &self.ceremony).await?.name;
+        let request = GetCeremonyRequest { name: name.clone() };
+        let json = client.call(client.ceremonies().get_transcript(request)).await?.json;
+        let verified = verified(&json, None)?;
+        write(&self.out, self.force, json.as_bytes()).await?;
+        if let Some(path) = &self.html {
+            write(path, self.force, html::page(&verified).as_bytes()).await?;
+        }
+        let value = json!({ "name": name, "out": self.out, "html": self.html });
+        shell.print.report(&format!("wrote {}", self.out.display()), &value)?;
+        Ok(Exit::Ok)
+    }
+}
+
+impl Verify {
+    pub(super) fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
+        let text = read(&self.file)?;
+        let anchor = self.anchor.as_deref().map(read).transpose()?;
+        let verified = verified(&text, anchor.as_deref())?;
+        if let Some(path) = &self.html {
+            let mut options = std::fs::File::options();
+            let created = options.write(true).create(true).create_new(!self.force).truncate(true).open(path);
+            let written = created
+                .and_then(|mut file| std::io::Write::write_all(&mut file, html::page(&verified).as_bytes()));
+            written.map_err(Failure::file("write", path))?;
+        }
+        shell.print.view(&verified)?;
+        if anchor.is_none() {
+            shell
+                .print
+                .note("no --anchor was given: compare the founding roster with what your custodians know");
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn read(path: impl AsRef<Path>) -> Result<String, Failure> {
+    let path = path.as_ref();
+    std::fs::read_to_string(path).map_err(Failure::file("read", path))
+}
+
+fn verified(text: &str, anchor: Option<&str>) -> Result<Verified, Failure> {
+    verify(text, anchor)
+        .map_err(|error| Failure::Refused { reason: "TRANSCRIPT_REFUSED", message: error.to_string() })
+}
+
+async fn write(path: &Path, force: bool, bytes: &[u8]) -> Result<(), Failure> {
+    let mut output = Output::open(Some(path), force)?;
+    output.writer().write_all(bytes).await.map_err(Failure::file("write", path))?;
+    output.commit().await
+}
+
+impl View for Verified {
+    fn fields(&self) -> Fields {
+        let decision = &self.transcript.decision;
+        vec![
+            ("verified", json!(true)),
+            ("ceremony", json!(decision.ceremony)),
+            ("deployment", json!(self.transcript.deployment)),
+            ("action", json!(decision.action)),
+            ("state", json!(self.transcript.state)),
+            ("outcome", json!(self.transcript.outcome)),
+            ("signed_by", json!(self.signers.join(", "))),
+            ("needed", json!(self.needed)),
+            ("proposed", date(Date(decision.created))),
+            ("finished", date(Date(self.transcript.finished))),
+            ("founding", json!(self.founding)),
+            ("founding_roster", json!(self.founding_roster)),
+        ]
+    }
+}

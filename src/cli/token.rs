@@ -1,0 +1,59 @@
+//! `keyward token`: USB tokens of custodians, on the machine where they are plugged in.
+
+use clap::Subcommand;
+
+use super::Shell;
+use super::exit::Exit;
+use super::failure::Failure;
+
+mod args;
+mod card;
+mod generate;
+mod list;
+mod sign;
+
+#[allow(unused_imports, reason = "for the commands of ceremonies")]
+pub(crate) use args::{Session, TokenArgs};
+
+/// `keyward token`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the tokens and the keys that they show without a PIN
+    #[command(after_help = "Examples:
+  keyward token list --module /usr/lib/softhsm/libsofthsm2.so
+  keyward token list --json --wait")]
+    List(list::List),
+    /// Make a custodian's two keys on a token: one that signs, one that shares are encrypted to
+    #[command(after_help = "The keys are made in the token and never leave it.
+
+Example:
+  keyward token generate --name alice --token alice-token")]
+    Generate(generate::Generate),
+    /// Write a custodian card: what a custodian hands in to be put on a roster
+    #[command(
+        after_help = "The card holds public keys and a signature by the token; nothing in it is secret.
+
+Example:
+  keyward token card --name alice --token alice-token --out alice.card"
+    )]
+    Card(card::Card),
+    /// Sign a statement, away from the daemon, after showing it in full
+    #[command(after_help = "What stands around the statement comes from `keyward ceremony show --json`.
+
+Example:
+  keyward token sign --purpose ceremony --statement rotate.txt --deployment 6ad0…\\
+      --ceremony 91f3… --roster 5c0b… --created 2026-01-02T03:04:05Z \\
+      --expires 2026-01-05T03:04:05Z --token alice-token --out alice.sig")]
+    Sign(Box<sign::Sign>),
+}
+
+impl Command {
+    pub(crate) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
+        match self {
+            Self::List(list) => list.run(shell).await,
+            Self::Generate(generate) => generate.run(shell).await,
+            Self::Card(card) => card.run(shell).await,
+            Self::Sign(sign) => sign.run(shell).await,
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Which token, which keys, and where the PIN comes from: the same for every command that uses one.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::Shell;
+use crate::cli::failure::Failure;
+use crate::daemon;
+use crate::hsm::pin::PinSource;
+use crate::id::token::{TokenInfo, TokenSelector};
+use crate::keyring::credential::{Credential, TokenAlgorithm, TokenKind};
+use crate::keyring::custodian::AgreementKey;
+use crate::keyring::public_key::KeyType;
+use crate::secret::{Key256, NoPin, Pin, SecretMemory};
+use crate::token::client::{Settings, TokenProcess};
+use crate::token::envelope::Envelope;
+use crate::token::error::{PinTrouble, TokenError};
+use crate::token::wire::{KeySelector, KeyUse, PinState, TokenKey, TokenReport};
+use zeroize::Zeroizing;
+
+const MODULE_VARIABLE: &str = "KEYWARD_TOKEN_MODULE";
+/// How often it is looked whether the token has been inserted.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The token.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ModuleArgs {
+    /// PKCS#11 library of the token [default: $KEYWARD_TOKEN_MODULE]
+    #[arg(long, value_name = "FILE")]
+    module: Option<PathBuf>,
+    /// Token: its label, serial:NUMBER, or a PKCS#11 URI; when several are plugged in
+    #[arg(long, value_name = "TOKEN", value_parser = selector)]
+    token: Option<TokenSelector>,
+    /// Wait until the token is plugged in
+    #[arg(long)]
+    wait: bool,
+    /// Longest wait for an answer of the token, with touching it
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+/// The token, its keys and its PIN.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TokenArgs {
+    #[command(flatten)]
+    pub(crate) module: ModuleArgs,
+    /// Key that signs: its label, or id:HEX [default: the one that `token generate` made]
+    #[arg(long, value_name = "KEY", value_parser = KeySelector::parse)]
+    key: Option<KeySelector>,
+    /// Key that shares are encrypted to, in the same way
+    #[arg(long, value_name = "KEY", value_parser = KeySelector::parse)]
+    agreement_key: Option<KeySelector>,
+    #[command(flatten)]
+    pub(crate) pin: PinArgs,
+}
+
+/// Where the PIN comes from: the terminal, unless a script says otherwise.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PinArgs {
+    /// File with the PIN, for scripts; otherwise it is asked for on the terminal
+    #[arg(long, value_name = "FILE", conflicts_with = "pin_fd")]
+    pin_file: Option<PathBuf>,
+    /// Open file descriptor to read the PIN from, for scripts
+    #[arg(long, value_name = "NUMBER")]
+    pin_fd: Option<u32>,
+    /// Try the PIN although a wrong one locks the token
+    #[arg(long)]
+    last_try: bool,
+}
+
+/// A label, `serial:NUMBER`, or a PKCS#11 URI (RFC 7512).
+fn selector(text: &str) -> Result<TokenSelector, String> {
+    match text.strip_prefix("serial:") {
+        Some("") => Err("name the serial number behind `serial:`".to_owned()),
+        Some(serial) => Ok(TokenSelector { serial: Some(serial.to_owned()), ..TokenSelector::default() }),
+        None => daemon::token_selector(text).map_err(|error| error.to_string()),
+    }
+}
+
+/// A failure of a token, with its reason.
+pub(crate) fn failure(error: TokenError) -> Failure {
+    let reason = match &error {
+        TokenError::Module(_) => "TOKEN_MODULE",
+        TokenError::NoToken(_) => "TOKEN_MISSING",
+        TokenError::Pin(PinTrouble::LastTry) => "TOKEN_PIN_LAST_TRY",
+        TokenError::Pin(PinTrouble::Locked | PinTrouble::NotSet | PinTrouble::Expired) => {
+            "TOKEN_PIN_UNUSABLE"
+        }
+        TokenError::Pin(PinTrouble::Wrong(_) | PinTrouble::Malformed) => "TOKEN_PIN_WRONG",
+        TokenError::Key(_) => "TOKEN_KEY",
+        TokenError::Refused(_) => "TOKEN_REFUSED",
+        TokenError::Failed(_) => "TOKEN_FAILED",
+        TokenError::Lost(_) => "TOKEN_LOST",
+    };
+    Failure::Refused { reason, message: error.to_string() }
+}
+
+impl ModuleArgs {
+    fn settings(&self) -> Result<Settings, Failure> {
+        let module = self.module.clone().or_else(|| std::env::var_os(MODULE_VARIABLE).map(PathBuf::from));
+        let module = module.ok_or_else(|| {
+            Failure::Usage(format!(
+                "say which PKCS#11 library talks to the token: --module FILE, or {MODULE_VARIABLE}"
+            ))
+        })?;
+        let module = std::path::absolute(&module).map_err(Failure::file("find", &module))?;
+        Ok(Settings { module, program: daemon::child::token_program(), deadline: self.timeout })
+    }
+
+    /// The tokens that are plugged in; with `--wait` there is one at least that is asked for.
+    ///
+    /// # Errors
+    /// [`Failure`] when the library cannot be used.
+    pub(crate) async fn tokens(&self, shell: &mut Shell) -> Result<Vec<TokenReport>, Failure> {
+        let settings = self.settings()?;
+        let mut told = false;
+        loop {
+            // A process of its own for each look: many libraries see new tokens only when they start.
+            let mut process = TokenProcess::start(&settings).await.map_err(failure)?;
+            let mut tokens = process.list().await.map_err(failure)?;
+            tokens.retain(|report| self.token.as_ref().is_none_or(|wanted| wanted.matches(&report.token)));
+            if !self.wait || !tokens.is_empty() {
+                return Ok(tokens);
+            }
+            if !std::mem::replace(&mut told, true) {
+                shell.print.note("insert your token… (Ctrl-C ends)");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// The one token that is asked for.
+    async fn token(&self, shell: &mut Shell) -> Result<TokenReport, Failure> {
+        let mut tokens = self.tokens(shell).await?;
+        let missing = |message: String| Failure::Refused { reason: "TOKEN_MISSING", message };
+        match (tokens.pop(), tokens.len()) {
+            (Some(only), 0) => Ok(only),
+            (Some(last), _) => {
+                tokens.push(last);
+                let words = tokens
+                    .iter()
+                    .map(|report| format!("{:?} (serial {})", report.token.label, report.token.serial));
+                let words = words.collect::<Vec<_>>().join(", ");
+                Err(Failure::Usage(format!("several tokens fit, say which with --token: {words}")))
+            }
+            (None, _) => Err(missing(match &self.token {
+                Some(wanted) => format!("no token with {wanted} is plugged in"),
+                None => "no token is plugged in".to_owned(),
+            })),
+        }
+    }
+}
+
+impl PinArgs {
+    /// Reads the PIN; a terminal takes its time.
+    async fn read(&self, token: &TokenInfo) -> Result<Pin, Failure> {
+        let source = self.clone();
+        let prompt = format!("PIN of token {:?} (serial {}): ", token.label, token.serial);
+        let read = tokio::task::spawn_blocking(move || source.read_blocking(&prompt)).await;
+        read.map_err(|error| Failure::Input(error.to_string()))?
+    }
+
+    fn read_blocking(&self, prompt: &str) -> Result<Pin, Failure> {
+        let input = |message: &str| Failure::Input(message.to_owned());
+        if let Some(path) = &self.pin_file {
+            let read = PinSource::File(path.clone()).read();
+            return read.map_err(|error| Failure::Input(error.to_string()));
+        }
+        let pin = match self.pin_fd {
+            Some(number) => {
+                let path = PathBuf::from(format!("/proc/self/fd/{number}"));
+                let read = File::open(&path).and_then(Pin::read);
+                read.map_err(Failure::file("read the PIN from", &path))?
+            }
+            None => {
+                let typed = rpassword::prompt_password(prompt).map_err(|error| {
+                    Failure::Usage(format!(
+                        "cannot ask for the PIN ({error}): run it in a terminal, or give --pin-file or --pin-fd"
+                    ))
+                })?;
+                Pin::from_bytes(Zeroizing::new(typed).as_bytes())
+            }
+        };
+        let pin = pin.map_err(|NoPin| input("what was given is no PIN: too long, or no text"))?;
+        if pin.expose().is_empty() { Err(input("the PIN is empty")) } else { Ok(pin) }
+    }
+}
+
+/// A token that is logged in to. Dropping it ends the process that talks to it.
+pub(crate) struct Session {
+    process: TokenProcess,
+    /// The token.
+    pub(crate) token: TokenInfo,
+    key: KeySelector,
+    agreement_key: KeySelector,
+}
+
+impl TokenArgs {
+    /// Finds the token, asks for its PIN and logs in, with one try.
+    ///
+    /// # Errors
+    /// [`Failure`] that says what to do: no token, a wrong PIN and the tries that are left.
+    pub(crate) async fn open(&self, shell: &mut Shell) -> Result<Session, Failure> {
+        daemon::harden(SecretMemory::default()).map_err(Failure::file("protect", "this process".as_ref()))?;
+        let TokenReport { token, pin: state, .. } = self.module.token(shell).await?;
+        match state {
+            // Nobody types a PIN in vain.
+            PinState::Locked => return Err(failure(TokenError::Pin(PinTrouble::Locked))),
+            PinState::LastTry if !self.pin.last_try => {
+                return Err(failure(TokenError::Pin(PinTrouble::LastTry)));
+            }
+            PinState::LastTry => shell.print.note("a wrong PIN locks the token now"),
+            PinState::FewTries => shell.print.note("a wrong PIN was entered before: few tries are left"),
+            PinState::Fine | PinState::NotSet => {}
+        }
+        let pin = self.pin.read(&token).await?;
+        let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
+        let same = TokenSelector {
+            label: Some(token.label),
+            serial: Some(token.serial),
+            manufacturer: Some(token.manufacturer),
+            model: Some(token.model),
+        };
+        let token = process.open(same, pin, self.pin.last_try).await.map_err(failure)?;
+        let made = |key: &Option<KeySelector>, key_use| key.clone().unwrap_or(KeySelector::Made(key_use));
+        let (key, agreement_key) = (made(&self.key, KeyUse::Sign), made(&self.agreement_key, KeyUse::Agree));
+        Ok(Session { process, token, key, agreement_key })
+    }
+}
+
+impl Session {
+    /// The process, for requests that are not here.
+    pub(super) fn process(&mut self) -> &mut TokenProcess {
+        &mut self.process
+    }
+
+    /// The one key that signs, as the token shows it.
+    ///
+    /// # Errors
+    /// [`Failure`] when none fits, or several.
+    pub(crate) async fn signing_key(&mut self) -> Result<TokenKey, Failure> {
+        let key = self.key.clone();
+        self.only(&key, |key| key.signs, "signs").await
+    }
+
+    async fn only(
+        &mut self,
+        wanted: &KeySelector,
+        fits: fn(&TokenKey) -> bool,
+        does: &str,
+    ) -> Result<TokenKey, Failure> {
+        let mut keys = self.process.keys().await.map_err(failure)?;
+        keys.retain(fits);
+        let present: Vec<String> = keys.iter().map(|key| format!("{:?}", key.label)).collect();
+        let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
+        keys.retain(|key| wanted.matches(key));
+        match (keys.pop(), keys.len()) {
+            (Some(only), 0) => Ok(only),
+            (found, _) => {
+                let many = if found.is_some() { "several keys" } else { "no key" };
+                let message = format!("{many} that {does} with {wanted} on this token; present: {present}");
+                Err(failure(TokenError::Key(message)))
+            }
+        }
+    }
+
+    /// What the signatures of the key that signs are checked with. An RSA key signs by PSS.
+    ///
+    /// # Errors
+    /// [`Failure`] when no key fits, or its public key is not one that is used here.
+    pub(crate) async fn credential(&mut self) -> Result<Credential, Failure> {
+        let key = self.signing_key().await?;
+        let bad = |error: String| failure(TokenError::Key(format!("the key {:?}: {error}", key.label)));
+        let spki =
+            key.spki.clone().ok_or_else(|| bad("the token shows no usable public key of it".into()))?;
+        let algorithm = match KeyType::of(&spki).map_err(|error| bad(error.to_string()))? {
+            KeyType::P256 => TokenAlgorithm::EcdsaP256Sha256,
+            KeyType::P384 => TokenAlgorithm::EcdsaP384Sha384,
+            KeyType::Rsa => TokenAlgorithm::RsaPssSha256,
+            KeyType::Ed25519 => TokenAlgorithm::Ed25519,
+        };
+        Credential::new(TokenKind::Pkcs11, algorithm, spki).map_err(|error| bad(error.to_string()))
+    }
+
+    /// The key that shares are encrypted to.
+    ///
+    /// # Errors
+    /// [`Failure`] when no key fits, or it is not on P-256.
+    pub(crate) async fn agreement_key(&mut self) -> Result<AgreementKey, Failure> {
+        let key = self.agreement_key.clone();
+        let key = self.only(&key, |key| key.agrees, "agrees on secrets").await?;
+        let bad = |error: String| failure(TokenError::Key(format!("the key {:?}: {error}", key.label)));
+        let spki =
+            key.spki.clone().ok_or_else(|| bad("the token shows no usable public key of it".into()))?;
+        AgreementKey::new(spki).map_err(|error| bad(error.to_string()))
+    }
+
+    /// Signs an envelope that names this credential; answers the signature in its one spelling.
+    ///
+    /// # Errors
+    /// [`Failure`] when the token's key is another, or the token fails.
+    pub(crate) async fn sign(
+        &mut self,
+        credential: &Credential,
+        envelope: &Envelope,
+    ) -> Result<Vec<u8>, Failure> {
+        let signed = self.process.sign(&self.key, credential.algorithm(), envelope).await;
+        signed.map_err(failure)
+    }
+
+    /// The secret that the token's key shares with `peer`: 32 bytes, to derive keys from.
+    ///
+    /// # Errors
+    /// [`Failure`] when no key fits, or the token fails.
+    #[allow(dead_code, reason = "restoring a root needs it")]
+    pub(crate) async fn agree(&mut self, peer: &AgreementKey) -> Result<Key256, Failure> {
+        self.process.agree(&self.agreement_key, peer).await.map_err(failure)
+    }
+
+    /// Proves that the token agrees on secrets as it should.
+    ///
+    /// # Errors
+    /// [`Failure`] when it does not.
+    pub(crate) async fn test_agreement(&mut self) -> Result<(), Failure> {
+        self.process.test_agreement(&self.agreement_key).await.map_err(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_named_by_label_serial_or_uri() {
+        assert_eq!(selector("alice"), Ok(TokenSelector::label("alice")));
+        assert_eq!(selector("serial:12").unwrap().serial.as_deref(), Some("12"));
+        assert_eq!(selector("pkcs11:serial=12").unwrap().serial.as_deref(), Some("12"));
+        assert!(selector("serial:").is_err() && selector("pkcs11:slot-id=1").is_err());
+    }
+}

@@ -1,0 +1,252 @@
+//! Putting a root together again on another token, out of its custodians' shares.
+//!
+//! The process that takes the root over makes a key for this one restore and says its
+//! public half; custodians seal their shares to it, each on a workstation of their own.
+//! Only that process ever has more than one share, and it forgets them when it ends.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::settings;
+use crate::clock::Date;
+use crate::config::Config;
+use crate::hsm::birth::{DeliveredShare, Delivery, Handover, Purpose};
+use crate::hsm::pkcs11::root::Settled;
+use crate::hsm::process::{self, Heir, TaskError};
+use crate::id::{CeremonyId, CustodianId};
+use crate::keyring::custodian::{AgreementKey, Custodian};
+use crate::keyring::escrow::share_context;
+use crate::keyring::recovery::{EscrowFile, RestoreRequest, RestoreShare};
+use crate::ops::ceremony::transcript::{Decision, FORMAT, Signed, Transcript};
+use crate::token::envelope::{self, Envelope};
+use crate::token::printable::{Statement, StatementError, quote};
+use crate::token::verify::verify;
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// `hsm.token` is not one.
+    #[error(transparent)]
+    Token(#[from] settings::TokenError),
+    /// The token is not one of the configuration.
+    #[error("the configuration has no token {0:?}: it is hsm.token, or the token of an hsm.standby")]
+    NoSlot(String),
+    /// The root is there.
+    #[error("token {label:?} (serial {serial}) has the root key already: there is nothing to restore")]
+    There {
+        /// Its label.
+        label: String,
+        /// Its serial number.
+        serial: String,
+    },
+    /// The token or its module failed.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// A share does not count.
+    #[error("{0}")]
+    Share(String),
+    /// The escrow does not fit together.
+    #[error("the escrow is damaged: {0}")]
+    Escrow(String),
+    /// The statement has a character that cannot be shown.
+    #[error(transparent)]
+    Statement(#[from] StatementError),
+    /// No randomness.
+    #[error("the operating system's random generator failed: {0}")]
+    Entropy(#[from] getrandom::Error),
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// A restore that collects shares.
+pub struct Restore {
+    escrow: EscrowFile,
+    heir: Heir,
+    request: RestoreRequest,
+    transport: AgreementKey,
+    shares: BTreeMap<CustodianId, RestoreShare>,
+    begun: Date,
+}
+
+/// A root that is back.
+pub struct Restored {
+    /// How the token holds it.
+    pub settled: Settled,
+    /// The transcript of the restore, as JSON.
+    pub transcript: String,
+}
+
+impl Restore {
+    /// Looks at the token and starts the process that takes the root over.
+    ///
+    /// # Errors
+    /// [`RestoreError`] when the token must not be used, or has the root.
+    pub async fn begin(
+        config: &Config,
+        escrow: EscrowFile,
+        token: Option<&str>,
+        reason: &str,
+    ) -> Result<Self, RestoreError> {
+        if escrow.escrow.root != escrow.root.id || escrow.escrow.quorum != escrow.members.quorum() {
+            return Err(RestoreError::Escrow(
+                "its root, shares and custodians do not belong together".into(),
+            ));
+        }
+        let all = settings::hsm(config)?;
+        let slot = match token {
+            None => all.slots.first(),
+            Some(name) => {
+                let wanted = settings::token(name)?;
+                all.slots.iter().find(|slot| slot.hsm.token == wanted)
+            }
+        };
+        let slot = slot.cloned().ok_or_else(|| RestoreError::NoSlot(token.unwrap_or_default().to_owned()))?;
+        let only = process::Settings { slots: vec![slot], ..all };
+        let report = process::check(&only).await?;
+        let (label, serial) = (report.label, report.serial);
+        if process::roots(&only, Purpose::Root).await?.contains(&escrow.root.id) {
+            return Err(RestoreError::There { label, serial });
+        }
+        let (heir, point) = Heir::open(&only, &only.slots[0]).await?;
+        let transport =
+            AgreementKey::of_point(&point.0).map_err(|error| RestoreError::Escrow(error.to_string()))?;
+        let (ceremony, begun) = (CeremonyId::random()?, Date::now());
+        let statement = statement(&escrow, ceremony, &label, &serial, reason);
+        Statement::new(&statement)?;
+        let request = RestoreRequest {
+            ceremony,
+            deployment: escrow.root.deployment,
+            statement,
+            transport: transport.clone(),
+            made_by: escrow.escrow.ceremony,
+            shares: escrow.escrow.shares.clone(),
+            members: escrow.members.clone(),
+        };
+        Ok(Self { escrow, heir, request, transport, shares: BTreeMap::new(), begun })
+    }
+
+    /// What custodians are given.
+    pub fn request(&self) -> &RestoreRequest {
+        &self.request
+    }
+
+    /// How many shares are still missing.
+    pub fn missing(&self) -> usize {
+        usize::from(self.escrow.members.quorum().get()).saturating_sub(self.shares.len())
+    }
+
+    /// Takes a custodian's share. One who has given one may give another: the newer one counts.
+    ///
+    /// # Errors
+    /// [`RestoreError::Share`] when it is by a stranger, of another restore, or not signed.
+    pub fn take(&mut self, share: RestoreShare) -> Result<(), RestoreError> {
+        let refused = |why: &str| RestoreError::Share(format!("the share of {}: {why}", share.custodian));
+        if share.ceremony != self.request.ceremony {
+            return Err(refused("it is of another restore: have it made from this request"));
+        }
+        let custodian = self.escrow.members.find(&share.custodian);
+        let custodian = custodian.ok_or_else(|| refused("there is no such custodian"))?;
+        let envelope = envelope_of(&self.request, custodian)?;
+        verify(custodian.signing(), &envelope, &share.signature)
+            .map_err(|error| refused(&error.to_string()))?;
+        self.shares.insert(share.custodian.clone(), share);
+        Ok(())
+    }
+
+    /// Puts the root together and onto the token.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; nothing stays on the token.
+    pub async fn finish(self) -> Result<Restored, RestoreError> {
+        let root = &self.escrow.root;
+        let context = |name: &CustodianId| {
+            share_context(root.deployment, self.request.made_by, self.escrow.escrow.quorum, name)
+        };
+        let shares = self.shares.values().map(|share| DeliveredShare {
+            holder: share.custodian.to_string(),
+            context: context(&share.custodian),
+            sealed: share.sealed.clone(),
+        });
+        let handover = Handover {
+            purpose: Purpose::Root,
+            id: root.id,
+            wrapped: self.escrow.escrow.wrapped.clone(),
+            canary: root.canary.clone(),
+            delivery: Delivery::Shares(shares.collect()),
+        };
+        let transcript = self.transcript()?;
+        let settled = self.heir.adopt(&handover).await?;
+        Ok(Restored { settled, transcript })
+    }
+
+    fn transcript(&self) -> Result<String, RestoreError> {
+        let damaged = |error: serde_json::Error| RestoreError::Escrow(error.to_string());
+        let chain: Vec<Decision> = serde_json::from_str(&self.escrow.chain).map_err(damaged)?;
+        let now = Date::now().millis();
+        let approvals = self.shares.values().map(|share| Signed {
+            custodian: share.custodian.to_string(),
+            signature: STANDARD.encode(&share.signature),
+            time: now,
+        });
+        let root = &self.escrow.root;
+        let transcript = Transcript {
+            format: FORMAT.to_owned(),
+            deployment: root.deployment.to_string(),
+            chain,
+            decision: Decision {
+                ceremony: self.request.ceremony.to_string(),
+                action: "restore".to_owned(),
+                statement: self.request.statement.clone(),
+                created: self.begun.millis(),
+                expires: now,
+                approvals: approvals.collect(),
+                transport: Some(STANDARD.encode(self.transport.spki())),
+                members: None,
+                custodians: Vec::new(),
+            },
+            state: "done".to_owned(),
+            finished: now,
+            outcome: format!("root key {} (generation {}) is on the token", root.id, root.generation),
+        };
+        serde_json::to_string_pretty(&transcript).map_err(damaged)
+    }
+}
+
+/// What a custodian signs to hand over a share.
+///
+/// # Errors
+/// [`StatementError`] when the statement of the request cannot be shown as it is.
+pub fn envelope_of(request: &RestoreRequest, custodian: &Custodian) -> Result<Envelope, StatementError> {
+    let signed = envelope::RestoreShare {
+        ceremony: request.ceremony,
+        statement: Statement::new(&request.statement)?,
+        transport: request.transport.clone(),
+    };
+    Ok(signed.envelope(request.deployment, custodian.signing().id()))
+}
+
+fn statement(escrow: &EscrowFile, id: CeremonyId, label: &str, serial: &str, reason: &str) -> String {
+    let root = &escrow.root;
+    [
+        "KEYWARD CEREMONY".to_owned(),
+        format!("Ceremony: {id}"),
+        format!("Deployment: {}", root.deployment),
+        "Action: restore".to_owned(),
+        String::new(),
+        format!("Root key: {} (generation {})", root.id, root.generation),
+        format!("Onto token: {} serial {}", quote(label), quote(serial)),
+        "The custodians' shares put the root key together inside that token's process.".to_owned(),
+        "Whoever has the token and its PIN can then use every tenant's keys.".to_owned(),
+        String::new(),
+        format!(
+            "This needs the shares of any {} of {} custodians.",
+            escrow.members.quorum(),
+            escrow.members.custodians().len()
+        ),
+        format!("Reason: {}", quote(reason)),
+    ]
+    .join("\n")
+}

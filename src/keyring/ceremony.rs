@@ -1,0 +1,381 @@
+//! Ceremonies: acts on master keys that no single person can do.
+//!
+//! ```text
+//! proposed → collecting → executing → done
+//!     └──────────┴────────→ expired | cancelled        executing → failed
+//! ```
+//!
+//! Pure: what follows from a ceremony, its roster and the time. An approval
+//! reaches [`Ceremony::approve`] only after its signature was verified.
+
+use std::fmt;
+
+use minicbor::{Decode, Encode};
+
+use super::roster::Members;
+use crate::clock::Date;
+use crate::id::{CustodianId, KeyName, RootGeneration, RosterVersion, TenantId};
+
+/// What a ceremony does.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Action {
+    /// Puts the root under custodians: a new root, escrowed among them. Signed by all of them, once.
+    #[n(1)]
+    Found(#[n(0)] Members),
+    /// Replaces the root by a new generation.
+    #[n(2)]
+    RotateRoot,
+    /// Puts other custodians, or another quorum, in force; that needs a new root, escrowed among them.
+    #[n(3)]
+    ChangeRoster(#[n(0)] Members),
+    /// Gives one tenant a new KEK version.
+    #[n(4)]
+    RotateTenant(#[n(0)] TenantId),
+    /// Destroys a tenant, a key, or a version of one, for ever.
+    #[n(5)]
+    Destroy(#[n(0)] String),
+    /// Ends a freeze.
+    #[n(6)]
+    Unfreeze(#[n(0)] String),
+    /// Lets older versions of a key decrypt no more.
+    #[n(7)]
+    RaiseMinVersion {
+        /// The key.
+        #[n(0)]
+        key: KeyName,
+        /// The oldest version that still decrypts.
+        #[n(1)]
+        version: u32,
+    },
+    /// Moves a tenant's KEK into the HSM for good, or back into the store.
+    #[n(8)]
+    MoveTenant {
+        /// The tenant.
+        #[n(0)]
+        tenant: TenantId,
+        /// Into the HSM.
+        #[n(1)]
+        resident: bool,
+    },
+}
+
+impl Action {
+    /// The word for it, as people and scripts read it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Found(_) => "found",
+            Self::RotateRoot => "rotate-root",
+            Self::ChangeRoster(_) => "change-roster",
+            Self::RotateTenant(_) => "rotate-tenant",
+            Self::Destroy(_) => "destroy",
+            Self::Unfreeze(_) => "unfreeze",
+            Self::RaiseMinVersion { .. } => "raise-min-version",
+            Self::MoveTenant { .. } => "move-tenant",
+        }
+    }
+
+    /// Whether it makes a new generation of the root. Such ceremonies run one at a time.
+    pub fn changes_root(&self) -> bool {
+        self.new_members().is_some() || *self == Self::RotateRoot
+    }
+
+    /// The members that it puts in force.
+    pub fn new_members(&self) -> Option<&Members> {
+        match self {
+            Self::Found(members) | Self::ChangeRoster(members) => Some(members),
+            _ => None,
+        }
+    }
+}
+
+/// How far a ceremony is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum State {
+    /// Nobody has approved it yet.
+    #[n(1)]
+    Proposed,
+    /// Some have approved it.
+    #[n(2)]
+    Collecting,
+    /// Approved; the daemon works on it, after a restart too.
+    #[n(3)]
+    Executing,
+    /// Done.
+    #[n(4)]
+    Done,
+    /// Not approved in time.
+    #[n(5)]
+    Expired,
+    /// Taken back before it was approved.
+    #[n(6)]
+    Cancelled,
+    /// Approved, and impossible: the outcome says why.
+    #[n(7)]
+    Failed,
+}
+
+impl State {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Proposed => "proposed",
+            Self::Collecting => "collecting",
+            Self::Executing => "executing",
+            Self::Done => "done",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether approvals are taken.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Proposed | Self::Collecting)
+    }
+
+    /// Whether nothing more happens.
+    pub fn is_final(self) -> bool {
+        !self.is_open() && self != Self::Executing
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A custodian's signature over the ceremony's envelope. It was verified before it was kept.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Approval {
+    /// Who.
+    #[n(1)]
+    pub custodian: CustodianId,
+    /// The signature, in the form of the custodian's credential.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub signature: Vec<u8>,
+    /// When it arrived.
+    #[n(3)]
+    pub date: Date,
+}
+
+/// A ceremony.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Ceremony {
+    /// What it does.
+    #[n(1)]
+    pub action: Action,
+    /// How far it is.
+    #[n(2)]
+    pub state: State,
+    /// What the custodians sign, word for word.
+    #[n(3)]
+    pub statement: String,
+    /// The principal that proposed it.
+    #[n(4)]
+    pub proposer: String,
+    /// When.
+    #[n(5)]
+    pub created: Date,
+    /// When it can be approved no more.
+    #[n(6)]
+    pub expires: Date,
+    /// The roster that decides; none for the founding, which its own members decide.
+    #[n(7)]
+    pub roster: Option<RosterVersion>,
+    /// SHA-256 of the members that decide.
+    #[cbor(n(8), with = "minicbor::bytes")]
+    pub roster_digest: [u8; 32],
+    /// Who has approved it.
+    #[n(9)]
+    pub approvals: Vec<Approval>,
+    /// How far the execution is.
+    #[n(10)]
+    pub progress: Progress,
+    /// When it came to its end.
+    #[n(11)]
+    pub finished: Option<Date>,
+    /// What came of it, in words.
+    #[n(12)]
+    pub outcome: Option<String>,
+}
+
+/// How far an execution is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct Progress {
+    /// What is being done, in words.
+    #[n(1)]
+    pub step: String,
+    /// How many are done.
+    #[n(2)]
+    pub done: u64,
+    /// Of how many.
+    #[n(3)]
+    pub total: u64,
+    /// The generation of the root that this ceremony has made.
+    #[n(4)]
+    pub generation: Option<RootGeneration>,
+    /// The last tenant that is finished; the next one is where it resumes.
+    #[n(5)]
+    pub tenant: Option<TenantId>,
+}
+
+/// Why an approval does not count.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApprovalError {
+    /// Too late.
+    #[error("the ceremony expired and can be approved no more; propose it again")]
+    Expired,
+    /// It is not open.
+    #[error("the ceremony is {0} and takes no approvals")]
+    Closed(State),
+    /// Not a custodian of the roster that decides.
+    #[error("{0} is not a custodian of the roster that decides this ceremony")]
+    Stranger(CustodianId),
+    /// One person, one vote.
+    #[error("{0} has approved it already; another custodian must approve it too")]
+    Twice(CustodianId),
+}
+
+impl Ceremony {
+    /// How many approvals it needs from these members: a founding is signed by everybody.
+    pub fn needed(&self, members: &Members) -> usize {
+        match self.action {
+            Action::Found(_) => members.custodians().len(),
+            _ => members.quorum().get().into(),
+        }
+    }
+
+    /// Those who could still approve it.
+    pub fn missing<'a>(&self, members: &'a Members) -> Vec<&'a CustodianId> {
+        let names = members.custodians().iter().map(super::custodian::Custodian::name);
+        names.filter(|name| !self.approvals.iter().any(|approval| approval.custodian == **name)).collect()
+    }
+
+    /// Whether its time has passed without enough approvals.
+    pub fn is_overdue(&self, now: Date) -> bool {
+        self.state.is_open() && now >= self.expires
+    }
+
+    /// Whether this custodian may approve it now.
+    ///
+    /// # Errors
+    /// [`ApprovalError`]
+    pub fn check_approval(
+        &self,
+        members: &Members,
+        custodian: &CustodianId,
+        now: Date,
+    ) -> Result<(), ApprovalError> {
+        if self.is_overdue(now) || self.state == State::Expired {
+            return Err(ApprovalError::Expired);
+        }
+        if !self.state.is_open() {
+            return Err(ApprovalError::Closed(self.state));
+        }
+        if members.find(custodian).is_none() {
+            return Err(ApprovalError::Stranger(custodian.clone()));
+        }
+        match self.approvals.iter().any(|approval| approval.custodian == *custodian) {
+            true => Err(ApprovalError::Twice(custodian.clone())),
+            false => Ok(()),
+        }
+    }
+
+    /// The ceremony with one more approval, whose signature was verified. With enough of them it is executed.
+    ///
+    /// # Errors
+    /// [`ApprovalError`]
+    pub fn approve(mut self, members: &Members, approval: Approval) -> Result<Self, ApprovalError> {
+        self.check_approval(members, &approval.custodian, approval.date)?;
+        self.approvals.push(approval);
+        let enough = self.approvals.len() >= self.needed(members);
+        self.state = if enough { State::Executing } else { State::Collecting };
+        Ok(self)
+    }
+
+    /// The ceremony at its end.
+    pub fn ended(self, state: State, now: Date, outcome: Option<String>) -> Self {
+        Self { state, finished: Some(now), outcome, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::roster::tests::custodian;
+    use super::*;
+
+    const BEGIN: Date = Date(1_000);
+    const END: Date = Date(2_000);
+
+    fn members(quorum: u32) -> Members {
+        Members::new(quorum, ["alice", "bob", "carol"].map(custodian).to_vec()).unwrap()
+    }
+
+    fn ceremony(action: Action, members: &Members) -> Ceremony {
+        Ceremony {
+            action,
+            state: State::Proposed,
+            statement: "Do it.".into(),
+            proposer: "ops".into(),
+            created: BEGIN,
+            expires: END,
+            roster: Some(RosterVersion::FIRST),
+            roster_digest: members.digest(),
+            approvals: Vec::new(),
+            progress: Progress::default(),
+            finished: None,
+            outcome: None,
+        }
+    }
+
+    fn by(name: &str, date: u64) -> Approval {
+        Approval { custodian: CustodianId::new(name).unwrap(), signature: vec![1], date: Date(date) }
+    }
+
+    #[test]
+    fn a_quorum_executes_it() {
+        let members = members(2);
+        let one = ceremony(Action::RotateRoot, &members).approve(&members, by("bob", 1_500)).unwrap();
+        assert_eq!((one.state, one.missing(&members).len()), (State::Collecting, 2));
+        let two = one.approve(&members, by("alice", 1_999)).unwrap();
+        assert_eq!(two.state, State::Executing);
+        let late = two.approve(&members, by("carol", 1_999)).unwrap_err();
+        assert_eq!(late, ApprovalError::Closed(State::Executing));
+    }
+
+    #[test]
+    fn a_founding_is_signed_by_everybody() {
+        let members = members(2);
+        let mut founding = ceremony(Action::Found(members.clone()), &members);
+        for (name, state) in
+            [("alice", State::Collecting), ("bob", State::Collecting), ("carol", State::Executing)]
+        {
+            founding = founding.approve(&members, by(name, 1_500)).unwrap();
+            assert_eq!(founding.state, state);
+        }
+    }
+
+    #[test]
+    fn strangers_repeaters_and_latecomers_do_not_count() {
+        let members = members(2);
+        let open = ceremony(Action::RotateRoot, &members);
+        let name = |name| CustodianId::new(name).unwrap();
+        let refused =
+            |ceremony: &Ceremony, approval| ceremony.clone().approve(&members, approval).unwrap_err();
+        assert_eq!(refused(&open, by("mallory", 1_500)), ApprovalError::Stranger(name("mallory")));
+        assert_eq!(refused(&open, by("alice", 2_000)), ApprovalError::Expired);
+        let one = open.clone().approve(&members, by("alice", 1_500)).unwrap();
+        assert_eq!(refused(&one, by("alice", 1_501)), ApprovalError::Twice(name("alice")));
+        for state in [State::Done, State::Cancelled, State::Failed] {
+            let ended = open.clone().ended(state, Date(1_400), None);
+            assert_eq!(refused(&ended, by("alice", 1_500)), ApprovalError::Closed(state));
+        }
+        let expired = open.ended(State::Expired, END, None);
+        assert_eq!(refused(&expired, by("alice", 1_500)), ApprovalError::Expired);
+    }
+}

@@ -1,0 +1,266 @@
+//! Executing what custodians have approved. It resumes where it stopped, after a crash too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::Error;
+use super::super::commit::{self, Affects};
+use super::super::vault::Vault;
+use super::{Ceremonies, CeremonyInfo, Resource};
+use crate::audit::StoreChange;
+use crate::clock::Date;
+use crate::id::{CeremonyId, Epoch, KeyName, RosterVersion, TenantId};
+use crate::keyring::ceremony::{Action, Ceremony, Progress, State};
+use crate::keyring::record::Tenant;
+use crate::keyring::roster::Roster;
+use crate::keyring::state::KeyState;
+use crate::ops::destroy::{Authority, DestroyTarget};
+use crate::ops::error::Reason;
+use crate::store::{Changes, Prefix, tables};
+
+/// The audit log's word for a step of a ceremony.
+const PROGRESS: &str = "ceremony-progress";
+/// Longest pause before another try.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// Tenants after which the progress is kept.
+const KEEP_EVERY: usize = 50;
+
+/// Held by the one task that works on a ceremony.
+struct Working<'a>(&'a Ceremonies, CeremonyId);
+
+impl<'a> Working<'a> {
+    fn begin(ceremonies: &'a Ceremonies, id: CeremonyId) -> Option<Self> {
+        let mut running = ceremonies.lock();
+        (!running.contains_key(&id)).then(|| {
+            running.insert(id, None);
+            Self(ceremonies, id)
+        })
+    }
+
+    fn waits_for(&self, reason: String) {
+        self.0.lock().insert(self.1, Some(reason));
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
+impl Vault {
+    /// Ceremonies that were approved and are not finished.
+    ///
+    /// # Errors
+    /// When the store does not serve.
+    pub async fn unfinished_ceremonies(&self) -> Result<Vec<CeremonyId>, Error> {
+        let all = commit::all(&self.records, &Prefix::<Ceremony>::all()).await?;
+        let executing = all.into_iter().filter(|(_, stored)| stored.record.state == State::Executing);
+        Ok(executing.map(|(path, _)| path.id).collect())
+    }
+
+    /// Works until the ceremony is finished, waiting out what keeps it from going on. Answers how
+    /// it ended and the last change of the store, or `None` when there was nothing to do.
+    pub async fn resume_ceremony(self: Arc<Self>, id: CeremonyId) -> Option<(CeremonyInfo, StoreChange)> {
+        let working = Working::begin(&self.ceremonies, id)?;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let error = match self.work_on_ceremony(id).await {
+                Ok(finished) => return finished,
+                Err(error) if is_final(&error) => {
+                    match self.end(id, State::Failed, Some(error.to_string())).await {
+                        Ok(ended) => return Some(ended),
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            tracing::warn!(ceremony = %id, %error, "ceremony waits");
+            working.waits_for(error.to_string());
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    async fn work_on_ceremony(
+        self: &Arc<Self>,
+        id: CeremonyId,
+    ) -> Result<Option<(CeremonyInfo, StoreChange)>, Error> {
+        let (info, _) = self.ceremony(id).await?;
+        if info.record.state != State::Executing {
+            return Ok(None);
+        }
+        let outcome = match &info.record.action {
+            Action::Found(_) | Action::RotateRoot | Action::ChangeRoster(_) => {
+                self.change_root(&info).await?
+            }
+            Action::RotateTenant(tenant) => self.rotate_one(id, tenant).await?,
+            Action::Unfreeze(name) => self.unfreeze(name).await?,
+            Action::Destroy(name) => self.destroy_by_ceremony(id, name).await?,
+            Action::RaiseMinVersion { key, version } => self.raise_min_version(key, *version).await?,
+            action => return Err(Error::NotAllowed(format!("{} is not possible yet", action.as_str()))),
+        };
+        self.end(id, State::Done, Some(outcome)).await.map(Some)
+    }
+
+    /// Another generation of the root, and everything moved to it.
+    async fn change_root(self: &Arc<Self>, info: &CeremonyInfo) -> Result<String, Error> {
+        self.follow_root().await?;
+        if self.ceremony(info.id).await?.0.record.progress.generation.is_none() {
+            self.new_root(info).await?;
+        }
+        self.move_tenants(info.id).await?;
+        for old in self.retired_roots().await? {
+            self.prove_unused(&old.record.id).await?;
+            self.bury_root(old).await?;
+        }
+        let root = self.root();
+        Ok(format!(
+            "root key {} (generation {}) is in force, its predecessor is destroyed",
+            root.id, root.generation
+        ))
+    }
+
+    /// Makes the root and puts it in force, with the roster that goes with it.
+    async fn new_root(&self, info: &CeremonyInfo) -> Result<(), Error> {
+        self.step(info.id, Progress { step: "making the root key".into(), ..Progress::default() }).await?;
+        let members = info.record.action.new_members().unwrap_or(&info.members);
+        let minted = self.mint_root(info.id, members).await?;
+        let total = self.tenants_after(None).await?.len() as u64;
+        let mut changes = Changes::default();
+        let (now, revision) = self.ceremony(info.id).await?;
+        let generation = self.root().generation.next();
+        let progress = Progress { step: "moving tenants".into(), done: 0, total, generation, tenant: None };
+        changes.replace(&tables::ceremony(info.id), &Ceremony { progress, ..now.record }, revision);
+        if let Some(members) = info.record.action.new_members() {
+            let version = match self.roster().await? {
+                Some((version, _)) => version.next(),
+                None => Some(RosterVersion::FIRST),
+            };
+            let version = version.ok_or_else(|| Error::NotAllowed("no roster versions are left".into()))?;
+            let roster = Roster { members: members.clone(), ceremony: info.id, created: Date::now() };
+            changes.create(&tables::roster(version), &roster);
+        }
+        self.enthrone(minted, changes).await
+    }
+
+    /// Gives every tenant a KEK under the root in force.
+    async fn move_tenants(self: &Arc<Self>, id: CeremonyId) -> Result<(), Error> {
+        let mut progress = self.ceremony(id).await?.0.record.progress;
+        for (at, tenant) in self.tenants_after(progress.tenant.as_ref()).await?.into_iter().enumerate() {
+            self.rotate_to_new_root(&tenant).await?;
+            progress.done += 1;
+            progress.total = progress.total.max(progress.done);
+            progress.tenant = Some(tenant);
+            if at % KEEP_EVERY == KEEP_EVERY - 1 {
+                self.step(id, progress.clone()).await?;
+            }
+        }
+        progress.step = "destroying the old root key".into();
+        self.step(id, progress).await
+    }
+
+    async fn tenants_after(&self, after: Option<&TenantId>) -> Result<Vec<TenantId>, Error> {
+        let tenants = commit::all(&self.records, &Prefix::<Tenant>::all()).await?;
+        let ids = tenants.into_iter().map(|(path, _)| path.id);
+        Ok(ids.filter(|id| after.is_none_or(|after| id > after)).collect())
+    }
+
+    /// Proves that no key is sealed under a KEK of this root: every tenant's keys are counted.
+    async fn prove_unused(&self, root: &crate::id::RootId) -> Result<(), Error> {
+        for id in self.tenants_after(None).await? {
+            let tenant = self.tenant(&id).await?.record;
+            if tenant.state() == KeyState::Destroyed {
+                continue;
+            }
+            let sealed = self.sealed_by_version(&id, &tenant).await?;
+            for version in sealed.into_iter().filter(|(_, count)| *count > 0).map(|(version, _)| version) {
+                if self.kek(&id, version).await?.record.root == *root {
+                    return Err(Error::Internal(format!(
+                        "tenants/{id} still has keys under KEK version {version} of the old root"
+                    )));
+                }
+            }
+            if self.kek(&id, tenant.primary_kek).await?.record.root == *root {
+                return Err(Error::Internal(format!("tenants/{id} was made under the old root meanwhile")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn rotate_one(self: &Arc<Self>, id: CeremonyId, tenant: &TenantId) -> Result<String, Error> {
+        let before = self.tenant(tenant).await?.record.primary_kek;
+        let began = self.ceremony(id).await?.0.record.progress;
+        if began.step.is_empty() {
+            let step = format!("rotating from KEK version {before}");
+            self.begin_own_rotation(tenant).await?;
+            self.step(id, Progress { step, ..Progress::default() }).await?;
+        }
+        self.rotate_to_end(tenant).await?;
+        let now = self.tenant(tenant).await?.record.primary_kek;
+        Ok(format!("tenants/{tenant} has KEK version {now}"))
+    }
+
+    async fn unfreeze(&self, name: &str) -> Result<String, Error> {
+        match Resource::parse(name)? {
+            Resource::Tenant(tenant) => self.set_tenant_frozen(&tenant, false).await.map(drop)?,
+            Resource::Key(key) => self.set_key_frozen(&key, false).await.map(drop)?,
+            Resource::Principal(principal) => {
+                self.set_principal_frozen(&principal, false, "by ceremony").await.map(drop)?;
+            }
+        }
+        Ok(format!("{name} is no longer frozen"))
+    }
+
+    async fn destroy_by_ceremony(&self, id: CeremonyId, name: &str) -> Result<String, Error> {
+        let authority = Authority::Ceremony(format!("ceremonies/{id}"));
+        let destroyed = self.destroy(DestroyTarget::parse(name)?, authority).await?;
+        Ok(format!(
+            "{} is destroyed: {} wrapped keys are gone from the live system; {} older copies lie beside the store",
+            destroyed.target,
+            destroyed.objects.len(),
+            destroyed.files.copies.len()
+        ))
+    }
+
+    async fn raise_min_version(&self, name: &KeyName, version: u32) -> Result<String, Error> {
+        let change = self.set_min_version(name, Epoch::new(version)).await?;
+        self.record_own("min-version", name.to_string(), change).await?;
+        Ok(format!("versions of {name} below {version} no longer decrypt"))
+    }
+
+    /// Keeps how far the execution is.
+    async fn step(&self, id: CeremonyId, progress: Progress) -> Result<(), Error> {
+        let (info, revision) = self.ceremony(id).await?;
+        let mut changes = Changes::default();
+        changes.replace(&tables::ceremony(id), &Ceremony { progress, ..info.record }, revision);
+        self.commit_own(changes, Affects::Nothing, PROGRESS, format!("ceremonies/{id}")).await?;
+        Ok(())
+    }
+
+    async fn end(
+        &self,
+        id: CeremonyId,
+        state: State,
+        outcome: Option<String>,
+    ) -> Result<(CeremonyInfo, StoreChange), Error> {
+        let (info, revision) = self.ceremony(id).await?;
+        let record = info.record.ended(state, Date::now(), outcome);
+        let mut changes = Changes::default();
+        changes.replace(&tables::ceremony(id), &record, revision);
+        let change = self.commit(changes, Affects::Nothing).await?;
+        Ok((CeremonyInfo { record, waiting_for: None, ..info }, change))
+    }
+}
+
+/// Whether trying again cannot help.
+fn is_final(error: &Error) -> bool {
+    matches!(
+        error.reason(),
+        Reason::AlreadyExists
+            | Reason::ArgumentInvalid
+            | Reason::NameInvalid
+            | Reason::NotAllowed
+            | Reason::NotFound
+    )
+}

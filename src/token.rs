@@ -1,0 +1,18 @@
+//! USB tokens: what they sign, and how a signature is checked.
+//!
+//! ```text
+//! envelope  printable     the bytes that a token signs, and the text that a person reads
+//! verify                  signatures, and how tokens spell them
+//! enrolment               custodian cards, proved
+//! client  wire            the process that talks to a token, as others see it
+//! child                   the process itself: the only one that loads a token's library
+//! ```
+
+pub mod child;
+pub mod client;
+pub mod enrolment;
+pub mod envelope;
+pub mod error;
+pub mod printable;
+pub mod verify;
+pub mod wire;

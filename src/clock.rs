@@ -57,15 +57,11 @@ impl Date {
     }
 }
 
-/// Names the boot of this machine, to which a [`Moment`] belongs.
-///
-/// # Errors
-/// When the kernel does not say.
-pub fn boot_id() -> std::io::Result<[u8; 16]> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+/// Names the boot of this machine, to which a [`Moment`] belongs. A service that sees its own part of
+/// `/proc` only (`ProcSubset=pid`) is not told, and has none.
+pub fn boot_id() -> Option<[u8; 16]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    match (digits.len(), u128::from_str_radix(&digits, 16)) {
-        (32, Ok(number)) => Ok(number.to_be_bytes()),
-        _ => Err(std::io::Error::other("the boot id of the kernel is not one")),
-    }
+    let number = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32)?;
+    Some(number.to_be_bytes())
 }

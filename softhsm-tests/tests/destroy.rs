@@ -6,11 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use keyward::client::{Client, Code, Context, context};
+use keyward::rpc::proto::ceremony::State;
+use keyward::rpc::proto::propose_request::{Action, RaiseMinVersion, RotateRoot};
 use keyward::rpc::proto::{
     CancelDestroyRequest, CreateKeyRequest, Destruction, FreezeRequest, GetKeyRequest, GetKeyVersionRequest,
-    GetTenantRequest, KeyState, ListKekVersionsRequest, Normalization, RotateKeyRequest, RotateTenantRequest,
-    ScheduleDestroyRequest,
+    GetTenantRequest, Key, KeyState, ListKekVersionsRequest, Normalization, RotateKeyRequest,
+    RotateTenantRequest, ScheduleDestroyRequest, UpdateKeyRequest,
 };
+use keyward_softhsm_tests::custodians::{approve_by, ended, found, people, propose};
 use keyward_softhsm_tests::{Daemon, KEY, Random, World, create_key, eventually, text};
 use tonic_types::StatusExt;
 
@@ -360,5 +363,61 @@ async fn an_older_store_does_not_bring_a_key_back() {
     assert_eq!(client.decrypt(KEY, sealed.ciphertext, &about()).await.unwrap_err().reason(), "DESTROYED");
     let opened = client.decrypt("tenants/acme/keys/kept", kept.ciphertext, &about()).await.unwrap();
     assert_eq!(opened.plaintext.expose(), b"kept");
+    assert_whole(&world, daemon).await;
+}
+
+/// Since the root is founded no operator destroys, and a ceremony does.
+#[tokio::test]
+async fn custodians_destroy_and_forbid_what_an_operator_may_not() {
+    let world = at_once();
+    let (daemon, client) = world.start_with_key().await;
+    create_key(&client, "acme", "kept").await;
+    let old = client.encrypt(KEY, "old", &about()).await.unwrap();
+    client.keys().rotate_key(RotateKeyRequest { name: KEY.into() }).await.unwrap();
+    let custodians = people(["alice", "bob", "carol"]);
+    found(&client, 2, &custodians).await;
+    let new = client.encrypt(KEY, "new", &about()).await.unwrap();
+
+    let refused = schedule(&client, KEY, Some(0)).await.unwrap_err();
+    assert_eq!(reason(&refused), "CEREMONY_REQUIRED", "{refused}");
+    let minimum = Key { name: KEY.into(), min_version: 2, ..Key::default() };
+    let update_mask = Some(prost_types::FieldMask { paths: vec!["min_version".into()] });
+    let asked = UpdateKeyRequest { key: Some(minimum), update_mask };
+    let refused = client.keys().update_key(asked).await.unwrap_err();
+    assert_eq!(reason(&refused), "CEREMONY_REQUIRED", "{refused}");
+
+    let [alice, bob, _] = &custodians;
+    let raise = RaiseMinVersion { name: KEY.into(), version: 2 };
+    let proposed = propose(&client, Action::RaiseMinVersion(raise)).await.unwrap();
+    approve_by(&client, &proposed, &[alice, bob]).await;
+    let done = ended(&client, &proposed.name).await;
+    assert_eq!(done.state(), State::Done, "{}", done.outcome);
+    assert_eq!(client.decrypt(KEY, old.ciphertext, &about()).await.unwrap_err().reason(), "VERSION_TOO_OLD");
+    client.decrypt(KEY, new.ciphertext.clone(), &about()).await.unwrap();
+
+    let gone = wrapped(&world, &dek_rows("customer-pii"));
+    assert!(gone.len() >= 3);
+    let proposed = propose(&client, Action::Destroy(KEY.into())).await.unwrap();
+    approve_by(&client, &proposed, &[bob, alice]).await;
+    let done = ended(&client, &proposed.name).await;
+    assert_eq!(done.state(), State::Done, "{}", done.outcome);
+    assert!(done.outcome.contains("wrapped keys are gone"), "{}", done.outcome);
+    assert_eq!(places(&world, &gone), 0);
+    key_is_gone(&client, KEY).await;
+    assert_eq!(client.decrypt(KEY, new.ciphertext, &about()).await.unwrap_err().reason(), "DESTROYED");
+    client.encrypt("tenants/acme/keys/kept", "x", &about()).await.unwrap();
+
+    // A tenant that is destroyed does not stand in the way of a new root.
+    let proposed = propose(&client, Action::Destroy("tenants/acme".into())).await.unwrap();
+    approve_by(&client, &proposed, &[bob, alice]).await;
+    assert_eq!(ended(&client, &proposed.name).await.state(), State::Done);
+    create_key(&client, "zeta", "pii").await;
+    let other = client.encrypt("tenants/zeta/keys/pii", "other", &about()).await.unwrap();
+    let proposed = propose(&client, Action::RotateRoot(RotateRoot {})).await.unwrap();
+    approve_by(&client, &proposed, &[bob, alice]).await;
+    let done = ended(&client, &proposed.name).await;
+    assert_eq!(done.state(), State::Done, "{}", done.outcome);
+    let opened = client.decrypt("tenants/zeta/keys/pii", other.ciphertext, &about()).await.unwrap();
+    assert_eq!(opened.plaintext.expose(), b"other");
     assert_whole(&world, daemon).await;
 }

@@ -144,7 +144,12 @@ async fn serve(config: &Config) -> Result<(), RunError> {
 
 /// Which daemon this is, on which boot of its machine.
 fn node(lock: &StateLock) -> std::io::Result<Node> {
-    Ok(Node { id: lock.node()?, boot: clock::boot_id()? })
+    let mut boot = clock::boot_id().unwrap_or_default();
+    if boot == [0; 16] {
+        // Nobody says which boot it is: then moments of this process fit those of no other, and dates decide.
+        getrandom::fill(&mut boot).map_err(std::io::Error::other)?;
+    }
+    Ok(Node { id: lock.node()?, boot })
 }
 
 /// There was never a store, or it is lost.

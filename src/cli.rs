@@ -8,13 +8,16 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod audit;
+mod backup;
 mod ceremony;
+mod certificate;
 mod clock;
 mod context;
 mod crypt;
 mod csv;
 mod data_key;
 mod destroy;
+mod erasure;
 pub mod exit;
 mod failure;
 mod freeze;
@@ -117,6 +120,12 @@ enum Command {
     /// Examine the HSM
     #[command(subcommand)]
     Hsm(hsm::Command),
+    /// Make, restore and prove recovery exports
+    #[command(subcommand)]
+    Backup(backup::Command),
+    /// Show and replace the erasure key, with which older copies of the store become unreadable
+    #[command(subcommand)]
+    Erasure(erasure::Command),
     /// Copy, check and repair the store
     #[command(subcommand)]
     Store(store::Command),
@@ -132,6 +141,9 @@ enum Command {
     /// Verify and read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Verify and read certificates of destruction, offline
+    #[command(subcommand)]
+    Certificate(certificate::Command),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  keyward completions bash > ~/.local/share/bash-completion/completions/keyward"
@@ -233,11 +245,14 @@ impl Command {
             Self::Init(command) => command.run(shell).await,
             Self::Token(command) => command.run(shell).await,
             Self::Hsm(command) => command.run(shell).await,
+            Self::Backup(command) => command.run(shell).await,
+            Self::Erasure(command) => command.run(shell).await,
             Self::Store(command) => command.run(shell).await,
             Self::Clock(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,
             Self::Root(command) => command.run(shell).await,
             Self::Ceremony(command) => command.run(shell).await,
+            Self::Certificate(command) => command.run(shell).await,
             Self::Completions { shell: kind } => completions(kind, shell),
         }
     }

@@ -48,6 +48,8 @@ pub use error::{Code, Error};
 pub use stream::{StreamError, Streamed};
 
 use crate::rpc::proto::access_service_client::AccessServiceClient;
+use crate::rpc::proto::audit_service_client::AuditServiceClient;
+use crate::rpc::proto::backup_service_client::BackupServiceClient;
 use crate::rpc::proto::ceremony_service_client::CeremonyServiceClient;
 use crate::rpc::proto::crypt_session_request::Request;
 use crate::rpc::proto::crypt_session_response::Response;
@@ -189,9 +191,19 @@ impl Client {
         AccessServiceClient::new(self.channel.clone())
     }
 
+    /// The generated client of the backup service, for [`call`](Self::call).
+    pub fn backup(&self) -> BackupServiceClient<Channel> {
+        BackupServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
     /// The generated client of the ceremony service, for [`call`](Self::call).
     pub fn ceremonies(&self) -> CeremonyServiceClient<Channel> {
         CeremonyServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// The generated client of the audit service, for [`call`](Self::call).
+    pub fn audit(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     /// The generated client of the system service, for [`call`](Self::call).

@@ -41,6 +41,11 @@ impl Date {
         Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// The date `span` later.
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// Milliseconds since 1970.
     pub fn millis(self) -> u64 {
         self.0

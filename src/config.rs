@@ -43,6 +43,9 @@ pub struct Config {
     /// The store.
     #[serde(default)]
     pub store: Store,
+    /// The erasure key.
+    #[serde(default)]
+    pub erasure: Erasure,
     /// The audit log.
     #[serde(default)]
     pub audit: Audit,
@@ -294,6 +297,20 @@ pub struct Store {
     pub journal: Option<PathBuf>,
 }
 
+/// The erasure key.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Erasure {
+    /// It is replaced at this age; `0s`: only by hand.
+    pub replace_every: Span,
+}
+
+impl Default for Erasure {
+    fn default() -> Self {
+        Self { replace_every: Span(Duration::from_secs(24 * 60 * 60)) }
+    }
+}
+
 /// The audit log.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -306,6 +323,8 @@ pub struct Audit {
     pub reserve: Bytes,
     /// Keep the digest of each decrypted item, not only their Merkle root.
     pub list_decrypted_items: bool,
+    /// How often the HSM signs a checkpoint, when there are new records.
+    pub checkpoint_interval: Span,
 }
 
 impl Default for Audit {
@@ -315,6 +334,7 @@ impl Default for Audit {
             segment: Bytes(64 << 20),
             reserve: Bytes(1 << 20),
             list_decrypted_items: true,
+            checkpoint_interval: Span(Duration::from_secs(10)),
         }
     }
 }
@@ -522,6 +542,9 @@ impl Config {
         let socket = self.server.socket.as_os_str().len();
         if socket > 107 {
             return Err(format!("server.socket has {socket} bytes; a Unix socket path has at most 107"));
+        }
+        if self.audit.checkpoint_interval.0 < Duration::from_millis(100) {
+            return Err("audit.checkpoint_interval must be at least 100ms".into());
         }
         let mut names = BTreeSet::new();
         for principal in &self.principals {

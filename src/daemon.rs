@@ -1,5 +1,6 @@
 //! Wiring: start, listen, serve, stop.
 
+pub mod backup;
 pub mod init;
 pub mod run;
 pub mod transport;

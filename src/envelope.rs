@@ -4,7 +4,7 @@
 //! ([`StreamSealer`], [`StreamOpener`]) under a [`Context`]; an [`IndexKey`]
 //! computes blind indexes.
 
-mod aead;
+pub(crate) mod aead;
 mod blind;
 mod context;
 mod dek;

@@ -294,8 +294,16 @@ counter!(
     RosterVersion
 );
 counter!(
+    /// The generation of a signing key of the daemon, from 1.
+    SigningGeneration
+);
+counter!(
     /// The version of a blind index key, from 1.
     IndexVersion
+);
+counter!(
+    /// The generation of the erasure key, from 1.
+    ErasureGeneration
 );
 
 macro_rules! random_id {
@@ -351,6 +359,10 @@ random_id!(
 random_id!(
     /// Names one ceremony for ever.
     CeremonyId
+);
+random_id!(
+    /// Names one recovery export.
+    ExportId
 );
 random_id!(
     /// Names one installation, so that its records and signatures fit no other.

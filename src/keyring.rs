@@ -14,6 +14,7 @@ pub mod recovery;
 pub mod remains;
 pub mod roster;
 pub mod schedule;
+pub mod signing;
 pub mod state;
 pub mod timekeeping;
 pub mod wrapped;

@@ -1,12 +1,17 @@
 //! The use cases, one per file. Each takes a proof of authorisation and
 //! answers a [`Done`], whose value is released only against an audit record.
 
+pub mod attest;
+pub mod backup;
 pub mod blind_index;
 pub mod ceremony;
+pub mod certificate;
+pub mod checkpoint;
 pub mod crypt;
 pub mod data_key;
 pub mod destroy;
 pub mod done;
+pub mod erasure;
 pub mod error;
 pub mod freeze;
 pub mod group;
@@ -15,6 +20,7 @@ pub mod re_encrypt;
 pub mod rotate;
 pub mod schedule;
 pub mod stream;
+pub mod system_key;
 pub mod tenant;
 pub mod timekeeping;
 pub mod vault;

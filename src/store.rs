@@ -15,6 +15,7 @@ pub mod error;
 pub mod kv;
 pub mod mac;
 pub mod records;
+pub mod recovery;
 pub mod repair;
 pub mod sqlite;
 pub mod tables;
@@ -26,6 +27,7 @@ mod compact;
 #[cfg(test)]
 pub mod conformance;
 mod digest;
+mod erasure;
 mod files;
 #[cfg(test)]
 mod formats;
@@ -34,6 +36,7 @@ mod meta;
 mod needs;
 mod rebuild;
 mod recover;
+mod reseal;
 mod scan;
 mod scrub;
 #[cfg(test)]
@@ -46,7 +49,8 @@ pub use error::{Refusal, StoreError};
 pub use mac::StoreKeys;
 pub use meta::StoreChange;
 pub use records::{Changes, Records, Stats};
-pub use recover::{OpenReport, bootstrap};
+pub use recover::{ErasureList, OpenReport, bootstrap, erasure_keys, signing_keys};
+pub use reseal::{Batch, Cursor};
 pub use scrub::Scrubbed;
 pub use sqlite::SqliteKv;
 pub use tables::{Path, Prefix, Record};

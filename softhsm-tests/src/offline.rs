@@ -11,6 +11,7 @@ use keyward::hsm::process::{self, HsmGroup, Program};
 use keyward::hsm::{Hsm, Kek, Operation, Reply, Status};
 use keyward::keyring::binding;
 use keyward::keyring::record::{Dek, Root};
+use keyward::ops::erasure;
 use keyward::secret::Key256;
 use keyward::store::{Path as Place, Prefix, Records, SqliteKv, StoreKeys, bootstrap, tables};
 
@@ -49,6 +50,7 @@ impl Offline {
         let secret = opened(&hsm, Operation::OpenKey { kek, aad, sealed: secret.sealed }).await?;
         let keys = StoreKeys::derive(&secret);
         let (records, _) = Records::open(kv, &config.journal(), root.deployment, keys, None).await?;
+        erasure::open_all(&*hsm, root.deployment, &records).await?;
         Ok(Self { config, hsm, records, root })
     }
 

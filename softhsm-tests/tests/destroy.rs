@@ -72,23 +72,15 @@ async fn tenant_is_gone(client: &Client, name: &str) {
     .await;
 }
 
-/// The ciphertexts of wrapped keys in the rows of the database whose key begins like this: 48 bytes
-/// behind the CBOR header 58 30, or 40 behind 58 28.
+/// The rows of the database whose key begins like this, but for their format and revision: the code and
+/// the payload, which is sealed.
 fn wrapped(world: &World, prefix: &[u8]) -> Vec<Vec<u8>> {
     let database = rusqlite::Connection::open(world.path("state/store.db")).unwrap();
     let mut select = database.prepare("SELECT key, value FROM kv").unwrap();
     let rows =
         select.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?))).unwrap();
     let rows = rows.map(Result::unwrap).filter(|(key, _)| key.starts_with(prefix));
-    let wrapped = rows.filter_map(|(_, value)| {
-        let (at, length) = value.windows(2).enumerate().skip(41).find_map(|(at, pair)| match pair {
-            [0x58, 0x30] => Some((at, 48)),
-            [0x58, 0x28] => Some((at, 40)),
-            _ => None,
-        })?;
-        value.get(at + 2..at + 2 + length).map(<[u8]>::to_vec)
-    });
-    wrapped.collect()
+    rows.map(|(_, value)| value[9..].to_vec()).collect()
 }
 
 /// In how many places of the store's files one of these stands.

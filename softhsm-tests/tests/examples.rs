@@ -47,6 +47,7 @@ fn every_option_stands_in_the_example() {
         ("server", format!("{top}\n{hsm}[server]\nnonsense = 1\n")),
         ("log", format!("{top}\n{hsm}[log]\nnonsense = 1\n")),
         ("store", format!("{top}\n{hsm}[store]\nnonsense = 1\n")),
+        ("erasure", format!("{top}\n{hsm}[erasure]\nnonsense = 1\n")),
         ("audit", format!("{top}\n{hsm}[audit]\nnonsense = 1\n")),
         ("limits", format!("{top}\n{hsm}[limits]\nnonsense = 1\n")),
         ("classes", format!("{top}\n{hsm}[class]\nnonsense = 1\n")),

@@ -130,6 +130,12 @@ permissions! {
     ApproveCeremony(()) needs Needs::Known;
     /// See ceremonies and the roster.
     ViewCeremonies(()) needs Needs::Known;
+    /// See the checkpoints, proofs and keys of the audit log.
+    ViewAudit(()) needs Needs::Operator;
+    /// See and replace the erasure key.
+    ManageErasure(()) needs Needs::Operator;
+    /// Make and list recovery exports.
+    ManageBackups(()) needs Needs::Operator;
     /// See the state of the daemon.
     ViewStatus(()) needs Needs::Known;
 }

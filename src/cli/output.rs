@@ -86,7 +86,16 @@ impl NewFile {
         Ok(Self { file: file.into(), temporary, path: path.into(), replace })
     }
 
-    async fn commit(mut self) -> Result<(), Failure> {
+    /// What to write to.
+    pub(crate) fn writer(&mut self) -> &mut (dyn AsyncWrite + Unpin) {
+        &mut self.file
+    }
+
+    /// The file is whole: it gets its name.
+    ///
+    /// # Errors
+    /// [`Failure`] when it cannot be made durable or named.
+    pub(crate) async fn commit(mut self) -> Result<(), Failure> {
         self.file.flush().await.map_err(Failure::file("write", &self.path))?;
         self.file.sync_all().await.map_err(Failure::file("write", &self.path))?;
         self.publish().map_err(|error| match error.kind() {

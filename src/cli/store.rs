@@ -17,11 +17,14 @@ use crate::store::transfer::Exported;
 /// `keyward store`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write a copy of all records to a new file, also while the daemon runs
-    #[command(after_help = "The file holds wrapped keys only: without the HSM it opens nothing.
+    /// Write a raw copy of all records to a new file, also while the daemon runs
+    #[command(
+        after_help = "For moving a store. The file can be read only as long as the erasure key lives under which its
+records are sealed, a day by default: for a backup, see `keyward backup create`.
 
 Example:
-  keyward store export --config /etc/keyward/keywardd.toml --out keyward.export")]
+  keyward store export --config /etc/keyward/keywardd.toml --out keyward.export"
+    )]
     Export {
         #[command(flatten)]
         config: ConfigFile,

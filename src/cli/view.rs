@@ -190,9 +190,12 @@ impl View for Status {
             ("root", part(self.root.as_ref())),
             ("store", part(self.store.as_ref())),
             ("audit", part(self.audit.as_ref())),
+            ("audit_checkpoint", json!(self.audit_checkpoint)),
+            ("audit_checkpoint_failure", json!(self.audit_checkpoint_failure)),
             ("cache", part(self.cache.as_ref())),
             ("kek_cache", part(self.kek_cache.as_ref())),
             ("schedule", part(self.schedule.as_ref())),
+            ("erasure", part(self.erasure.as_ref())),
         ]
     }
 }
@@ -235,6 +238,17 @@ impl View for status::Root {
             ("custody", json!(self.custody)),
             ("create_time", time(self.create_time.as_ref())),
             ("deployment", json!(self.deployment)),
+        ]
+    }
+}
+
+impl View for status::Erasure {
+    fn fields(&self) -> Fields {
+        vec![
+            ("generation", json!(self.generation)),
+            ("create_time", time(self.create_time.as_ref())),
+            ("age", json!(self.age)),
+            ("replacing", json!(self.replacing)),
         ]
     }
 }

@@ -14,10 +14,11 @@ use tokio::io::{BufReader, BufWriter};
 use super::lock::{LockError, StateLock};
 use super::once::{self, SecretError};
 use super::settings;
+use crate::audit::checkpoint::NoteKey;
 use crate::audit::{self, FileLog, Outcome, Pending};
 use crate::config::Config;
 use crate::id::DeploymentId;
-use crate::keyring::record::{Root, SystemSecret};
+use crate::keyring::record::{Root, SigningPurpose, SystemSecret};
 use crate::ops::Error;
 use crate::ops::destroy::destroy_again;
 use crate::secret::Key256;
@@ -25,7 +26,7 @@ use crate::store::check::{self, CheckReport};
 use crate::store::kv::KvError;
 use crate::store::repair::{self, RepairReport};
 use crate::store::transfer::{self, Exported};
-use crate::store::{self, Records, Refusal, SqliteKv, StoreChange, StoreError, StoreKeys};
+use crate::store::{self, ErasureList, Records, Refusal, SqliteKv, StoreChange, StoreError, StoreKeys};
 
 /// Why the store was not touched, or not read.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +103,8 @@ pub fn import(config: &Config, input: &Path) -> Result<Exported, MaintainError> 
         let found = transfer::bootstrap_export(open().await?)
             .await?
             .ok_or_else(|| StoreError::from(Refusal::NoStore))?;
-        let secret = once::secret(config, &found.0, &found.1).await?;
+        let erasure = transfer::erasure_keys_of_export(open().await?).await?;
+        let secret = once::secret(config, &found.0, &found.1, &[erasure]).await?;
         let kv = Arc::new(SqliteKv::open(config.database()).await?);
         let keys = StoreKeys::derive(&secret);
         let done = transfer::import(open().await?, kv, &config.journal(), keys).await;
@@ -193,11 +195,32 @@ fn destroyed_after(config: &Config, revision: u64) -> Result<Vec<String>, Mainta
     Ok(names)
 }
 
+/// The keys of the audit log as they stand in the store, which is not verified.
+///
+/// # Errors
+/// [`MaintainError`] when the store cannot be read.
+pub async fn audit_keys(config: &Config) -> Result<Vec<NoteKey>, MaintainError> {
+    let kv = open_store(config).await?;
+    let Some((root, _)) = store::bootstrap(&kv).await? else { return Ok(Vec::new()) };
+    let keys = store::signing_keys(&kv, SigningPurpose::Audit).await?;
+    Ok(keys.into_iter().map(|record| NoteKey::new(root.deployment, record.key.public)).collect())
+}
+
 /// The root and the open secret, from the store or, when that is lost, from the journal.
 async fn secret(config: &Config) -> Result<(Root, Key256), MaintainError> {
     let (root, sealed) = first_records(config).await?.ok_or_else(|| StoreError::from(Refusal::NoStore))?;
-    let secret = once::secret(config, &root, &sealed).await?;
+    let secret = once::secret(config, &root, &sealed, &erasure_keys(config).await).await?;
     Ok((root, secret))
+}
+
+/// The erasure keys of the store and of the journal, as far as they can be read.
+async fn erasure_keys(config: &Config) -> Vec<ErasureList> {
+    let mut copies = Vec::new();
+    if let Ok(kv) = open_store(config).await {
+        copies.extend(store::erasure_keys(&kv).await.ok());
+    }
+    copies.extend(repair::erasure_keys_of_journal(&config.journal()).await.ok());
+    copies
 }
 
 async fn first_records(config: &Config) -> Result<Option<(Root, SystemSecret)>, MaintainError> {

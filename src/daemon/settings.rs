@@ -9,7 +9,7 @@ use crate::hsm::pkcs11;
 use crate::hsm::process::{self, Slot};
 use crate::id::token::{TokenSelector, TokenUri, UriError};
 use crate::ops::schedule::Node;
-use crate::ops::vault;
+use crate::ops::{erasure, vault};
 
 use super::child;
 
@@ -100,6 +100,7 @@ pub(super) fn vault(config: &Config, node: Node) -> vault::Settings {
         limits: config.limits.clone(),
         classes: config.class.clone(),
         list_decrypted_items: config.audit.list_decrypted_items,
+        erasure: erasure::Settings { replace_every: config.erasure.replace_every.0 },
         lifecycle: vault::Lifecycle {
             rotation: config.rotation.clone(),
             destruction: config.destruction.clone(),

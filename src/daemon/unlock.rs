@@ -9,8 +9,10 @@ use tokio::sync::watch;
 use crate::access::Policy;
 use crate::audit::{AuditLog, Outcome, Pending};
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply, Status};
+use crate::id::DeploymentId;
 use crate::keyring::binding;
 use crate::keyring::record::{Root, SystemSecret};
+use crate::ops::erasure::{self, ErasureError};
 use crate::ops::vault::Settings;
 use crate::ops::{Error, Vault};
 use crate::secret::Key256;
@@ -44,6 +46,8 @@ pub(super) enum UnlockError {
     Hsm(HsmError),
     #[error("the store: {0}")]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Erasure(#[from] ErasureError),
     #[error(transparent)]
     Vault(#[from] Error),
 }
@@ -87,6 +91,10 @@ impl Locked {
             record.detail(repaired);
             record.finish(Outcome::Ok).map_err(Error::from)?;
         }
+        let hsm = &*self.hsm;
+        if !erasure::open_all(hsm, self.root.deployment, &records).await? {
+            erasure::found(hsm, &self.root, &records, self.audit.clone()).await?;
+        }
         Ok(Vault::open(self.hsm, records, self.audit, self.root, self.policy, self.settings).await?)
     }
 }
@@ -97,9 +105,18 @@ pub(super) async fn open_secret(
     root: &Root,
     secret: &SystemSecret,
 ) -> Result<Key256, HsmError> {
+    open_system_secret(hsm, root.deployment, secret).await
+}
+
+/// As [`open_secret`], where only the installation is known.
+pub(super) async fn open_system_secret(
+    hsm: &dyn Hsm,
+    deployment: DeploymentId,
+    secret: &SystemSecret,
+) -> Result<Key256, HsmError> {
     let operation = Operation::OpenKey {
         kek: Kek { root: secret.root, wrapped: secret.kek.clone() },
-        aad: binding::system_secret(root.deployment),
+        aad: binding::system_secret(deployment),
         sealed: secret.sealed.clone(),
     };
     match hsm.run(vec![operation]).await.pop() {

@@ -4,21 +4,21 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::error::Unspecified;
 
 /// Bytes in a nonce.
-pub(super) const NONCE: usize = 12;
+pub(crate) const NONCE: usize = 12;
 
 /// Bytes in a tag.
-pub(super) const TAG: usize = 16;
+pub(crate) const TAG: usize = 16;
 
 /// A key of AES-256-GCM, expanded; AWS-LC wipes it when it is dropped.
-pub(super) struct AeadKey(LessSafeKey);
+pub(crate) struct AeadKey(LessSafeKey);
 
 impl AeadKey {
-    pub(super) fn new(key: &[u8; 32]) -> Result<Self, Unspecified> {
+    pub(crate) fn new(key: &[u8; 32]) -> Result<Self, Unspecified> {
         UnboundKey::new(&AES_256_GCM, key).map(|key| Self(LessSafeKey::new(key)))
     }
 
     /// Encrypts into `out`, which has [`TAG`] bytes more than the plaintext.
-    pub(super) fn seal(
+    pub(crate) fn seal(
         &self,
         nonce: [u8; NONCE],
         aad: &[u8],
@@ -32,7 +32,7 @@ impl AeadKey {
 
     /// Decrypts into `out`, which has [`TAG`] bytes less than the sealed bytes.
     /// After an error `out` may hold anything: wipe it.
-    pub(super) fn open(
+    pub(crate) fn open(
         &self,
         nonce: [u8; NONCE],
         aad: &[u8],

@@ -4,32 +4,33 @@ use minicbor::{Decode, Encode};
 
 use crate::hsm::pkcs11::root::Settled;
 use crate::hsm::transfer;
-use crate::id::RootId;
+use crate::id::{DeploymentId, RootId};
 use crate::keyring::escrow::{AgreementPoint, SealedBox};
 use crate::keyring::wrapped::{Canary, WrappedKek};
 use crate::secret::Key256;
 
 /// What a key that wraps KEKs is for. It decides the label on the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(index_only)]
 pub enum Purpose {
     /// The root of all tenants.
     #[n(0)]
     Root,
-    /// An erasure key: destroyed on purpose, and never escrowed.
+    /// An erasure key of this installation: destroyed on purpose, and never escrowed. An
+    /// installation destroys those that none of its records names, so the label says whose it is.
     #[n(1)]
-    Erasure,
+    Erasure(#[n(0)] DeploymentId),
 }
 
 impl Purpose {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Root, Self::Erasure];
+    /// How the labels of all purposes begin.
+    pub const LABELS: [&str; 2] = ["keyward root ", "keyward erasure "];
 
     /// How the labels on the token begin; the id follows.
-    pub fn label(self) -> &'static str {
+    pub fn label(self) -> String {
+        let [root, erasure] = Self::LABELS;
         match self {
-            Self::Root => "keyward root ",
-            Self::Erasure => "keyward erasure ",
+            Self::Root => root.to_owned(),
+            Self::Erasure(deployment) => format!("{erasure}{deployment} "),
         }
     }
 }

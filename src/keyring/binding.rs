@@ -5,11 +5,13 @@
 //!   purpose 1, DEK:       lp32(key) | u32 epoch | DEK id (16) | u8 suite family
 //!   purpose 2, index key: lp32(key) | lp32(field) | u32 index version
 //!   purpose 3, daemon secret: nothing; tenant is empty and the KEK version 0
+//!   purpose 4, erasure secret: u32 generation; tenant is empty and the KEK version 0
+//!   purpose 5, export key: SHA-256 of the export's header; tenant is empty and the KEK version 0
 //! ```
 //! Numbers are big-endian; lp32 is a u32 length before the bytes.
 
 use super::record::SuiteFamily;
-use crate::id::{DekId, DeploymentId, Epoch, FieldId, IndexVersion, KekVersion, KeyName};
+use crate::id::{DekId, DeploymentId, Epoch, ErasureGeneration, FieldId, IndexVersion, KekVersion, KeyName};
 
 const DOMAIN: &[u8] = b"keyward/1/sealed";
 
@@ -50,6 +52,20 @@ pub fn index_key(
 /// The AAD of the daemon's own secret.
 pub fn system_secret(deployment: DeploymentId) -> Vec<u8> {
     begin(3, deployment, "", 0)
+}
+
+/// The AAD of the secret of one generation of the erasure key.
+pub fn erasure_secret(deployment: DeploymentId, generation: ErasureGeneration) -> Vec<u8> {
+    let mut aad = begin(4, deployment, "", 0);
+    aad.extend_from_slice(&generation.get().to_be_bytes());
+    aad
+}
+
+/// The AAD of the key of a recovery export, whose header has this hash.
+pub fn export_key(deployment: DeploymentId, header: &[u8; 32]) -> Vec<u8> {
+    let mut aad = begin(5, deployment, "", 0);
+    aad.extend_from_slice(header);
+    aad
 }
 
 fn begin(purpose: u8, deployment: DeploymentId, tenant: &str, kek: u32) -> Vec<u8> {
@@ -94,6 +110,10 @@ mod tests {
             index_key(one, &a, kek, &field("phone"), IndexVersion::FIRST.next().unwrap()),
             index_key(one, &a, kek, &field("card"), IndexVersion::FIRST),
             system_secret(one),
+            erasure_secret(one, ErasureGeneration::FIRST),
+            erasure_secret(one, ErasureGeneration::FIRST.next().unwrap()),
+            export_key(one, &[0; 32]),
+            export_key(one, &[1; 32]),
         ];
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
     }

@@ -6,6 +6,7 @@
 use minicbor::{Decode, Encode};
 
 use super::schedule::{Destruction, Schedule};
+use super::signing::{Signature, SigningKey};
 use super::state::{DataClass, KeyState};
 use super::wrapped::{Canary, SealedKey, WrappedKek};
 use crate::clock::Date;
@@ -90,6 +91,130 @@ pub struct SystemSecret {
     /// The sealed secret.
     #[n(3)]
     pub sealed: SealedKey,
+}
+
+/// What a signing key of the daemon is for. The number is part of a path: never reuse one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum SigningPurpose {
+    /// Checkpoints of the audit log and the documents that rest on it. One key
+    /// for both: whoever trusts one needs the other, and their texts cannot be
+    /// taken for each other.
+    Audit = 1,
+}
+
+impl SigningPurpose {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// One generation of a signing key of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SystemKey {
+    /// The key.
+    #[n(1)]
+    pub key: SigningKey,
+    /// When it was made.
+    #[n(2)]
+    pub created: Date,
+    /// The word of the generation before it for this one; absent for the
+    /// first, and where that one could not sign any more.
+    #[n(3)]
+    pub handover: Option<Signature>,
+}
+
+/// One generation of the erasure key: the secret under which the store seals the
+/// rows of wrapped keys once more.
+///
+/// The secret is sealed under a KEK that an *erasure root* wraps: a token object
+/// that is in no escrow and no export. Once it is destroyed, no copy of these
+/// rows from before can be read.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Erasure {
+    /// The token object that wraps the KEK.
+    #[n(1)]
+    pub root: RootId,
+    /// The KEK, used for nothing else; gone with the root.
+    #[n(2)]
+    pub kek: Option<WrappedKek>,
+    /// The sealed secret; gone with the root.
+    #[n(3)]
+    pub sealed: Option<SealedKey>,
+    /// When it was made.
+    #[n(4)]
+    pub created: Date,
+    /// What it is good for.
+    #[n(5)]
+    pub state: ErasureState,
+    /// While it takes over: the last row that was sealed anew. The next one is where
+    /// that goes on after a restart.
+    #[cbor(n(6), with = "minicbor::bytes")]
+    pub resealed_to: Option<Vec<u8>>,
+    /// When its token object was proved to be gone from every token.
+    #[n(7)]
+    pub destroyed: Option<Date>,
+}
+
+/// What a generation of the erasure key is good for. The newest is taking over or
+/// current; of those before it, one at most is not destroyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum ErasureState {
+    /// It seals every new row; the rows from before it are being sealed anew.
+    #[n(1)]
+    TakingOver,
+    /// Every row of store and journal is sealed under it.
+    #[n(2)]
+    Current,
+    /// It opens the rows that were not sealed anew yet.
+    #[n(3)]
+    Retiring,
+    /// No row of store and journal is sealed under it; its token object is to be destroyed.
+    #[n(4)]
+    Unused,
+    /// Its token object is gone from every token.
+    #[n(5)]
+    Destroyed,
+}
+
+/// A copy of the records that does not die with the erasure key: a recovery
+/// export, or the copy that a migration left.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Export {
+    /// What it is.
+    #[n(1)]
+    pub kind: ExportKind,
+    /// When it was made.
+    #[n(2)]
+    pub created: Date,
+    /// When whoever keeps it must have deleted it.
+    #[n(3)]
+    pub delete_by: Date,
+    /// The store revision that it holds.
+    #[n(4)]
+    pub revision: u64,
+    /// The root that opens it.
+    #[n(5)]
+    pub root: RootId,
+}
+
+/// What kind of copy it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum ExportKind {
+    /// Made by `keyward backup create`.
+    #[n(1)]
+    Recovery,
+    /// The store as it was before a migration to a newer format, beside the store.
+    #[n(2)]
+    Migration,
 }
 
 /// A tenant.

@@ -6,11 +6,10 @@ use std::collections::HashMap;
 use minicbor::{Decode, Encode};
 use sha2::{Digest, Sha256};
 
-use super::wrapped::{SealedKey, WrappedKek};
 use crate::clock::Date;
 use crate::id::Epoch;
 
-/// Bytes of a wrapped key that are kept to find it by.
+/// Bytes of a stored record that are kept to find it by.
 const TRACE: usize = 8;
 
 /// What stands in place of a wrapped key that was destroyed.
@@ -34,9 +33,9 @@ pub struct Tombstone {
     pub epoch: Option<Epoch>,
 }
 
-/// Recognises the wrapped bytes of a key without having them: the first 8 bytes to
-/// find the place, and the SHA-256 of all of them. Neither helps to open the key:
-/// of 40 or 48 bytes of ciphertext, 32 are missing.
+/// Recognises the stored record of a wrapped key without having it: the first 8 bytes to
+/// find the place, which are of the code that authenticates it, and the SHA-256 of all of
+/// it. Neither helps to open the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Remains {
@@ -52,21 +51,12 @@ pub struct Remains {
 }
 
 impl Remains {
-    /// Of the ciphertext and tag of a sealed key: 48 bytes.
-    pub fn of_sealed(sealed: &SealedKey) -> Self {
-        Self::of(&sealed.ciphertext)
-    }
-
-    /// Of a wrapped KEK: 40 bytes.
-    pub fn of_kek(wrapped: &WrappedKek) -> Self {
-        Self::of(&wrapped.bytes)
-    }
-
-    fn of(bytes: &[u8]) -> Self {
-        // Longer than 8 bytes, each of them.
-        let trace = bytes.first_chunk().copied().unwrap_or_default();
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        Self { trace, length, fingerprint: Sha256::digest(bytes).into() }
+    /// Of a record with a wrapped key as it is stored: the code that authenticates it, and its payload.
+    pub fn of(stored: &[u8]) -> Self {
+        // The code alone is longer.
+        let trace = stored.first_chunk().copied().unwrap_or_default();
+        let length = u32::try_from(stored.len()).unwrap_or(u32::MAX);
+        Self { trace, length, fingerprint: Sha256::digest(stored).into() }
     }
 }
 
@@ -111,39 +101,31 @@ fn stands_at(remains: &Remains, bytes: &[u8], at: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keyring::wrapped::{SealMechanism, WrapMechanism};
     use proptest::prelude::*;
-
-    fn sealed(ciphertext: [u8; 48]) -> SealedKey {
-        SealedKey { mechanism: SealMechanism::AesGcm, iv: [9; 12], ciphertext, check: None }
-    }
 
     #[test]
     fn a_tombstone_is_not_what_it_buries() {
-        let key = sealed(std::array::from_fn(|at| at as u8));
-        let kek = WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes: (100..140).collect() };
-        let all = [Remains::of_sealed(&key), Remains::of_kek(&kek)];
-        let tombstone = minicbor::to_vec(all).unwrap();
+        let records: [Vec<u8>; 2] = [(0..90).collect(), (100..240).collect()];
+        let all = records.each_ref().map(|record| Remains::of(record));
         let search = Search::new(all);
-        assert_eq!(search.find(&tombstone), []);
-        assert_eq!(search.overlap(), 47);
-        let records = [minicbor::to_vec(&key).unwrap(), minicbor::to_vec(&kek).unwrap()].concat();
-        assert_eq!(search.find(&records), all);
+        assert_eq!(search.find(&minicbor::to_vec(all).unwrap()), []);
+        assert_eq!(search.overlap(), 139);
+        assert_eq!(search.find(&records.concat()), all);
     }
 
     proptest! {
         #[test]
         fn a_whole_copy_is_found_and_a_part_of_it_is_not(
-            ciphertext in any::<[u8; 48]>(),
+            record in prop::collection::vec(any::<u8>(), 40..200),
             before in prop::collection::vec(any::<u8>(), 0..100),
             after in prop::collection::vec(any::<u8>(), 0..100),
-            missing in 1usize..48,
+            missing in 1usize..40,
         ) {
-            let remains = Remains::of_sealed(&sealed(ciphertext));
+            let remains = Remains::of(&record);
             let search = Search::new([remains]);
-            let file = [before.as_slice(), &ciphertext, &after].concat();
+            let file = [before.as_slice(), &record, &after].concat();
             prop_assert_eq!(search.find(&file), [remains]);
-            let cut = [before.as_slice(), &ciphertext[..48 - missing]].concat();
+            let cut = [before.as_slice(), &record[..record.len() - missing]].concat();
             prop_assert_eq!(search.find(&cut), []);
         }
     }

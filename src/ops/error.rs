@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::access::Denied;
-use crate::audit::AuditError;
+use crate::audit::{AuditError, TreeError};
 use crate::envelope::{ContextError, NormalizeError, OpenError, ParseError, SealError};
 use crate::hsm::HsmError;
 use crate::hsm::process::TaskError;
@@ -132,6 +132,22 @@ pub enum Error {
     /// The audit log cannot be written, so nothing is served.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The audit log has no such record.
+    #[error("the audit log has no record {0}")]
+    NoRecord(u64),
+    /// What stands beside the audit log does not fit it.
+    #[error(transparent)]
+    Tree(TreeError),
+    /// The newest checkpoint was not signed by this installation.
+    #[error(
+        "the newest checkpoint of the audit log, over {size} records, is not this installation's: {reason}; put the newest copy of the audit directory in its place, and keep this one as evidence"
+    )]
+    Forged {
+        /// How many records it covers.
+        size: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The daemon has not opened its store yet.
     #[error("the daemon is not ready: {0}")]
     NotReady(String),
@@ -153,6 +169,7 @@ pub enum Reason {
     AlreadyExists,
     ApprovalRefused,
     ArgumentInvalid,
+    AuditTampered,
     AuditUnavailable,
     CeremonyRequired,
     CiphertextMalformed,
@@ -185,10 +202,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::AlreadyExists,
         Self::ApprovalRefused,
         Self::ArgumentInvalid,
+        Self::AuditTampered,
         Self::AuditUnavailable,
         Self::CeremonyRequired,
         Self::CiphertextMalformed,
@@ -225,6 +243,7 @@ impl Reason {
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::ApprovalRefused => "APPROVAL_REFUSED",
             Self::ArgumentInvalid => "ARGUMENT_INVALID",
+            Self::AuditTampered => "AUDIT_TAMPERED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
             Self::CeremonyRequired => "CEREMONY_REQUIRED",
             Self::CiphertextMalformed => "CIPHERTEXT_MALFORMED",
@@ -275,6 +294,9 @@ impl Error {
             Self::NoTenant(_) | Self::NoKey(_) | Self::NoVersion(_) => Reason::NotFound,
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
             Self::NoCeremony(_) => Reason::NotFound,
+            Self::NoRecord(_) => Reason::NotFound,
+            Self::Tree(TreeError::Io { .. }) => Reason::AuditUnavailable,
+            Self::Tree(_) | Self::Forged { .. } => Reason::AuditTampered,
             Self::Exists(_) => Reason::AlreadyExists,
             Self::TenantState(_, state) | Self::KeyState(_, state) => of_state(*state, Reason::KeyDisabled),
             Self::VersionState(_, state) => of_state(*state, Reason::VersionDisabled),
@@ -323,7 +345,7 @@ impl From<&StoreError> for Reason {
         match error {
             full if full.is_full() => Self::StoreFull,
             StoreError::Kv(KvError::Damaged(_)) => Self::StoreTampered,
-            StoreError::Tampered { .. } => Self::StoreTampered,
+            StoreError::Tampered { .. } | StoreError::Erased { .. } => Self::StoreTampered,
             _ => Self::StoreUnavailable,
         }
     }
@@ -334,6 +356,15 @@ impl From<StoreError> for Error {
         match error {
             StoreError::Exists { .. } | StoreError::Changed { .. } => Self::Conflict,
             other => Self::Store(other),
+        }
+    }
+}
+
+impl From<TreeError> for Error {
+    fn from(error: TreeError) -> Self {
+        match error {
+            TreeError::Beyond(sequence) => Self::NoRecord(sequence),
+            other => Self::Tree(other),
         }
     }
 }

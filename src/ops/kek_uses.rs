@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use tokio::sync::Mutex;
 
 use super::Error;
-use super::commit::Affects;
+use super::commit::{Affects, unhindered};
 use super::vault::Vault;
 use crate::id::{KekVersion, TenantId};
 use crate::keyring::record::KekRecord;
@@ -34,7 +34,8 @@ impl Vault {
         let mut reserved = self.kek_uses.0.lock().await;
         let left = reserved.entry((tenant.clone(), version)).or_default();
         if *left < count {
-            *left += self.reserve_durably(tenant, version, count.max(BLOCK)).await?;
+            // Sealing the record anew under another erasure key changes it, too.
+            *left += unhindered!(self.reserve_durably(tenant, version, count.max(BLOCK)))?;
         }
         *left -= count;
         Ok(())

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 
 use super::ceremony::Ceremonies;
 use super::dek_uses::UseCounters;
 use super::entropy::Entropy;
+use super::erasure;
 use super::kek_uses::KekUses;
 use super::opened::{OpenKeys, Rules};
 use super::rotate::Rotations;
@@ -48,9 +49,15 @@ pub struct Vault {
     pub(super) woken: Notify,
     /// Destructions are done one after the other.
     pub(super) destroying: Mutex<()>,
+    /// At most one replacement of the erasure key is under way.
+    pub(super) erasing: tokio::sync::Mutex<()>,
     /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
     pub(super) committing: tokio::sync::RwLock<()>,
     pub(super) ceremonies: Ceremonies,
+    /// Held while a checkpoint is made: each is the end of the one before.
+    pub(super) checkpointing: Mutex<()>,
+    /// Why the newest checkpoint is late.
+    pub(super) late: watch::Sender<Option<String>>,
 }
 
 /// What configuration says about the operations.
@@ -62,6 +69,8 @@ pub struct Settings {
     pub classes: Classes,
     /// Whether audit records list decrypted items.
     pub list_decrypted_items: bool,
+    /// When the erasure key is replaced.
+    pub erasure: erasure::Settings,
     /// What happens to keys by date.
     pub lifecycle: Lifecycle,
 }
@@ -110,8 +119,11 @@ impl Vault {
             retries: Retries::default(),
             woken: Notify::new(),
             destroying: Mutex::new(()),
+            erasing: tokio::sync::Mutex::new(()),
             committing: tokio::sync::RwLock::default(),
             ceremonies: Ceremonies::default(),
+            checkpointing: Mutex::new(()),
+            late: watch::Sender::new(None),
             hsm,
             records,
             audit,
@@ -120,6 +132,7 @@ impl Vault {
             settings,
         });
         vault.take_over_frozen_principals().await?;
+        vault.verify_newest_checkpoint().await?;
         Ok(vault)
     }
 

@@ -8,12 +8,16 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::access::Access;
+use super::audit::Audit;
+use super::backup::Backups;
 use super::call::{Gate, stopped};
 use super::ceremonies::CeremonyDesk;
 use super::crypto::Crypto;
 use super::keys::Keys;
 use super::proto::DESCRIPTORS;
 use super::proto::access_service_server::AccessServiceServer;
+use super::proto::audit_service_server::AuditServiceServer;
+use super::proto::backup_service_server::BackupServiceServer;
 use super::proto::ceremony_service_server::CeremonyServiceServer;
 use super::proto::crypto_service_server::CryptoServiceServer;
 use super::proto::key_service_server::KeyServiceServer;
@@ -52,6 +56,8 @@ pub fn services(
         .add_service(KeyServiceServer::new(Keys(gate.clone())))
         .add_service(AccessServiceServer::new(Access(gate.clone())))
         .add_service(CeremonyServiceServer::new(CeremonyDesk(gate.clone())))
+        .add_service(AuditServiceServer::new(Audit(gate.clone())))
+        .add_service(BackupServiceServer::new(Backups(gate.clone())))
         .add_service(SystemServiceServer::new(system))
         .add_service(health)
         .add_service(reflection);
@@ -83,6 +89,19 @@ pub async fn follow_health(gate: Arc<Gate>, reporter: HealthReporter) {
         }
     }
     report_health(&reporter, false).await;
+}
+
+/// Replaces the erasure key when it is due, until the daemon stops.
+pub fn keep_erasure_key(gate: &Arc<Gate>) {
+    let Some(vault) = gate.vault.get().cloned() else { return };
+    let mut stop = gate.shutdown();
+    gate.spawn(async move {
+        tokio::select! {
+            // What is not finished now is finished after the next start.
+            () = stopped(&mut stop) => {}
+            () = vault.keep_erasure_key() => {}
+        }
+    });
 }
 
 /// Finishes a tenant's rotation in the background, and records that.

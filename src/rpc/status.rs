@@ -40,7 +40,7 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::VersionDisabled
         | Reason::VersionTooOld => Code::FailedPrecondition,
         Reason::NotFound => Code::NotFound,
-        Reason::StoreTampered => Code::DataLoss,
+        Reason::AuditTampered | Reason::StoreTampered => Code::DataLoss,
     }
 }
 

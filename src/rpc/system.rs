@@ -54,6 +54,9 @@ impl SystemService for System {
             root: vault.map(|vault| root(vault)),
             cache: vault.map(|vault| cache(vault.cache_stats())),
             kek_cache: Some(cache(gate.hsm.keks())),
+            audit_checkpoint: gate.audit.checkpoint().map_or(0, |note| note.checkpoint.head.size),
+            audit_checkpoint_failure: vault.and_then(|vault| vault.checkpoint_failure()).unwrap_or_default(),
+            erasure: erasure(vault.map(AsRef::as_ref)).await,
             principal: right.principal().to_string(),
             secret_memory: secret::protection().unwrap_or_default().to_owned(),
             schedule: Some(schedule(vault.map(AsRef::as_ref)).await),
@@ -190,6 +193,17 @@ fn root(vault: &Vault) -> proto::status::Root {
         create_time: Some(timestamp(root.created)),
         deployment: root.deployment.to_string(),
     }
+}
+
+/// The erasure key; nothing when its records cannot be read, which others tell.
+async fn erasure(vault: Option<&Vault>) -> Option<proto::status::Erasure> {
+    let key = vault?.erasure_status().await.ok()?;
+    Some(proto::status::Erasure {
+        generation: key.generation.get(),
+        create_time: Some(timestamp(key.created)),
+        age: Date::now().millis().saturating_sub(key.created.millis()) / 1000,
+        replacing: key.replacing.as_str().to_owned(),
+    })
 }
 
 fn cache(figures: CacheFigures) -> proto::status::Cache {

@@ -8,13 +8,14 @@ use super::commit::{Writer, lock};
 use super::error::{Refusal, StoreError};
 use super::journal::{Entry, Journal, Kind, Step};
 use super::kv::{Snapshot, Write};
-use super::mac::StoreKeys;
+use super::mac::{StoreKeys, is_sealed, sealed_under};
 use super::meta::{JournalPoint, Meta, Totals};
 use super::records::{Inner, Records};
 use super::recover::new_header;
 use super::scan::Scan;
+use super::tables::describe;
 use super::view::Row;
-use crate::id::DeploymentId;
+use crate::id::{DeploymentId, ErasureGeneration};
 
 /// A journal below this size is left alone.
 const MIN_BYTES: u64 = 64 << 20;
@@ -49,8 +50,24 @@ impl Records {
     /// [`StoreError::Tampered`] when the records are not genuine or not complete:
     /// then the journal, which may be the only good copy, stays as it is.
     pub async fn compact(&self) -> Result<Compacted, StoreError> {
+        self.compact_sealed(None).await
+    }
+
+    /// As [`compact`](Self::compact), and nothing stays of what was sealed under
+    /// an erasure key before `oldest`, or not at all: neither in the journal nor
+    /// in the backend's own files.
+    ///
+    /// # Errors
+    /// [`StoreError::NotResealed`] when a record is: then nothing was done.
+    pub async fn leave_behind(&self, oldest: ErasureGeneration) -> Result<Compacted, StoreError> {
+        let done = self.compact_sealed(Some(oldest)).await?;
+        self.inner.kv.scrub(false).await?;
+        Ok(done)
+    }
+
+    async fn compact_sealed(&self, oldest: Option<ErasureGeneration>) -> Result<Compacted, StoreError> {
         let inner = self.inner.clone();
-        match tokio::spawn(async move { inner.compact().await }).await {
+        match tokio::spawn(async move { inner.compact(oldest).await }).await {
             Ok(done) => done,
             Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
             Err(_) => Err(StoreError::Stopped),
@@ -59,7 +76,7 @@ impl Records {
 }
 
 impl Inner {
-    async fn compact(&self) -> Result<Compacted, StoreError> {
+    async fn compact(&self, oldest: Option<ErasureGeneration>) -> Result<Compacted, StoreError> {
         let _alone = self.compacting.lock().await;
         let path = {
             let mut writer = self.writer.lock().await;
@@ -68,7 +85,7 @@ impl Inner {
         };
         let view = self.view().await?;
         let base = view.meta;
-        let draft = draft_of(view.snapshot, &path, self.deployment, &self.keys, base.totals).await?;
+        let draft = draft_of(view.snapshot, &path, self.deployment, &self.keys, base.totals, oldest).await?;
         let mut writer = self.writer.lock().await;
         self.settle(&mut writer).await?;
         self.switch(&mut writer, draft, base.journal).await
@@ -111,13 +128,15 @@ fn copy(journal: &Journal, since: JournalPoint, draft: &mut Journal) -> Result<(
     Ok(())
 }
 
-/// A draft of a journal for `path` that holds the records of `snapshot`, which must add up to `totals`.
+/// A draft of a journal for `path` that holds the records of `snapshot`, which must add up to
+/// `totals` and, with `oldest`, be sealed under no erasure key before it.
 pub(super) async fn draft_of(
     snapshot: Box<dyn Snapshot>,
     path: &Path,
     deployment: DeploymentId,
     keys: &Arc<StoreKeys>,
     totals: Totals,
+    oldest: Option<ErasureGeneration>,
 ) -> Result<Journal, StoreError> {
     let (path, draft_keys) = (path.to_owned(), keys.clone());
     let mut draft =
@@ -130,6 +149,7 @@ pub(super) async fn draft_of(
         if rows.is_empty() {
             break;
         }
+        refuse_older(&rows, oldest)?;
         let keys = keys.clone();
         (draft, found) = blocking(move || put_part(draft, rows, &keys, found)).await?;
     }
@@ -141,6 +161,14 @@ pub(super) async fn draft_of(
         Ok(draft)
     })
     .await
+}
+
+fn refuse_older(rows: &[(Vec<u8>, Vec<u8>)], oldest: Option<ErasureGeneration>) -> Result<(), StoreError> {
+    let older = |(key, value): &&(Vec<u8>, Vec<u8>)| is_sealed(key) && sealed_under(value) < oldest;
+    match rows.iter().find(older) {
+        Some((key, _)) => Err(StoreError::NotResealed { what: describe(key) }),
+        None => Ok(()),
+    }
 }
 
 fn put_part(

@@ -5,6 +5,7 @@ use std::io;
 use super::blocking::Stopped;
 use super::kv::KvError;
 use super::tables::{Path, Record, Table, describe};
+use crate::id::ErasureGeneration;
 
 /// Why a read or a change failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,28 @@ pub enum StoreError {
         /// What does not fit.
         how: &'static str,
     },
+    /// A row of a wrapped key is sealed under an erasure key that is not open.
+    #[error(
+        "{what} is sealed under erasure key {generation}, which was destroyed: this copy of the store can no longer be read; what remains is a recovery export (keyward backup restore)"
+    )]
+    Erased {
+        /// The record's name.
+        what: String,
+        /// The generation of the erasure key.
+        generation: ErasureGeneration,
+    },
+    /// Wrapped keys cannot be stored, because there is no erasure key to seal them with; nothing was changed.
+    #[error("no erasure key is open, so wrapped keys cannot be stored")]
+    NoErasureKey,
+    /// A row is still sealed under an older erasure key.
+    #[error("{what} is not sealed under the newest erasure key yet")]
+    NotResealed {
+        /// The record's name.
+        what: String,
+    },
+    /// The cryptographic library or the system's generator failed.
+    #[error("{0} failed")]
+    Primitive(&'static str),
     /// The change may or may not have been made; the next change, or the next
     /// start, settles which.
     #[error("the change may or may not have been made, read again before repeating it: {0}")]

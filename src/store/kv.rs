@@ -23,7 +23,8 @@ pub trait Kv: Send + Sync + 'static {
     /// Checks the expectations and applies the writes, all or nothing. Returns the new revision.
     async fn commit(&self, transaction: Transaction) -> Result<u64, KvError>;
 
-    /// Takes values that were deleted or replaced out of the backend's files. `thorough`
+    /// Takes values that were overwritten or deleted out of the backend's own files. It fails while
+    /// a snapshot from before is open; what the disk itself keeps is out of its reach. `thorough`
     /// writes the files anew, which takes time and room in proportion to all that there is.
     async fn scrub(&self, thorough: bool) -> Result<(), KvError>;
 

@@ -100,7 +100,7 @@ pub(super) async fn write_journal(
     keys: &Arc<StoreKeys>,
     totals: Totals,
 ) -> Result<(), StoreError> {
-    let draft = draft_of(kv.snapshot().await?, path, deployment, keys, totals).await?;
+    let draft = draft_of(kv.snapshot().await?, path, deployment, keys, totals, None).await?;
     let draft = blocking(move || finished(draft)).await?;
     write_meta(kv, keys, deployment, totals, draft.end()).await?;
     let path = path.to_owned();

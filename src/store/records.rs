@@ -245,6 +245,11 @@ impl Changes {
         self.create(tombstone, record)
     }
 
+    /// The same record once more, so that it is sealed under the newest erasure key.
+    pub(super) fn again(&mut self, key: Vec<u8>, revision: u64, payload: Vec<u8>) {
+        self.0.push(Planned { key, expect: Some(revision), effect: Effect::Write(payload) });
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -305,7 +310,7 @@ impl Planned {
             return Err(if exists { StoreError::Exists { what } } else { StoreError::Changed { what } });
         }
         let value = match self.effect {
-            Effect::Write(payload) => Some(keys.seal(&self.key, revision, &payload)),
+            Effect::Write(payload) => Some(keys.seal(&self.key, revision, &payload)?),
             Effect::Delete => None,
             Effect::Nothing => return Ok(None),
         };

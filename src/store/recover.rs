@@ -8,14 +8,14 @@ use super::commit::{Writer, locate, lock};
 use super::error::{Refusal, StoreError};
 use super::files;
 use super::journal::{Entry, Header, Journal, Kind, Source, Step, draft_path, journal_error};
-use super::kv::{Kv, Transaction, Write};
+use super::kv::{self, Kv, Transaction, Write};
 use super::mac::{StoreKeys, payload_of};
 use super::meta::{JournalPoint, Meta, StoreChange, Totals};
 use super::records::{Changes, Records};
 use super::tables::{self, Prefix};
 use super::view::View;
-use crate::id::DeploymentId;
-use crate::keyring::record::{Root, SystemSecret};
+use crate::id::{DeploymentId, ErasureGeneration};
+use crate::keyring::record::{Erasure, Root, SigningPurpose, SystemKey, SystemSecret};
 
 /// A list of roots is read in one go; there are never as many.
 const ROOTS: usize = 10_000;
@@ -51,6 +51,43 @@ pub async fn bootstrap(kv: &dyn Kv) -> Result<Option<(Root, SystemSecret)>, Stor
     let roots = snapshot.range(Prefix::<Root>::all().as_bytes(), None, ROOTS).await?;
     let secret = snapshot.get(&tables::system_secret().key()).await?;
     first_records(roots.into_iter().map(|(_, entry)| entry.value), secret.map(|entry| entry.value))
+}
+
+/// The generations of one of the daemon's signing keys, read without any key: as they stand there.
+///
+/// # Errors
+/// [`StoreError::Tampered`] when one cannot be read.
+pub async fn signing_keys(kv: &dyn Kv, purpose: SigningPurpose) -> Result<Vec<SystemKey>, StoreError> {
+    const MOST: usize = 1000;
+    let mut snapshot = kv.snapshot().await?;
+    let rows = snapshot.range(tables::system_keys(purpose).as_bytes(), None, MOST).await?;
+    let read = |(key, entry): (Vec<u8>, kv::Entry)| {
+        let decoded = minicbor::decode(payload_of(&entry.value));
+        decoded.map_err(|_| StoreError::tampered(&key, "it cannot be read"))
+    };
+    rows.into_iter().map(read).collect()
+}
+
+/// The generations of the erasure key, read without any key: only good for asking the
+/// HSM whether it still has them.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn erasure_keys(kv: &dyn Kv) -> Result<ErasureList, StoreError> {
+    let rows = kv.snapshot().await?.range(Prefix::<Erasure>::all().as_bytes(), None, usize::MAX >> 1).await?;
+    Ok(erasure_list(rows.into_iter().map(|(key, entry)| (key, entry.value))))
+}
+
+/// Generations of the erasure key, in order.
+pub type ErasureList = Vec<(ErasureGeneration, Erasure)>;
+
+/// The generations among some rows.
+pub(super) fn erasure_list(rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> ErasureList {
+    let read = |(key, value): (Vec<u8>, Vec<u8>)| {
+        let path = tables::Path::<Erasure>::parse(&key)?;
+        Some((path.id, minicbor::decode(payload_of(&value)).ok()?))
+    };
+    rows.into_iter().filter_map(read).collect()
 }
 
 /// The secret, and the root that it names, from stored values.
@@ -300,7 +337,9 @@ fn judge(found: &Found, anchor: Option<StoreChange>, rollback: Rollback) -> Resu
     }
 }
 
-async fn verified_bootstrap(records: &Records) -> Result<Option<(Root, SystemSecret)>, StoreError> {
+pub(super) async fn verified_bootstrap(
+    records: &Records,
+) -> Result<Option<(Root, SystemSecret)>, StoreError> {
     let mut view = records.view().await?;
     let Some(secret) = view.get(&tables::system_secret()).await? else { return Ok(None) };
     let roots = view.list(&Prefix::<Root>::all(), None, ROOTS).await?;
@@ -470,7 +509,7 @@ mod tests {
         let (mut root, _) = testing::first_records();
         root.token_label = "other".into();
         let key = tables::root(root.generation).key();
-        let forged = keys().seal(&key, 1, &minicbor::to_vec(&root).unwrap());
+        let forged = keys().plain(&key, 1, &minicbor::to_vec(&root).unwrap());
         place.poke(&key, &forged);
         assert_eq!(bootstrap(place.kv().await.as_ref()).await.unwrap().unwrap().0, root);
         assert!(matches!(place.open().await.err(), Some(StoreError::Tampered { .. })));

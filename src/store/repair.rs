@@ -8,11 +8,11 @@ use super::check::{CheckReport, check, check_journal};
 use super::error::{Refusal, StoreError};
 use super::files;
 use super::journal::{Reader, Source, Step, journal_error};
-use super::kv::{Kv, KvError};
+use super::kv::{Kv, KvError, Write};
 use super::mac::StoreKeys;
 use super::meta::Totals;
 use super::rebuild::{Filler, verify_and_hash, write_journal, write_meta};
-use super::recover::first_records;
+use super::recover::{ErasureList, erasure_list, first_records};
 use super::sqlite::SqliteKv;
 use super::tables::{self, Table};
 use super::{OpenReport, Records, StoreChange};
@@ -54,6 +54,24 @@ pub async fn bootstrap_journal(journal: &Path) -> Result<Option<(Root, SystemSec
             }
         }
         first_records(roots.into_values().flatten(), secret)
+    })
+    .await
+}
+
+/// As [`erasure_keys`](super::erasure_keys), of the newest state of a journal.
+///
+/// # Errors
+/// [`Refusal::NoJournal`], and failures of reading.
+pub async fn erasure_keys_of_journal(journal: &Path) -> Result<ErasureList, StoreError> {
+    let journal = journal.to_owned();
+    blocking(move || {
+        let mut reader = Reader::unauthenticated(&journal)?;
+        let mut newest = std::collections::BTreeMap::new();
+        while let Step::Entry(entry) = reader.next()? {
+            let erasure = |write: &Write| write.key.first() == Some(&Table::Erasure.byte());
+            newest.extend(entry.writes.into_iter().filter(erasure).map(|write| (write.key, write.value)));
+        }
+        Ok(erasure_list(newest.into_iter().filter_map(|(key, value)| Some((key, value?)))))
     })
     .await
 }

@@ -8,8 +8,10 @@ use super::blocking::blocking;
 use super::commit::lock;
 use super::error::StoreError;
 use super::kv::KvError;
+use super::mac::MAC_AT;
 use super::records::{Inner, Records};
-use super::tables::{Path as Grave, describe};
+use super::tables::{Path as Grave, Record, describe};
+use super::view::Row;
 use crate::keyring::remains::{Remains, Search, Tombstone};
 
 /// Bytes read at a time.
@@ -51,6 +53,17 @@ impl Records {
 }
 
 impl Records {
+    /// By what the record at `path` is recognised in a file, and the change that wrote it; `None`
+    /// when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] when it, or its absence, is not genuine.
+    pub async fn remains<T: Record>(&self, path: &Grave<T>) -> Result<Option<(Remains, u64)>, StoreError> {
+        let row = self.view().await?.rows(&[path.key()]).await?.pop().flatten();
+        let stored = |row: &Row| Remains::of(row.value.get(MAC_AT..).unwrap_or_default());
+        Ok(row.map(|row| (stored(&row), row.revision)))
+    }
+
     /// The names of records that are there although they have tombstones.
     ///
     /// # Errors
@@ -137,8 +150,12 @@ mod tests {
         Dek { sealed: SealedKey { ciphertext, ..dek(1).sealed }, ..dek(1) }
     }
 
-    fn search(numbers: &[u32]) -> Search {
-        Search::new(numbers.iter().map(|number| Remains::of_sealed(&distinct(*number).sealed)))
+    async fn remains(records: &Records, numbers: &[u32]) -> Vec<Remains> {
+        let mut all = Vec::new();
+        for number in numbers {
+            all.push(records.remains(&dek_path(*number)).await.unwrap().unwrap().0);
+        }
+        all
     }
 
     async fn delete(records: &Records, number: u32) {
@@ -158,17 +175,19 @@ mod tests {
             records.commit(changes).await.unwrap();
         }
         let deleted: Vec<u32> = (0..300).step_by(3).collect();
+        let gone = remains(&records, &deleted).await;
+        let kept = remains(&records, &[1, 2, 299]).await;
         for number in &deleted {
             delete(&records, *number).await;
         }
-        let before = records.inner.search(search(&deleted)).await.unwrap();
+        let before = records.inner.search(Search::new(gone.clone())).await.unwrap();
         assert!(before.found.len() >= deleted.len(), "the journal and the log have them: {before:?}");
         std::fs::write(place.dir.path().join("store.db.before-repair-1"), "old").unwrap();
-        let after = records.scrub(|| search(&deleted)).await.unwrap();
+        let after = records.scrub(|| Search::new(gone.clone())).await.unwrap();
         assert_eq!((after.found.len(), after.files.len()), (0, 3), "{after:?}");
         assert_eq!(after.copies.len(), 1, "{after:?}");
         // The others are where they were, and there is exactly one copy in the store and one in the journal.
-        let kept = records.inner.search(search(&[1, 2, 299])).await.unwrap();
+        let kept = records.inner.search(Search::new(kept)).await.unwrap();
         assert_eq!(kept.found.len(), 6, "{kept:?}");
         add(&records, 9).await.unwrap();
         assert_eq!(records.get(&dek_path(1)).await.unwrap().unwrap().record, distinct(1));
@@ -178,12 +197,16 @@ mod tests {
     fn nothing_is_missed_at_the_border_of_two_pieces() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
+        let record: [u8; 48] = std::array::from_fn(|at| at as u8 + 1);
         for at in [PIECE - 48, PIECE - 47, PIECE - 20, PIECE - 1, PIECE, 2 * PIECE - 10] {
             let mut bytes = vec![0; 2 * PIECE + 100];
-            bytes[at..at + 48].copy_from_slice(&distinct(7).sealed.ciphertext);
+            bytes[at..at + 48].copy_from_slice(&record);
             std::fs::write(&path, bytes).unwrap();
             let mut found = Vec::new();
-            assert_eq!(search_file(&path, &search(&[7]), &mut found).unwrap(), 2 * PIECE as u64 + 100);
+            assert_eq!(
+                search_file(&path, &Search::new([Remains::of(&record)]), &mut found).unwrap(),
+                2 * PIECE as u64 + 100
+            );
             assert!(!found.is_empty(), "{at}");
         }
     }

@@ -12,14 +12,16 @@ use minicbor::{Decode, Encode};
 
 use crate::clock::Date;
 use crate::id::{
-    CeremonyId, DekId, Epoch, FieldId, IndexVersion, KekVersion, KeyId, KeyName, PrincipalId, RootGeneration,
-    RosterVersion, RotationName, TenantId, TenantName, VersionName,
+    CeremonyId, DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion, KekVersion, KeyId, KeyName,
+    PrincipalId, RootGeneration, RosterVersion, RotationName, SigningGeneration, TenantId, TenantName,
+    VersionName,
 };
 use crate::keyring::agenda::{Due, Lease, Task};
 use crate::keyring::ceremony::Ceremony;
 use crate::keyring::escrow::Escrow;
 use crate::keyring::record::{
-    Dek, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation, SystemSecret, Tenant, Version,
+    Dek, Erasure, Export, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation,
+    SigningPurpose, SystemKey, SystemSecret, Tenant, Version,
 };
 use crate::keyring::remains::Tombstone;
 use crate::keyring::roster::Roster;
@@ -64,10 +66,16 @@ pub enum Table {
     SchedulerLease = 16,
     /// The latest date that was seen.
     ClockMark = 17,
+    /// Signing keys of the daemon.
+    SystemKey = 18,
+    /// Generations of the erasure key.
+    Erasure = 19,
     /// How often DEKs were used, for keys that are rotated by use.
     DekUses = 20,
+    /// Copies that do not die with the erasure key.
+    Export = 21,
     /// What is to be done at which date.
-    Agenda = 21,
+    Agenda = 22,
     /// Nodes of the digest's hash tree.
     Digest = 0xf0,
     /// The one row that says what the store holds.
@@ -76,7 +84,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -96,6 +104,9 @@ impl Table {
         Self::ClockMark,
         Self::DekUses,
         Self::Agenda,
+        Self::SystemKey,
+        Self::Erasure,
+        Self::Export,
         Self::Digest,
         Self::Meta,
     ];
@@ -123,6 +134,11 @@ impl Table {
         self.holds_records() && !matches!(self, Self::Dek | Self::IndexKey | Self::SchedulerLease)
     }
 
+    /// Whether its records hold wrapped keys, which are sealed once more under the erasure key.
+    pub fn sealed(self) -> bool {
+        matches!(self, Self::Kek | Self::Dek | Self::IndexKey)
+    }
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -145,6 +161,9 @@ impl Table {
             Self::ClockMark => "clock mark",
             Self::DekUses => "dek uses",
             Self::Agenda => "agenda",
+            Self::SystemKey => "system key",
+            Self::Erasure => "erasure key",
+            Self::Export => "export",
             Self::Digest => "digest",
             Self::Meta => "meta",
         }
@@ -238,6 +257,16 @@ pub fn system_secret() -> Path<SystemSecret> {
     Path::new(())
 }
 
+/// The path of a generation of the erasure key.
+pub fn erasure(generation: ErasureGeneration) -> Path<Erasure> {
+    Path::new(generation)
+}
+
+/// The path of a copy that does not die with the erasure key.
+pub fn export(export: ExportId) -> Path<Export> {
+    Path::new(export)
+}
+
 /// The path of a tenant.
 pub fn tenant(tenant: &TenantId) -> Path<Tenant> {
     Path::new(tenant.clone())
@@ -276,6 +305,16 @@ pub fn rotation(name: &RotationName) -> Path<Rotation> {
 /// The path of the mark of a tenant's unfinished rotation.
 pub fn running(tenant: &TenantId) -> Path<RunningRotation> {
     Path::new(tenant.clone())
+}
+
+/// The path of a generation of one of the daemon's signing keys.
+pub fn system_key(purpose: SigningPurpose, generation: SigningGeneration) -> Path<SystemKey> {
+    Path::new((purpose, generation))
+}
+
+/// All generations of one of the daemon's signing keys.
+pub fn system_keys(purpose: SigningPurpose) -> Prefix<SystemKey> {
+    Prefix::new(|out| purpose.put(out))
 }
 
 /// The path of a frozen principal.
@@ -400,12 +439,15 @@ records! {
     Roster: Roster, RosterVersion, |version| format!("rosters/{version}");
     Ceremony: Ceremony, CeremonyId, |ceremony| format!("ceremonies/{ceremony}");
     Escrow: Escrow, RootGeneration, |generation| format!("roots/{generation}/escrow");
+    Erasure: Erasure, ErasureGeneration, |generation| format!("erasure-keys/{generation}");
+    Export: Export, ExportId, |export| format!("exports/{export}");
     RunningRotation: RunningRotation, TenantId, |tenant| format!("tenants/{tenant}/running-rotation");
     Tombstone: Tombstone, Buried, |buried| format!("tombstone of {}", describe(&buried.0));
     Lease: SchedulerLease, (), |()| "scheduler-lease".into();
     ClockMark: ClockMark, (), |()| "clock-mark".into();
     DekUses: DekUses, VersionName, |version| format!("{version}/uses");
     Due: Agenda, (Date, Task), |(date, task)| format!("agenda/{}: {task}", date.millis());
+    SystemKey: SystemKey, (SigningPurpose, SigningGeneration), |(purpose, generation)| format!("system-keys/{}/{generation}", purpose.as_str());
 }
 
 fn describe_other(key: &[u8]) -> String {
@@ -452,7 +494,19 @@ macro_rules! number_path {
         })*
     };
 }
-number_path!(Epoch KekVersion RootGeneration IndexVersion RosterVersion);
+number_path!(Epoch ErasureGeneration KekVersion RootGeneration IndexVersion RosterVersion SigningGeneration);
+
+impl PathId for SigningPurpose {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(*self as u8);
+    }
+
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        let (byte, tail) = rest.split_first()?;
+        *rest = tail;
+        [Self::Audit].into_iter().find(|purpose| *purpose as u8 == *byte)
+    }
+}
 
 macro_rules! random_path {
     ($($type:ty)*) => {
@@ -469,7 +523,7 @@ macro_rules! random_path {
         })*
     };
 }
-random_path!(CeremonyId DekId);
+random_path!(CeremonyId DekId ExportId);
 
 impl PathId for () {
     fn put(&self, _: &mut Vec<u8>) {}
@@ -660,6 +714,12 @@ mod tests {
             "tenants/acme/keys/pii/fields/phone/versions/2"
         );
         assert_eq!(describe(&system_secret().key()), "system-secret");
+        let audit = system_key(SigningPurpose::Audit, SigningGeneration::FIRST);
+        assert_eq!(
+            (audit.key(), describe(&audit.key())),
+            (vec![18, 1, 0, 0, 0, 1], "system-keys/audit/1".into())
+        );
+        assert_eq!(Path::<SystemKey>::parse(&[18, 9, 0, 0, 0, 1]), None);
         assert_eq!(describe(&[0xf0, 3, 1, 2]), "3/258");
         assert_eq!(describe(&[0xf1]), "meta");
         assert_eq!(describe(&[3, 0xff]), "[03, ff]");

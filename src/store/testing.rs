@@ -16,7 +16,10 @@ use super::sqlite::SqliteKv;
 use super::tables::{self, Path};
 use super::{Changes, OpenReport, Records, StoreChange, StoreError, StoreKeys};
 use crate::clock::Date;
-use crate::id::{DekId, DeploymentId, Epoch, KekVersion, KeyId, KeyName, RootGeneration, RootId, TenantId};
+use crate::id::{
+    DekId, DeploymentId, Epoch, ErasureGeneration, KekVersion, KeyId, KeyName, RootGeneration, RootId,
+    TenantId,
+};
 use crate::keyring::record::{Custody, Dek, Root, SuiteFamily, SystemSecret, Tenant};
 use crate::keyring::wrapped::{Canary, SealMechanism, SealedKey, WrapMechanism, WrappedKek};
 use crate::secret::Key256;
@@ -24,7 +27,18 @@ use crate::secret::Key256;
 pub(super) const DEPLOYMENT: DeploymentId = DeploymentId([0xd; 16]);
 
 pub(super) fn keys() -> StoreKeys {
+    let keys = keys_without_erasure();
+    keys.erasure.add(ErasureGeneration::FIRST, erasure_secret(1));
+    keys.erasure.seal_under(ErasureGeneration::FIRST);
+    keys
+}
+
+pub(super) fn keys_without_erasure() -> StoreKeys {
     StoreKeys::derive(&Key256::init_with(|key| key.fill(0x5a)))
+}
+
+pub(super) fn erasure_secret(byte: u8) -> Key256 {
+    Key256::init_with(|key| key.fill(byte))
 }
 
 /// A directory with a store of two records: root and secret.

@@ -21,14 +21,15 @@ use super::mac::{StoreKeys, lp32};
 use super::meta::{Meta, StoreChange};
 use super::needs;
 use super::rebuild::{Filler, verify_and_hash, write_journal};
-use super::recover::{first_records, refuse_unless_new};
+use super::recover::{ErasureList, erasure_list, first_records, refuse_unless_new};
 use super::scan::Scan;
 use super::tables::{self, Table};
 use crate::id::DeploymentId;
 use crate::keyring::record::{Root, SystemSecret};
 
 const MAGIC: &[u8; 4] = b"KWX\n";
-const FORMAT: u32 = 1;
+/// Format 2 is format 1 with sealed rows, which a program for format 1 cannot read.
+const FORMAT: u32 = 2;
 
 /// Longest part: far above any key or record.
 const MAX_PART: u32 = 1 << 24;
@@ -99,6 +100,21 @@ pub async fn bootstrap_export(
         }
     }
     first_records(roots, secret)
+}
+
+/// As [`erasure_keys`](super::erasure_keys), of an export.
+///
+/// # Errors
+/// [`Refusal::ExportDamaged`] when it is damaged or cut.
+pub async fn erasure_keys_of_export(reader: impl AsyncRead + Unpin) -> Result<ErasureList, StoreError> {
+    let mut import = Import::begin(reader).await?;
+    let mut rows = Vec::new();
+    while let Some((key, value)) = import.next().await? {
+        if key.first() == Some(&Table::Erasure.byte()) {
+            rows.push((key, value));
+        }
+    }
+    Ok(erasure_list(rows))
 }
 
 /// Fills an empty backend, and makes a new journal at `journal`, from an export.
@@ -223,7 +239,7 @@ impl<R: AsyncRead + Unpin> Import<R> {
 fn check_header(header: &[u8]) -> Result<(), StoreError> {
     let format = header.get(4..).and_then(<[u8]>::first_chunk).copied().map(u32::from_be_bytes);
     match format {
-        Some(FORMAT) if header.starts_with(MAGIC) => Ok(()),
+        Some(1..=FORMAT) if header.starts_with(MAGIC) => Ok(()),
         Some(found) if found > FORMAT && header.starts_with(MAGIC) => {
             let needed = needs::read(&header[8..]);
             Err(Refusal::Newer { what: "the export".into(), found, known: FORMAT, needed }.into())
@@ -359,8 +375,8 @@ mod tests {
     async fn a_newer_export_is_refused_by_name() {
         let here = Dir::new();
         let (_, mut file) = source(&here).await;
-        file[7] = 2;
+        file[7] = 3;
         let error = bootstrap_export(file.as_slice()).await.unwrap_err();
-        assert!(matches!(error, StoreError::Refused(Refusal::Newer { found: 2, known: 1, .. })), "{error}");
+        assert!(matches!(error, StoreError::Refused(Refusal::Newer { found: 3, known: 2, .. })), "{error}");
     }
 }

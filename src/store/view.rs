@@ -1,14 +1,16 @@
 //! Verified reads of one revision.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::digest::{NodeId, Place, Tree, row_hash};
 use super::error::StoreError;
 use super::kv::{Entry, Kv, Snapshot};
-use super::mac::StoreKeys;
+use super::mac::{Genuine, StoreKeys, sealed_under};
 use super::meta::{Meta, StoreChange, is_covered};
 use super::tables::{Path, Prefix, Record};
 use super::timeline::{Timeline, Verdict};
+use crate::id::ErasureGeneration;
 
 /// A record and the revision that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +88,8 @@ impl View {
     ) -> Result<Vec<Option<Stored<T>>>, StoreError> {
         let keys: Vec<Vec<u8>> = paths.iter().map(Path::key).collect();
         let rows = self.rows(&keys).await?;
-        let decode = |(key, row): (&Vec<u8>, Option<Row>)| row.map(|row| row.decode(key)).transpose();
+        let decode =
+            |(key, row): (&Vec<u8>, Option<Row>)| row.map(|row| row.decode(key, &self.keys)).transpose();
         keys.iter().zip(rows).map(decode).collect()
     }
 
@@ -104,18 +107,29 @@ impl View {
         limit: usize,
     ) -> Result<Vec<(Path<T>, Stored<T>)>, StoreError> {
         let after = after.map(Path::key);
-        let found = self.snapshot.range(prefix.as_bytes(), after.as_deref(), limit).await?;
+        let rows = self.range(prefix.as_bytes(), after.as_deref(), limit).await?;
+        rows.iter().map(|(key, row)| listed(key, row, &self.keys)).collect()
+    }
+
+    /// The verified rows whose key begins with `prefix`, after the key `after`, in order, at most `limit`.
+    pub(super) async fn range(
+        &mut self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Row)>, StoreError> {
+        let found = self.snapshot.range(prefix, after, limit).await?;
         let (keys, values): (Vec<_>, Vec<_>) =
             found.into_iter().map(|(key, entry)| (key, entry.value)).unzip();
         let ids = self.missing_nodes(&keys);
         let node_keys: Vec<Vec<u8>> = ids.iter().map(|id| id.key()).collect();
         let nodes = self.snapshot.get_many(&node_keys).await?;
         self.take_nodes(ids, nodes)?;
-        let mut records = Vec::with_capacity(keys.len());
-        for (key, value) in keys.iter().zip(values) {
-            records.extend(self.verify(key, Some(value))?.map(|row| listed(key, &row)).transpose()?);
+        let mut rows = Vec::with_capacity(keys.len());
+        for (key, value) in keys.into_iter().zip(values) {
+            rows.extend(self.verify(&key, Some(value))?.map(|row| (key, row)));
         }
-        Ok(records)
+        Ok(rows)
     }
 
     /// The verified rows of some keys.
@@ -154,9 +168,9 @@ impl View {
     }
 }
 
-fn listed<T: Record>(key: &[u8], row: &Row) -> Result<(Path<T>, Stored<T>), StoreError> {
+fn listed<T: Record>(key: &[u8], row: &Row, keys: &StoreKeys) -> Result<(Path<T>, Stored<T>), StoreError> {
     let path = Path::parse(key).ok_or_else(|| StoreError::tampered(key, "its name is malformed"))?;
-    Ok((path, row.decode(key)?))
+    Ok((path, row.decode(key, keys)?))
 }
 
 /// A genuine row.
@@ -166,6 +180,7 @@ pub(super) struct Row {
     /// The revision that wrote it.
     pub revision: u64,
     payload_at: usize,
+    sealed: bool,
 }
 
 impl Row {
@@ -176,20 +191,37 @@ impl Row {
         keys: &StoreKeys,
         newest: u64,
     ) -> Result<Self, StoreError> {
-        let opened =
-            keys.open(key, &value).map(|(revision, payload)| (revision, value.len() - payload.len()));
+        let opened = keys
+            .open(key, &value)
+            .map(|Genuine { revision, sealed, payload }| (revision, sealed, value.len() - payload.len()));
         match opened {
             None => Err(StoreError::tampered(key, "its code does not match")),
-            Some((revision, _)) if revision > newest => {
+            Some((revision, ..)) if revision > newest => {
                 Err(StoreError::tampered(key, "it is newer than the store"))
             }
-            Some((revision, payload_at)) => Ok(Self { value, revision, payload_at }),
+            Some((revision, sealed, payload_at)) => Ok(Self { value, revision, payload_at, sealed }),
         }
     }
 
-    pub(super) fn decode<T: Record>(&self, key: &[u8]) -> Result<Stored<T>, StoreError> {
+    /// The generation of the erasure key that it is sealed under; `None` when it is not sealed.
+    pub(super) fn sealed_under(&self) -> Option<ErasureGeneration> {
+        sealed_under(&self.value)
+    }
+
+    /// The record's bytes, opened when they are sealed.
+    ///
+    /// # Errors
+    /// [`StoreError::Erased`] when the erasure key that they are sealed under is not open.
+    pub(super) fn payload(&self, key: &[u8], keys: &StoreKeys) -> Result<Cow<'_, [u8]>, StoreError> {
         let payload = self.value.get(self.payload_at..).unwrap_or_default();
-        let record = minicbor::decode(payload)
+        match self.sealed {
+            true => keys.erasure.open(key, self.revision, payload).map(Cow::Owned),
+            false => Ok(Cow::Borrowed(payload)),
+        }
+    }
+
+    pub(super) fn decode<T: Record>(&self, key: &[u8], keys: &StoreKeys) -> Result<Stored<T>, StoreError> {
+        let record = minicbor::decode(&self.payload(key, keys)?)
             .map_err(|_| StoreError::tampered(key, "it is genuine but cannot be read by this version"))?;
         Ok(Stored { record, revision: self.revision })
     }

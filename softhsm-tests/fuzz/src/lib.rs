@@ -8,6 +8,7 @@
 pub mod engine;
 pub mod targets {
     //! What is fuzzed.
+    pub mod backup;
     pub mod card;
     pub mod ciphertext;
     pub mod config;

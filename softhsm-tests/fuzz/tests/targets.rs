@@ -1,7 +1,7 @@
 //! Every target, with a budget that fits a normal test run.
 
 use keyward_fuzz::engine::run;
-use keyward_fuzz::targets::{card, ciphertext, config, text, values};
+use keyward_fuzz::targets::{backup, card, ciphertext, config, text, values};
 
 #[test]
 fn ciphertexts() {
@@ -26,6 +26,11 @@ fn contexts() {
 #[test]
 fn blind_indexes() {
     run(&values::seeds(), 100_000, values::index);
+}
+
+#[test]
+fn recovery_exports() {
+    run(&backup::seeds(), 100_000, backup::head);
 }
 
 #[test]

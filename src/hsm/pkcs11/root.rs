@@ -258,10 +258,8 @@ pub fn destroy(settings: &Settings, pin: &Pin, id: RootId) -> Result<(), RootErr
     let find = || session.find_objects(&template).map_err(failed("looking for the key"));
     for object in find()? {
         let shown = session.get_attributes(object, &[AttributeType::Label, AttributeType::Id]);
-        if Purpose::ALL
-            .into_iter()
-            .any(|purpose| named(purpose, shown.as_deref().unwrap_or_default()).is_some())
-        {
+        let shown = shown.as_deref().unwrap_or_default();
+        if Purpose::LABELS.into_iter().any(|label| named(label, shown).is_some()) {
             session.destroy_object(object).map_err(failed("destroying the key"))?;
         }
     }
@@ -282,17 +280,17 @@ pub fn roots(settings: &Settings, pin: &Pin, purpose: Purpose) -> Result<Vec<Roo
 
 pub(super) fn list(session: &Session, purpose: Purpose) -> Result<Vec<RootId>, Error> {
     let keys = session.find_objects(&[Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)])?;
-    let mut found = Vec::new();
+    let (mut found, label) = (Vec::new(), purpose.label());
     for key in keys {
         let shown = session.get_attributes(key, &[AttributeType::Label, AttributeType::Id])?;
-        found.extend(named(purpose, &shown));
+        found.extend(named(&label, &shown));
     }
     Ok(found)
 }
 
-fn named(purpose: Purpose, shown: &[Attribute]) -> Option<RootId> {
+fn named(beginning: &str, shown: &[Attribute]) -> Option<RootId> {
     match shown {
-        [Attribute::Label(label), Attribute::Id(id)] if label.starts_with(purpose.label().as_bytes()) => {
+        [Attribute::Label(label), Attribute::Id(id)] if label.starts_with(beginning.as_bytes()) => {
             <[u8; 16]>::try_from(id.as_slice()).ok().map(RootId)
         }
         _ => None,
@@ -495,16 +493,28 @@ impl Birth<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::DeploymentId;
 
     #[test]
     fn only_keyward_roots_are_listed() {
         let id = Attribute::Id(vec![7; 16]);
         let label = |text: &str| Attribute::Label(text.as_bytes().to_vec());
-        let root = |shown: &[Attribute]| named(Purpose::Root, shown);
+        let root = |shown: &[Attribute]| named(&Purpose::Root.label(), shown);
         assert_eq!(root(&[label("keyward root 07"), id.clone()]), Some(RootId([7; 16])));
         assert_eq!(root(&[label("another"), id.clone()]), None);
         assert_eq!(root(&[label("keyward erasure 07"), id.clone()]), None);
         assert_eq!(root(&[label("keyward root 07"), Attribute::Id(vec![7; 15])]), None);
         assert_eq!(root(&[id]), None);
+    }
+
+    #[test]
+    fn an_erasure_root_belongs_to_one_installation() {
+        let (mine, other) =
+            (Purpose::Erasure(DeploymentId([1; 16])), Purpose::Erasure(DeploymentId([2; 16])));
+        let label = format!("{}{}", mine.label(), RootId([7; 16]));
+        let shown = [Attribute::Label(label.into_bytes()), Attribute::Id(vec![7; 16])];
+        assert_eq!(named(&mine.label(), &shown), Some(RootId([7; 16])));
+        assert_eq!(named(&other.label(), &shown), None);
+        assert!(Purpose::LABELS.iter().any(|label| mine.label().starts_with(label)));
     }
 }

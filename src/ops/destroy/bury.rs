@@ -5,7 +5,7 @@ use super::target::{Authority, DestroyTarget};
 use crate::clock::Date;
 use crate::hsm::Forget;
 use crate::id::{Epoch, KeyName, RotationName, TenantId, VersionName};
-use crate::keyring::record::{Dek, Key, Rotation, Tenant, Version};
+use crate::keyring::record::{Key, Rotation, Tenant, Version};
 use crate::keyring::remains::{Remains, Tombstone};
 use crate::keyring::schedule::Destruction;
 use crate::keyring::state::{Act, KeyState};
@@ -170,10 +170,8 @@ impl Vault {
     ) -> Result<(), Error> {
         let Stored { record, revision } = version;
         let path = tables::dek(name, record.dek);
-        match self.records.get(&path).await? {
-            Some(Stored { record: Dek { sealed, .. }, revision }) => {
-                grave.bury(changes, &path, revision, Remains::of_sealed(&sealed), Some(epoch));
-            }
+        match self.records.remains(&path).await? {
+            Some((remains, revision)) => grave.bury(changes, &path, revision, remains, Some(epoch)),
             // Restored from an older copy that had it, and buried again by the repair.
             None if self.records.get(&tables::tombstone(&path)).await?.is_some() => {}
             None => return Err(StoreError::lost(&path).into()),
@@ -193,9 +191,10 @@ impl Vault {
     ) -> Result<usize, Error> {
         let live = self.index_keys_of(name, key).await?;
         let count = live.len().min(BATCH);
-        for (field, version, Stored { record, revision }) in live.into_iter().take(BATCH) {
+        for (field, version, _) in live.into_iter().take(BATCH) {
             let path = tables::index_key(name, &field, version);
-            grave.bury(changes, &path, revision, Remains::of_sealed(&record.sealed), None);
+            let (remains, revision) = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
+            grave.bury(changes, &path, revision, remains, None);
         }
         Ok(count)
     }
@@ -223,7 +222,8 @@ impl Vault {
         }
         let mut keks = Vec::new();
         for (path, stored) in commit::all(&self.records, &tables::keks(id)).await? {
-            grave.bury(&mut changes, &path, stored.revision, Remains::of_kek(&stored.record.wrapped), None);
+            let (remains, revision) = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
+            grave.bury(&mut changes, &path, revision, remains, None);
             keks.push(kek_of(&stored.record));
         }
         if let Some(to) = record.rotating_to {

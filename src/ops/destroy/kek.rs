@@ -7,7 +7,6 @@ use crate::hsm::Forget;
 use crate::id::{KekVersion, TenantId};
 use crate::keyring::agenda::Task;
 use crate::keyring::record::KekRecord;
-use crate::keyring::remains::Remains;
 use crate::keyring::schedule::Destruction;
 use crate::keyring::state::{Act, KeyState};
 use crate::ops::Error;
@@ -66,7 +65,7 @@ impl Vault {
         grave: &Grave<'_>,
     ) -> Result<(), Error> {
         let path = tables::kek(id, version);
-        let Some(Stored { record, revision }) = self.records.get(&path).await? else {
+        let Some(Stored { record, .. }) = self.records.get(&path).await? else {
             // It was done before a crash; else this is reported as a lost record when it is proved.
             return Ok(());
         };
@@ -88,7 +87,8 @@ impl Vault {
             let task = Task::DestroyKek(id.clone(), version);
             self.reschedule(&mut changes, &task, None, Some(Date::now())).await?;
         }
-        grave.bury(&mut changes, &path, revision, Remains::of_kek(&record.wrapped), None);
+        let (remains, revision) = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
+        grave.bury(&mut changes, &path, revision, remains, None);
         changes.replace(&tables::tenant(id), &tenant.record, tenant.revision);
         let resource = format!("tenants/{id}/kekVersions/{version}");
         self.commit_own(changes, Affects::Tenant(id), "destroy-begin", resource).await?;

@@ -13,7 +13,8 @@ use crate::store::error::Refusal;
 use crate::store::needs;
 
 const MAGIC: &[u8; 4] = b"KWJ\n";
-const FORMAT: u32 = 1;
+/// Format 2 is format 1 with sealed rows, which a program for format 1 cannot read.
+const FORMAT: u32 = 2;
 const LEN: usize = 88;
 const SIGNED: usize = LEN - 32;
 

@@ -39,7 +39,7 @@ pub(super) async fn read(store: &FilePath, keys: &Arc<StoreKeys>) -> Graves {
 
 fn genuine(key: &[u8], value: Vec<u8>, keys: &StoreKeys) -> Option<(Path<Tombstone>, Tombstone)> {
     let row = Row::open(key, value, keys, u64::MAX).ok()?;
-    Some((Path::parse(key)?, row.decode(key).ok()?.record))
+    Some((Path::parse(key)?, row.decode(key, keys).ok()?.record))
 }
 
 /// Puts back the tombstones that a repaired store does not have, and takes out what they bury.
@@ -83,7 +83,7 @@ mod tests {
     fn tombstone() -> Tombstone {
         Tombstone {
             destroyed: Date(9),
-            remains: Remains::of_sealed(&dek(1).sealed),
+            remains: Remains::of(b"what was stored"),
             authority: "schedule".into(),
             target: "tenants/t0/keys/k".into(),
             epoch: None,

@@ -135,6 +135,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
+    const FIRST: Schema = Schema { format: 1, steps: &[] };
     const NEXT: Schema =
         Schema { format: 2, steps: &[|t| t.execute_batch("ALTER TABLE kv ADD COLUMN note TEXT")] };
     const BROKEN: Schema = Schema {
@@ -152,7 +153,7 @@ mod tests {
 
     fn fixture(dir: &Path) -> std::path::PathBuf {
         let path = dir.join("store.db");
-        let connection = open(&path, &schema::SCHEMA).unwrap();
+        let connection = open(&path, &FIRST).unwrap();
         connection.execute("INSERT INTO kv VALUES (x'01', x'02', 3)", []).unwrap();
         path
     }
@@ -161,7 +162,7 @@ mod tests {
     fn a_new_file_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let path = fixture(dir.path());
-        let _open = open(&path, &schema::SCHEMA).unwrap();
+        let _open = open(&path, &FIRST).unwrap();
         for file in std::fs::read_dir(dir.path()).unwrap() {
             let file = file.unwrap();
             assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
@@ -194,7 +195,7 @@ mod tests {
         let path = fixture(dir.path());
         assert!(open(&path, &BROKEN).is_err());
         assert_eq!(columns(&path), 3);
-        assert!(open(&path, &schema::SCHEMA).is_ok());
+        assert!(open(&path, &FIRST).is_ok());
         assert!(open(&path, &NEXT).is_ok());
     }
 
@@ -211,7 +212,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = fixture(dir.path());
         drop(open(&path, &NEXT).unwrap());
-        let error = open(&path, &schema::SCHEMA).unwrap_err();
+        let error = open(&path, &FIRST).unwrap_err();
         assert!(
             matches!(&error, KvError::Newer { found: 2, known: 1, needed } if needed == env!("CARGO_PKG_VERSION"))
         );
@@ -224,11 +225,11 @@ mod tests {
         let foreign = dir.path().join("foreign.db");
         Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
         let before = std::fs::read(&foreign).unwrap();
-        assert!(matches!(open(&foreign, &schema::SCHEMA), Err(KvError::Damaged(_))));
+        assert!(matches!(open(&foreign, &FIRST), Err(KvError::Damaged(_))));
         assert_eq!(std::fs::read(&foreign).unwrap(), before);
         let text = dir.path().join("text");
         std::fs::write(&text, "something else entirely, long enough to be a header".repeat(100)).unwrap();
-        assert!(matches!(open(&text, &schema::SCHEMA), Err(KvError::Damaged(_))));
+        assert!(matches!(open(&text, &FIRST), Err(KvError::Damaged(_))));
     }
 
     #[test]
@@ -237,7 +238,7 @@ mod tests {
         let path = fixture(dir.path());
         std::fs::remove_file(&path).unwrap();
         std::fs::write(dir.path().join("store.db-wal"), "log").unwrap();
-        assert!(matches!(open(&path, &schema::SCHEMA), Err(KvError::Damaged(_))));
+        assert!(matches!(open(&path, &FIRST), Err(KvError::Damaged(_))));
         assert!(!path.exists());
     }
 
@@ -246,6 +247,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.db");
         files::create(&path).unwrap();
-        assert!(open(&path, &schema::SCHEMA).is_ok());
+        assert!(open(&path, &FIRST).is_ok());
     }
 }

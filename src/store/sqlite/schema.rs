@@ -11,7 +11,10 @@ pub(super) struct Schema {
 }
 
 /// The current format.
-pub(super) const SCHEMA: Schema = Schema { format: 1, steps: &[] };
+///
+/// Format 2 has the tables of format 1; the rows of wrapped keys are sealed under
+/// an erasure key, which a program for format 1 cannot read.
+pub(super) const SCHEMA: Schema = Schema { format: 2, steps: &[|_| Ok(())] };
 
 /// `KWST` in the file's `application_id`: marks a store of this program.
 pub(super) const APPLICATION_ID: i32 = 0x4b57_5354;

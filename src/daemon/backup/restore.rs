@@ -1,0 +1,119 @@
+//! `keyward backup restore`: a new store out of a recovery export.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{BackupError, Unlocked, block_on, connect, read_head, unlock};
+use crate::audit::{self, FileLog, Outcome, Pending};
+use crate::clock::Date;
+use crate::config::Config;
+use crate::daemon::lock::StateLock;
+use crate::daemon::settings;
+use crate::hsm::{Hsm, HsmError};
+use crate::id::{DeploymentId, ErasureGeneration, ExportId};
+use crate::keyring::record::ErasureState;
+use crate::ops::erasure;
+use crate::store::{Records, Refusal, SqliteKv, StoreChange, StoreError, StoreKeys};
+
+/// What was restored.
+#[derive(Debug)]
+pub struct Restore {
+    /// The export.
+    pub export: ExportId,
+    /// The installation.
+    pub deployment: DeploymentId,
+    /// When the export was made: what was changed since is not in it.
+    pub created: Date,
+    /// Records.
+    pub records: u64,
+    /// Where the store is now.
+    pub position: StoreChange,
+    /// The new generation of the erasure key.
+    pub erasure: ErasureGeneration,
+    /// There is an audit log, and it knows of another store: that must be accepted by hand.
+    pub accept: bool,
+}
+
+/// Fills a new store from an export, under a new erasure key, on tokens that have its root.
+///
+/// # Errors
+/// [`BackupError`]; a store that exists is never touched.
+pub fn restore(config: &Config, input: &Path) -> Result<Restore, BackupError> {
+    let _lock = StateLock::take(&config.state_dir)?;
+    if config.database().exists() {
+        return Err(StoreError::from(Refusal::NotEmpty(config.database().display().to_string())).into());
+    }
+    block_on(async {
+        let closed = read_head(input).await?;
+        let hsm = connect(settings::hsm(config)?, &closed.head).await?;
+        let restored = async { fill(config, &*hsm, unlock(&*hsm, closed).await?).await }.await;
+        hsm.shutdown().await;
+        if restored.is_err() {
+            remove_begun(config)?;
+        }
+        restored
+    })
+}
+
+/// What was begun is no store; nothing was there before.
+fn remove_begun(config: &Config) -> Result<(), BackupError> {
+    let store = config.database();
+    let beside = |suffix: &str| {
+        let mut name = store.as_os_str().to_owned();
+        name.push(suffix);
+        std::path::PathBuf::from(name)
+    };
+    for file in [store.clone(), beside("-wal"), beside("-shm"), config.journal()] {
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn fill(config: &Config, hsm: &dyn Hsm, unlocked: Unlocked) -> Result<Restore, BackupError> {
+    let Unlocked { head, opened, secret } = unlocked;
+    let header = &head.header;
+    let generation =
+        header.erasure.next().ok_or_else(|| HsmError::Misbehaved("erasure keys are used up".into()))?;
+    let made = erasure::make(hsm, header.deployment, generation, ErasureState::Current).await?;
+    let kv = Arc::new(SqliteKv::open(config.database()).await?);
+    let sealing = (generation, made.secret.duplicate());
+    let restored = opened.restore(&head, kv.clone(), &config.journal(), &secret, sealing).await?;
+    let keys = StoreKeys::derive(&secret);
+    let (records, _) = Records::open(kv, &config.journal(), header.deployment, keys, None).await?;
+    let position = erasure::take_over_restored(&records, generation, made).await?;
+    let accept = config.audit_dir().exists();
+    let detail =
+        format!("from backups/{}, {} records at revision {}", header.id, restored.records, header.revision);
+    record(config, header.deployment, &detail, (!accept).then_some(position)).await?;
+    Ok(Restore {
+        export: header.id,
+        deployment: header.deployment,
+        created: header.created,
+        records: restored.records,
+        position,
+        erasure: generation,
+        accept,
+    })
+}
+
+/// One record about it. A log that was there before keeps the change that it knows
+/// as its newest: the daemon refuses to start until the operator accepts the restored one.
+async fn record(
+    config: &Config,
+    deployment: DeploymentId,
+    detail: &str,
+    change: Option<StoreChange>,
+) -> Result<(), BackupError> {
+    let missing = !config.audit_dir().exists();
+    let (log, _) = FileLog::open(settings::audit(config, missing), deployment)?;
+    let mut pending = Pending::begin(log.clone(), None, "backup-restore", "", 0);
+    pending.detail(detail);
+    if let Some(change) = change {
+        pending.change(audit::StoreChange { revision: change.revision, digest: change.digest });
+    }
+    pending.finish(Outcome::Ok)?.await?;
+    Ok(log.close()?)
+}

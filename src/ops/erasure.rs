@@ -1,0 +1,224 @@
+//! The erasure key: a secret under which the store seals the rows of wrapped keys
+//! once more, and which is replaced regularly.
+//!
+//! Its secret is sealed under a KEK that a token object of its own wraps, an
+//! *erasure root*, which is in no escrow and no export. With that object a
+//! generation of the key dies, and with the generation every copy of the rows
+//! that it sealed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Error;
+use crate::audit::{AuditLog, Outcome, Pending, StoreChange};
+use crate::clock::Date;
+use crate::hsm::birth::{BackupPlan, Purpose};
+use crate::hsm::process::TaskError;
+use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
+use crate::id::{DeploymentId, ErasureGeneration, ExportId};
+use crate::keyring::binding;
+use crate::keyring::record::{Erasure, ErasureState, Export, ExportKind, Root};
+use crate::secret::Key256;
+use crate::store::{self, Changes, Path, Prefix, Records, StoreError, Stored, tables};
+
+mod replace;
+
+pub use replace::{ErasureStatus, Replacing, Settings};
+
+/// Records of generations read at once; one is added each day.
+const GENERATIONS: usize = 100_000;
+
+/// How long the copy may be kept that is made of a store before it is migrated.
+const KEEP_MIGRATED: Duration = Duration::from_secs(35 * 24 * 60 * 60);
+
+/// Why the erasure key of a store is not open.
+#[derive(Debug, thiserror::Error)]
+pub enum ErasureError {
+    /// A generation is gone from the tokens.
+    #[error(
+        "the wrapped keys of this store are sealed under erasure key {0}, which is on none of the tokens: it was destroyed when it was replaced, so this is an old copy of the store, which nobody can read any more. What remains is a recovery export: see `keyward backup restore`"
+    )]
+    Destroyed(ErasureGeneration),
+    /// The HSM did not serve.
+    #[error("the HSM: {0}")]
+    Hsm(#[from] HsmError),
+    /// The records cannot be read.
+    #[error("the store: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// A new generation, in the tokens but in no record yet.
+pub struct NewErasure {
+    /// Its record.
+    pub record: Erasure,
+    /// Its secret.
+    pub secret: Key256,
+}
+
+/// Makes an erasure root on every token, and a secret under it.
+///
+/// # Errors
+/// [`HsmError`]; what may be left on a token then is found as stranded later.
+pub async fn make(
+    hsm: &dyn Hsm,
+    deployment: DeploymentId,
+    generation: ErasureGeneration,
+    state: ErasureState,
+) -> Result<NewErasure, HsmError> {
+    let drop = Box::new(|_| Box::pin(async { Ok(()) }) as _);
+    let born = hsm.create_root(Purpose::Erasure(deployment), BackupPlan::Drop, drop).await;
+    let root = born.map_err(not_done)?.id;
+    let Reply::Wrapped(wrapped) = repeated(hsm, || Operation::GenerateKek { root }).await? else {
+        return Err(misfit());
+    };
+    let generate = || Operation::GenerateKey {
+        kek: Kek { root, wrapped: wrapped.clone() },
+        aad: binding::erasure_secret(deployment, generation),
+    };
+    let Reply::NewKey { key: secret, sealed } = repeated(hsm, generate).await? else {
+        return Err(misfit());
+    };
+    let (kek, sealed) = (Some(wrapped), Some(sealed));
+    let created = Date::now();
+    Ok(NewErasure {
+        record: Erasure { root, kek, sealed, created, state, resealed_to: None, destroyed: None },
+        secret,
+    })
+}
+
+/// Opens the secret of a generation; `None` for one that was destroyed or is not needed.
+///
+/// # Errors
+/// [`ErasureError::Destroyed`] when no token has the erasure root.
+pub async fn open(
+    hsm: &dyn Hsm,
+    deployment: DeploymentId,
+    generation: ErasureGeneration,
+    record: &Erasure,
+) -> Result<Option<Key256>, ErasureError> {
+    let (Some(wrapped), Some(sealed)) = (&record.kek, &record.sealed) else { return Ok(None) };
+    if matches!(record.state, ErasureState::Unused | ErasureState::Destroyed) {
+        return Ok(None);
+    }
+    let open = || Operation::OpenKey {
+        kek: Kek { root: record.root, wrapped: wrapped.clone() },
+        aad: binding::erasure_secret(deployment, generation),
+        sealed: sealed.clone(),
+    };
+    match repeated(hsm, open).await {
+        Ok(Reply::Key(secret)) => Ok(Some(secret)),
+        Ok(_) => Err(misfit().into()),
+        Err(HsmError::UnknownRoot(_)) => Err(ErasureError::Destroyed(generation)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens every generation that rows are sealed under, and seals with the newest.
+/// `false` when the store has no erasure key yet.
+///
+/// # Errors
+/// [`ErasureError`]; the store is of no use then.
+pub async fn open_all(
+    hsm: &dyn Hsm,
+    deployment: DeploymentId,
+    records: &Records,
+) -> Result<bool, ErasureError> {
+    let mut newest = None;
+    for (path, stored) in generations(records).await? {
+        if let Some(secret) = open(hsm, deployment, path.id, &stored.record).await? {
+            records.open_erasure_key(path.id, secret);
+            newest = Some(path.id);
+        }
+    }
+    if let Some(newest) = newest {
+        records.seal_under(newest).await;
+    }
+    Ok(newest.is_some())
+}
+
+/// Gives a store of before the erasure key its first one. Its rows are sealed in the
+/// background; the copy that was made of it before is on record until it is deleted.
+///
+/// # Errors
+/// [`Error`]; the store is as it was then.
+pub async fn found(
+    hsm: &dyn Hsm,
+    root: &Root,
+    records: &Records,
+    audit: Arc<dyn AuditLog>,
+) -> Result<(), Error> {
+    let generation = ErasureGeneration::FIRST;
+    let made = make(hsm, root.deployment, generation, ErasureState::TakingOver).await?;
+    let copy = Export {
+        kind: ExportKind::Migration,
+        created: made.record.created,
+        delete_by: made.record.created.plus(KEEP_MIGRATED),
+        revision: records.position().revision,
+        root: root.id,
+    };
+    let mut changes = Changes::new();
+    changes.create(&tables::erasure(generation), &made.record);
+    changes.create(&tables::export(ExportId::random()?), &copy);
+    records.open_erasure_key(generation, made.secret);
+    records.seal_under(generation).await;
+    let change = records.commit(changes).await?;
+    let mut record = Pending::begin(audit, None, "erasure-key-new", format!("erasure-keys/{generation}"), 0);
+    record.change(StoreChange { revision: change.revision, digest: change.digest });
+    record.detail("the store is migrated: its copy from before can be read until it is deleted");
+    record.finish(Outcome::Ok)?.await?;
+    Ok(())
+}
+
+/// Enters into a restored store the generation that its rows were sealed under. Those of
+/// the store that the export was made of seal nothing any more: the daemon destroys
+/// their token objects where there are any.
+///
+/// # Errors
+/// [`StoreError`]; the store is of no use then.
+pub async fn take_over_restored(
+    records: &Records,
+    generation: ErasureGeneration,
+    made: NewErasure,
+) -> Result<store::StoreChange, StoreError> {
+    let mut changes = Changes::new();
+    for (path, Stored { record, revision }) in generations(records).await? {
+        if record.state != ErasureState::Destroyed {
+            changes.replace(&path, &Erasure { state: ErasureState::Unused, ..record }, revision);
+        }
+    }
+    changes.create(&tables::erasure(generation), &made.record);
+    records.open_erasure_key(generation, made.secret);
+    records.seal_under(generation).await;
+    records.commit(changes).await
+}
+
+/// Every generation, in order.
+async fn generations(records: &Records) -> Result<Vec<(Path<Erasure>, Stored<Erasure>)>, StoreError> {
+    records.list(&Prefix::all(), None, GENERATIONS).await
+}
+
+/// Asks as often as it may take to come to each token of the group: one that was
+/// added after the generation was made does not have its root.
+async fn repeated(hsm: &dyn Hsm, operation: impl Fn() -> Operation) -> Result<Reply, HsmError> {
+    let mut answer = one(hsm, operation()).await;
+    for _ in 0..8 * (hsm.slots().len() - 1) {
+        match answer {
+            Err(HsmError::UnknownRoot(_)) => answer = one(hsm, operation()).await,
+            _ => break,
+        }
+    }
+    answer
+}
+
+async fn one(hsm: &dyn Hsm, operation: Operation) -> Result<Reply, HsmError> {
+    hsm.run(vec![operation]).await.pop().unwrap_or_else(|| Err(misfit()))
+}
+
+/// A task of the HSM that was not done; another try may help.
+fn not_done(error: TaskError) -> HsmError {
+    HsmError::Unavailable(error.to_string())
+}
+
+fn misfit() -> HsmError {
+    HsmError::Misbehaved("it gave another answer than asked for".into())
+}

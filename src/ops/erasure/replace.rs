@@ -1,0 +1,271 @@
+//! Replacing the erasure key, step by step; each step is on record before the next.
+//!
+//! ```text
+//! new root on every token ─ record: new TAKING OVER, old RETIRING ─ seal every row anew (cursor)
+//!   ─ compact the journal, cut the log ─ record: new CURRENT, old UNUSED
+//!   ─ destroy the old root on every token, prove it gone ─ record: old DESTROYED
+//! ```
+//!
+//! A root that a crash left on a token before its record was written is found by
+//! its label, because no record names it, and destroyed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{generations, make, not_done};
+use crate::access::{Authorized, permission};
+use crate::clock::Date;
+use crate::hsm::birth::Purpose;
+use crate::hsm::{Forget, Kek};
+use crate::id::{ErasureGeneration, RootId};
+use crate::keyring::record::{Erasure, ErasureState};
+use crate::ops::commit::Affects;
+use crate::ops::{Done, Error, Vault};
+use crate::store::{Changes, Path, StoreError, Stored, tables};
+
+/// Rows sealed anew in one change.
+const BATCH: usize = 500;
+
+/// How often it is looked whether there is something to do.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// What configuration says about the erasure key.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// A key of this age is replaced; zero: never by itself.
+    pub replace_every: Duration,
+}
+
+/// The erasure key now.
+#[derive(Debug, Clone)]
+pub struct ErasureStatus {
+    /// The generation that seals new rows.
+    pub generation: ErasureGeneration,
+    /// When it was made.
+    pub created: Date,
+    /// What is still to be done to replace the one before it.
+    pub replacing: Replacing,
+    /// The newest generation that is proved to be gone, and since when: what only
+    /// copies of the store from before then held, nobody can read.
+    pub destroyed: Option<(ErasureGeneration, Date)>,
+}
+
+/// How far a replacement is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replacing {
+    /// There is none.
+    No,
+    /// Rows are being sealed under the new generation.
+    Resealing,
+    /// The token object of the old generation is to be destroyed.
+    Destroying,
+}
+
+impl Replacing {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Resealing => "resealing",
+            Self::Destroying => "destroying",
+        }
+    }
+}
+
+type Generation = (Path<Erasure>, Stored<Erasure>);
+
+impl Vault {
+    /// Replaces the erasure key now. When this answers, the old one is gone from
+    /// every token, and every copy of the store from before is unreadable.
+    ///
+    /// # Errors
+    /// What was done up to the failure is done; the rest follows by itself.
+    pub async fn replace_erasure_key(
+        &self,
+        right: &Authorized<permission::ManageErasure>,
+    ) -> Result<Done<ErasureStatus>, Error> {
+        let () = right.resource();
+        let _alone = self.erasing.lock().await;
+        self.finish_replacing().await?;
+        self.begin_replacing().await?;
+        self.finish_replacing().await?;
+        let status = self.erasure_status().await?;
+        let detail = format!("erasure-keys/{} is current, the one before it is destroyed", status.generation);
+        Ok(Done::new(status).detail(detail))
+    }
+
+    /// The erasure key now.
+    ///
+    /// # Errors
+    /// When its records cannot be read.
+    pub async fn erasure_status(&self) -> Result<ErasureStatus, Error> {
+        let all = generations(&self.records).await?;
+        let state = |state| all.iter().find(|(_, stored)| stored.record.state == state);
+        let (path, newest) = all.last().ok_or_else(none)?;
+        let replacing = match (newest.record.state, state(ErasureState::Unused)) {
+            (ErasureState::TakingOver, _) => Replacing::Resealing,
+            (_, Some(_)) => Replacing::Destroying,
+            _ => Replacing::No,
+        };
+        let gone = all.iter().rev().find_map(|(path, stored)| Some((path.id, stored.record.destroyed?)));
+        Ok(ErasureStatus { generation: path.id, created: newest.record.created, replacing, destroyed: gone })
+    }
+
+    /// Runs until it is dropped: finishes what a replacement left, and replaces
+    /// the key when it is old enough.
+    pub async fn keep_erasure_key(self: Arc<Self>) {
+        let every = self.settings.erasure.replace_every;
+        let mut look = tokio::time::interval(LOOK);
+        let mut stranded = true;
+        loop {
+            look.tick().await;
+            let _alone = self.erasing.lock().await;
+            match self.keep_once(every, stranded).await {
+                Ok(()) => stranded = false,
+                Err(error) => {
+                    tracing::error!(%error, "the erasure key is not replaced yet; it is tried again")
+                }
+            }
+        }
+    }
+
+    async fn keep_once(&self, every: Duration, stranded: bool) -> Result<(), Error> {
+        if stranded {
+            self.destroy_stranded().await?;
+        }
+        self.finish_replacing().await?;
+        let age = Date::now().millis().saturating_sub(self.erasure_status().await?.created.millis());
+        if !every.is_zero() && u128::from(age) >= every.as_millis() {
+            self.begin_replacing().await?;
+            self.finish_replacing().await?;
+        }
+        Ok(())
+    }
+
+    /// Destroys the erasure roots that no record names: their birth was cut short.
+    async fn destroy_stranded(&self) -> Result<(), Error> {
+        let records = generations(&self.records).await?;
+        let alive = |stored: &Stored<Erasure>| stored.record.state != ErasureState::Destroyed;
+        let named: Vec<RootId> = records
+            .iter()
+            .filter(|(_, stored)| alive(stored))
+            .map(|(_, stored)| stored.record.root)
+            .collect();
+        for root in self.hsm.roots(Purpose::Erasure(self.deployment())).await.map_err(not_done)? {
+            if !named.contains(&root) {
+                tracing::warn!(%root, "an erasure root of no record is destroyed: its birth was cut short");
+                self.hsm.destroy_root(root).await.map_err(not_done)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the next generation; from then on it seals.
+    async fn begin_replacing(&self) -> Result<(), Error> {
+        let all = generations(&self.records).await?;
+        let (path, old) = all.last().ok_or_else(none)?;
+        let next = path.id.next().ok_or_else(|| Error::Internal("erasure keys are used up".into()))?;
+        tracing::info!(generation = next.get(), "erasure key: a new root is made");
+        let made = make(&*self.hsm, self.deployment(), next, ErasureState::TakingOver).await?;
+        tracing::info!(generation = next.get(), "erasure key: the new root is recorded");
+        let mut changes = Changes::new();
+        changes.create(&tables::erasure(next), &made.record);
+        let retiring = Erasure { state: ErasureState::Retiring, ..old.record.clone() };
+        changes.replace(path, &retiring, old.revision);
+        self.records.open_erasure_key(next, made.secret);
+        self.commit_erasure(changes, "erasure-key-new", next).await?;
+        self.records.seal_under(next).await;
+        Ok(())
+    }
+
+    /// Does what is left of a replacement, from whichever step it is at.
+    async fn finish_replacing(&self) -> Result<(), Error> {
+        let find =
+            |all: &[Generation], state| all.iter().find(|(_, stored)| stored.record.state == state).cloned();
+        let all = generations(&self.records).await?;
+        if let Some((path, _)) = find(&all, ErasureState::TakingOver) {
+            self.take_over(path.id).await?;
+        }
+        let all = generations(&self.records).await?;
+        match find(&all, ErasureState::Unused) {
+            Some((path, unused)) => self.destroy_unused(&path, &unused).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Seals every row under `generation`, and leaves nothing of those before it behind.
+    async fn take_over(&self, generation: ErasureGeneration) -> Result<(), Error> {
+        tracing::info!(generation = generation.get(), "erasure key: rows are sealed anew");
+        while !self.reseal_some(generation).await? {}
+        tracing::info!(generation = generation.get(), "erasure key: the journal is compacted");
+        self.records.leave_behind(generation).await?;
+        let all = generations(&self.records).await?;
+        let mut changes = Changes::new();
+        for (path, Stored { record, revision }) in all {
+            let state = match record.state {
+                ErasureState::TakingOver => ErasureState::Current,
+                ErasureState::Retiring => ErasureState::Unused,
+                _ => continue,
+            };
+            changes.replace(&path, &Erasure { state, resealed_to: None, ..record }, revision);
+        }
+        self.commit_erasure(changes, "erasure-key-current", generation).await
+    }
+
+    /// Seals the next rows anew; whether they were the last. Somebody else's change
+    /// of one of them is no failure: they are looked at again.
+    async fn reseal_some(&self, generation: ErasureGeneration) -> Result<bool, Error> {
+        let path = tables::erasure(generation);
+        let stored = self.records.get(&path).await?.ok_or_else(none)?;
+        let mut batch =
+            self.records.to_reseal(generation, stored.record.resealed_to.as_deref(), BATCH).await?;
+        if batch.changes.is_empty() && batch.next.is_none() {
+            return Ok(true);
+        }
+        let done = batch.next.is_none();
+        if let Some(next) = batch.next {
+            let record = Erasure { resealed_to: Some(next), ..stored.record };
+            batch.changes.replace(&path, &record, stored.revision);
+        }
+        match self.commit_erasure(batch.changes, "erasure-key-reseal", generation).await {
+            Ok(()) => Ok(done),
+            Err(Error::Conflict) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn destroy_unused(&self, path: &Path<Erasure>, unused: &Stored<Erasure>) -> Result<(), Error> {
+        tracing::info!(generation = path.id.get(), "erasure key: the old root is destroyed");
+        let root = unused.record.root;
+        self.records.forget_erasure_key(path.id);
+        if let Some(wrapped) = unused.record.kek.clone() {
+            self.hsm.forget(Forget::These(vec![Kek { root, wrapped }]));
+        }
+        self.hsm.destroy_root(root).await.map_err(not_done)?;
+        tracing::info!(generation = path.id.get(), "erasure key: the old root is gone");
+        let gone = Erasure {
+            state: ErasureState::Destroyed,
+            kek: None,
+            sealed: None,
+            destroyed: Some(Date::now()),
+            ..unused.record.clone()
+        };
+        let mut changes = Changes::new();
+        changes.replace(path, &gone, unused.revision);
+        self.commit_erasure(changes, "erasure-key-destroyed", path.id).await
+    }
+
+    async fn commit_erasure(
+        &self,
+        changes: Changes,
+        operation: &'static str,
+        generation: ErasureGeneration,
+    ) -> Result<(), Error> {
+        let resource = format!("erasure-keys/{generation}");
+        self.commit_own(changes, Affects::Nothing, operation, resource).await.map(drop)
+    }
+}
+
+fn none() -> Error {
+    StoreError::NoErasureKey.into()
+}

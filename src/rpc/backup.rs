@@ -1,0 +1,166 @@
+//! BackupService: the erasure key and the recovery exports.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::call::{Call, Gate, settled};
+use super::convert::timestamp;
+use super::proto::backup_service_server::BackupService;
+use super::proto::{
+    self, CreateBackupRequest, CreateBackupResponse, ErasureKey, GetErasureKeyRequest, ListBackupsRequest,
+    ListBackupsResponse, RecordDrillRequest, RecordDrillResponse, ReplaceErasureKeyRequest,
+    create_backup_response::Message,
+};
+use crate::access::permission::{ManageBackups, ManageErasure};
+use crate::keyring::record::ExportKind;
+use crate::ops::backup::{Backup, ExportInfo};
+use crate::ops::erasure::ErasureStatus;
+use crate::ops::{Done, Error};
+
+/// Pieces that may wait for a slow reader.
+const QUEUE: usize = 4;
+
+type Replies = mpsc::Sender<Result<CreateBackupResponse, Status>>;
+
+/// The service.
+pub(super) struct Backups(pub(super) Arc<Gate>);
+
+#[tonic::async_trait]
+impl BackupService for Backups {
+    type CreateBackupStream = Pin<Box<dyn Stream<Item = Result<CreateBackupResponse, Status>> + Send>>;
+
+    async fn get_erasure_key(
+        &self,
+        request: Request<GetErasureKeyRequest>,
+    ) -> Result<Response<ErasureKey>, Status> {
+        let mut call = self.0.call(&request, "get-erasure-key", "");
+        let found = settled!(call, {
+            let (vault, _) = call.authorize::<ManageErasure>(())?;
+            vault.erasure_status().await.map(Done::new)
+        })?;
+        Ok(Response::new(erasure(&found)))
+    }
+
+    async fn replace_erasure_key(
+        &self,
+        request: Request<ReplaceErasureKeyRequest>,
+    ) -> Result<Response<ErasureKey>, Status> {
+        let mut call = self.0.call(&request, "replace-erasure-key", "");
+        let work = async move {
+            settled!(call, {
+                let (vault, right) = call.authorize::<ManageErasure>(())?;
+                vault.replace_erasure_key(&right).await
+            })
+        };
+        Ok(Response::new(erasure(&self.0.detached(work).await?)))
+    }
+
+    async fn create_backup(
+        &self,
+        request: Request<CreateBackupRequest>,
+    ) -> Result<Response<Self::CreateBackupStream>, Status> {
+        let opening = self.0.call(&request, "create-backup", "");
+        let closing = self.0.call(&request, "create-backup-end", "");
+        let (replies, outbound) = mpsc::channel(QUEUE);
+        self.0.spawn(async move {
+            if let Err(failure) = create(opening, closing, request.into_inner(), &replies).await {
+                // Nobody is left to tell when this fails; the record tells.
+                replies.send(Err(failure)).await.ok();
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+    }
+
+    async fn list_backups(
+        &self,
+        request: Request<ListBackupsRequest>,
+    ) -> Result<Response<ListBackupsResponse>, Status> {
+        let mut call = self.0.call(&request, "list-backups", "");
+        let found = settled!(call, {
+            let (vault, right) = call.authorize::<ManageBackups>(())?;
+            vault.list_backups(&right).await
+        })?;
+        let backups = found.iter().map(|info| backup(info, 0)).collect();
+        Ok(Response::new(ListBackupsResponse { backups }))
+    }
+
+    async fn record_drill(
+        &self,
+        request: Request<RecordDrillRequest>,
+    ) -> Result<Response<RecordDrillResponse>, Status> {
+        let mut call = self.0.call(&request, "backup-drill", &request.get_ref().name);
+        let RecordDrillRequest { passed, report, .. } = request.into_inner();
+        settled!(call, {
+            let (vault, right) = call.authorize::<ManageBackups>(())?;
+            vault.record_drill(&right, passed, &report)
+        })?;
+        Ok(Response::new(RecordDrillResponse {}))
+    }
+}
+
+async fn create(
+    mut opening: Call,
+    closing: Call,
+    request: CreateBackupRequest,
+    replies: &Replies,
+) -> Result<(), Status> {
+    let begun = begin(&mut opening, request).await;
+    let mut file = match opening.started(begun).await {
+        Ok(file) => file,
+        Err(refused) => return closing.not_begun(refused),
+    };
+    send(replies, Message::Backup(backup(&file.info, file.records))).await?;
+    loop {
+        match file.next().await {
+            Ok(Some(piece)) => send(replies, Message::Piece(piece.into())).await?,
+            Ok(None) => break,
+            Err(error) => return closing.settle::<()>(Err(error)).await,
+        }
+    }
+    closing.settle(Ok(file.finish())).await
+}
+
+async fn begin(opening: &mut Call, request: CreateBackupRequest) -> Result<Done<Backup>, Error> {
+    let (vault, right) = opening.authorize::<ManageBackups>(())?;
+    let keep_for = request.keep_for.unwrap_or_default();
+    let keep_for = Duration::try_from(keep_for)
+        .map_err(|_| Error::Argument("keep_for: it must be a length of time".into()))?;
+    vault.begin_backup(&right, keep_for).await
+}
+
+async fn send(replies: &Replies, message: Message) -> Result<(), Status> {
+    let reply = CreateBackupResponse { message: Some(message) };
+    replies.send(Ok(reply)).await.map_err(|_| Status::cancelled("the caller went away"))
+}
+
+fn backup(info: &ExportInfo, records: u64) -> proto::Backup {
+    let kind = match info.kind {
+        ExportKind::Recovery => "recovery",
+        ExportKind::Migration => "migration",
+    };
+    proto::Backup {
+        name: format!("backups/{}", info.id),
+        kind: kind.to_owned(),
+        create_time: Some(timestamp(info.created)),
+        delete_time: Some(timestamp(info.delete_by)),
+        revision: info.revision,
+        records,
+        root: info.root.to_string(),
+    }
+}
+
+fn erasure(status: &ErasureStatus) -> ErasureKey {
+    ErasureKey {
+        generation: status.generation.get(),
+        create_time: Some(timestamp(status.created)),
+        replacing: status.replacing.as_str().to_owned(),
+        destroyed_generation: status.destroyed.map_or(0, |(generation, _)| generation.get()),
+        destroy_time: status.destroyed.map(|(_, date)| timestamp(date)),
+    }
+}

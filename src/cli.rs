@@ -11,10 +11,12 @@ mod audit;
 mod backup;
 mod ceremony;
 mod certificate;
+mod clock;
 mod context;
 mod crypt;
 mod csv;
 mod data_key;
+mod destroy;
 mod erasure;
 pub mod exit;
 mod failure;
@@ -30,6 +32,7 @@ mod output;
 mod print;
 mod progress;
 mod root;
+mod span;
 mod store;
 mod tenant;
 mod text;
@@ -126,6 +129,9 @@ enum Command {
     /// Copy, check and repair the store
     #[command(subcommand)]
     Store(store::Command),
+    /// Say that the clock of the daemon is right
+    #[command(subcommand)]
+    Clock(clock::Command),
     /// Keep and restore the root key
     #[command(subcommand)]
     Root(root::Command),
@@ -242,6 +248,7 @@ impl Command {
             Self::Backup(command) => command.run(shell).await,
             Self::Erasure(command) => command.run(shell).await,
             Self::Store(command) => command.run(shell).await,
+            Self::Clock(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,
             Self::Root(command) => command.run(shell).await,
             Self::Ceremony(command) => command.run(shell).await,

@@ -6,8 +6,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// A moment of the boot-time clock, which also runs while the machine sleeps
 /// and which no one can set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(Duration);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, minicbor::Encode, minicbor::Decode)]
+#[cbor(transparent)]
+pub struct Moment(#[n(0)] Duration);
 
 impl Moment {
     /// Now.
@@ -49,4 +50,23 @@ impl Date {
     pub fn millis(self) -> u64 {
         self.0
     }
+
+    /// The date `span` later.
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// Time since `earlier`; zero when that is in the future.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Names the boot of this machine, to which a [`Moment`] belongs. A service that sees its own part of
+/// `/proc` only (`ProcSubset=pid`) is not told, and has none.
+pub fn boot_id() -> Option<[u8; 16]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let number = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == 32)?;
+    Some(number.to_be_bytes())
 }

@@ -19,6 +19,8 @@ use crate::id::PrincipalId;
 use crate::keyring::state::DataClass;
 use crate::secret::SecretMemory;
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The whole configuration of the daemon.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +55,15 @@ pub struct Config {
     /// How keys of each data class are cached.
     #[serde(default)]
     pub class: Classes,
+    /// What becomes of what a rotation replaced.
+    #[serde(default)]
+    pub rotation: Rotation,
+    /// How keys are destroyed.
+    #[serde(default)]
+    pub destruction: Destruction,
+    /// How the clock is watched.
+    #[serde(default)]
+    pub clock: Clock,
     /// Who may call.
     #[serde(default, rename = "principal")]
     pub principals: Vec<Principal>,
@@ -189,6 +200,62 @@ pub struct Standby {
     pub pin_file: Option<PathBuf>,
     /// systemd credential that holds the user PIN.
     pub pin_credential: Option<String>,
+}
+
+/// What becomes of the KEK that a rotation replaced.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rotation {
+    /// Whether it is destroyed.
+    pub old_kek: OldKek,
+    /// How long after the end of the rotation.
+    pub old_kek_grace: Span,
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { old_kek: OldKek::Destroy, old_kek_grace: Span(30 * DAY) }
+    }
+}
+
+/// What becomes of a KEK that seals nothing any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OldKek {
+    /// It stays, decrypt-only.
+    Keep,
+    /// It is destroyed.
+    Destroy,
+}
+
+/// How keys are destroyed.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Destruction {
+    /// How long a destruction can be called off, unless the caller says how long.
+    pub delay: Span,
+    /// The shortest delay that a caller may ask for.
+    pub min_delay: Span,
+}
+
+impl Default for Destruction {
+    fn default() -> Self {
+        Self { delay: Span(30 * DAY), min_delay: Span(DAY) }
+    }
+}
+
+/// How the clock is watched.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Clock {
+    /// How far the wall clock may run ahead of the time that has passed before destructions wait.
+    pub max_ahead: Span,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { max_ahead: Span(DAY) }
+    }
 }
 
 mod defaults {
@@ -469,6 +536,9 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         self.check_hsm()?;
         self.check_limits()?;
+        if self.destruction.min_delay.0 > self.destruction.delay.0 {
+            return Err("destruction.delay is shorter than destruction.min_delay".into());
+        }
         let socket = self.server.socket.as_os_str().len();
         if socket > 107 {
             return Err(format!("server.socket has {socket} bytes; a Unix socket path has at most 107"));
@@ -590,6 +660,8 @@ pin_file = "/etc/keyward/pin"
                 &["line 11", "tenants/acme/keys/*"],
             ),
             ("pin_credential = \"pin\"\n", &["not both"]),
+            ("[rotation]\nold_kek = \"burn\"\n", &["line 8", "keep"]),
+            ("[destruction]\ndelay = \"1h\"\n", &["destruction.min_delay"]),
         ] {
             let message = parse(extra).unwrap_err();
             for part in parts {

@@ -14,6 +14,7 @@ mod logging;
 pub mod maintain;
 pub mod once;
 pub mod restore;
+mod schedule;
 pub mod settings;
 mod unlock;
 

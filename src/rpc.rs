@@ -11,6 +11,7 @@ mod audit;
 mod backup;
 mod convert;
 mod crypto;
+mod destroy;
 mod files;
 mod keys;
 mod session;

@@ -38,6 +38,7 @@ mod rebuild;
 mod recover;
 mod reseal;
 mod scan;
+mod scrub;
 #[cfg(test)]
 mod testing;
 mod timeline;
@@ -50,6 +51,7 @@ pub use meta::StoreChange;
 pub use records::{Changes, Records, Stats};
 pub use recover::{ErasureList, OpenReport, bootstrap, erasure_keys, signing_keys};
 pub use reseal::{Batch, Cursor};
+pub use scrub::Scrubbed;
 pub use sqlite::SqliteKv;
 pub use tables::{Path, Prefix, Record};
 pub use view::{Stored, View};

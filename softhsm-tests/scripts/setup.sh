@@ -22,6 +22,9 @@ missing() {
     [[ $1 == test ]] || return 0
     /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
     has systemd-analyze || echo systemd
+    # Tests of schedules set the clock of the daemon.
+    compgen -G '/usr/lib*/*/faketime/libfaketimeMT.so.1' >/dev/null ||
+        compgen -G '/usr/lib64/faketime/libfaketimeMT.so.1' >/dev/null || echo libfaketime
     # Kryoptic, the second PKCS#11 module, is built from source; NSS is the one that must be refused.
     has clang || echo clang
     compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || echo libclang-dev

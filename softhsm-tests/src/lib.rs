@@ -22,6 +22,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 pub mod custodians;
+pub mod faketime;
 pub mod faults;
 pub mod modules;
 pub mod offline;
@@ -574,6 +575,18 @@ pub async fn create_tenant(client: &Client, tenant: &str) -> Result<(), (Code, S
     let asked = CreateTenantRequest { tenant_id: tenant.to_owned(), display_name: String::new() };
     let made = client.keys().create_tenant(asked).await;
     made.map(drop).map_err(|error| (error.code(), error.to_string()))
+}
+
+/// Waits until `look` answers something.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "it never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// What a program wrote, for messages.

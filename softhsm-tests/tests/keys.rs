@@ -91,7 +91,7 @@ async fn a_rotation_moves_every_key_and_old_ciphertexts_stay_readable() {
     let keks = keks.unwrap().into_inner().kek_versions;
     // Two new epochs were opened under the new KEK.
     assert_eq!(keks.iter().map(|kek| kek.wrapped_count).collect::<Vec<_>>(), [8, 0]);
-    assert_eq!(keks[1].state(), KeyState::DecryptOnly);
+    assert_eq!(keks[1].state(), KeyState::ScheduledForDestruction);
     let again = client.blind_index(KEY, "phone", "1381234", Normalization::Digits).await.unwrap();
     assert_eq!(again.index, index.index, "an index does not change with a rotation");
 

@@ -122,6 +122,8 @@ permissions! {
     ListTenants(()) needs Needs::Operator;
     /// Freeze and unfreeze a principal.
     ManagePrincipal(PrincipalId) needs Needs::Operator;
+    /// Decide about the daemon itself.
+    ManageDaemon(()) needs Needs::Operator;
     /// Propose and cancel ceremonies.
     ProposeCeremony(()) needs Needs::Operator;
     /// Hand in a custodian's signature, which proves itself.

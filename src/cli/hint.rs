@@ -36,9 +36,12 @@ const ROWS: &[Row] = rows! {
     "CERTIFICATE_REFUSED" Integrity "ask whoever gave you the file for it once more, and for the keys of the log by another way"
     "CIPHERTEXT_MALFORMED" Integrity "give the whole ciphertext: `kw1:` text, or raw bytes with --raw or --in"
     "CIPHERTEXT_REFUSED" Integrity "check tenant, key and every --context pair; if all fit, the data was changed"
+    "CLOCK_SUSPECT" Unavailable "see `keyward status`; set the clock right, or run `keyward clock accept`"
     "CONFLICT" Refused "somebody changed the same thing at the same moment; run the command again"
     "CONTEXT_INVALID" Refused "--context keys must not start with `keyward:`; keep keys and values short"
     "DEADLINE_EXCEEDED" Unavailable "see `keyward status` and the log of keywardd, then try again"
+    "DESTROYED" Refused "nothing brings it back"
+    "DESTRUCTION_SCHEDULED" Refused "an operator can call it off with `cancel-destroy` until the due date"
     "FROZEN" NotPermitted "find out why it was frozen before an operator runs `unfreeze`"
     "HSM_BUSY" Unavailable "try again in a moment; if it stays so, raise hsm.sessions in the configuration"
     "HSM_UNAVAILABLE" Unavailable "see `keyward status`; the daemon connects again by itself when the HSM is back"
@@ -70,6 +73,7 @@ const ROWS: &[Row] = rows! {
     "UNKNOWN_CALLER" NotPermitted "an administrator can add your user or group as a [[principal]] in the configuration"
     "UNREACHABLE" Unavailable "`systemctl status keywardd` shows the daemon; --socket or KEYWARD_SOCKET names another socket"
     "VERSION_DISABLED" Refused "see `keyward key versions`; an operator can run `keyward version enable`"
+    "VERSION_TOO_OLD" Refused "an operator can lower it again: `keyward key update --min-version`"
 };
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! `keyward key`: the named keys of a tenant.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use prost_types::FieldMask;
 
+use super::destroy::{self, HowToDestroy, WhyToCancel};
 use super::exit::Exit;
 use super::failure::Failure;
 use super::freeze::{self, Reason};
-use super::{Shell, name};
+use super::{Shell, name, span};
 use crate::id::{KeyName, TenantName};
 use crate::rpc::proto::{
     CreateKeyRequest, GetKeyRequest, Key, KeyState, ListKeyVersionsRequest, ListKeysRequest,
@@ -85,6 +86,33 @@ pub(crate) enum Command {
         #[arg(value_parser = clap::value_parser!(u32).range(1..=3))]
         class: u32,
     },
+    /// Change when a key is rotated by itself, and which versions still decrypt
+    #[command(after_help = "Example:\n  keyward key update acme/customer-pii --rotate-every 90d")]
+    Update {
+        /// The key
+        #[arg(value_parser = name::key)]
+        key: KeyName,
+        #[command(flatten)]
+        changes: Changes,
+    },
+    /// Destroy a key with all its versions, after a time in which that can be called off
+    #[command(after_help = "Example:\n  keyward key destroy acme/customer-pii --reason 'contract 17 ended'")]
+    Destroy {
+        /// The key
+        #[arg(value_parser = name::key)]
+        key: KeyName,
+        #[command(flatten)]
+        how: HowToDestroy,
+    },
+    /// Call the destruction of a key off
+    #[command(after_help = "Example:\n  keyward key cancel-destroy acme/customer-pii --reason 'wrong key'")]
+    CancelDestroy {
+        /// The key
+        #[arg(value_parser = name::key)]
+        key: KeyName,
+        #[command(flatten)]
+        why: WhyToCancel,
+    },
     /// Stop everything for a key at once
     #[command(after_help = "Example:\n  keyward key freeze acme/customer-pii --reason 'case 17'")]
     Freeze {
@@ -105,6 +133,32 @@ pub(crate) enum Command {
     },
 }
 
+/// What is changed; what is not given stays.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Changes {
+    /// Open a new version when the primary one is this old, for example 90d; or never
+    #[arg(long, value_name = "TIME", value_parser = Period::parse)]
+    rotate_every: Option<Period>,
+    /// Open a new version after so many encryptions; or never
+    #[arg(long, value_name = "N", value_parser = span::count)]
+    rotate_after_uses: Option<u64>,
+    /// Versions below this no longer decrypt; 1 lets all of them decrypt
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    min_version: Option<u32>,
+}
+
+/// A length of time, or never.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Period(pub(crate) Option<prost_types::Duration>);
+
+impl Period {
+    /// Reads `90d` or `never`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        span::period(text).map(Self)
+    }
+}
+
 impl Command {
     pub(super) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         match self {
@@ -117,6 +171,9 @@ impl Command {
             Self::Disable { key } => set_state(shell, &key, KeyState::Disabled).await?,
             Self::DecryptOnly { key } => set_state(shell, &key, KeyState::DecryptOnly).await?,
             Self::SetClass { key, class } => set_class(shell, &key, class).await?,
+            Self::Update { key, changes } => change(shell, &key, changes).await?,
+            Self::Destroy { key, how } => return destroy::destroy(shell, key.to_string(), how).await,
+            Self::CancelDestroy { key, why } => return destroy::cancel(shell, key.to_string(), why).await,
             Self::Freeze { key, reason } => return freeze::freeze(shell, key.to_string(), reason).await,
             Self::Unfreeze { key, reason } => return freeze::unfreeze(shell, key.to_string(), reason).await,
         }
@@ -173,17 +230,35 @@ async fn versions(shell: &mut Shell, key: &KeyName) -> Result<(), Failure> {
 
 async fn set_state(shell: &mut Shell, key: &KeyName, state: KeyState) -> Result<(), Failure> {
     let key = Key { name: key.to_string(), state: state.into(), ..Key::default() };
-    update(shell, key, "state").await
+    update(shell, key, vec!["state".to_owned()]).await
+}
+
+async fn change(shell: &mut Shell, key: &KeyName, changes: Changes) -> Result<(), Failure> {
+    let mut asked = Key { name: key.to_string(), ..Key::default() };
+    let mut paths = Vec::new();
+    if let Some(Period(period)) = changes.rotate_every {
+        asked.rotation_period = period;
+        paths.push("rotation_period".to_owned());
+    }
+    if let Some(uses) = changes.rotate_after_uses {
+        asked.rotation_uses = uses;
+        paths.push("rotation_uses".to_owned());
+    }
+    if let Some(version) = changes.min_version {
+        asked.min_version = version;
+        paths.push("min_version".to_owned());
+    }
+    update(shell, asked, paths).await
 }
 
 async fn set_class(shell: &mut Shell, key: &KeyName, data_class: u32) -> Result<(), Failure> {
     let key = Key { name: key.to_string(), data_class, ..Key::default() };
-    update(shell, key, "data_class").await
+    update(shell, key, vec!["data_class".to_owned()]).await
 }
 
-async fn update(shell: &mut Shell, key: Key, field: &str) -> Result<(), Failure> {
+async fn update(shell: &mut Shell, key: Key, paths: Vec<String>) -> Result<(), Failure> {
     let client = shell.client().await?;
-    let update_mask = Some(FieldMask { paths: vec![field.into()] });
+    let update_mask = Some(FieldMask { paths });
     let request = UpdateKeyRequest { key: Some(key), update_mask };
     shell.print.view(&client.call(client.keys().update_key(request)).await?)
 }

@@ -58,10 +58,10 @@ impl Printer {
             return Ok(());
         };
         let mut table = bare_table();
-        let header = first.fields().into_iter().map(|(name, _)| name.replace('_', " ").to_uppercase());
+        let header = first.row().into_iter().map(|(name, _)| name.replace('_', " ").to_uppercase());
         table.set_header(header.collect::<Vec<_>>());
         for view in views {
-            table.add_row(view.fields().iter().map(|(_, value)| view::text(value)).collect::<Vec<_>>());
+            table.add_row(view.row().iter().map(|(_, value)| view::text(value)).collect::<Vec<_>>());
         }
         self.line(&flush_left(table))
     }

@@ -5,9 +5,11 @@ use std::time::Duration;
 use clap::Subcommand;
 use prost_types::FieldMask;
 
+use super::destroy::{self, HowToDestroy, WhyToCancel};
 use super::exit::Exit;
 use super::failure::Failure;
 use super::freeze::{self, Reason};
+use super::key::Period;
 use super::{Shell, name, progress};
 use crate::client::Client;
 use crate::id::{RotationName, TenantName};
@@ -73,6 +75,34 @@ pub(crate) enum Command {
         #[arg(value_parser = name::tenant)]
         tenant: TenantName,
     },
+    /// Change when the KEK of a tenant is rotated by itself
+    #[command(after_help = "Example:\n  keyward tenant update acme --rotate-every 365d")]
+    Update {
+        /// The tenant
+        #[arg(value_parser = name::tenant)]
+        tenant: TenantName,
+        /// Rotate when the primary KEK version is this old, for example 365d; or never
+        #[arg(long, value_name = "TIME", value_parser = Period::parse)]
+        rotate_every: Period,
+    },
+    /// Destroy a tenant with all its keys, after a time in which that can be called off
+    #[command(after_help = "Example:\n  keyward tenant destroy acme --reason 'contract 17 ended'")]
+    Destroy {
+        /// The tenant
+        #[arg(value_parser = name::tenant)]
+        tenant: TenantName,
+        #[command(flatten)]
+        how: HowToDestroy,
+    },
+    /// Call the destruction of a tenant off
+    #[command(after_help = "Example:\n  keyward tenant cancel-destroy acme --reason 'contract renewed'")]
+    CancelDestroy {
+        /// The tenant
+        #[arg(value_parser = name::tenant)]
+        tenant: TenantName,
+        #[command(flatten)]
+        why: WhyToCancel,
+    },
     /// Stop everything for a tenant at once
     #[command(after_help = "Example:\n  keyward tenant freeze acme --reason 'case 17'")]
     Freeze {
@@ -115,6 +145,11 @@ impl Command {
             Self::Rotate { tenant, wait } => rotate(shell, &tenant, wait).await?,
             Self::Rotation(RotationCommand::Show { rotation }) => show_rotation(shell, &rotation).await?,
             Self::Keks { tenant } => keks(shell, &tenant).await?,
+            Self::Update { tenant, rotate_every } => update(shell, &tenant, rotate_every).await?,
+            Self::Destroy { tenant, how } => return destroy::destroy(shell, tenant.to_string(), how).await,
+            Self::CancelDestroy { tenant, why } => {
+                return destroy::cancel(shell, tenant.to_string(), why).await;
+            }
             Self::Freeze { tenant, reason } => {
                 return freeze::freeze(shell, tenant.to_string(), reason).await;
             }
@@ -156,6 +191,14 @@ async fn rename(shell: &mut Shell, tenant: &TenantName, display_name: String) ->
     let client = shell.client().await?;
     let tenant = Tenant { name: tenant.to_string(), display_name, ..Tenant::default() };
     let update_mask = Some(FieldMask { paths: vec!["display_name".into()] });
+    let request = UpdateTenantRequest { tenant: Some(tenant), update_mask };
+    shell.print.view(&client.call(client.keys().update_tenant(request)).await?)
+}
+
+async fn update(shell: &mut Shell, tenant: &TenantName, every: Period) -> Result<(), Failure> {
+    let client = shell.client().await?;
+    let tenant = Tenant { name: tenant.to_string(), rotation_period: every.0, ..Tenant::default() };
+    let update_mask = Some(FieldMask { paths: vec!["rotation_period".into()] });
     let request = UpdateTenantRequest { tenant: Some(tenant), update_mask };
     shell.print.view(&client.call(client.keys().update_tenant(request)).await?)
 }

@@ -14,6 +14,11 @@ pub(crate) type Fields = Vec<(&'static str, Value)>;
 pub(crate) trait View {
     /// What it consists of.
     fn fields(&self) -> Fields;
+
+    /// What of it stands in a list for people: as much as fits into a line.
+    fn row(&self) -> Fields {
+        self.fields()
+    }
 }
 
 /// The fields as a JSON object.
@@ -51,12 +56,23 @@ pub(crate) fn date(date: crate::clock::Date) -> Value {
     time.map_or(Value::Null, |time| time.to_string().into())
 }
 
+/// A length of time in words: `90days`.
+fn span(span: Option<&prost_types::Duration>) -> Value {
+    let span = span.and_then(|span| std::time::Duration::try_from(*span).ok());
+    span.map_or(Value::Null, |span| humantime::format_duration(span).to_string().into())
+}
+
+/// A number that is 0 where there is none.
+fn number(number: u64) -> Value {
+    if number == 0 { Value::Null } else { json!(number) }
+}
+
 /// `KEY_STATE_DECRYPT_ONLY` as `decrypt-only`.
 pub(crate) fn word(name: &str, prefix: &str) -> Value {
     name.trim_start_matches(prefix).to_lowercase().replace('_', "-").into()
 }
 
-fn state(state: KeyState) -> Value {
+pub(crate) fn state(state: KeyState) -> Value {
     word(state.as_str_name(), "KEY_STATE_")
 }
 
@@ -70,7 +86,16 @@ impl View for Tenant {
             ("key_count", json!(self.key_count)),
             ("create_time", time(self.create_time.as_ref())),
             ("rotation", json!(self.rotation)),
+            ("state", state(self.state())),
+            ("rotation_period", span(self.rotation_period.as_ref())),
+            ("next_rotation_time", time(self.next_rotation_time.as_ref())),
+            ("destroy_time", time(self.destroy_time.as_ref())),
+            ("destroy_proof_time", time(self.destroy_proof_time.as_ref())),
         ]
+    }
+
+    fn row(&self) -> Fields {
+        self.fields().into_iter().take(8).collect()
     }
 }
 
@@ -83,7 +108,17 @@ impl View for Key {
             ("frozen", json!(self.frozen)),
             ("primary_version", json!(self.primary_version)),
             ("create_time", time(self.create_time.as_ref())),
+            ("rotation_period", span(self.rotation_period.as_ref())),
+            ("rotation_uses", number(self.rotation_uses)),
+            ("next_rotation_time", time(self.next_rotation_time.as_ref())),
+            ("min_version", number(self.min_version.into())),
+            ("destroy_time", time(self.destroy_time.as_ref())),
+            ("destroy_proof_time", time(self.destroy_proof_time.as_ref())),
         ]
+    }
+
+    fn row(&self) -> Fields {
+        self.fields().into_iter().take(6).collect()
     }
 }
 
@@ -95,7 +130,14 @@ impl View for KeyVersion {
             ("kek_version", json!(self.kek_version)),
             ("dek_id", json!(hex(&self.dek_id))),
             ("create_time", time(self.create_time.as_ref())),
+            ("activate_time", time(self.activate_time.as_ref())),
+            ("destroy_time", time(self.destroy_time.as_ref())),
+            ("destroy_proof_time", time(self.destroy_proof_time.as_ref())),
         ]
+    }
+
+    fn row(&self) -> Fields {
+        self.fields().into_iter().take(5).collect()
     }
 }
 
@@ -107,6 +149,7 @@ impl View for KekVersion {
             ("wrapped_count", json!(self.wrapped_count)),
             ("uses_reserved", json!(self.uses_reserved)),
             ("create_time", time(self.create_time.as_ref())),
+            ("destroy_time", time(self.destroy_time.as_ref())),
         ]
     }
 }
@@ -151,6 +194,7 @@ impl View for Status {
             ("audit_checkpoint_failure", json!(self.audit_checkpoint_failure)),
             ("cache", part(self.cache.as_ref())),
             ("kek_cache", part(self.kek_cache.as_ref())),
+            ("schedule", part(self.schedule.as_ref())),
             ("erasure", part(self.erasure.as_ref())),
         ]
     }
@@ -236,6 +280,18 @@ impl View for status::Cache {
             ("used_up", json!(self.used_up)),
             ("flushed", json!(self.flushed)),
             ("evicted", json!(self.evicted)),
+        ]
+    }
+}
+
+impl View for status::Schedule {
+    fn fields(&self) -> Fields {
+        vec![
+            ("clock", json!(self.clock)),
+            ("reason", json!(self.reason)),
+            ("high_water_time", time(self.high_water_time.as_ref())),
+            ("leading", json!(self.leading)),
+            ("next_due_time", time(self.next_due_time.as_ref())),
         ]
     }
 }

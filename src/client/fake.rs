@@ -354,6 +354,9 @@ recorded!(KeyService {
     get_key_version(GetKeyVersionRequest) -> KeyVersion;
     list_key_versions(ListKeyVersionsRequest) -> ListKeyVersionsResponse;
     update_key_version(UpdateKeyVersionRequest) -> KeyVersion;
+    create_key_version(CreateKeyVersionRequest) -> KeyVersion;
+    schedule_destroy(ScheduleDestroyRequest) -> Destruction;
+    cancel_destroy(CancelDestroyRequest) -> Destruction;
 });
 
 recorded!(AccessService {
@@ -363,6 +366,7 @@ recorded!(AccessService {
 
 recorded!(SystemService {
     get_status(GetStatusRequest) -> crate::rpc::proto::Status;
+    accept_clock(AcceptClockRequest) -> AcceptClockResponse;
 });
 
 /// What administrative calls answer.
@@ -393,6 +397,8 @@ impl Sample for Rotation {
 }
 
 impl Sample for KeyVersion {}
+impl Sample for AcceptClockResponse {}
+impl Sample for Destruction {}
 impl Sample for IndexKey {}
 impl Sample for FreezeResponse {}
 impl Sample for UnfreezeResponse {}

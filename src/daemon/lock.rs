@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 /// Held as long as this process owns the state directory.
 #[derive(Debug)]
 pub struct StateLock {
-    _file: File,
+    file: File,
 }
 
 /// Why the state directory cannot be had.
@@ -36,14 +36,34 @@ impl StateLock {
         let file = File::options()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .mode(0o600)
             .open(state_dir.join("lock"))
             .map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(LockError::InUse(shown())),
             Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// Names this node among those that may share a store one day: 16 random bytes that stay the
+    /// same as long as the state directory does. They stand in the lock file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or there is no randomness.
+    pub fn node(&self) -> io::Result<[u8; 16]> {
+        let mut node = [0; 16];
+        match self.file.read_exact_at(&mut node, 0) {
+            Ok(()) => Ok(node),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                getrandom::fill(&mut node).map_err(io::Error::other)?;
+                self.file.write_all_at(&node, 0)?;
+                self.file.sync_all()?;
+                Ok(node)
+            }
+            Err(error) => Err(error),
         }
     }
 }

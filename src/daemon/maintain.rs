@@ -19,6 +19,8 @@ use crate::audit::{self, FileLog, Outcome, Pending};
 use crate::config::Config;
 use crate::id::DeploymentId;
 use crate::keyring::record::{Root, SigningPurpose, SystemSecret};
+use crate::ops::Error;
+use crate::ops::destroy::destroy_again;
 use crate::secret::Key256;
 use crate::store::check::{self, CheckReport};
 use crate::store::kv::KvError;
@@ -50,6 +52,12 @@ pub enum MaintainError {
     /// The system refused something.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The audit log cannot be read.
+    #[error("the audit log: {0}")]
+    Unreadable(String),
+    /// What was destroyed since cannot be destroyed again.
+    #[error("what was destroyed since cannot be destroyed again: {0}")]
+    Again(Box<Error>),
     /// There is nothing to accept.
     #[error("the audit log knows of no change of a store: there is nothing to accept")]
     NothingToAccept,
@@ -157,11 +165,34 @@ pub fn accept_rollback(config: &Config) -> Result<StoreChange, MaintainError> {
         let keys = StoreKeys::derive(&secret);
         let (records, _) =
             Records::open_accepting_rollback(kv, &config.journal(), root.deployment, keys, anchor).await?;
+        let accepted = records.position();
+        let doomed = destroyed_after(config, accepted.revision)?;
+        let again =
+            destroy_again(&records, &doomed).await.map_err(|error| MaintainError::Again(error.into()))?;
+        let detail = format!(
+            "from revision {} back to {}; {again} of {} destructions since then are done again",
+            anchor.revision,
+            accepted.revision,
+            doomed.len()
+        );
         let position = records.position();
-        let detail = format!("from revision {} back to {}", anchor.revision, position.revision);
         record(config, root.deployment, "store-rollback-accepted", &detail, Some(position)).await?;
         Ok(position)
     })
+}
+
+/// The names of what the audit log knows to be destroyed after a revision of the store.
+fn destroyed_after(config: &Config, revision: u64) -> Result<Vec<String>, MaintainError> {
+    let failed = |error: audit::VerifyError| MaintainError::Unreadable(error.to_string());
+    let mut names = Vec::new();
+    for item in audit::verify::read(&config.audit_dir()).map_err(failed)? {
+        let (_, record) = item.map_err(failed)?;
+        let later = record.change.is_some_and(|change| change.revision > revision);
+        if later && record.operation == "destroy" && record.outcome == Outcome::Ok {
+            names.push(record.resource);
+        }
+    }
+    Ok(names)
 }
 
 /// The keys of the audit log as they stand in the store, which is not verified.

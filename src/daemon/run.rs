@@ -12,14 +12,16 @@ use tower::util::MapResponseLayer;
 
 use super::lock::{LockError, StateLock};
 use super::unlock::{Locked, UnlockError};
-use super::{hardening, listen, logging, settings, transport};
+use super::{hardening, listen, logging, schedule, settings, transport};
 use crate::access::Policy;
 use crate::access::policy::PolicyError;
 use crate::audit::{self, FileLog, Outcome, Pending};
+use crate::clock;
 use crate::config::{Config, CustodyMode};
 use crate::hsm::process::{self, HsmGroup};
 use crate::hsm::{Hsm, Status};
 use crate::keyring::record::{Custody, Root};
+use crate::ops::schedule::Node;
 use crate::rpc::call::Gate;
 use crate::rpc::undecodable::name_undecodable;
 use crate::rpc::{ceremonies, services};
@@ -129,7 +131,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
         root,
         secret,
         policy,
-        settings: settings::vault(config),
+        settings: settings::vault(config, node(&lock)?),
     };
     let watcher = tokio::spawn(watch_hsm(hsm.status(), audit.clone()));
     tokio::spawn(unlock(locked, gate.clone(), waiting, config.audit.checkpoint_interval.0));
@@ -138,6 +140,16 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     let served = serve_until_told(config, &open, listener, routes).await;
     stop(config, open).await?;
     served
+}
+
+/// Which daemon this is, on which boot of its machine.
+fn node(lock: &StateLock) -> std::io::Result<Node> {
+    let mut boot = clock::boot_id().unwrap_or_default();
+    if boot == [0; 16] {
+        // Nobody says which boot it is: then moments of this process fit those of no other, and dates decide.
+        getrandom::fill(&mut boot).map_err(std::io::Error::other)?;
+    }
+    Ok(Node { id: lock.node()?, boot })
 }
 
 /// There was never a store, or it is lost.
@@ -175,7 +187,7 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>,
             tokio::spawn(vault.clone().watch_over_keys());
             tokio::spawn(keep_journal_short(vault.records().clone()));
             tokio::spawn(vault.clone().keep_checkpoints(checkpoints));
-            if gate.vault.set(vault).is_err() {
+            if gate.vault.set(vault.clone()).is_err() {
                 tracing::error!("the vault was opened twice");
             }
             tracing::info!("the vault is open");
@@ -188,6 +200,7 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>,
                 Ok(ids) => ids.into_iter().for_each(|id| ceremonies::go_on_with_ceremony(&gate, id)),
                 Err(error) => tracing::error!(%error, "cannot find the ceremonies to finish"),
             }
+            tokio::spawn(schedule::follow_agenda(gate, vault));
         }
         Ok(None) => {}
         Err(error) => refuse(&error, &waiting),

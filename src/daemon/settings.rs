@@ -8,6 +8,7 @@ use crate::hsm::pin::PinSource;
 use crate::hsm::pkcs11;
 use crate::hsm::process::{self, Slot};
 use crate::id::token::{TokenSelector, TokenUri, UriError};
+use crate::ops::schedule::Node;
 use crate::ops::{erasure, vault};
 
 use super::child;
@@ -94,11 +95,17 @@ pub(super) fn audit(config: &Config, create: bool) -> file::Settings {
 }
 
 /// The vault's settings.
-pub(super) fn vault(config: &Config) -> vault::Settings {
+pub(super) fn vault(config: &Config, node: Node) -> vault::Settings {
     vault::Settings {
         limits: config.limits.clone(),
         classes: config.class.clone(),
         list_decrypted_items: config.audit.list_decrypted_items,
         erasure: erasure::Settings { replace_every: config.erasure.replace_every.0 },
+        lifecycle: vault::Lifecycle {
+            rotation: config.rotation.clone(),
+            destruction: config.destruction.clone(),
+            clock: config.clock.clone(),
+            node,
+        },
     }
 }

@@ -5,6 +5,7 @@
 
 use minicbor::{Decode, Encode};
 
+use super::schedule::{Destruction, Schedule};
 use super::signing::{Signature, SigningKey};
 use super::state::{DataClass, KeyState};
 use super::wrapped::{Canary, SealedKey, WrappedKek};
@@ -238,6 +239,37 @@ pub struct Tenant {
     /// The rotation that is running, named by the KEK version that it makes.
     #[n(6)]
     pub rotating_to: Option<KekVersion>,
+    /// When its KEK is rotated without being asked.
+    #[n(7)]
+    pub schedule: Option<Schedule>,
+    /// Its destruction, planned or done.
+    #[n(8)]
+    pub destruction: Option<Destruction>,
+}
+
+impl Tenant {
+    /// A new tenant without keys.
+    pub fn new(created: Date, display_name: Option<String>) -> Self {
+        Self {
+            frozen: false,
+            primary_kek: KekVersion::FIRST,
+            keys: 0,
+            created,
+            display_name,
+            rotating_to: None,
+            schedule: None,
+            destruction: None,
+        }
+    }
+
+    /// Active, scheduled for destruction, or destroyed.
+    pub fn state(&self) -> KeyState {
+        match &self.destruction {
+            None => KeyState::Active,
+            Some(Destruction { begun: None, .. }) => KeyState::Scheduled,
+            Some(_) => KeyState::Destroyed,
+        }
+    }
 }
 
 /// One version of a tenant's KEK.
@@ -259,6 +291,9 @@ pub struct KekRecord {
     /// When it was made.
     #[n(5)]
     pub created: Date,
+    /// Its destruction, while that is planned; a destroyed one has a tombstone in place of this record.
+    #[n(6)]
+    pub destruction: Option<Destruction>,
 }
 
 /// A named key.
@@ -274,7 +309,7 @@ pub struct Key {
     /// Nothing works for a frozen key.
     #[n(3)]
     pub frozen: bool,
-    /// The epoch that encrypts. Epochs are `1..=primary`, without gaps.
+    /// The epoch that encrypts.
     #[n(4)]
     pub primary: Epoch,
     /// When it was made.
@@ -283,6 +318,51 @@ pub struct Key {
     /// The fields that have a blind index key, with the primary version of each.
     #[n(6)]
     pub fields: Vec<IndexField>,
+    /// When a new version is opened without being asked.
+    #[n(7)]
+    pub schedule: Option<Schedule>,
+    /// The newest epoch, when that is not the primary one: it is pre-active, or was destroyed before it
+    /// was ever used. Epochs are `1..=newest`, without gaps.
+    #[n(8)]
+    pub newest: Option<Epoch>,
+    /// Epochs before this one no longer decrypt.
+    #[n(9)]
+    pub min_version: Option<Epoch>,
+    /// Its destruction, planned or done.
+    #[n(10)]
+    pub destruction: Option<Destruction>,
+    /// How many of its epochs are destroyed.
+    #[n(11)]
+    pub destroyed: Option<u32>,
+}
+
+impl Key {
+    /// A new key with its first version.
+    pub fn new(data_class: DataClass, created: Date) -> Self {
+        Self {
+            data_class,
+            state: KeyState::Active,
+            frozen: false,
+            primary: Epoch::FIRST,
+            created,
+            fields: Vec::new(),
+            schedule: None,
+            newest: None,
+            min_version: None,
+            destruction: None,
+            destroyed: None,
+        }
+    }
+
+    /// The newest epoch.
+    pub fn newest(&self) -> Epoch {
+        self.newest.unwrap_or(self.primary)
+    }
+
+    /// All epochs, newest first.
+    pub fn epochs(&self) -> impl Iterator<Item = Epoch> + use<> {
+        std::iter::successors(Some(self.newest()), |epoch| epoch.previous())
+    }
 }
 
 /// The blind index of one field.
@@ -310,6 +390,19 @@ pub struct Version {
     /// When it was made.
     #[n(3)]
     pub created: Date,
+    /// When a pre-active version becomes the primary one.
+    #[n(4)]
+    pub activates: Option<Date>,
+    /// Its destruction, planned or done.
+    #[n(5)]
+    pub destruction: Option<Destruction>,
+}
+
+impl Version {
+    /// A new version that is in use.
+    pub fn new(dek: DekId, created: Date) -> Self {
+        Self { dek, state: KeyState::Active, created, activates: None, destruction: None }
+    }
 }
 
 /// The algorithms of a DEK; a ciphertext suite outside the family is refused.

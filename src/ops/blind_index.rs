@@ -66,7 +66,7 @@ impl Vault {
     ) -> Result<Done<IndexVersion>, Error> {
         let name = right.resource();
         let view = self.key_view(name).await?;
-        view.check_not_frozen()?;
+        view.check_usable()?;
         let primary =
             field_version(&view.record, field).ok_or_else(|| Error::NoField(name.clone(), field.clone()))?;
         let next =

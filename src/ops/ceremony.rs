@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::commit::{Affects, unhindered};
+use super::destroy::DestroyTarget;
 use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
@@ -406,7 +407,20 @@ impl Vault {
             }
             Action::RaiseMinVersion { key, .. } => self.key_record(key).await.map(drop),
             Action::RotateRoot | Action::ChangeRoster(_) => Ok(()),
-            Action::Unfreeze(name) | Action::Destroy(name) => self.check_resource(name).await,
+            Action::Unfreeze(name) => self.check_resource(name).await,
+            Action::Destroy(name) => self.check_target(name).await,
+        }
+    }
+
+    async fn check_target(&self, name: &str) -> Result<(), Error> {
+        match DestroyTarget::parse(name)? {
+            DestroyTarget::Tenant(tenant) | DestroyTarget::Kek(tenant, _) => {
+                self.tenant(&tenant).await.map(drop)
+            }
+            DestroyTarget::Key(key) => self.key_record(&key).await.map(drop),
+            DestroyTarget::Version(version) => {
+                self.version_record(&version.key, version.epoch).await.map(drop)
+            }
         }
     }
 

@@ -110,6 +110,7 @@ impl Vault {
     pub(super) async fn ready_to_encrypt(&self, name: &KeyName) -> Result<Ready, Error> {
         let view = self.key_view(name).await?;
         view.check_encrypt()?;
+        self.count_use(&view).await?;
         let version = view.primary.clone();
         let open = self.dek(&view, &version).await?;
         Ok(Ready { view, version, open })
@@ -119,7 +120,7 @@ impl Vault {
     /// is refused with the same answer as a changed ciphertext.
     pub(super) async fn ready_to_decrypt(&self, name: &KeyName, header: &Header) -> Result<Ready, Error> {
         let view = self.key_view(name).await?;
-        view.check_not_frozen()?;
+        view.check_usable()?;
         let version = self.version_view(name, header.dek).await?.ok_or(Error::Refused)?;
         view.check_decrypt(&version)?;
         let open = self.dek(&view, &version).await?;

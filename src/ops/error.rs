@@ -8,7 +8,8 @@ use crate::envelope::{ContextError, NormalizeError, OpenError, ParseError, SealE
 use crate::hsm::HsmError;
 use crate::hsm::process::TaskError;
 use crate::id::{
-    CeremonyId, CustodianId, FieldId, KekVersion, KeyName, NameError, RotationName, TenantName, VersionName,
+    CeremonyId, CustodianId, Epoch, FieldId, KekVersion, KeyName, NameError, RotationName, TenantName,
+    VersionName,
 };
 use crate::keyring::ceremony::ApprovalError;
 use crate::keyring::roster::RosterError;
@@ -101,6 +102,15 @@ pub enum Error {
     /// The state of the key version forbids it.
     #[error("{0} is {1}")]
     VersionState(VersionName, KeyState),
+    /// The tenant is destroyed, or about to be.
+    #[error("{0} is {1}")]
+    TenantState(TenantName, KeyState),
+    /// The version is below the minimum version of its key.
+    #[error("{0} is below the minimum version {1} of its key")]
+    BelowMinimum(VersionName, Epoch),
+    /// The clock is not believed, so nothing is done by date.
+    #[error("{0}; see `keyward clock accept`")]
+    ClockSuspect(String),
     /// The change is not allowed.
     #[error("{0}")]
     NotAllowed(String),
@@ -164,8 +174,11 @@ pub enum Reason {
     CeremonyRequired,
     CiphertextMalformed,
     CiphertextRefused,
+    ClockSuspect,
     Conflict,
     ContextInvalid,
+    Destroyed,
+    DestructionScheduled,
     Frozen,
     HsmBusy,
     HsmUnavailable,
@@ -184,11 +197,12 @@ pub enum Reason {
     TooLarge,
     UnknownCaller,
     VersionDisabled,
+    VersionTooOld,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::AlreadyExists,
         Self::ApprovalRefused,
         Self::ArgumentInvalid,
@@ -197,8 +211,11 @@ impl Reason {
         Self::CeremonyRequired,
         Self::CiphertextMalformed,
         Self::CiphertextRefused,
+        Self::ClockSuspect,
         Self::Conflict,
         Self::ContextInvalid,
+        Self::Destroyed,
+        Self::DestructionScheduled,
         Self::Frozen,
         Self::HsmBusy,
         Self::HsmUnavailable,
@@ -217,6 +234,7 @@ impl Reason {
         Self::TooLarge,
         Self::UnknownCaller,
         Self::VersionDisabled,
+        Self::VersionTooOld,
     ];
 
     /// The word in ErrorInfo and in the audit log.
@@ -230,8 +248,11 @@ impl Reason {
             Self::CeremonyRequired => "CEREMONY_REQUIRED",
             Self::CiphertextMalformed => "CIPHERTEXT_MALFORMED",
             Self::CiphertextRefused => "CIPHERTEXT_REFUSED",
+            Self::ClockSuspect => "CLOCK_SUSPECT",
             Self::Conflict => "CONFLICT",
             Self::ContextInvalid => "CONTEXT_INVALID",
+            Self::Destroyed => "DESTROYED",
+            Self::DestructionScheduled => "DESTRUCTION_SCHEDULED",
             Self::Frozen => "FROZEN",
             Self::HsmBusy => "HSM_BUSY",
             Self::HsmUnavailable => "HSM_UNAVAILABLE",
@@ -250,6 +271,7 @@ impl Reason {
             Self::TooLarge => "TOO_LARGE",
             Self::UnknownCaller => "UNKNOWN_CALLER",
             Self::VersionDisabled => "VERSION_DISABLED",
+            Self::VersionTooOld => "VERSION_TOO_OLD",
         }
     }
 }
@@ -276,8 +298,10 @@ impl Error {
             Self::Tree(TreeError::Io { .. }) => Reason::AuditUnavailable,
             Self::Tree(_) | Self::Forged { .. } => Reason::AuditTampered,
             Self::Exists(_) => Reason::AlreadyExists,
-            Self::KeyState(..) => Reason::KeyDisabled,
-            Self::VersionState(..) => Reason::VersionDisabled,
+            Self::TenantState(_, state) | Self::KeyState(_, state) => of_state(*state, Reason::KeyDisabled),
+            Self::VersionState(_, state) => of_state(*state, Reason::VersionDisabled),
+            Self::BelowMinimum(..) => Reason::VersionTooOld,
+            Self::ClockSuspect(_) => Reason::ClockSuspect,
             Self::NotAllowed(_) => Reason::NotAllowed,
             Self::Exhausted(..) => Reason::KeyExhausted,
             Self::Conflict => Reason::Conflict,
@@ -304,6 +328,15 @@ impl Error {
             Self::Conflict => Some(Duration::from_millis(20)),
             _ => None,
         }
+    }
+}
+
+/// The reason of a state that forbids something; `usual` where it can be changed again.
+fn of_state(state: KeyState, usual: Reason) -> Reason {
+    match state {
+        KeyState::Destroyed => Reason::Destroyed,
+        KeyState::Scheduled => Reason::DestructionScheduled,
+        _ => usual,
     }
 }
 

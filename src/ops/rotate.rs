@@ -8,17 +8,19 @@ use std::time::Duration;
 use super::Error;
 use super::commit::{self, Affects, unhindered};
 use super::done::Done;
+use super::epoch::Opening;
+use super::sealed::sealed_keys;
 use super::vault::{Vault, kek_of, misfit};
 use crate::access::{Authorized, permission};
 use crate::audit::StoreChange;
 use crate::clock::Date;
 use crate::hsm::{Kek, Operation, Reply};
-use crate::id::{DekId, FieldId, IndexVersion, KekVersion, KeyName, RotationName, TenantId};
+use crate::id::{KekVersion, KeyName, RotationName, TenantId};
 use crate::keyring::binding;
-use crate::keyring::record::{Dek, IndexKey, KekRecord, Key, Rotation, RunningRotation, Tenant};
+use crate::keyring::record::{Dek, IndexKey, KekRecord, Rotation, RunningRotation, Tenant};
 use crate::keyring::state::KeyState;
 use crate::keyring::wrapped::SealedKey;
-use crate::store::{Changes, Path, Prefix, Record, StoreError, Stored, tables};
+use crate::store::{Changes, Path, Prefix, Record, Stored, tables};
 
 /// The audit log's word for a step of a rotation.
 const PROGRESS: &str = "rotate-tenant-progress";
@@ -115,7 +117,8 @@ impl Vault {
         unhindered!(self.begin_rotation_of(id))
     }
 
-    async fn begin_rotation_of(&self, id: &TenantId) -> Result<Done<RotationInfo>, Error> {
+    /// The same, also of a frozen tenant.
+    pub(super) async fn begin_rotation_of(&self, id: &TenantId) -> Result<Done<RotationInfo>, Error> {
         let tenant = self.tenant(id).await?;
         if let Some(to) = tenant.record.rotating_to {
             return Ok(Done::new(self.rotation_info(id, to).await?).detail("was running already"));
@@ -124,7 +127,7 @@ impl Vault {
         let to = from.next().ok_or_else(|| Error::NotAllowed("no KEK versions are left".into()))?;
         // A rotation moves everything, so all of it is under `from` now: it need not be read to be counted.
         let keys = self.keys_of(id, &tenant.record).await?;
-        let total = keys.iter().map(|(_, key)| sealed_keys(key)).sum();
+        let total = keys.iter().map(|(_, key)| sealed_keys(key)).sum::<u64>();
         let name = rotation_name(id, to);
         let rotation =
             Rotation { from, done: 0, total, finished_key: None, created: Date::now(), finished: None };
@@ -136,7 +139,9 @@ impl Vault {
         changes.replace(&tables::kek(id, from), &retired, old.revision);
         changes.create(&tables::rotation(&name), &rotation);
         changes.create(&tables::running(id), &RunningRotation { to });
-        let record = Tenant { primary_kek: to, rotating_to: Some(to), ..tenant.record };
+        let schedule = tenant.record.schedule.as_ref().map(|schedule| schedule.renewed(rotation.created));
+        let record = Tenant { primary_kek: to, rotating_to: Some(to), schedule, ..tenant.record.clone() };
+        self.follow_tenant_schedule(&mut changes, id, &tenant.record, &record).await?;
         changes.replace(&tables::tenant(id), &record, tenant.revision);
         let change = self.commit(changes, Affects::Tenant(id)).await?;
         Ok(Done::with_change(RotationInfo { name, record: rotation, waiting_for: None }, change))
@@ -185,7 +190,11 @@ impl Vault {
     pub(super) async fn rotate_to_new_root(&self, id: &TenantId) -> Result<(), Error> {
         loop {
             self.rotate_to_end(id).await?;
-            let primary = self.tenant(id).await?.record.primary_kek;
+            let tenant = self.tenant(id).await?.record;
+            if tenant.state() == KeyState::Destroyed {
+                return Ok(());
+            }
+            let primary = tenant.primary_kek;
             if self.kek(id, primary).await?.record.root == self.root().id {
                 return Ok(());
             }
@@ -219,27 +228,13 @@ impl Vault {
         self.work_on_rotation(id).await
     }
 
-    /// How many DEKs and index keys each KEK version seals.
-    pub(super) async fn sealed_by_version(
-        &self,
-        id: &TenantId,
-        tenant: &Tenant,
-    ) -> Result<HashMap<KekVersion, u32>, Error> {
-        let mut sealed = HashMap::new();
-        for (name, key) in self.keys_of(id, tenant).await? {
-            for version in self.deks_of(&name, &key).await?.iter().map(|(_, dek)| dek.record.kek) {
-                *sealed.entry(version).or_default() += 1;
-            }
-            for version in self.index_keys_of(&name, &key).await?.iter().map(|(.., key)| key.record.kek) {
-                *sealed.entry(version).or_default() += 1;
-            }
-        }
-        Ok(sealed)
-    }
-
     async fn work_on_rotation(&self, id: &TenantId) -> Result<Option<(RotationName, StoreChange)>, Error> {
         let tenant = self.tenant(id).await?.record;
         let Some(to) = tenant.rotating_to else { return Ok(None) };
+        // Nothing is left that could be moved. What is to be destroyed moves like the rest: it may be called off.
+        if tenant.state() == KeyState::Destroyed {
+            return Ok(None);
+        }
         let rotation = self.rotation(id, to).await?.record;
         for (name, _) in self.keys_of(id, &tenant).await? {
             if rotation.finished_key.as_ref().is_none_or(|finished| *finished < name.key) {
@@ -376,10 +371,10 @@ impl Vault {
     /// Opens the key's new epoch and notes, in the same commit, that this key is finished.
     async fn finish_key(&self, name: &KeyName, to: KekVersion) -> Result<(), Error> {
         let tenant = self.tenant(&name.tenant).await?;
-        let (mut changes, _) = match self.open_epoch(name, &tenant.record).await {
-            Ok(opened) => opened,
-            // A frozen key gets no new epoch; its data keys have moved all the same.
-            Err(Error::Frozen(_)) => (Changes::default(), self.key_record(name).await?.record),
+        let (mut changes, retired) = match self.open_epoch(name, &tenant.record, Opening::Fresh).await {
+            Ok((changes, _, retired)) => (changes, Some(retired)),
+            // A key that is frozen or to be destroyed gets no new epoch; its data keys have moved all the same.
+            Err(Error::Frozen(_) | Error::KeyState(..)) => (Changes::default(), None),
             Err(error) => return Err(error),
         };
         let progress = self.rotation(&name.tenant, to).await?;
@@ -388,63 +383,32 @@ impl Vault {
         changes.replace(&tables::tenant(&name.tenant), &tenant.record, tenant.revision);
         let resource = rotation_name(&name.tenant, to).to_string();
         self.commit_own(changes, Affects::Key(name), PROGRESS, resource).await?;
+        retired.into_iter().for_each(|dek| self.dek_uses.forget(dek));
         Ok(())
     }
 
+    /// The last change of a rotation, with the proof that the KEK versions before seal nothing any more:
+    /// every record was read after the tenant's, and whoever seals a key changes the tenant's record.
     async fn finish_rotation(&self, id: &TenantId, to: KekVersion) -> Result<StoreChange, Error> {
         let tenant = self.tenant(id).await?;
         let progress = self.rotation(id, to).await?;
         let running = self.records.get(&tables::running(id)).await?;
+        let sealed = self.sealed_by_version(id, &tenant.record).await?;
+        if let Some((left, count)) = sealed.iter().find(|(version, count)| **version < to && **count > 0) {
+            return Err(Error::Internal(format!(
+                "KEK version {left} of tenants/{id} still seals {count} keys after its rotation"
+            )));
+        }
         let mut changes = Changes::default();
-        let record = Rotation { finished: Some(Date::now()), ..progress.record };
+        let done = progress.record.done;
+        let record = Rotation { finished: Some(Date::now()), total: done, ..progress.record };
         changes.replace(&tables::rotation(&rotation_name(id, to)), &record, progress.revision);
         changes.replace(&tables::tenant(id), &Tenant { rotating_to: None, ..tenant.record }, tenant.revision);
         if let Some(running) = running {
             changes.delete(&tables::running(id), running.revision);
         }
+        self.schedule_old_keks(&mut changes, id, to).await?;
         self.commit(changes, Affects::Tenant(id)).await
-    }
-
-    /// The keys of a tenant. One that vanished from the store is missed, since the tenant counts them.
-    async fn keys_of(&self, id: &TenantId, tenant: &Tenant) -> Result<Vec<(KeyName, Key)>, Error> {
-        let mut keys = Vec::new();
-        for (path, stored) in commit::all(&self.records, &tables::keys(id)).await? {
-            keys.push((path.id, stored.record));
-        }
-        match u32::try_from(keys.len()) == Ok(tenant.keys) {
-            true => Ok(keys),
-            // A key was removed behind the daemon's back, or put there.
-            false => Err(StoreError::miscounted(&tables::tenant(id)).into()),
-        }
-    }
-
-    async fn deks_of(&self, name: &KeyName, key: &Key) -> Result<Vec<(DekId, Stored<Dek>)>, Error> {
-        let epochs = std::iter::successors(Some(key.primary), |epoch| epoch.previous());
-        let paths: Vec<_> = epochs.map(|epoch| tables::version(name, epoch)).collect();
-        let mut view = self.records.view().await?;
-        let mut deks = Vec::with_capacity(paths.len());
-        for (path, version) in paths.iter().zip(view.get_many(&paths).await?) {
-            deks.push(version.ok_or_else(|| Error::NoVersion(path.id.clone()))?.record.dek);
-        }
-        let paths: Vec<_> = deks.iter().map(|dek| tables::dek(name, *dek)).collect();
-        let found = deks.into_iter().zip(&paths).zip(view.get_many(&paths).await?);
-        found.map(|((id, path), stored)| Ok((id, stored.ok_or_else(|| StoreError::lost(path))?))).collect()
-    }
-
-    async fn index_keys_of(
-        &self,
-        name: &KeyName,
-        key: &Key,
-    ) -> Result<Vec<(FieldId, IndexVersion, Stored<IndexKey>)>, Error> {
-        let mut found = Vec::new();
-        for field in &key.fields {
-            for version in std::iter::successors(Some(field.primary), |version| version.previous()) {
-                let path = tables::index_key(name, &field.field, version);
-                let stored = self.records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?;
-                found.push((field.field.clone(), version, stored));
-            }
-        }
-        Ok(found)
     }
 
     async fn rotation(&self, id: &TenantId, to: KekVersion) -> Result<Stored<Rotation>, Error> {
@@ -458,12 +422,6 @@ impl Vault {
         let waiting_for = waiting.filter(|_| record.finished.is_none());
         Ok(RotationInfo { name: rotation_name(id, to), record, waiting_for })
     }
-}
-
-/// The sealed keys of a named key: a DEK for each epoch, and the versions of its index keys.
-fn sealed_keys(key: &Key) -> u64 {
-    let indexes = key.fields.iter().map(|field| u64::from(field.primary.get()));
-    u64::from(key.primary.get()) + indexes.sum::<u64>()
 }
 
 fn rotation_name(id: &TenantId, to: KekVersion) -> RotationName {

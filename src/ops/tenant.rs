@@ -1,14 +1,18 @@
 //! Tenants and their KEK versions.
 
+use std::time::Duration;
+
 use super::Error;
 use super::commit::{Affects, unhindered};
 use super::done::Done;
+use super::key::check_period;
 use super::vault::{Vault, misfit};
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::hsm::{Operation, Reply};
 use crate::id::{KekVersion, TenantId};
 use crate::keyring::record::{KekRecord, Tenant};
+use crate::keyring::schedule::Schedule;
 use crate::keyring::state::KeyState;
 use crate::store::{Changes, Prefix, Stored, tables};
 
@@ -20,10 +24,25 @@ const MAX_DISPLAY_NAME: usize = 200;
 pub struct KekInfo {
     /// Its number.
     pub version: KekVersion,
-    /// Its record.
-    pub record: KekRecord,
+    /// Its state.
+    pub state: KeyState,
     /// How many DEKs and index keys it seals now.
     pub sealed: u32,
+    /// GCM encryptions reserved so far; nothing is known of those of a destroyed one.
+    pub uses_reserved: u64,
+    /// When it was made; not known of a destroyed one.
+    pub created: Option<Date>,
+    /// When it was destroyed, or is to be.
+    pub destroyed: Option<Date>,
+}
+
+/// What to change in a tenant; `None` leaves it.
+#[derive(Debug, Clone, Default)]
+pub struct TenantUpdate {
+    /// A name for people, or none.
+    pub display_name: Option<Option<String>>,
+    /// How long a KEK version stays the primary one, or for ever.
+    pub rotation_period: Option<Option<Duration>>,
 }
 
 impl Vault {
@@ -49,13 +68,11 @@ impl Vault {
         if self.records.get(&tables::tenant(id)).await?.is_some() {
             return Err(Error::Exists(right.resource().to_string()));
         }
-        let (first, created) = (KekVersion::FIRST, Date::now());
-        let tenant =
-            Tenant { frozen: false, primary_kek: first, keys: 0, created, display_name, rotating_to: None };
+        let tenant = Tenant::new(Date::now(), display_name);
         let mut changes = Changes::default();
         changes.create(&tables::tenant(id), &tenant);
         let kek = self.new_kek(&mut changes).await?;
-        changes.create(&tables::kek(id, first), &kek);
+        changes.create(&tables::kek(id, tenant.primary_kek), &kek);
         let change = self.commit(changes, Affects::Nothing).await?;
         Ok(Done::with_change(tenant, change))
     }
@@ -86,17 +103,32 @@ impl Vault {
         Ok(Done::new(page.into_iter().map(|(path, stored)| (path.id, stored.record)).collect()))
     }
 
-    /// Changes the display name.
+    /// Changes the display name or the schedule.
     ///
     /// # Errors
-    /// [`Error::NoTenant`] when there is none of that name.
-    pub async fn rename_tenant(
+    /// [`Error::NoTenant`] when there is none of that name, [`Error::Argument`] for a period that is too short.
+    pub async fn update_tenant(
         &self,
         right: &Authorized<permission::ManageTenant>,
-        display_name: Option<String>,
+        update: TenantUpdate,
     ) -> Result<Done<Tenant>, Error> {
-        check_display_name(display_name.as_deref())?;
-        self.change_tenant(&right.resource().0, false, |tenant| Tenant { display_name, ..tenant }).await
+        let id = &right.resource().0;
+        let Stored { record, revision } = self.tenant(id).await?;
+        let mut tenant = record.clone();
+        if let Some(display_name) = update.display_name {
+            check_display_name(display_name.as_deref())?;
+            tenant.display_name = display_name;
+        }
+        if let Some(period) = update.rotation_period {
+            check_period(period)?;
+            let born = self.kek(id, record.primary_kek).await?.record.created;
+            tenant.schedule = Schedule::new(period, None, born);
+        }
+        let mut changes = Changes::default();
+        self.follow_tenant_schedule(&mut changes, id, &record, &tenant).await?;
+        changes.replace(&tables::tenant(id), &tenant, revision);
+        let change = self.commit(changes, Affects::Tenant(id)).await?;
+        Ok(Done::with_change(tenant, change))
     }
 
     /// The KEK versions of a tenant, newest first, with what each seals.
@@ -113,15 +145,23 @@ impl Vault {
         let mut found = Vec::new();
         let mut version = Some(tenant.primary_kek);
         while let Some(number) = version {
-            let record = self.kek(id, number).await?.record;
-            found.push(KekInfo {
-                version: number,
-                record,
-                sealed: sealed.get(&number).copied().unwrap_or(0),
-            });
+            found.push(self.kek_info(id, number, sealed.get(&number).copied().unwrap_or(0)).await?);
             version = number.previous();
         }
         Ok(Done::new(found))
+    }
+
+    async fn kek_info(&self, id: &TenantId, version: KekVersion, sealed: u32) -> Result<KekInfo, Error> {
+        let path = tables::kek(id, version);
+        if let Some(tombstone) = self.records.get(&tables::tombstone(&path)).await? {
+            let destroyed = Some(tombstone.record.destroyed);
+            let state = KeyState::Destroyed;
+            return Ok(KekInfo { version, state, sealed, uses_reserved: 0, created: None, destroyed });
+        }
+        let KekRecord { state, uses_reserved, created, destruction, .. } =
+            self.kek(id, version).await?.record;
+        let destroyed = destruction.map(|planned| planned.due);
+        Ok(KekInfo { version, state, sealed, uses_reserved, created: Some(created), destroyed })
     }
 
     /// Replaces a tenant's record by a change of it.
@@ -148,7 +188,8 @@ impl Vault {
         };
         changes.require(&tables::root(root.record.generation), root.revision);
         let (root, created) = (root.record.id, Date::now());
-        Ok(KekRecord { root, wrapped, state: KeyState::Active, uses_reserved: 0, created })
+        let state = KeyState::Active;
+        Ok(KekRecord { root, wrapped, state, uses_reserved: 0, created, destruction: None })
     }
 }
 

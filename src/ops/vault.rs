@@ -2,19 +2,23 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use super::ceremony::Ceremonies;
+use super::dek_uses::UseCounters;
 use super::entropy::Entropy;
 use super::erasure;
 use super::kek_uses::KekUses;
 use super::opened::{OpenKeys, Rules};
 use super::rotate::Rotations;
+use super::schedule::{Node, Retries};
+use super::timekeeping::Timekeeping;
 use super::views::Views;
 use super::{Error, commit};
 use crate::access::Policy;
 use crate::audit::AuditLog;
-use crate::config::{Classes, Limits};
+use crate::clock::Date;
+use crate::config::{self, Classes, Limits};
 use crate::envelope::{Dek, IndexKey};
 use crate::hsm::figures::CacheFigures;
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
@@ -38,6 +42,13 @@ pub struct Vault {
     pub(super) entropy: Entropy,
     pub(super) kek_uses: KekUses,
     pub(super) rotations: Rotations,
+    pub(super) dek_uses: UseCounters,
+    pub(super) time: Timekeeping,
+    pub(super) retries: Retries,
+    /// Told of each change: something may be due earlier than before.
+    pub(super) woken: Notify,
+    /// Destructions are done one after the other.
+    pub(super) destroying: Mutex<()>,
     /// At most one replacement of the erasure key is under way.
     pub(super) erasing: tokio::sync::Mutex<()>,
     /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
@@ -60,6 +71,21 @@ pub struct Settings {
     pub list_decrypted_items: bool,
     /// When the erasure key is replaced.
     pub erasure: erasure::Settings,
+    /// What happens to keys by date.
+    pub lifecycle: Lifecycle,
+}
+
+/// What happens to keys by date.
+#[derive(Debug, Clone)]
+pub struct Lifecycle {
+    /// What becomes of what a rotation replaced.
+    pub rotation: config::Rotation,
+    /// How keys are destroyed.
+    pub destruction: config::Destruction,
+    /// How the clock is watched.
+    pub clock: config::Clock,
+    /// Which daemon this is.
+    pub node: Node,
 }
 
 impl Vault {
@@ -79,6 +105,7 @@ impl Vault {
             return Err(misfit("random"));
         };
         let open_keys = settings.limits.open_keys;
+        let time = Timekeeping::new(latest_date(&records).await?, settings.lifecycle.clock.max_ahead.0);
         let vault = Arc::new(Self {
             entropy: Entropy::new(&seed)?,
             rules: Rules::new(settings.classes.clone()),
@@ -87,6 +114,11 @@ impl Vault {
             index_keys: OpenKeys::new(open_keys),
             kek_uses: KekUses::default(),
             rotations: Rotations::default(),
+            dek_uses: UseCounters::default(),
+            time,
+            retries: Retries::default(),
+            woken: Notify::new(),
+            destroying: Mutex::new(()),
             erasing: tokio::sync::Mutex::new(()),
             committing: tokio::sync::RwLock::default(),
             ceremonies: Ceremonies::default(),
@@ -197,6 +229,13 @@ impl Vault {
         }
         Ok(())
     }
+}
+
+/// The latest date that the store knows of.
+async fn latest_date(records: &Records) -> Result<Date, Error> {
+    let mark = records.get(&tables::clock_mark()).await?.map(|stored| stored.record.high);
+    let renewed = records.get(&tables::lease()).await?.map(|stored| stored.record.renewed);
+    Ok(mark.max(renewed).unwrap_or(Date(0)))
 }
 
 /// How the HSM names a KEK.

@@ -5,9 +5,9 @@ use super::commit::Affects;
 use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
-use crate::id::{Epoch, KekVersion, KeyName, VersionName};
-use crate::keyring::record::Version;
-use crate::keyring::state::KeyState;
+use crate::id::{DekId, Epoch, KekVersion, KeyName, VersionName};
+use crate::keyring::record::{Dek, Version};
+use crate::keyring::state::{Act, KeyState};
 use crate::store::{Changes, StoreError, Stored, tables};
 
 /// A version and the KEK version that seals its DEK.
@@ -17,8 +17,8 @@ pub struct VersionInfo {
     pub epoch: Epoch,
     /// Its record.
     pub record: Version,
-    /// The KEK version.
-    pub kek: KekVersion,
+    /// The KEK version; none for a version that was destroyed.
+    pub kek: Option<KekVersion>,
 }
 
 impl Vault {
@@ -45,8 +45,8 @@ impl Vault {
         limit: usize,
     ) -> Result<Done<Vec<VersionInfo>>, Error> {
         let name = right.resource();
-        let primary = self.key_record(name).await?.record.primary;
-        let mut next = before.map_or(Some(primary), |before| before.previous().map(|top| top.min(primary)));
+        let newest = self.key_record(name).await?.record.newest();
+        let mut next = before.map_or(Some(newest), |before| before.previous().map(|top| top.min(newest)));
         let mut found = Vec::new();
         while let Some(epoch) = next.filter(|_| found.len() < limit) {
             found.push(self.version_info(name, epoch).await?);
@@ -73,6 +73,8 @@ impl Vault {
             )));
         }
         let Stored { record, revision } = self.version_record(name, epoch).await?;
+        let state = asked_for(&record, state, epoch == key.record.primary)
+            .ok_or_else(|| Error::VersionState(VersionName { key: name.clone(), epoch }, record.state))?;
         let mut changes = Changes::default();
         changes.replace(&tables::key(name), &key.record, key.revision);
         changes.replace(&tables::version(name, epoch), &Version { state, ..record }, revision);
@@ -89,13 +91,27 @@ impl Vault {
         stored.ok_or_else(|| Error::NoVersion(VersionName { key: name.clone(), epoch }))
     }
 
-    async fn version_info(&self, name: &KeyName, epoch: Epoch) -> Result<VersionInfo, Error> {
+    pub(super) async fn version_info(&self, name: &KeyName, epoch: Epoch) -> Result<VersionInfo, Error> {
         self.key_record(name).await?;
         let record = self.version_record(name, epoch).await?.record;
-        let dek = self
-            .dek_record(name, record.dek)
-            .await?
-            .ok_or_else(|| StoreError::lost(&tables::dek(name, record.dek)))?;
-        Ok(VersionInfo { epoch, record, kek: dek.kek })
+        let kek = match record.state {
+            KeyState::Destroyed => None,
+            _ => Some(self.dek_of(name, record.dek).await?.kek),
+        };
+        Ok(VersionInfo { epoch, record, kek })
+    }
+
+    async fn dek_of(&self, name: &KeyName, dek: DekId) -> Result<Dek, Error> {
+        let found = self.dek_record(name, dek).await?;
+        Ok(found.ok_or_else(|| StoreError::lost(&tables::dek(name, dek)))?)
+    }
+}
+
+/// The state that an operator asks for, where the state before permits it. A version
+/// that is not the primary one encrypts nothing: enabled, it decrypts.
+fn asked_for(version: &Version, state: KeyState, primary: bool) -> Option<KeyState> {
+    match (state, primary) {
+        (KeyState::Active, false) => version.state.after(Act::Restrict),
+        _ => version.state.after(state.asked_by()?),
     }
 }

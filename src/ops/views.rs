@@ -5,6 +5,7 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 
 use super::Error;
+use super::dek_uses::UseCounter;
 use super::vault::Vault;
 use crate::id::{DekId, Epoch, KeyName, TenantId, VersionName};
 use crate::keyring::record::{Key, Tenant};
@@ -19,6 +20,8 @@ pub(super) struct KeyView {
     pub(super) tenant: Tenant,
     /// The version that encrypts.
     pub(super) primary: Arc<VersionView>,
+    /// Counts its uses, when the key is rotated by use.
+    pub(super) uses: Option<Arc<UseCounter>>,
 }
 
 /// One version of a key.
@@ -48,20 +51,21 @@ impl Views {
 }
 
 impl KeyView {
-    /// That neither the key nor its tenant is frozen.
-    pub(super) fn check_not_frozen(&self) -> Result<(), Error> {
-        if self.tenant.frozen {
-            return Err(Error::Frozen(Vault::tenant_name(&self.name.tenant).to_string()));
+    /// That neither the key nor its tenant is frozen, destroyed or about to be.
+    pub(super) fn check_usable(&self) -> Result<(), Error> {
+        let tenant = || Vault::tenant_name(&self.name.tenant);
+        match (self.tenant.state(), self.record.state) {
+            (state, _) if !state.is_alive() => Err(Error::TenantState(tenant(), state)),
+            (_, state) if !state.is_alive() => Err(Error::KeyState(self.name.clone(), state)),
+            _ if self.tenant.frozen => Err(Error::Frozen(tenant().to_string())),
+            _ if self.record.frozen => Err(Error::Frozen(self.name.to_string())),
+            _ => Ok(()),
         }
-        if self.record.frozen {
-            return Err(Error::Frozen(self.name.to_string()));
-        }
-        Ok(())
     }
 
     /// That new data may be encrypted.
     pub(super) fn check_encrypt(&self) -> Result<(), Error> {
-        self.check_not_frozen()?;
+        self.check_usable()?;
         match self.record.state.may_encrypt() {
             true => Ok(()),
             false => Err(Error::KeyState(self.name.clone(), self.record.state)),
@@ -70,9 +74,13 @@ impl KeyView {
 
     /// That data of this version may be decrypted.
     pub(super) fn check_decrypt(&self, version: &VersionView) -> Result<(), Error> {
-        self.check_not_frozen()?;
+        self.check_usable()?;
         if !self.record.state.may_decrypt() {
             return Err(Error::KeyState(self.name.clone(), self.record.state));
+        }
+        if let Some(minimum) = self.record.min_version.filter(|minimum| version.epoch < *minimum) {
+            let name = VersionName { key: self.name.clone(), epoch: version.epoch };
+            return Err(Error::BelowMinimum(name, minimum));
         }
         match version.state.may_decrypt() {
             true => Ok(()),
@@ -104,12 +112,19 @@ impl Vault {
             return Ok((owner == *name).then_some(view));
         }
         let _no_commit = self.committing.read().await;
-        let Some(epoch) = self.dek_record(name, dek).await?.map(|record| record.epoch) else {
-            return Ok(None);
-        };
+        let Some(epoch) = self.epoch_of(name, dek).await? else { return Ok(None) };
         let view = Arc::new(self.load_version(name, epoch).await?);
         self.views.versions.insert(dek, (name.clone(), view.clone()));
         Ok(Some(view))
+    }
+
+    /// The epoch of a DEK, or of one that was destroyed.
+    async fn epoch_of(&self, name: &KeyName, dek: DekId) -> Result<Option<Epoch>, Error> {
+        if let Some(found) = self.dek_record(name, dek).await? {
+            return Ok(Some(found.epoch));
+        }
+        let buried = self.records.get(&tables::tombstone(&tables::dek(name, dek))).await?;
+        Ok(buried.and_then(|tombstone| tombstone.record.epoch))
     }
 
     /// A tenant's record, fresh from the store.
@@ -122,13 +137,14 @@ impl Vault {
         let tenant = self.tenant(&name.tenant).await?.record;
         let stored = self.records.get(&tables::key(name)).await?;
         let record = stored.ok_or_else(|| Error::NoKey(name.clone()))?.record;
-        let primary = Arc::new(self.load_version(name, record.primary).await?);
-        Ok(Arc::new(KeyView { name: name.clone(), record, tenant, primary }))
+        let version = self.version_record(name, record.primary).await?.record;
+        let uses = self.dek_uses.of(&record, &version);
+        let primary = Arc::new(VersionView { epoch: record.primary, dek: version.dek, state: version.state });
+        Ok(Arc::new(KeyView { name: name.clone(), record, tenant, primary, uses }))
     }
 
     async fn load_version(&self, name: &KeyName, epoch: Epoch) -> Result<VersionView, Error> {
-        let stored = self.records.get(&tables::version(name, epoch)).await?;
-        let record = stored.ok_or_else(|| Error::NoVersion(VersionName { key: name.clone(), epoch }))?;
-        Ok(VersionView { epoch, dek: record.record.dek, state: record.record.state })
+        let record = self.version_record(name, epoch).await?.record;
+        Ok(VersionView { epoch, dek: record.dek, state: record.state })
     }
 }

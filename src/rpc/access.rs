@@ -39,10 +39,16 @@ impl AccessService for Access {
     }
 }
 
-async fn set_frozen(call: &mut Call, name: &str, frozen: bool, reason: &str) -> Result<Done<()>, Error> {
-    if reason.trim().is_empty() || reason.len() > MAX_REASON {
-        return Err(Error::Argument(format!("reason: say why, in 1 to {MAX_REASON} bytes")));
+/// That it says why, in few words.
+pub(super) fn check_reason(reason: &str) -> Result<(), Error> {
+    match reason.trim().is_empty() || reason.len() > MAX_REASON {
+        true => Err(Error::Argument(format!("reason: say why, in 1 to {MAX_REASON} bytes"))),
+        false => Ok(()),
     }
+}
+
+async fn set_frozen(call: &mut Call, name: &str, frozen: bool, reason: &str) -> Result<Done<()>, Error> {
+    check_reason(reason)?;
     if let Some(principal) = name.strip_prefix("principals/") {
         let (vault, right) = call.authorize::<permission::ManagePrincipal>(PrincipalId::new(principal)?)?;
         return vault.freeze_principal(&right, frozen, reason).await;

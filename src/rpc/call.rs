@@ -91,7 +91,7 @@ impl Gate {
     }
 
     /// Turns true when the daemon stops: long-lived calls then come to their end.
-    pub(super) fn shutdown(&self) -> watch::Receiver<bool> {
+    pub fn shutdown(&self) -> watch::Receiver<bool> {
         self.shutting_down.subscribe()
     }
 

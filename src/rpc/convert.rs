@@ -1,6 +1,7 @@
 //! Between messages and domain types.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost_types::{FieldMask, Timestamp};
@@ -8,12 +9,15 @@ use prost_types::{FieldMask, Timestamp};
 use super::proto;
 use crate::clock::Date;
 use crate::envelope::{Context, Normalization};
-use crate::id::{KeyName, TenantName, VersionName};
+use crate::id::{Epoch, KekVersion, KeyName, TenantName, VersionName};
 use crate::keyring::record;
+use crate::keyring::schedule::{Destruction, Schedule};
 use crate::keyring::state::{DataClass, KeyState};
 use crate::ops::Error;
+use crate::ops::destroy::Planned;
+use crate::ops::key::KeyUpdate;
 use crate::ops::rotate::RotationInfo;
-use crate::ops::tenant::KekInfo;
+use crate::ops::tenant::{KekInfo, TenantUpdate};
 use crate::ops::version::VersionInfo;
 use crate::secret::{Key256, SecretBytes};
 
@@ -37,9 +41,75 @@ pub(super) fn timestamp(date: Date) -> Timestamp {
     Timestamp { seconds, nanos }
 }
 
+fn duration(span: Duration) -> prost_types::Duration {
+    let seconds = i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+    prost_types::Duration { seconds, nanos: span.subsec_nanos().cast_signed() }
+}
+
+/// A length of time that is not negative.
+pub(super) fn parse_duration(span: prost_types::Duration, name: &str) -> Result<Duration, Error> {
+    Duration::try_from(span).map_err(|_| Error::Argument(format!("{name} is negative")))
+}
+
+pub(super) fn parse_timestamp(time: Timestamp, name: &str) -> Result<Date, Error> {
+    let seconds =
+        u64::try_from(time.seconds).map_err(|_| Error::Argument(format!("{name} is before 1970")))?;
+    let millis = u64::from(time.nanos.unsigned_abs() / 1_000_000);
+    Ok(Date(seconds.saturating_mul(1000).saturating_add(millis)))
+}
+
+/// The period of a rotation; 0 and none mean that there is none.
+fn parse_period(span: Option<prost_types::Duration>) -> Result<Option<Duration>, Error> {
+    let period = span.map(|span| parse_duration(span, "rotation_period")).transpose()?;
+    Ok(period.filter(|period| !period.is_zero()))
+}
+
+pub(super) fn tenant_update(asked: proto::Tenant, paths: Option<&FieldMask>) -> Result<TenantUpdate, Error> {
+    let paths = mask(paths, &["display_name", "rotation_period"])?;
+    let has = |path| paths.contains(&path);
+    let period = has("rotation_period").then(|| parse_period(asked.rotation_period)).transpose()?;
+    let display_name = has("display_name").then(|| super::keys::optional(asked.display_name));
+    Ok(TenantUpdate { display_name, rotation_period: period })
+}
+
+pub(super) fn key_update(asked: &proto::Key, paths: Option<&FieldMask>) -> Result<KeyUpdate, Error> {
+    let known = ["state", "data_class", "rotation_period", "rotation_uses", "min_version"];
+    let paths = mask(paths, &known)?;
+    let has = |path| paths.contains(&path);
+    let uses = asked.rotation_uses;
+    Ok(KeyUpdate {
+        state: has("state").then(|| parse_state(asked.state)).transpose()?,
+        data_class: has("data_class").then(|| parse_class(asked.data_class)).transpose()?,
+        rotation_period: has("rotation_period").then(|| parse_period(asked.rotation_period)).transpose()?,
+        rotation_uses: has("rotation_uses").then_some((uses > 0).then_some(uses)),
+        min_version: has("min_version").then_some(Epoch::new(asked.min_version)),
+    })
+}
+
+/// When it was destroyed, or is to be.
+fn destroy_time(destruction: Option<&Destruction>) -> Option<Timestamp> {
+    destruction.map(|planned| timestamp(planned.begun.unwrap_or(planned.due)))
+}
+
+/// When it was proved that nothing is left.
+fn proof_time(destruction: Option<&Destruction>) -> Option<Timestamp> {
+    destruction.and_then(|planned| planned.done).map(timestamp)
+}
+
+pub(super) fn destruction(name: String, planned: Planned) -> proto::Destruction {
+    proto::Destruction { name, state: state(planned.state).into(), due_time: planned.due.map(timestamp) }
+}
+
 pub(super) fn tenant(name: &TenantName, tenant: record::Tenant) -> proto::Tenant {
     let rotation = tenant.rotating_to.map(|to| format!("{name}/rotations/{to}"));
+    let state = state(tenant.state()).into();
+    let schedule = tenant.schedule.as_ref();
     proto::Tenant {
+        state,
+        rotation_period: schedule.and_then(Schedule::period).map(duration),
+        next_rotation_time: schedule.and_then(|schedule| schedule.next).map(timestamp),
+        destroy_time: destroy_time(tenant.destruction.as_ref()),
+        destroy_proof_time: proof_time(tenant.destruction.as_ref()),
         name: name.to_string(),
         frozen: tenant.frozen,
         primary_kek_version: tenant.primary_kek.get(),
@@ -51,7 +121,14 @@ pub(super) fn tenant(name: &TenantName, tenant: record::Tenant) -> proto::Tenant
 }
 
 pub(super) fn key(name: &KeyName, key: &record::Key) -> proto::Key {
+    let schedule = key.schedule.as_ref();
     proto::Key {
+        rotation_period: schedule.and_then(Schedule::period).map(duration),
+        rotation_uses: schedule.and_then(|schedule| schedule.uses).unwrap_or_default(),
+        next_rotation_time: schedule.and_then(|schedule| schedule.next).map(timestamp),
+        min_version: key.min_version.map(Epoch::get).unwrap_or_default(),
+        destroy_time: destroy_time(key.destruction.as_ref()),
+        destroy_proof_time: proof_time(key.destruction.as_ref()),
         name: name.to_string(),
         data_class: key.data_class.number(),
         state: state(key.state).into(),
@@ -65,7 +142,10 @@ pub(super) fn version(name: &KeyName, info: &VersionInfo) -> proto::KeyVersion {
     proto::KeyVersion {
         name: VersionName { key: name.clone(), epoch: info.epoch }.to_string(),
         state: state(info.record.state).into(),
-        kek_version: info.kek.get(),
+        kek_version: info.kek.map(KekVersion::get).unwrap_or_default(),
+        activate_time: info.record.activates.map(timestamp),
+        destroy_time: destroy_time(info.record.destruction.as_ref()),
+        destroy_proof_time: proof_time(info.record.destruction.as_ref()),
         dek_id: Bytes::copy_from_slice(&info.record.dek.0),
         create_time: Some(timestamp(info.record.created)),
     }
@@ -74,10 +154,11 @@ pub(super) fn version(name: &KeyName, info: &VersionInfo) -> proto::KeyVersion {
 pub(super) fn kek(tenant: &TenantName, info: &KekInfo) -> proto::KekVersion {
     proto::KekVersion {
         name: format!("{tenant}/kekVersions/{}", info.version),
-        state: state(info.record.state).into(),
+        state: state(info.state).into(),
         wrapped_count: info.sealed,
-        uses_reserved: info.record.uses_reserved,
-        create_time: Some(timestamp(info.record.created)),
+        uses_reserved: info.uses_reserved,
+        create_time: info.created.map(timestamp),
+        destroy_time: info.destroyed.map(timestamp),
     }
 }
 
@@ -104,6 +185,9 @@ fn state(state: KeyState) -> proto::KeyState {
         KeyState::Active => proto::KeyState::Active,
         KeyState::DecryptOnly => proto::KeyState::DecryptOnly,
         KeyState::Disabled => proto::KeyState::Disabled,
+        KeyState::PreActive => proto::KeyState::PreActive,
+        KeyState::Scheduled => proto::KeyState::ScheduledForDestruction,
+        KeyState::Destroyed => proto::KeyState::Destroyed,
     }
 }
 

@@ -5,20 +5,21 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::call::{Gate, settled};
-use super::convert::{self, mask, page_size, parse_class, parse_state, required};
+use super::convert::{self, mask, page_size, parse_class, parse_state, parse_timestamp, required};
+use super::destroy;
 use super::proto::key_service_server::KeyService;
 use super::proto::{
-    CreateKeyRequest, CreateTenantRequest, GetKeyRequest, GetKeyVersionRequest, GetRotationRequest,
-    GetTenantRequest, IndexKey, Key, KeyVersion, ListKekVersionsRequest, ListKekVersionsResponse,
-    ListKeyVersionsRequest, ListKeyVersionsResponse, ListKeysRequest, ListKeysResponse, ListTenantsRequest,
-    ListTenantsResponse, RotateIndexKeyRequest, RotateKeyRequest, RotateTenantRequest, Rotation, Tenant,
-    UpdateKeyRequest, UpdateKeyVersionRequest, UpdateTenantRequest,
+    CancelDestroyRequest, CreateKeyRequest, CreateKeyVersionRequest, CreateTenantRequest, Destruction,
+    GetKeyRequest, GetKeyVersionRequest, GetRotationRequest, GetTenantRequest, IndexKey, Key, KeyVersion,
+    ListKekVersionsRequest, ListKekVersionsResponse, ListKeyVersionsRequest, ListKeyVersionsResponse,
+    ListKeysRequest, ListKeysResponse, ListTenantsRequest, ListTenantsResponse, RotateIndexKeyRequest,
+    RotateKeyRequest, RotateTenantRequest, Rotation, ScheduleDestroyRequest, Tenant, UpdateKeyRequest,
+    UpdateKeyVersionRequest, UpdateTenantRequest,
 };
 use crate::access::permission;
 use crate::id::{Epoch, FieldId, KeyId, KeyName, RotationName, TenantId, TenantName, VersionName};
 use crate::keyring::state::DataClass;
 use crate::ops::Error;
-use crate::ops::key::KeyUpdate;
 
 /// The service.
 pub(super) struct Keys(pub(super) Arc<Gate>);
@@ -76,9 +77,9 @@ impl KeyService for Keys {
             settled!(call, {
                 let name = TenantName::parse(&asked.name)?;
                 let (vault, right) = call.authorize::<permission::ManageTenant>(name.clone())?;
-                mask(update_mask.as_ref(), &["display_name"])?;
-                let renamed = vault.rename_tenant(&right, optional(asked.display_name)).await?;
-                Ok(renamed.map(|tenant| convert::tenant(&name, tenant)))
+                let update = convert::tenant_update(asked, update_mask.as_ref())?;
+                let updated = vault.update_tenant(&right, update).await?;
+                Ok(updated.map(|tenant| convert::tenant(&name, tenant)))
             })
         };
         self.0.detached(work).await.map(Response::new)
@@ -180,12 +181,7 @@ impl KeyService for Keys {
             settled!(call, {
                 let name = KeyName::parse(&asked.name)?;
                 let (vault, right) = call.authorize::<permission::ManageKey>(name.clone())?;
-                let paths = mask(update_mask.as_ref(), &["state", "data_class"])?;
-                let has = |path| paths.contains(&path);
-                let update = KeyUpdate {
-                    state: has("state").then(|| parse_state(asked.state)).transpose()?,
-                    data_class: has("data_class").then(|| parse_class(asked.data_class)).transpose()?,
-                };
+                let update = convert::key_update(&asked, update_mask.as_ref())?;
                 Ok(vault.update_key(&right, update).await?.map(|key| convert::key(&name, &key)))
             })
         };
@@ -222,6 +218,37 @@ impl KeyService for Keys {
             })
         };
         self.0.detached(work).await.map(Response::new)
+    }
+
+    async fn create_key_version(
+        &self,
+        request: Request<CreateKeyVersionRequest>,
+    ) -> Result<Response<KeyVersion>, Status> {
+        let mut call = self.0.call(&request, "create-key-version", &request.get_ref().parent);
+        let CreateKeyVersionRequest { parent, activate_time } = request.into_inner();
+        let work = async move {
+            settled!(call, {
+                let name = KeyName::parse(&parent)?;
+                let (vault, right) = call.authorize::<permission::ManageKey>(name.clone())?;
+                let date = parse_timestamp(required(activate_time, "activate_time")?, "activate_time")?;
+                Ok(vault.create_version(&right, date).await?.map(|info| convert::version(&name, &info)))
+            })
+        };
+        self.0.detached(work).await.map(Response::new)
+    }
+
+    async fn schedule_destroy(
+        &self,
+        request: Request<ScheduleDestroyRequest>,
+    ) -> Result<Response<Destruction>, Status> {
+        destroy::schedule(&self.0, request).await
+    }
+
+    async fn cancel_destroy(
+        &self,
+        request: Request<CancelDestroyRequest>,
+    ) -> Result<Response<Destruction>, Status> {
+        destroy::cancel(&self.0, request).await
     }
 
     async fn get_key_version(
@@ -281,7 +308,7 @@ impl KeyService for Keys {
     }
 }
 
-fn optional(text: String) -> Option<String> {
+pub(super) fn optional(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 

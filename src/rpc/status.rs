@@ -31,10 +31,14 @@ pub(super) fn code(reason: Reason) -> Code {
         Reason::Internal => Code::Internal,
         Reason::ApprovalRefused
         | Reason::CeremonyRequired
+        | Reason::ClockSuspect
+        | Reason::Destroyed
+        | Reason::DestructionScheduled
         | Reason::KeyDisabled
         | Reason::KeyExhausted
         | Reason::NotAllowed
-        | Reason::VersionDisabled => Code::FailedPrecondition,
+        | Reason::VersionDisabled
+        | Reason::VersionTooOld => Code::FailedPrecondition,
         Reason::NotFound => Code::NotFound,
         Reason::AuditTampered | Reason::StoreTampered => Code::DataLoss,
     }

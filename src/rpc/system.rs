@@ -5,18 +5,20 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::call::Gate;
+use super::access::check_reason;
+use super::call::{Gate, settled};
 use super::convert::timestamp;
 use super::proto::status::Serving;
 use super::proto::system_service_server::SystemService;
-use super::proto::{self, GetStatusRequest};
+use super::proto::{self, AcceptClockRequest, AcceptClockResponse, GetStatusRequest};
 use super::status::status;
-use crate::access::permission::ViewStatus;
+use crate::access::permission::{ManageDaemon, ViewStatus};
 use crate::clock::Date;
 use crate::config::value::Role;
 use crate::hsm::figures::CacheFigures;
 use crate::hsm::{self, SlotState, SlotStatus};
 use crate::keyring::record::Custody;
+use crate::keyring::timekeeping::Verdict;
 use crate::ops::{Error, Vault};
 use crate::secret;
 
@@ -57,8 +59,49 @@ impl SystemService for System {
             erasure: erasure(vault.map(AsRef::as_ref)).await,
             principal: right.principal().to_string(),
             secret_memory: secret::protection().unwrap_or_default().to_owned(),
+            schedule: Some(schedule(vault.map(AsRef::as_ref)).await),
             role: caller.principal.map(|known| role(known.role()).to_owned()).unwrap_or_default(),
         }))
+    }
+
+    async fn accept_clock(
+        &self,
+        request: Request<AcceptClockRequest>,
+    ) -> Result<Response<AcceptClockResponse>, Status> {
+        let mut call = self.gate.call(&request, "clock-accept", "");
+        let reason = request.into_inner().reason;
+        let work = async move {
+            settled!(call, {
+                let (vault, right) = call.authorize::<ManageDaemon>(())?;
+                check_reason(&reason)?;
+                let accepted = vault.accept_clock(&right, &reason).await?;
+                Ok(accepted.map(|date| AcceptClockResponse { time: Some(timestamp(date)) }))
+            })
+        };
+        self.gate.detached(work).await.map(Response::new)
+    }
+}
+
+/// What is done by date, and why it is not.
+async fn schedule(vault: Option<&Vault>) -> proto::status::Schedule {
+    let Some(vault) = vault else {
+        return proto::status::Schedule { clock: "unknown".to_owned(), ..Default::default() };
+    };
+    let status = vault.schedule_status();
+    let clock = match status.verdict {
+        None => "unknown",
+        Some(Verdict::Trusted) => "trusted",
+        Some(Verdict::Behind { .. }) => "behind",
+        Some(Verdict::Ahead { .. }) => "ahead",
+    };
+    // A store that does not serve says so elsewhere in the status.
+    let next = vault.next_due().await.ok().flatten();
+    proto::status::Schedule {
+        clock: clock.to_owned(),
+        reason: status.verdict.and_then(Verdict::reason).unwrap_or_default(),
+        high_water_time: (status.high > Date(0)).then(|| timestamp(status.high)),
+        leading: status.leading,
+        next_due_time: next.map(timestamp),
     }
 }
 

@@ -61,7 +61,7 @@ impl Records {
     /// [`StoreError::NotResealed`] when a record is: then nothing was done.
     pub async fn leave_behind(&self, oldest: ErasureGeneration) -> Result<Compacted, StoreError> {
         let done = self.compact_sealed(Some(oldest)).await?;
-        self.inner.kv.scrub().await?;
+        self.inner.kv.scrub(false).await?;
         Ok(done)
     }
 

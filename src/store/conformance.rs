@@ -17,6 +17,7 @@ pub async fn suite<F: Future<Output = Arc<dyn Kv>>>(mut open: impl FnMut(bool) -
     a_snapshot_stays(open(false).await).await;
     ranges_are_ordered_and_bounded(open(false).await).await;
     deletes_and_empty_values(open(false).await).await;
+    scrubbing_changes_nothing_that_is_there(open(false).await).await;
     watchers_hear_everything_in_order(open(false).await).await;
     concurrent_counters_are_exact(open(false).await).await;
     let revision = write_for_reopen(open(false).await).await;
@@ -46,6 +47,19 @@ async fn value(kv: &Arc<dyn Kv>, key: &[u8]) -> Option<(Vec<u8>, u64)> {
 
 async fn revision(kv: &Arc<dyn Kv>) -> u64 {
     kv.snapshot().await.unwrap().revision()
+}
+
+async fn scrubbing_changes_nothing_that_is_there(kv: Arc<dyn Kv>) {
+    kv.commit(writes([put(b"gone", b"a value to be found"), put(b"kept", b"2")])).await.unwrap();
+    kv.commit(writes([delete(b"gone")])).await.unwrap();
+    for thorough in [false, true] {
+        kv.scrub(thorough).await.unwrap();
+        assert_eq!((revision(&kv).await, value(&kv, b"kept").await), (2, Some((b"2".to_vec(), 1))));
+        for file in kv.files().iter().filter(|file| file.exists()) {
+            let bytes = std::fs::read(file).unwrap();
+            assert!(!bytes.windows(7).any(|part| part == b"a value"), "{}", file.display());
+        }
+    }
 }
 
 async fn an_empty_store_has_revision_zero(kv: Arc<dyn Kv>) {

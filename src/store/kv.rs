@@ -23,10 +23,13 @@ pub trait Kv: Send + Sync + 'static {
     /// Checks the expectations and applies the writes, all or nothing. Returns the new revision.
     async fn commit(&self, transaction: Transaction) -> Result<u64, KvError>;
 
-    /// Removes what was overwritten or deleted from the backend's own files. It
-    /// fails while a snapshot from before is open; what the disk itself keeps is
-    /// out of its reach.
-    async fn scrub(&self) -> Result<(), KvError>;
+    /// Takes values that were overwritten or deleted out of the backend's own files. It fails while
+    /// a snapshot from before is open; what the disk itself keeps is out of its reach. `thorough`
+    /// writes the files anew, which takes time and room in proportion to all that there is.
+    async fn scrub(&self, thorough: bool) -> Result<(), KvError>;
+
+    /// The files that values stand in; none when they are elsewhere.
+    fn files(&self) -> Vec<std::path::PathBuf>;
 
     /// Commits from now on.
     fn watch(&self) -> broadcast::Receiver<Change>;

@@ -27,6 +27,9 @@ const SEALED: u8 = 2;
 const MAC_LEN: usize = 32;
 const HEADER_LEN: usize = 1 + 8 + MAC_LEN;
 
+/// Where the code of a stored value begins.
+pub(super) const MAC_AT: usize = 1 + 8;
+
 /// The keys that authenticate the store, derived from the daemon's secret.
 pub struct StoreKeys {
     record: Guarded<HmacSha256>,

@@ -15,6 +15,7 @@ use super::tables::{Path, Prefix, Record, describe};
 use super::timeline::Timeline;
 use super::view::{Row, Stored, View};
 use crate::id::DeploymentId;
+use crate::keyring::remains::Tombstone;
 
 /// The records of one installation. Cheap to clone: all clones are the same store.
 #[derive(Clone)]
@@ -227,6 +228,21 @@ impl Changes {
     pub fn require<T: Record>(&mut self, path: &Path<T>, revision: u64) -> &mut Self {
         self.0.push(Planned { key: path.key(), expect: Some(revision), effect: Effect::Nothing });
         self
+    }
+
+    /// Puts a tombstone that is known from elsewhere in place of the row at `key`, which the change
+    /// `revision` wrote, or where there is none.
+    pub(super) fn bury_again(
+        &mut self,
+        tombstone: &Path<Tombstone>,
+        record: &Tombstone,
+        revision: Option<u64>,
+    ) -> &mut Self {
+        if let Some(revision) = revision {
+            let key = tombstone.id.key().to_vec();
+            self.0.push(Planned { key, expect: Some(revision), effect: Effect::Delete });
+        }
+        self.create(tombstone, record)
     }
 
     /// The same record once more, so that it is sealed under the newest erasure key.

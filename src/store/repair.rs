@@ -20,6 +20,8 @@ use crate::id::DeploymentId;
 use crate::keyring::record::{Root, SystemSecret};
 use crate::secret::Key256;
 
+mod graves;
+
 /// What a repair did.
 #[derive(Debug)]
 pub struct RepairReport {
@@ -88,11 +90,13 @@ pub async fn repair(
 ) -> Result<RepairReport, StoreError> {
     let keys = Arc::new(StoreKeys::derive(secret));
     let found = examine(store, journal, &keys).await?;
+    let graves = graves::read(store, &keys).await;
     let mut repair = Repair { store, journal, deployment, secret, keys, found, notes: Vec::new() };
     repair.run().await?;
-    let opened = repair.open().await?;
+    let (records, opened) = repair.open().await?;
     repair.notes.extend(opened.notes);
-    Ok(RepairReport { found: repair.found, position: opened.position, notes: repair.notes })
+    repair.notes.extend(graves::keep(&records, graves).await?);
+    Ok(RepairReport { found: repair.found, position: records.position(), notes: repair.notes })
 }
 
 /// Checks, and counts a store that cannot even be opened among the damaged ones.
@@ -140,10 +144,10 @@ impl Repair<'_> {
         }
     }
 
-    async fn open(&self) -> Result<OpenReport, StoreError> {
+    async fn open(&self) -> Result<(Records, OpenReport), StoreError> {
         let kv: Arc<dyn Kv> = Arc::new(SqliteKv::open(self.store).await?);
         let keys = StoreKeys::derive(self.secret);
-        Ok(Records::open(kv, self.journal, self.deployment, keys, None).await?.1)
+        Records::open(kv, self.journal, self.deployment, keys, None).await
     }
 
     /// Both are whole: opening does what there is to do. Unless a change was made
@@ -151,7 +155,7 @@ impl Repair<'_> {
     /// then replaying does not lead where the journal says.
     async fn replay(&mut self) -> Result<(), StoreError> {
         match self.open().await {
-            Ok(opened) => self.notes.extend(opened.notes),
+            Ok((_, opened)) => self.notes.extend(opened.notes),
             Err(StoreError::Refused(Refusal::Diverged { .. })) => self.rebuild_store().await?,
             Err(error) => return Err(error),
         }

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::broadcast;
 
 use super::blocking::blocking;
+use super::files;
 use super::kv::{Change, Entry, Expect, Kv, KvError, Snapshot, Transaction, Write};
 
 mod file;
@@ -79,19 +80,21 @@ impl Kv for SqliteKv {
         .await
     }
 
-    async fn scrub(&self) -> Result<(), KvError> {
+    async fn scrub(&self, thorough: bool) -> Result<(), KvError> {
         let writer = self.writer.clone();
         blocking(move || {
             let writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-            // Freed pages are overwritten (secure_delete); the log still has them until it is cut.
-            let busy: bool = writer
-                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
-                .map_err(kv_error)?;
-            let busy =
-                busy.then(|| KvError::Other("a reader keeps the write-ahead log from being cut".into()));
-            busy.map_or(Ok(()), Err)
+            if thorough {
+                writer.execute_batch("VACUUM").map_err(kv_error)?;
+            }
+            empty_log(&writer)
         })
         .await
+    }
+
+    fn files(&self) -> Vec<std::path::PathBuf> {
+        let path = &self.readers.path;
+        vec![path.clone(), files::beside(path, "-wal")]
     }
 
     fn watch(&self) -> broadcast::Receiver<Change> {
@@ -100,6 +103,18 @@ impl Kv for SqliteKv {
 
     fn name(&self) -> &'static str {
         "sqlite"
+    }
+}
+
+/// Moves the write-ahead log into the database and cuts it to nothing. What is deleted is overwritten
+/// in the database already (`secure_delete`), but the log has the pages as they were.
+fn empty_log(connection: &Connection) -> Result<(), KvError> {
+    // The busy timeout waits for readers. One that reads on and on keeps its part of the log.
+    let busy: i64 =
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(kv_error)?;
+    match busy {
+        0 => Ok(()),
+        _ => Err(KvError::Other("the log of the database is in use by a long read; try again".into())),
     }
 }
 

@@ -10,18 +10,23 @@ use std::marker::PhantomData;
 
 use minicbor::{Decode, Encode};
 
+use crate::clock::Date;
 use crate::id::{
     CeremonyId, DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion, KekVersion, KeyId, KeyName,
     PrincipalId, RootGeneration, RosterVersion, RotationName, SigningGeneration, TenantId, TenantName,
     VersionName,
 };
+use crate::keyring::agenda::{Due, Lease, Task};
 use crate::keyring::ceremony::Ceremony;
 use crate::keyring::escrow::Escrow;
 use crate::keyring::record::{
     Dek, Erasure, Export, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation,
     SigningPurpose, SystemKey, SystemSecret, Tenant, Version,
 };
+use crate::keyring::remains::Tombstone;
 use crate::keyring::roster::Roster;
+use crate::keyring::schedule::DekUses;
+use crate::keyring::timekeeping::ClockMark;
 
 /// The kinds of rows. The byte is the on-disk format: never reuse one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,12 +60,22 @@ pub enum Table {
     Ceremony = 13,
     /// Shares of the backup keys of roots.
     Escrow = 14,
+    /// What is left of wrapped keys that were destroyed.
+    Tombstone = 15,
+    /// Which daemon runs what is due.
+    SchedulerLease = 16,
+    /// The latest date that was seen.
+    ClockMark = 17,
     /// Signing keys of the daemon.
     SystemKey = 18,
     /// Generations of the erasure key.
     Erasure = 19,
+    /// How often DEKs were used, for keys that are rotated by use.
+    DekUses = 20,
     /// Copies that do not die with the erasure key.
     Export = 21,
+    /// What is to be done at which date.
+    Agenda = 22,
     /// Nodes of the digest's hash tree.
     Digest = 0xf0,
     /// The one row that says what the store holds.
@@ -69,7 +84,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -84,6 +99,11 @@ impl Table {
         Self::Roster,
         Self::Ceremony,
         Self::Escrow,
+        Self::Tombstone,
+        Self::SchedulerLease,
+        Self::ClockMark,
+        Self::DekUses,
+        Self::Agenda,
         Self::SystemKey,
         Self::Erasure,
         Self::Export,
@@ -108,9 +128,10 @@ impl Table {
 
     /// Whether the digest covers its records. Wrapped DEKs and index keys are
     /// moved by the thousand in a rotation and are not: each has its MAC, and a
-    /// covered record says that it must exist.
+    /// covered record says that it must exist. The lease is renewed all the time, and
+    /// an old one that is put back only makes a daemon wait.
     pub fn covered(self) -> bool {
-        self.holds_records() && !matches!(self, Self::Dek | Self::IndexKey)
+        self.holds_records() && !matches!(self, Self::Dek | Self::IndexKey | Self::SchedulerLease)
     }
 
     /// Whether its records hold wrapped keys, which are sealed once more under the erasure key.
@@ -135,6 +156,11 @@ impl Table {
             Self::Roster => "roster",
             Self::Ceremony => "ceremony",
             Self::Escrow => "escrow",
+            Self::Tombstone => "tombstone",
+            Self::SchedulerLease => "scheduler lease",
+            Self::ClockMark => "clock mark",
+            Self::DekUses => "dek uses",
+            Self::Agenda => "agenda",
             Self::SystemKey => "system key",
             Self::Erasure => "erasure key",
             Self::Export => "export",
@@ -311,6 +337,31 @@ pub fn escrow(generation: RootGeneration) -> Path<Escrow> {
     Path::new(generation)
 }
 
+/// The path of the tombstone of a record.
+pub fn tombstone<T: Record>(of: &Path<T>) -> Path<Tombstone> {
+    Path::new(Buried(of.key()))
+}
+
+/// The path of the scheduler's lease.
+pub fn lease() -> Path<Lease> {
+    Path::new(())
+}
+
+/// The path of the latest date seen.
+pub fn clock_mark() -> Path<ClockMark> {
+    Path::new(())
+}
+
+/// The path of the uses of a DEK epoch.
+pub fn dek_uses(key: &KeyName, epoch: Epoch) -> Path<DekUses> {
+    Path::new(VersionName { key: key.clone(), epoch })
+}
+
+/// The path of a line of the agenda.
+pub fn due(date: Date, task: &Task) -> Path<Due> {
+    Path::new((date, task.clone()))
+}
+
 /// All KEK versions of a tenant.
 pub fn keks(tenant: &TenantId) -> Prefix<KekRecord> {
     Prefix::new(|out| tenant.put(out))
@@ -344,6 +395,11 @@ pub fn index_keys(key: &KeyName) -> Prefix<IndexKey> {
 /// All wrapped blind index keys of a tenant.
 pub fn index_keys_of(tenant: &TenantId) -> Prefix<IndexKey> {
     Prefix::new(|out| tenant.put(out))
+}
+
+/// All tombstones of records with a prefix.
+pub fn buried<T: Record>(records: &Prefix<T>) -> Prefix<Tombstone> {
+    Prefix::new(|out| out.extend_from_slice(records.as_bytes()))
 }
 
 /// All rotations of a tenant.
@@ -386,6 +442,11 @@ records! {
     Erasure: Erasure, ErasureGeneration, |generation| format!("erasure-keys/{generation}");
     Export: Export, ExportId, |export| format!("exports/{export}");
     RunningRotation: RunningRotation, TenantId, |tenant| format!("tenants/{tenant}/running-rotation");
+    Tombstone: Tombstone, Buried, |buried| format!("tombstone of {}", describe(&buried.0));
+    Lease: SchedulerLease, (), |()| "scheduler-lease".into();
+    ClockMark: ClockMark, (), |()| "clock-mark".into();
+    DekUses: DekUses, VersionName, |version| format!("{version}/uses");
+    Due: Agenda, (Date, Task), |(date, task)| format!("agenda/{}: {task}", date.millis());
     SystemKey: SystemKey, (SigningPurpose, SigningGeneration), |(purpose, generation)| format!("system-keys/{}/{generation}", purpose.as_str());
 }
 
@@ -507,6 +568,88 @@ macro_rules! tuple_path {
 tuple_path!(A, B);
 tuple_path!(A, B, C);
 
+/// The key of the record that a tombstone stands for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Buried(Vec<u8>);
+
+impl Buried {
+    /// The key: table byte and path.
+    pub fn key(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The name of the record, for people.
+    pub fn describe(&self) -> String {
+        describe(&self.0)
+    }
+}
+
+impl PathId for Buried {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        let key = std::mem::take(rest);
+        // Only wrapped keys are buried. Their paths have one spelling, and none is a prefix of another.
+        let known = Path::<Dek>::parse(key).is_some()
+            || Path::<IndexKey>::parse(key).is_some()
+            || Path::<KekRecord>::parse(key).is_some();
+        known.then(|| Self(key.to_vec()))
+    }
+}
+
+impl PathId for Date {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.millis().to_be_bytes());
+    }
+
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        let (millis, tail) = rest.split_first_chunk()?;
+        *rest = tail;
+        Some(Self(u64::from_be_bytes(*millis)))
+    }
+}
+
+/// A byte for the kind, and the path of what it is about.
+impl PathId for Task {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(match self {
+            Self::RotateKey(_) => 1,
+            Self::RotateTenant(_) => 2,
+            Self::Activate(_) => 3,
+            Self::DestroyVersion(_) => 4,
+            Self::DestroyKey(_) => 5,
+            Self::DestroyTenant(_) => 6,
+            Self::DestroyKek(..) => 7,
+        });
+        match self {
+            Self::RotateKey(key) | Self::DestroyKey(key) => key.put(out),
+            Self::RotateTenant(tenant) | Self::DestroyTenant(tenant) => tenant.put(out),
+            Self::Activate(version) | Self::DestroyVersion(version) => version.put(out),
+            Self::DestroyKek(tenant, version) => {
+                tenant.put(out);
+                version.put(out);
+            }
+        }
+    }
+
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        let (kind, tail) = rest.split_first()?;
+        *rest = tail;
+        match kind {
+            1 => Some(Self::RotateKey(PathId::take(rest)?)),
+            2 => Some(Self::RotateTenant(PathId::take(rest)?)),
+            3 => Some(Self::Activate(PathId::take(rest)?)),
+            4 => Some(Self::DestroyVersion(PathId::take(rest)?)),
+            5 => Some(Self::DestroyKey(PathId::take(rest)?)),
+            6 => Some(Self::DestroyTenant(PathId::take(rest)?)),
+            7 => Some(Self::DestroyKek(PathId::take(rest)?, PathId::take(rest)?)),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -529,6 +672,15 @@ mod tests {
             prop_assert_eq!(Path::parse(&a.key()), Some(a.clone()));
             prop_assert_eq!(a.id.cmp(&b.id), a.key().cmp(&b.key()));
             prop_assert!(a == b || !a.key().starts_with(&b.key()));
+        }
+
+        #[test]
+        fn what_is_due_first_stands_first(a in key_names(), b in key_names(), m in any::<u64>(), n in any::<u64>()) {
+            let (first, second) = (due(Date(m), &Task::RotateKey(a.clone())), due(Date(n), &Task::DestroyKey(b)));
+            prop_assert_eq!(Path::parse(&first.key()), Some(first.clone()));
+            prop_assert_eq!(m.cmp(&n).then(std::cmp::Ordering::Less), first.key().cmp(&second.key()));
+            let kek = tombstone(&kek(&a.tenant, KekVersion::FIRST));
+            prop_assert_eq!(Path::parse(&kek.key()), Some(kek));
         }
 
         #[test]

@@ -155,14 +155,7 @@ pub(super) fn tenant_path(number: u32) -> Path<Tenant> {
 }
 
 pub(super) fn tenant(keys: u32) -> Tenant {
-    Tenant {
-        frozen: false,
-        primary_kek: KekVersion::FIRST,
-        keys,
-        created: Date(7),
-        display_name: None,
-        rotating_to: None,
-    }
+    Tenant { keys, ..Tenant::new(Date(7), None) }
 }
 
 pub(super) fn key_name() -> KeyName {
@@ -273,8 +266,12 @@ impl Kv for FaultyKv {
         }
     }
 
-    async fn scrub(&self) -> Result<(), KvError> {
-        self.kv.scrub().await
+    async fn scrub(&self, thorough: bool) -> Result<(), KvError> {
+        self.kv.scrub(thorough).await
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.kv.files()
     }
 
     fn watch(&self) -> broadcast::Receiver<Change> {

@@ -220,7 +220,7 @@ impl Row {
         }
     }
 
-    fn decode<T: Record>(&self, key: &[u8], keys: &StoreKeys) -> Result<Stored<T>, StoreError> {
+    pub(super) fn decode<T: Record>(&self, key: &[u8], keys: &StoreKeys) -> Result<Stored<T>, StoreError> {
         let record = minicbor::decode(&self.payload(key, keys)?)
             .map_err(|_| StoreError::tampered(key, "it is genuine but cannot be read by this version"))?;
         Ok(Stored { record, revision: self.revision })

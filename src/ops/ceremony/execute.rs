@@ -9,10 +9,12 @@ use super::super::vault::Vault;
 use super::{Ceremonies, CeremonyInfo, Resource};
 use crate::audit::StoreChange;
 use crate::clock::Date;
-use crate::id::{CeremonyId, RosterVersion, TenantId};
+use crate::id::{CeremonyId, Epoch, KeyName, RosterVersion, TenantId};
 use crate::keyring::ceremony::{Action, Ceremony, Progress, State};
 use crate::keyring::record::Tenant;
 use crate::keyring::roster::Roster;
+use crate::keyring::state::KeyState;
+use crate::ops::destroy::{Authority, DestroyTarget};
 use crate::ops::error::Reason;
 use crate::store::{Changes, Prefix, tables};
 
@@ -94,6 +96,8 @@ impl Vault {
             }
             Action::RotateTenant(tenant) => self.rotate_one(id, tenant).await?,
             Action::Unfreeze(name) => self.unfreeze(name).await?,
+            Action::Destroy(name) => self.destroy_by_ceremony(id, name).await?,
+            Action::RaiseMinVersion { key, version } => self.raise_min_version(key, *version).await?,
             action => return Err(Error::NotAllowed(format!("{} is not possible yet", action.as_str()))),
         };
         self.end(id, State::Done, Some(outcome)).await.map(Some)
@@ -167,6 +171,9 @@ impl Vault {
     async fn prove_unused(&self, root: &crate::id::RootId) -> Result<(), Error> {
         for id in self.tenants_after(None).await? {
             let tenant = self.tenant(&id).await?.record;
+            if tenant.state() == KeyState::Destroyed {
+                continue;
+            }
             let sealed = self.sealed_by_version(&id, &tenant).await?;
             for version in sealed.into_iter().filter(|(_, count)| *count > 0).map(|(version, _)| version) {
                 if self.kek(&id, version).await?.record.root == *root {
@@ -204,6 +211,23 @@ impl Vault {
             }
         }
         Ok(format!("{name} is no longer frozen"))
+    }
+
+    async fn destroy_by_ceremony(&self, id: CeremonyId, name: &str) -> Result<String, Error> {
+        let authority = Authority::Ceremony(format!("ceremonies/{id}"));
+        let destroyed = self.destroy(DestroyTarget::parse(name)?, authority).await?;
+        Ok(format!(
+            "{} is destroyed: {} wrapped keys are gone from the live system; {} older copies lie beside the store",
+            destroyed.target,
+            destroyed.objects.len(),
+            destroyed.files.copies.len()
+        ))
+    }
+
+    async fn raise_min_version(&self, name: &KeyName, version: u32) -> Result<String, Error> {
+        let change = self.set_min_version(name, Epoch::new(version)).await?;
+        self.record_own("min-version", name.to_string(), change).await?;
+        Ok(format!("versions of {name} below {version} no longer decrypt"))
     }
 
     /// Keeps how far the execution is.

@@ -141,16 +141,16 @@ impl Filler {
 
     fn put_tenant(&self, changes: &mut Changes, name: &KeyName, kek: &Kek, has_key: bool) {
         let (created, first) = (Date::now(), KekVersion::FIRST);
-        let tenant = Tenant {
-            frozen: false,
-            primary_kek: first,
-            keys: has_key.into(),
-            created,
-            display_name: None,
-            rotating_to: None,
-        };
+        let tenant = Tenant { keys: has_key.into(), ..Tenant::new(created, None) };
         let (wrapped, state) = (kek.wrapped.clone(), KeyState::Active);
-        let kek = KekRecord { root: self.0.root.id, wrapped, state, uses_reserved: RESERVED, created };
+        let kek = KekRecord {
+            root: self.0.root.id,
+            wrapped,
+            state,
+            uses_reserved: RESERVED,
+            created,
+            destruction: None,
+        };
         changes
             .create(&tables::tenant(&name.tenant), &tenant)
             .create(&tables::kek(&name.tenant, first), &kek);
@@ -168,13 +168,12 @@ impl Filler {
 }
 
 fn put_key(changes: &mut Changes, name: &KeyName, primary: Epoch) {
-    let (data_class, state) = (DataClass::Sensitive, KeyState::Active);
-    let key = Key { data_class, state, frozen: false, primary, created: Date::now(), fields: Vec::new() };
+    let key = Key { primary, ..Key::new(DataClass::Sensitive, Date::now()) };
     changes.create(&tables::key(name), &key);
 }
 
 fn put_version(changes: &mut Changes, name: &KeyName, epoch: Epoch, id: DekId, sealed: SealedKey) {
-    let version = Version { dek: id, state: KeyState::Active, created: Date::now() };
+    let version = Version::new(id, Date::now());
     let dek = Dek { epoch, kek: KekVersion::FIRST, sealed, family: SuiteFamily::AesSha2 };
     changes.create(&tables::version(name, epoch), &version).create(&tables::dek(name, id), &dek);
 }

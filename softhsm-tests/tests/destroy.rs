@@ -1,0 +1,415 @@
+//! Destruction through a real daemon: gone from every file, resumed after a kill, never revived.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use keyward::client::{Client, Code, Context, context};
+use keyward::rpc::proto::ceremony::State;
+use keyward::rpc::proto::propose_request::{Action, RaiseMinVersion, RotateRoot};
+use keyward::rpc::proto::{
+    CancelDestroyRequest, CreateKeyRequest, Destruction, FreezeRequest, GetKeyRequest, GetKeyVersionRequest,
+    GetTenantRequest, Key, KeyState, ListKekVersionsRequest, Normalization, RotateKeyRequest,
+    RotateTenantRequest, ScheduleDestroyRequest, UpdateKeyRequest,
+};
+use keyward_softhsm_tests::custodians::{approve_by, ended, found, people, propose};
+use keyward_softhsm_tests::{Daemon, KEY, Random, World, create_key, eventually, text};
+use tonic_types::StatusExt;
+
+/// How often a destruction is cut short.
+const KILLS: u64 = 12;
+
+fn about() -> Context {
+    context([("column", "phone")])
+}
+
+fn reason(status: &tonic::Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+/// A world in which something can be destroyed at once.
+fn at_once() -> World {
+    let mut world = World::ready();
+    world.config.push_str("\n[destruction]\nmin_delay = \"0s\"\n[rotation]\nold_kek_grace = \"0s\"\n");
+    world
+}
+
+async fn schedule(client: &Client, name: &str, delay: Option<u64>) -> Result<Destruction, tonic::Status> {
+    let delay = delay.map(|seconds| Duration::from_secs(seconds).try_into().unwrap());
+    let asked = ScheduleDestroyRequest { name: name.into(), delay, reason: "test".into() };
+    client.keys().schedule_destroy(asked).await.map(tonic::Response::into_inner)
+}
+
+async fn cancel(client: &Client, name: &str) -> Result<Destruction, tonic::Status> {
+    let asked = CancelDestroyRequest { name: name.into(), reason: "test".into() };
+    client.keys().cancel_destroy(asked).await.map(tonic::Response::into_inner)
+}
+
+async fn key_is_gone(client: &Client, name: &str) {
+    eventually("the key is destroyed", || async {
+        let key = client.keys().get_key(GetKeyRequest { name: name.into() }).await.ok()?.into_inner();
+        (key.state() == KeyState::Destroyed && key.destroy_proof_time.is_some()).then_some(())
+    })
+    .await;
+}
+
+async fn version_is_gone(client: &Client, name: &str) {
+    eventually("the version is destroyed", || async {
+        let asked = GetKeyVersionRequest { name: name.into() };
+        let version = client.keys().get_key_version(asked).await.ok()?.into_inner();
+        (version.state() == KeyState::Destroyed && version.destroy_proof_time.is_some()).then_some(())
+    })
+    .await;
+}
+
+async fn tenant_is_gone(client: &Client, name: &str) {
+    eventually("the tenant is destroyed", || async {
+        let tenant =
+            client.keys().get_tenant(GetTenantRequest { name: name.into() }).await.ok()?.into_inner();
+        (tenant.state() == KeyState::Destroyed && tenant.destroy_proof_time.is_some()).then_some(())
+    })
+    .await;
+}
+
+/// The rows of the database whose key begins like this, but for their format and revision: the code and
+/// the payload, which is sealed.
+fn wrapped(world: &World, prefix: &[u8]) -> Vec<Vec<u8>> {
+    let database = rusqlite::Connection::open(world.path("state/store.db")).unwrap();
+    let mut select = database.prepare("SELECT key, value FROM kv").unwrap();
+    let rows =
+        select.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?))).unwrap();
+    let rows = rows.map(Result::unwrap).filter(|(key, _)| key.starts_with(prefix));
+    rows.map(|(_, value)| value[9..].to_vec()).collect()
+}
+
+/// In how many places of the store's files one of these stands.
+fn places(world: &World, keys: &[Vec<u8>]) -> usize {
+    let files = ["state/store.db", "state/store.db-wal", "state/journal.kwj"].map(|file| world.path(file));
+    let read = |path: &Path| std::fs::read(path).unwrap_or_default();
+    let bytes: Vec<Vec<u8>> = files.iter().map(|path| read(path)).collect();
+    keys.iter()
+        .flat_map(|key| bytes.iter().map(move |file| memchr::memmem::find_iter(file, key).count()))
+        .sum()
+}
+
+fn dek_rows(key: &str) -> Vec<u8> {
+    [&[7][..], b"acme\0", key.as_bytes(), b"\0"].concat()
+}
+
+async fn assert_whole(world: &World, daemon: Daemon) {
+    assert!(daemon.stop().await.success(), "{}", world.log());
+    for arguments in [["audit", "verify"], ["store", "check"]] {
+        let checked = world.cli(arguments.into_iter().chain(["--config", &world.config_file()]));
+        assert!(checked.status.success(), "{arguments:?}: {}", text(&checked));
+    }
+}
+
+#[tokio::test]
+async fn a_version_a_key_and_a_tenant_leave_no_byte_in_any_file() {
+    let world = at_once();
+    let (daemon, client) = world.start_with_key().await;
+    create_key(&client, "acme", "orders").await;
+    create_key(&client, "zeta", "pii").await;
+    let first = client.encrypt(KEY, "first", &about()).await.unwrap();
+    client.keys().rotate_key(RotateKeyRequest { name: KEY.into() }).await.unwrap();
+    let second = client.encrypt(KEY, "second", &about()).await.unwrap();
+    client.blind_index(KEY, "phone", "138-1234", Normalization::Digits).await.unwrap();
+    let order = client.encrypt("tenants/acme/keys/orders", "order", &about()).await.unwrap();
+    let other = client.encrypt("tenants/zeta/keys/pii", "other", &about()).await.unwrap();
+
+    // One version: the data of the other stays readable.
+    let before = wrapped(&world, &dek_rows("customer-pii"));
+    assert_eq!(before.len(), 2);
+    let version = format!("{KEY}/versions/1");
+    let planned = schedule(&client, &version, Some(0)).await.unwrap();
+    assert_eq!(planned.state(), KeyState::ScheduledForDestruction);
+    version_is_gone(&client, &version).await;
+    let left = wrapped(&world, &dek_rows("customer-pii"));
+    let gone: Vec<_> = before.into_iter().filter(|key| !left.contains(key)).collect();
+    assert_eq!((gone.len(), left.len(), places(&world, &gone)), (1, 1, 0));
+    let refused = client.decrypt(KEY, first.ciphertext.clone(), &about()).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason()), (Code::FailedPrecondition, "DESTROYED"));
+    assert_eq!(
+        client.decrypt(KEY, second.ciphertext.clone(), &about()).await.unwrap().plaintext.expose(),
+        b"second"
+    );
+
+    // The key, with its index key.
+    let mut gone = left;
+    gone.extend(wrapped(&world, &[&[8][..], b"acme\0customer-pii\0"].concat()));
+    assert_eq!(gone.len(), 2);
+    schedule(&client, KEY, Some(0)).await.unwrap();
+    key_is_gone(&client, KEY).await;
+    assert_eq!(places(&world, &gone), 0);
+    assert_eq!(client.decrypt(KEY, second.ciphertext, &about()).await.unwrap_err().reason(), "DESTROYED");
+    assert_eq!(client.encrypt(KEY, "x", &about()).await.unwrap_err().reason(), "DESTROYED");
+    let again =
+        CreateKeyRequest { parent: "tenants/acme".into(), key_id: "customer-pii".into(), data_class: 2 };
+    assert_eq!(client.keys().create_key(again).await.unwrap_err().code(), Code::AlreadyExists);
+    let orders = "tenants/acme/keys/orders";
+    assert_eq!(
+        client.decrypt(orders, order.ciphertext.clone(), &about()).await.unwrap().plaintext.expose(),
+        b"order"
+    );
+
+    // The tenant, with its KEK.
+    let mut gone = wrapped(&world, &dek_rows("orders"));
+    gone.extend(wrapped(&world, &[&[4][..], b"acme\0"].concat()));
+    assert_eq!(gone.len(), 2);
+    schedule(&client, "tenants/acme", Some(0)).await.unwrap();
+    tenant_is_gone(&client, "tenants/acme").await;
+    assert_eq!(places(&world, &gone), 0);
+    assert_eq!(
+        client.decrypt(orders, order.ciphertext.clone(), &about()).await.unwrap_err().reason(),
+        "DESTROYED"
+    );
+
+    // After a restart nothing is back, and nobody else has noticed.
+    assert!(daemon.stop().await.success(), "{}", world.log());
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    assert_eq!(client.decrypt(orders, order.ciphertext, &about()).await.unwrap_err().reason(), "DESTROYED");
+    let opened = client.decrypt("tenants/zeta/keys/pii", other.ciphertext, &about()).await.unwrap();
+    assert_eq!(opened.plaintext.expose(), b"other");
+    let done = world.audit().into_iter().filter(|record| record.operation == "destroy").count();
+    assert_eq!(done, 3);
+    assert_whole(&world, daemon).await;
+}
+
+#[tokio::test]
+async fn what_is_planned_does_not_work_and_can_be_called_off() {
+    let mut world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    let sealed = client.encrypt(KEY, "data", &about()).await.unwrap();
+    client.keys().rotate_key(RotateKeyRequest { name: KEY.into() }).await.unwrap();
+    for name in ["tenants/acme", KEY, &format!("{KEY}/versions/1")] {
+        let planned = schedule(&client, name, None).await.unwrap();
+        assert_eq!(planned.state(), KeyState::ScheduledForDestruction, "{name}");
+        let refused = client.decrypt(KEY, sealed.ciphertext.clone(), &about()).await.unwrap_err();
+        assert_eq!(refused.reason(), "DESTRUCTION_SCHEDULED", "{name}");
+        let twice = schedule(&client, name, None).await.unwrap_err();
+        assert_eq!(reason(&twice), "DESTRUCTION_SCHEDULED", "{name}");
+        let kept = cancel(&client, name).await.unwrap();
+        assert_eq!(kept.due_time, None);
+        client.decrypt(KEY, sealed.ciphertext.clone(), &about()).await.unwrap();
+        assert_eq!(reason(&cancel(&client, name).await.unwrap_err()), "NOT_ALLOWED", "{name}");
+    }
+    let soon = schedule(&client, KEY, Some(3600)).await.unwrap_err();
+    assert_eq!(reason(&soon), "NOT_ALLOWED", "{soon}");
+    let primary = schedule(&client, &format!("{KEY}/versions/2"), None).await.unwrap_err();
+    assert_eq!(reason(&primary), "NOT_ALLOWED", "{primary}");
+    let freeze = FreezeRequest { name: KEY.into(), reason: "under investigation".into() };
+    client.access().freeze(freeze).await.unwrap();
+    for name in [KEY, &format!("{KEY}/versions/1")] {
+        assert_eq!(reason(&schedule(&client, name, None).await.unwrap_err()), "FROZEN");
+    }
+    // The command line asks a person, and scripts for --yes.
+    let unasked = world.cli(["key", "destroy", "acme/customer-pii", "--reason", "r"]);
+    assert!(text(&unasked).contains("--yes"), "{}", text(&unasked));
+    create_key(&client, "acme", "other").await;
+    let asked = world.cli(["key", "destroy", "acme/other", "--reason", "r", "--delay", "2d", "--yes"]);
+    assert!(asked.status.success() && text(&asked).contains("cancel-destroy"), "{}", text(&asked));
+    assert_whole(&world, daemon).await;
+    world.config.push('\n');
+}
+
+#[tokio::test]
+async fn a_rotation_ends_with_the_old_kek_destroyed_or_kept() {
+    let mut world = at_once();
+    let (daemon, client) = world.start_with_key().await;
+    let sealed = client.encrypt(KEY, "data", &about()).await.unwrap();
+    let keks = || async {
+        let asked = ListKekVersionsRequest { parent: "tenants/acme".into() };
+        client.keys().list_kek_versions(asked).await.unwrap().into_inner().kek_versions
+    };
+    let old = wrapped(&world, &[&[4][..], b"acme\0"].concat());
+    assert_eq!((old.len(), places(&world, &old) > 0), (1, true));
+    client.keys().rotate_tenant(RotateTenantRequest { name: "tenants/acme".into() }).await.unwrap();
+    eventually("the old KEK is destroyed", || async {
+        let gone = keks().await.last().is_some_and(|kek| kek.state() == KeyState::Destroyed);
+        let proved = || world.audit().iter().any(|record| record.operation == "destroy");
+        (gone && proved()).then_some(())
+    })
+    .await;
+    assert_eq!(places(&world, &old), 0);
+    assert_eq!(keks().await.iter().map(|kek| kek.wrapped_count).collect::<Vec<_>>(), [2, 0]);
+    assert_eq!(
+        client.decrypt(KEY, sealed.ciphertext.clone(), &about()).await.unwrap().plaintext.expose(),
+        b"data"
+    );
+    assert!(daemon.stop().await.success(), "{}", world.log());
+
+    world.reconfigure("old_kek_grace = \"0s\"", "old_kek = \"keep\"");
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    let rotated = world.cli(["tenant", "rotate", "acme", "--wait"]);
+    assert!(rotated.status.success(), "{}", text(&rotated));
+    let asked = ListKekVersionsRequest { parent: "tenants/acme".into() };
+    let states = client.keys().list_kek_versions(asked).await.unwrap().into_inner().kek_versions;
+    let states: Vec<_> = states.iter().map(|kek| kek.state()).collect();
+    assert_eq!(states, [KeyState::Active, KeyState::DecryptOnly, KeyState::Destroyed]);
+    assert_eq!(client.decrypt(KEY, sealed.ciphertext, &about()).await.unwrap().plaintext.expose(), b"data");
+    assert_whole(&world, daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destruction_that_is_cut_short_is_finished() {
+    let mut random = Random::new();
+    let mut world = World::on_disk();
+    world.init();
+    world.config.push_str("\n[destruction]\nmin_delay = \"0s\"\n[rotation]\nold_kek_grace = \"0s\"\n");
+    let mut daemon = world.start().await;
+    let client = daemon.client().await;
+    create_key(&client, "zeta", "pii").await;
+    let other = client.encrypt("tenants/zeta/keys/pii", "other", &about()).await.unwrap();
+    for round in 0..KILLS {
+        let client = daemon.client().await;
+        let tenant = format!("t{round}");
+        for key in ["a", "b", "c"] {
+            create_key(&client, &tenant, key).await;
+            let name = format!("tenants/{tenant}/keys/{key}");
+            client.keys().rotate_key(RotateKeyRequest { name }).await.unwrap();
+        }
+        let kept = format!("tenants/{tenant}/keys/c");
+        let sealed = client.encrypt(&kept, "kept", &about()).await.unwrap();
+        let (version, key) = (format!("{kept}/versions/1"), format!("tenants/{tenant}/keys/a"));
+        // A rotation, a version and a key at once; every other time the whole tenant.
+        let whole = round % 2 == 1;
+        client.keys().rotate_tenant(RotateTenantRequest { name: format!("tenants/{tenant}") }).await.unwrap();
+        schedule(&client, &version, Some(0)).await.unwrap();
+        schedule(&client, &key, Some(0)).await.unwrap();
+        if whole {
+            schedule(&client, &format!("tenants/{tenant}"), Some(0)).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(random.below(120))).await;
+        daemon.kill();
+        // Once more, while it is being finished.
+        let cut_short = async {
+            let starting = world.spawn();
+            tokio::time::sleep(Duration::from_millis(random.below(400))).await;
+            starting.kill();
+        };
+        world.sparing_tokens(cut_short).await;
+        daemon = world.start().await;
+        let client = daemon.client().await;
+        if whole {
+            tenant_is_gone(&client, &format!("tenants/{tenant}")).await;
+            let refused = client.decrypt(&kept, sealed.ciphertext, &about()).await.unwrap_err();
+            assert_eq!(refused.reason(), "DESTROYED");
+        } else {
+            version_is_gone(&client, &version).await;
+            key_is_gone(&client, &key).await;
+            let asked = ListKekVersionsRequest { parent: format!("tenants/{tenant}") };
+            eventually("the old KEK is destroyed", || async {
+                let keks =
+                    client.keys().list_kek_versions(asked.clone()).await.ok()?.into_inner().kek_versions;
+                keks.last().is_some_and(|kek| kek.state() == KeyState::Destroyed).then_some(())
+            })
+            .await;
+            assert_eq!(
+                client.decrypt(&kept, sealed.ciphertext, &about()).await.unwrap().plaintext.expose(),
+                b"kept"
+            );
+        }
+    }
+    let opened =
+        daemon.client().await.decrypt("tenants/zeta/keys/pii", other.ciphertext, &about()).await.unwrap();
+    assert_eq!(opened.plaintext.expose(), b"other");
+    assert_whole(&world, daemon).await;
+}
+
+/// An older copy of store and journal is refused; accepted all the same, it destroys again what it still had.
+#[tokio::test]
+async fn an_older_store_does_not_bring_a_key_back() {
+    let world = at_once();
+    let (daemon, client) = world.start_with_key().await;
+    create_key(&client, "acme", "kept").await;
+    let sealed = client.encrypt(KEY, "gone", &about()).await.unwrap();
+    let kept = client.encrypt("tenants/acme/keys/kept", "kept", &about()).await.unwrap();
+    assert!(daemon.stop().await.success());
+    let files = ["store.db", "store.db-wal", "journal.kwj"].map(|file| world.path("state").join(file));
+    let copies: Vec<_> = files.iter().map(|file| std::fs::read(file).ok()).collect();
+
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    schedule(&client, KEY, Some(0)).await.unwrap();
+    key_is_gone(&client, KEY).await;
+    assert!(daemon.stop().await.success());
+    for (file, copy) in files.iter().zip(&copies) {
+        match copy {
+            Some(bytes) => std::fs::write(file, bytes).unwrap(),
+            None if file.exists() => std::fs::remove_file(file).unwrap(),
+            None => {}
+        }
+    }
+    let mut refused = world.spawn();
+    let status = refused.wait_for(|status| status.reason.contains("audit log")).await.unwrap();
+    assert!(status.store.is_none(), "{status:?}");
+    refused.kill();
+    let accepted = world.cli(["store", "accept-rollback", "--config", &world.config_file()]);
+    assert!(accepted.status.success(), "{}", text(&accepted));
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    key_is_gone(&client, KEY).await;
+    assert_eq!(client.decrypt(KEY, sealed.ciphertext, &about()).await.unwrap_err().reason(), "DESTROYED");
+    let opened = client.decrypt("tenants/acme/keys/kept", kept.ciphertext, &about()).await.unwrap();
+    assert_eq!(opened.plaintext.expose(), b"kept");
+    assert_whole(&world, daemon).await;
+}
+
+/// Since the root is founded no operator destroys, and a ceremony does.
+#[tokio::test]
+async fn custodians_destroy_and_forbid_what_an_operator_may_not() {
+    let world = at_once();
+    let (daemon, client) = world.start_with_key().await;
+    create_key(&client, "acme", "kept").await;
+    let old = client.encrypt(KEY, "old", &about()).await.unwrap();
+    client.keys().rotate_key(RotateKeyRequest { name: KEY.into() }).await.unwrap();
+    let custodians = people(["alice", "bob", "carol"]);
+    found(&client, 2, &custodians).await;
+    let new = client.encrypt(KEY, "new", &about()).await.unwrap();
+
+    let refused = schedule(&client, KEY, Some(0)).await.unwrap_err();
+    assert_eq!(reason(&refused), "CEREMONY_REQUIRED", "{refused}");
+    let minimum = Key { name: KEY.into(), min_version: 2, ..Key::default() };
+    let update_mask = Some(prost_types::FieldMask { paths: vec!["min_version".into()] });
+    let asked = UpdateKeyRequest { key: Some(minimum), update_mask };
+    let refused = client.keys().update_key(asked).await.unwrap_err();
+    assert_eq!(reason(&refused), "CEREMONY_REQUIRED", "{refused}");
+
+    let [alice, bob, _] = &custodians;
+    let raise = RaiseMinVersion { name: KEY.into(), version: 2 };
+    let proposed = propose(&client, Action::RaiseMinVersion(raise)).await.unwrap();
+    approve_by(&client, &proposed, &[alice, bob]).await;
+    let done = ended(&client, &proposed.name).await;
+    assert_eq!(done.state(), State::Done, "{}", done.outcome);
+    assert_eq!(client.decrypt(KEY, old.ciphertext, &about()).await.unwrap_err().reason(), "VERSION_TOO_OLD");
+    client.decrypt(KEY, new.ciphertext.clone(), &about()).await.unwrap();
+
+    let gone = wrapped(&world, &dek_rows("customer-pii"));
+    assert!(gone.len() >= 3);
+    let proposed = propose(&client, Action::Destroy(KEY.into())).await.unwrap();
+    approve_by(&client, &proposed, &[bob, alice]).await;
+    let done = ended(&client, &proposed.name).await;
+    assert_eq!(done.state(), State::Done, "{}", done.outcome);
+    assert!(done.outcome.contains("wrapped keys are gone"), "{}", done.outcome);
+    assert_eq!(places(&world, &gone), 0);
+    key_is_gone(&client, KEY).await;
+    assert_eq!(client.decrypt(KEY, new.ciphertext, &about()).await.unwrap_err().reason(), "DESTROYED");
+    client.encrypt("tenants/acme/keys/kept", "x", &about()).await.unwrap();
+
+    // A tenant that is destroyed does not stand in the way of a new root.
+    let proposed = propose(&client, Action::Destroy("tenants/acme".into())).await.unwrap();
+    approve_by(&client, &proposed, &[bob, alice]).await;
+    assert_eq!(ended(&client, &proposed.name).await.state(), State::Done);
+    create_key(&client, "zeta", "pii").await;
+    let other = client.encrypt("tenants/zeta/keys/pii", "other", &about()).await.unwrap();
+    let proposed = propose(&client, Action::RotateRoot(RotateRoot {})).await.unwrap();
+    approve_by(&client, &proposed, &[bob, alice]).await;
+    let done = ended(&client, &proposed.name).await;
+    assert_eq!(done.state(), State::Done, "{}", done.outcome);
+    let opened = client.decrypt("tenants/zeta/keys/pii", other.ciphertext, &about()).await.unwrap();
+    assert_eq!(opened.plaintext.expose(), b"other");
+    assert_whole(&world, daemon).await;
+}

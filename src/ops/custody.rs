@@ -1,0 +1,35 @@
+//! What one person may decide, and what needs a ceremony.
+
+use super::Error;
+use super::vault::Vault;
+use crate::id::Epoch;
+
+/// Something that one person does not decide alone once the root is founded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Matter<'a> {
+    /// The destruction of what has this name.
+    Destroy(&'a str),
+    /// Another minimum version of a key: a higher one makes data unreadable, a lower one undoes what a
+    /// ceremony decided.
+    MinVersion(&'a str, Epoch),
+}
+
+impl Matter<'_> {
+    /// As `keyward ceremony propose` takes it.
+    fn proposal(self) -> String {
+        match self {
+            Self::Destroy(name) => format!("destroy {name}"),
+            Self::MinVersion(name, version) => format!("raise-min-version {name} {version}"),
+        }
+    }
+}
+
+impl Vault {
+    /// That an operator may decide this: the one place that says so.
+    ///
+    /// # Errors
+    /// [`Error::CeremonyRequired`] since the root was founded.
+    pub(super) fn require_unfounded_or_ceremony(&self, matter: Matter<'_>) -> Result<(), Error> {
+        self.require_unfounded(&matter.proposal())
+    }
+}

@@ -1,0 +1,172 @@
+//! Destruction from its date to the proof that nothing is left.
+
+use super::bury::Grave;
+use super::target::{Authority, DestroyTarget, Destroyed, Object};
+use crate::audit::StoreChange as Recorded;
+use crate::clock::Date;
+use crate::keyring::agenda::{Due, Task};
+use crate::keyring::record::{Key, Tenant, Version};
+use crate::keyring::remains::{Search, Tombstone};
+use crate::keyring::schedule::Destruction;
+use crate::ops::Error;
+use crate::ops::commit::{self, Affects};
+use crate::ops::vault::Vault;
+use crate::store::{Changes, Path, Prefix, Scrubbed, StoreChange, StoreError, Stored, tables};
+
+type Tombstones = Vec<(Path<Tombstone>, Stored<Tombstone>)>;
+
+impl Vault {
+    /// Destroys a target now, and proves it. What was begun before a crash is finished.
+    ///
+    /// # Errors
+    /// [`Error::Frozen`] where something is frozen; whatever keeps store, journal or audit log from
+    /// serving. From the first transaction on the keys are lost, and the scheduler finishes the rest.
+    pub(in crate::ops) async fn destroy(
+        &self,
+        target: DestroyTarget,
+        authority: Authority,
+    ) -> Result<Destroyed, Error> {
+        let _alone = self.destroying.lock().await;
+        self.bury(&Grave::new(&target, &authority)).await?;
+        let tombstones = self.tombstones(&target).await?;
+        let files = self.prove(&target, &tombstones).await?;
+        let (plan, change) = self.note_done(&target, &tombstones, &files).await?;
+        let (begun, done) = (plan.begun.unwrap_or(plan.asked), plan.done.unwrap_or(plan.asked));
+        let object = |(path, stored): (Path<Tombstone>, Stored<Tombstone>)| Object {
+            name: path.id.describe(),
+            remains: stored.record.remains,
+            authority: stored.record.authority,
+        };
+        let objects = tombstones.into_iter().map(object).collect();
+        tracing::info!(%target, %authority, "destroyed");
+        Ok(Destroyed { target, asked: plan.asked, begun, done, objects, files, change })
+    }
+
+    /// The tombstones of everything that a target had.
+    async fn tombstones(&self, target: &DestroyTarget) -> Result<Tombstones, Error> {
+        let one = async |path: Path<Tombstone>| match self.records.get(&path).await? {
+            Some(stored) => Ok(vec![(path, stored)]),
+            None => Err(Error::from(StoreError::lost(&path))),
+        };
+        let prefixes: Vec<Prefix<Tombstone>> = match target {
+            DestroyTarget::Kek(id, version) => {
+                return one(tables::tombstone(&tables::kek(id, *version))).await;
+            }
+            DestroyTarget::Version(version) => {
+                let dek = self.version_record(&version.key, version.epoch).await?.record.dek;
+                return one(tables::tombstone(&tables::dek(&version.key, dek))).await;
+            }
+            DestroyTarget::Key(name) => {
+                vec![tables::buried(&tables::deks(name)), tables::buried(&tables::index_keys(name))]
+            }
+            DestroyTarget::Tenant(id) => vec![
+                tables::buried(&tables::keks(id)),
+                tables::buried(&tables::deks_of(id)),
+                tables::buried(&tables::index_keys_of(id)),
+            ],
+        };
+        let mut found = Vec::new();
+        for prefix in prefixes {
+            found.extend(commit::all(&self.records, &prefix).await?);
+        }
+        Ok(found)
+    }
+
+    /// That nothing is left: no record, no open key, no byte of a wrapped key in any file.
+    async fn prove(&self, target: &DestroyTarget, tombstones: &Tombstones) -> Result<Scrubbed, Error> {
+        let left = self.records.unburied(tombstones.iter().map(|(path, _)| path)).await?;
+        if let Some(name) = left.first() {
+            return Err(Error::Internal(format!("{name} is destroyed, and its record is there")));
+        }
+        let remains = || Search::new(tombstones.iter().map(|(_, stored)| stored.record.remains));
+        let files = self.records.scrub(remains).await?;
+        match files.found.len() {
+            0 => Ok(files),
+            count => Err(Error::Internal(format!("{count} wrapped keys of {target} still stand in a file"))),
+        }
+    }
+
+    /// Says in the record that it is done, and takes it off the agenda.
+    async fn note_done(
+        &self,
+        target: &DestroyTarget,
+        tombstones: &Tombstones,
+        files: &Scrubbed,
+    ) -> Result<(Destruction, StoreChange), Error> {
+        let now = Date::now();
+        let mut changes = Changes::default();
+        let (plan, affects) = self.record_done(&mut changes, target, now, tombstones).await?;
+        let line = tables::due(plan.due, &Self::task_of(target));
+        if let Some(Stored { revision, .. }) = self.records.get(&line).await? {
+            changes.delete(&line, revision);
+        }
+        let detail = format!(
+            "{} wrapped keys; {} bytes of {} files searched; {} older copies beside them",
+            tombstones.len(),
+            files.bytes,
+            files.files.len(),
+            files.copies.len()
+        );
+        let Recorded { revision, digest } =
+            self.commit_detailed(changes, affects, "destroy", target.to_string(), Some(detail)).await?;
+        Ok((plan, StoreChange { revision, digest }))
+    }
+
+    async fn record_done<'a>(
+        &self,
+        changes: &mut Changes,
+        target: &'a DestroyTarget,
+        now: Date,
+        tombstones: &Tombstones,
+    ) -> Result<(Destruction, Affects<'a>), Error> {
+        let done = |plan: Option<Destruction>| Destruction {
+            done: Some(now),
+            ..plan.unwrap_or_else(|| {
+                Destruction::planned(crate::keyring::state::KeyState::DecryptOnly, now, now)
+            })
+        };
+        match target {
+            DestroyTarget::Tenant(id) => {
+                let Stored { record, revision } = self.tenant(id).await?;
+                let plan = done(record.destruction.clone());
+                let record = Tenant { destruction: Some(plan.clone()), ..record };
+                changes.replace(&tables::tenant(id), &record, revision);
+                Ok((plan, Affects::TenantAndItsDeks(id)))
+            }
+            DestroyTarget::Key(name) => {
+                let Stored { record, revision } = self.key_record(name).await?;
+                let plan = done(record.destruction.clone());
+                let record = Key { destruction: Some(plan.clone()), ..record };
+                changes.replace(&tables::key(name), &record, revision);
+                Ok((plan, Affects::KeyAndItsDeks(name)))
+            }
+            DestroyTarget::Version(version) => {
+                let Stored { record, revision } = self.version_record(&version.key, version.epoch).await?;
+                let plan = done(record.destruction.clone());
+                let record = Version { destruction: Some(plan.clone()), ..record };
+                changes.replace(&tables::version(&version.key, version.epoch), &record, revision);
+                Ok((plan, Affects::KeyAndItsDeks(&version.key)))
+            }
+            // A KEK version has no record any more; its line in the agenda says when it was due.
+            DestroyTarget::Kek(..) => {
+                let due = self.line_of(&Self::task_of(target)).await?.unwrap_or(now);
+                let begun = tombstones.first().map(|(_, stored)| stored.record.destroyed);
+                let plan = Destruction { due, begun, ..done(None) };
+                Ok((plan, Affects::Nothing))
+            }
+        }
+    }
+
+    /// The date under which something stands in the agenda.
+    async fn line_of(&self, task: &Task) -> Result<Option<Date>, Error> {
+        let mut after: Option<Path<Due>> = None;
+        loop {
+            let lines = self.agenda(after.as_ref()).await?;
+            let Some((last, _)) = lines.last() else { return Ok(None) };
+            after = Some(last.clone());
+            if let Some((path, _)) = lines.iter().find(|(path, _)| path.id.1 == *task) {
+                return Ok(Some(path.id.0));
+            }
+        }
+    }
+}

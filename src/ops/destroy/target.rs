@@ -1,0 +1,97 @@
+//! What is destroyed, on whose word, and what is known of it afterwards.
+
+use std::fmt;
+
+use crate::clock::Date;
+use crate::id::{KekVersion, KeyName, NameError, PrincipalId, TenantId, TenantName, VersionName};
+use crate::keyring::remains::Remains;
+use crate::store::{Scrubbed, StoreChange};
+
+/// What is destroyed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DestroyTarget {
+    /// A tenant: its KEKs, and every key.
+    Tenant(TenantId),
+    /// A key: every version, and its index keys.
+    Key(KeyName),
+    /// One version of a key.
+    Version(VersionName),
+    /// A KEK version that seals nothing any more.
+    Kek(TenantId, KekVersion),
+}
+
+impl DestroyTarget {
+    /// Takes the name of a tenant, a key or a version.
+    ///
+    /// # Errors
+    /// [`NameError`] when it is none of them.
+    pub fn parse(name: &str) -> Result<Self, NameError> {
+        match name {
+            version if version.contains("/versions/") => VersionName::parse(version).map(Self::Version),
+            key if key.contains("/keys/") => KeyName::parse(key).map(Self::Key),
+            tenant => TenantName::parse(tenant).map(|tenant| Self::Tenant(tenant.0)),
+        }
+    }
+}
+
+impl fmt::Display for DestroyTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tenant(id) => write!(f, "tenants/{id}"),
+            Self::Key(name) => name.fmt(f),
+            Self::Version(version) => version.fmt(f),
+            Self::Kek(id, version) => write!(f, "tenants/{id}/kekVersions/{version}"),
+        }
+    }
+}
+
+/// On whose word something is destroyed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authority {
+    /// An operator, while the root is unfounded.
+    Operator(PrincipalId),
+    /// The date that was planned has come.
+    Schedule,
+    /// A ceremony, by its name.
+    Ceremony(String),
+}
+
+impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator(principal) => write!(f, "principals/{principal}"),
+            Self::Schedule => f.write_str("schedule"),
+            Self::Ceremony(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Everything that a certificate says.
+#[derive(Debug, Clone)]
+pub struct Destroyed {
+    /// What was destroyed.
+    pub target: DestroyTarget,
+    /// When that was asked for.
+    pub asked: Date,
+    /// When the keys were taken out of the records.
+    pub begun: Date,
+    /// When it was proved that they are gone from the live system.
+    pub done: Date,
+    /// Each wrapped key, and by what it is recognised in a copy.
+    pub objects: Vec<Object>,
+    /// The files that were searched and no longer have them, and the older copies beside them.
+    pub files: Scrubbed,
+    /// The change of the store that says so.
+    pub change: StoreChange,
+}
+
+/// A wrapped key that was destroyed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// The name of its record.
+    pub name: String,
+    /// By what its wrapped bytes are recognised.
+    pub remains: Remains,
+    /// On whose word, as it stands in the tombstone.
+    pub authority: String,
+}

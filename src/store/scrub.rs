@@ -1,0 +1,213 @@
+//! Getting deleted values out of the files, and looking whether they are.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::blocking::blocking;
+use super::commit::lock;
+use super::error::StoreError;
+use super::kv::KvError;
+use super::mac::MAC_AT;
+use super::records::{Inner, Records};
+use super::tables::{Path as Grave, Record, describe};
+use super::view::Row;
+use crate::keyring::remains::{Remains, Search, Tombstone};
+
+/// Bytes read at a time.
+const PIECE: usize = 1 << 20;
+
+/// What a search of the files found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// The files that were read: database, its log, key journal.
+    pub files: Vec<String>,
+    /// How many bytes they had.
+    pub bytes: u64,
+    /// Destroyed keys that still stand there; none, or something is wrong.
+    pub found: Vec<Remains>,
+    /// Older copies beside them, such as a repair leaves, in which a destroyed key may
+    /// still stand, under keys that may still be there.
+    pub copies: Vec<String>,
+}
+
+impl Records {
+    /// Compacts the journal, takes deleted values out of the backend's files, and reads all of them
+    /// once more, looking for destroyed keys.
+    ///
+    /// # Errors
+    /// As [`compact`](Self::compact), or when a file cannot be read.
+    pub async fn scrub(&self, destroyed: impl Fn() -> Search) -> Result<Scrubbed, StoreError> {
+        self.compact().await?;
+        self.inner.kv.scrub(false).await?;
+        let scrubbed = self.inner.search(destroyed()).await?;
+        if scrubbed.found.is_empty() {
+            return Ok(scrubbed);
+        }
+        // Where rows were moved between pages, a copy of one can be left in a gap that is free but not
+        // overwritten. Files that are written anew have no gaps.
+        tracing::info!("deleted keys still stood in gaps of the database: it is written anew");
+        self.inner.kv.scrub(true).await?;
+        self.inner.search(destroyed()).await
+    }
+}
+
+impl Records {
+    /// By what the record at `path` is recognised in a file, and the change that wrote it; `None`
+    /// when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] when it, or its absence, is not genuine.
+    pub async fn remains<T: Record>(&self, path: &Grave<T>) -> Result<Option<(Remains, u64)>, StoreError> {
+        let row = self.view().await?.rows(&[path.key()]).await?.pop().flatten();
+        let stored = |row: &Row| Remains::of(row.value.get(MAC_AT..).unwrap_or_default());
+        Ok(row.map(|row| (stored(&row), row.revision)))
+    }
+
+    /// The names of records that are there although they have tombstones.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] when one, or its absence, is not genuine.
+    pub async fn unburied(
+        &self,
+        tombstones: impl IntoIterator<Item = &Grave<Tombstone>>,
+    ) -> Result<Vec<String>, StoreError> {
+        let keys: Vec<Vec<u8>> = tombstones.into_iter().map(|path| path.id.key().to_vec()).collect();
+        let rows = self.view().await?.rows(&keys).await?;
+        Ok(keys.iter().zip(rows).filter(|(_, row)| row.is_some()).map(|(key, _)| describe(key)).collect())
+    }
+}
+
+impl Inner {
+    async fn search(&self, search: Search) -> Result<Scrubbed, StoreError> {
+        let journal = {
+            let writer = self.writer.lock().await;
+            lock(&writer.journal).source().path().to_owned()
+        };
+        let mut files = self.kv.files();
+        files.push(journal);
+        blocking(move || Ok(search_all(&files, &search).map_err(|error| KvError::Other(error.to_string()))?))
+            .await
+    }
+}
+
+fn search_all(files: &[PathBuf], search: &Search) -> io::Result<Scrubbed> {
+    let mut scrubbed = Scrubbed { files: Vec::new(), bytes: 0, found: Vec::new(), copies: copies(files)? };
+    for path in files.iter().filter(|path| path.exists()) {
+        scrubbed.bytes += search_file(path, search, &mut scrubbed.found)?;
+        scrubbed.files.push(path.display().to_string());
+    }
+    Ok(scrubbed)
+}
+
+fn search_file(path: &Path, search: &Search, found: &mut Vec<Remains>) -> io::Result<u64> {
+    let mut file = File::open(path)?;
+    let (mut read, mut piece) = (0, Vec::with_capacity(PIECE + search.overlap()));
+    loop {
+        // What stands across the border of two pieces stands whole in the second.
+        piece.drain(..piece.len().saturating_sub(search.overlap()));
+        let new = file.by_ref().take(PIECE as u64).read_to_end(&mut piece)?;
+        if new == 0 {
+            return Ok(read);
+        }
+        read += new as u64;
+        found.extend(search.find(&piece));
+    }
+}
+
+/// Files beside these whose names begin like theirs: what repairs and migrations left.
+fn copies(files: &[PathBuf]) -> io::Result<Vec<String>> {
+    let mut copies = Vec::new();
+    for path in files {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
+        for entry in std::fs::read_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })? {
+            let other = entry?.file_name();
+            let suffix = other.as_encoded_bytes().strip_prefix(name.as_encoded_bytes());
+            if suffix.is_some_and(|suffix| {
+                suffix.starts_with(b".before-repair") || suffix.starts_with(b".format-")
+            }) {
+                copies.push(parent.join(other).display().to_string());
+            }
+        }
+    }
+    copies.sort();
+    copies.dedup();
+    Ok(copies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keyring::record::Dek;
+    use crate::keyring::wrapped::SealedKey;
+    use crate::store::testing::{Place, add, dek, dek_path};
+    use crate::store::{Changes, Stored};
+
+    /// A wrapped key whose bytes occur nowhere else.
+    fn distinct(number: u32) -> Dek {
+        let mut ciphertext = [0x5a; 48];
+        ciphertext[..4].copy_from_slice(&number.to_be_bytes());
+        Dek { sealed: SealedKey { ciphertext, ..dek(1).sealed }, ..dek(1) }
+    }
+
+    async fn remains(records: &Records, numbers: &[u32]) -> Vec<Remains> {
+        let mut all = Vec::new();
+        for number in numbers {
+            all.push(records.remains(&dek_path(*number)).await.unwrap().unwrap().0);
+        }
+        all
+    }
+
+    async fn delete(records: &Records, number: u32) {
+        let Stored { revision, .. } = records.get(&dek_path(number)).await.unwrap().unwrap();
+        let mut changes = Changes::new();
+        changes.delete(&dek_path(number), revision);
+        records.commit(changes).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_deleted_is_in_no_file_any_more() {
+        let place = Place::new();
+        let records = place.create().await;
+        for number in 0..300 {
+            let mut changes = Changes::new();
+            changes.create(&dek_path(number), &distinct(number));
+            records.commit(changes).await.unwrap();
+        }
+        let deleted: Vec<u32> = (0..300).step_by(3).collect();
+        let gone = remains(&records, &deleted).await;
+        let kept = remains(&records, &[1, 2, 299]).await;
+        for number in &deleted {
+            delete(&records, *number).await;
+        }
+        let before = records.inner.search(Search::new(gone.clone())).await.unwrap();
+        assert!(before.found.len() >= deleted.len(), "the journal and the log have them: {before:?}");
+        std::fs::write(place.dir.path().join("store.db.before-repair-1"), "old").unwrap();
+        let after = records.scrub(|| Search::new(gone.clone())).await.unwrap();
+        assert_eq!((after.found.len(), after.files.len()), (0, 3), "{after:?}");
+        assert_eq!(after.copies.len(), 1, "{after:?}");
+        // The others are where they were, and there is exactly one copy in the store and one in the journal.
+        let kept = records.inner.search(Search::new(kept)).await.unwrap();
+        assert_eq!(kept.found.len(), 6, "{kept:?}");
+        add(&records, 9).await.unwrap();
+        assert_eq!(records.get(&dek_path(1)).await.unwrap().unwrap().record, distinct(1));
+    }
+
+    #[test]
+    fn nothing_is_missed_at_the_border_of_two_pieces() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let record: [u8; 48] = std::array::from_fn(|at| at as u8 + 1);
+        for at in [PIECE - 48, PIECE - 47, PIECE - 20, PIECE - 1, PIECE, 2 * PIECE - 10] {
+            let mut bytes = vec![0; 2 * PIECE + 100];
+            bytes[at..at + 48].copy_from_slice(&record);
+            std::fs::write(&path, bytes).unwrap();
+            let mut found = Vec::new();
+            assert_eq!(
+                search_file(&path, &Search::new([Remains::of(&record)]), &mut found).unwrap(),
+                2 * PIECE as u64 + 100
+            );
+            assert!(!found.is_empty(), "{at}");
+        }
+    }
+}

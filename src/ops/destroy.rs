@@ -28,6 +28,7 @@ use crate::store::{Changes, Stored, tables};
 
 mod again;
 mod bury;
+mod certificate;
 mod execute;
 mod kek;
 mod target;

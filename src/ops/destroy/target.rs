@@ -3,9 +3,9 @@
 use std::fmt;
 
 use crate::clock::Date;
-use crate::id::{KekVersion, KeyName, NameError, PrincipalId, TenantId, TenantName, VersionName};
+use crate::id::{DekId, KekVersion, KeyName, NameError, PrincipalId, TenantId, TenantName, VersionName};
 use crate::keyring::remains::Remains;
-use crate::store::{Scrubbed, StoreChange};
+use crate::store::Scrubbed;
 
 /// What is destroyed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,8 +81,10 @@ pub struct Destroyed {
     pub objects: Vec<Object>,
     /// The files that were searched and no longer have them, and the older copies beside them.
     pub files: Scrubbed,
-    /// The change of the store that says so.
-    pub change: StoreChange,
+    /// On whose word, this time.
+    pub authority: Authority,
+    /// The sequence number of the audit record that says so.
+    pub sequence: u64,
 }
 
 /// A wrapped key that was destroyed.
@@ -94,4 +96,24 @@ pub struct Object {
     pub remains: Remains,
     /// On whose word, as it stands in the tombstone.
     pub authority: String,
+    /// What it was.
+    pub gone: Gone,
+}
+
+/// What a wrapped key was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gone {
+    /// A DEK.
+    Dek {
+        /// Its id, which stands in every ciphertext under it.
+        id: DekId,
+        /// The version that it was.
+        version: VersionName,
+        /// The KEK version that sealed it.
+        kek: Option<KekVersion>,
+    },
+    /// A blind index key.
+    IndexKey,
+    /// A KEK version.
+    Kek,
 }

@@ -15,8 +15,8 @@ use super::output::Output;
 use super::view::{Fields, View, date};
 use crate::audit::checkpoint::NoteKey;
 use crate::ops::attest::{AttestError, Document, Verified};
-use crate::rpc::proto::GetDestructionCertificateRequest;
 use crate::ops::certificate::{Authority, DestructionCertificate};
+use crate::rpc::proto::GetDestructionCertificateRequest;
 
 mod page;
 

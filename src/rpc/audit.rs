@@ -8,9 +8,9 @@ use super::call::{Gate, settled};
 use super::convert::timestamp;
 use super::proto::audit_service_server::AuditService;
 use super::proto::{
-    AttestRecordRequest, AttestedDocument, AuditKey, Checkpoint, ConsistencyProof, GetCheckpointRequest, GetDestructionCertificateRequest,
-    GetConsistencyProofRequest, GetInclusionProofRequest, GetPublicKeysRequest, GetPublicKeysResponse,
-    InclusionProof,
+    AttestRecordRequest, AttestedDocument, AuditKey, Checkpoint, ConsistencyProof, GetCheckpointRequest,
+    GetConsistencyProofRequest, GetDestructionCertificateRequest, GetInclusionProofRequest,
+    GetPublicKeysRequest, GetPublicKeysResponse, InclusionProof,
 };
 use crate::access::permission::ViewAudit;
 use crate::audit::checkpoint::{NoteKey, SignedCheckpoint};

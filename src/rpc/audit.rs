@@ -8,7 +8,7 @@ use super::call::{Gate, settled};
 use super::convert::timestamp;
 use super::proto::audit_service_server::AuditService;
 use super::proto::{
-    AttestRecordRequest, AttestedDocument, AuditKey, Checkpoint, ConsistencyProof, GetCheckpointRequest,
+    AttestRecordRequest, AttestedDocument, AuditKey, Checkpoint, ConsistencyProof, GetCheckpointRequest, GetDestructionCertificateRequest,
     GetConsistencyProofRequest, GetInclusionProofRequest, GetPublicKeysRequest, GetPublicKeysResponse,
     InclusionProof,
 };
@@ -78,6 +78,19 @@ impl AuditService for Audit {
         let document = settled!(call, {
             let (vault, right) = call.authorize::<ViewAudit>(())?;
             vault.attest_record(&right, sequence).await
+        })?;
+        Ok(Response::new(AttestedDocument { json: document.to_text() }))
+    }
+
+    async fn get_destruction_certificate(
+        &self,
+        request: Request<GetDestructionCertificateRequest>,
+    ) -> Result<Response<AttestedDocument>, Status> {
+        let mut call = self.0.call(&request, "get-destruction-certificate", &request.get_ref().name);
+        let name = request.into_inner().name;
+        let document = settled!(call, {
+            let (vault, right) = call.authorize::<ViewAudit>(())?;
+            vault.certificate(&right, &name).await
         })?;
         Ok(Response::new(AttestedDocument { json: document.to_text() }))
     }

@@ -1,23 +1,37 @@
 //! What the certificate of a destruction says.
 
+use sha2::{Digest, Sha256};
+
 use super::target::{Authority, DestroyTarget, Destroyed, Gone, Object};
+use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::keyring::record::{Erasure, Export};
-use crate::ops::Error;
-use crate::ops::attest::Document;
-use crate::ops::certificate::{self, Check, DataKey, DestructionCertificate, KekGone, What};
-use crate::ops::commit;
+use crate::ops::attest::{Document, canonical};
+use crate::ops::certificate::{self, Check, DataKey, DestructionCertificate, IndexKeyGone, KekGone, What};
+use crate::ops::erasure::Replacing;
 use crate::ops::vault::Vault;
-use crate::store::Prefix;
+use crate::ops::{Done, Error};
 
 impl Vault {
-    /// The certificate of a destruction, attested by the HSM together with its record in the audit log.
+    /// The certificate of a destruction that is done, attested by the HSM. Everything is looked for once
+    /// more, now, and the audit log takes the certificate's digest first.
     ///
     /// # Errors
-    /// When store, audit log or HSM do not serve.
-    pub async fn certify_destruction(&self, destroyed: &Destroyed) -> Result<Document, Error> {
-        let certificate = self.certificate_of(destroyed).await?;
-        self.certify(&certificate, destroyed.sequence).await
+    /// [`Error::NotAllowed`] for what is not destroyed; when store, audit log or HSM do not serve.
+    pub async fn certificate(
+        &self,
+        _right: &Authorized<permission::ViewAudit>,
+        name: &str,
+    ) -> Result<Done<Document>, Error> {
+        let target = DestroyTarget::parse(name)?;
+        let _alone = self.destroying.lock().await;
+        let destroyed = self.destroyed(target).await?;
+        let certificate = self.certificate_of(&destroyed).await?;
+        let unfit = |error: String| Error::Internal(format!("the certificate of {name}: {error}"));
+        let body = serde_json::to_value(&certificate).map_err(|error| unfit(error.to_string()))?;
+        let spelling = canonical(&body).map_err(|error| unfit(error.to_string()))?;
+        let detail = format!("certificate SHA-256 {}", hex(&Sha256::digest(spelling)));
+        let recorded = self.record_words("destruction-certificate", certificate.name.clone(), detail).await?;
+        Ok(Done::new(self.certify(&certificate, recorded.sequence()).await?))
     }
 
     async fn certificate_of(&self, destroyed: &Destroyed) -> Result<DestructionCertificate, Error> {
@@ -27,43 +41,64 @@ impl Vault {
             name: destroyed.target.to_string(),
             what: what(&destroyed.target),
             data_keys: destroyed.objects.iter().filter_map(data_key).collect(),
+            index_keys: destroyed.objects.iter().filter_map(index_key).collect(),
             keks: destroyed.objects.iter().filter_map(kek).collect(),
             destroyed: rfc3339(destroyed.begun),
             authority: authority(&destroyed.target, &destroyed.authority),
-            checks: checks(destroyed),
+            checks: checks(destroyed).into_iter().chain([self.no_open_keys(destroyed)]).collect(),
             gone_from_live_system: rfc3339(destroyed.done),
             gone_from_backups: gone_from_backups.map(rfc3339),
             could_bring_back,
         })
     }
 
-    /// Older copies, and when the last of them is unreadable: those of the store when the erasure key is
-    /// replaced, exports when they must be deleted.
+    /// Older copies, and when the last of them is unreadable (`None`: nobody can say): those of the store
+    /// when the erasure key is replaced, exports when they must be deleted.
     async fn what_could_bring_back(
         &self,
         destroyed: &Destroyed,
     ) -> Result<(Option<Date>, Vec<String>), Error> {
-        let keys = commit::all(&self.records, &Prefix::<Erasure>::all()).await?;
-        let newest = keys.last().map(|(path, stored)| (path.id, stored.record.created));
-        let (mut last, mut words) = (None, Vec::new());
-        if let Some((generation, created)) = newest {
-            let replaced = created.after(self.settings.erasure.replace_every).max(destroyed.done);
-            words.push(format!(
-                "a copy of store or journal from before, until erasure key {generation} is destroyed: planned for {}",
-                rfc3339(replaced)
-            ));
-            last = Some(replaced);
+        let mut words = Vec::new();
+        let key = self.erasure_status().await?;
+        let replaced = key.replacing == Replacing::No && key.created > destroyed.begun;
+        let every = self.settings.erasure.replace_every;
+        let mut last = match replaced {
+            true => Some(key.destroyed.map_or(destroyed.done, |(_, since)| since)),
+            // It may never be replaced, unless somebody does it.
+            false => (!every.is_zero()).then(|| key.created.after(every).max(destroyed.done)),
+        };
+        if !replaced {
+            let until = last.map_or_else(|| "somebody replaces the erasure key".to_owned(), rfc3339);
+            words.push(format!("a copy of store or key journal from before, until {until}"));
+            let copies = destroyed.files.copies.iter();
+            words.extend(copies.map(|copy| format!("the file {copy} beside the store, until {until}")));
         }
-        for (path, stored) in commit::all(&self.records, &Prefix::<Export>::all()).await? {
-            let Export { created, delete_by, .. } = stored.record;
-            if created < destroyed.begun && delete_by > destroyed.done {
-                words.push(format!("export {}, which must be deleted by {}", path.id, rfc3339(delete_by)));
-                last = last.map(|last| last.max(delete_by));
+        for export in self.exports_alive(Date::now()).await? {
+            if export.created <= destroyed.begun {
+                words.push(format!(
+                    "export {} of {}, which must be deleted by {}",
+                    export.id,
+                    rfc3339(export.created),
+                    rfc3339(export.delete_by)
+                ));
+                last = last.map(|last| last.max(export.delete_by));
             }
         }
-        words.extend(destroyed.files.copies.iter().map(|copy| format!("the file {copy} beside the store")));
-        // Nobody says when a file that lies beside the store is removed.
-        Ok((last.filter(|_| destroyed.files.copies.is_empty()), words))
+        Ok((last, words))
+    }
+
+    /// That none of the data keys is open here.
+    fn no_open_keys(&self, destroyed: &Destroyed) -> Check {
+        let is_open = |object: &&Object| match &object.gone {
+            Gone::Dek { id, .. } => self.deks.holds(id),
+            Gone::Kek | Gone::IndexKey => false,
+        };
+        let open = destroyed.objects.iter().filter(is_open).count();
+        Check {
+            what: "no data key of it is open in the daemon".into(),
+            found: format!("{open} of {} are open", destroyed.objects.len()),
+            passed: open == 0,
+        }
     }
 }
 
@@ -96,8 +131,17 @@ fn kek(object: &Object) -> Option<KekGone> {
     })
 }
 
+fn index_key(object: &Object) -> Option<IndexKeyGone> {
+    (object.gone == Gone::IndexKey)
+        .then(|| IndexKeyGone { name: object.name.clone(), fingerprint: fingerprint(object) })
+}
+
 fn fingerprint(object: &Object) -> String {
-    object.remains.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&object.remains.fingerprint)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn authority(target: &DestroyTarget, authority: &Authority) -> certificate::Authority {
@@ -121,10 +165,6 @@ fn checks(destroyed: &Destroyed) -> Vec<Check> {
             format!(
                 "each of {count} records is absent and has a tombstone, {index_keys} of them of index keys"
             ),
-        ),
-        passed(
-            "caches flushed",
-            "open keys were wiped, handles of KEKs given up in every HSM process".into(),
         ),
         passed("journal compacted", "it begins with the records as they are now".into()),
         passed(

@@ -31,11 +31,44 @@ impl Vault {
         self.bury(&Grave::new(&target, &authority)).await?;
         let tombstones = self.tombstones(&target).await?;
         let files = self.prove(&target, &tombstones).await?;
-        let (plan, sequence) = self.note_done(&target, &tombstones, &files).await?;
+        let plan = self.note_done(&target, &tombstones, &files).await?;
         let (begun, done) = (plan.begun.unwrap_or(plan.asked), plan.done.unwrap_or(plan.asked));
         let objects = tombstones.into_iter().map(|(path, stored)| object(&path, stored.record)).collect();
         tracing::info!(%target, %authority, "destroyed");
-        Ok(Destroyed { target, asked: plan.asked, begun, done, objects, files, authority, sequence })
+        Ok(Destroyed { target, asked: plan.asked, begun, done, objects, files, authority })
+    }
+
+    /// What is known of a destruction that is done, looked at once more.
+    pub(super) async fn destroyed(&self, target: DestroyTarget) -> Result<Destroyed, Error> {
+        let plan = self.plan_of(&target).await?;
+        let times = plan.and_then(|plan| Some((plan.asked, plan.begun?, plan.done?)));
+        let undone = || Error::NotAllowed(format!("{target} is not destroyed, so there is no certificate"));
+        let (asked, begun, done) = times.ok_or_else(undone)?;
+        let tombstones = self.tombstones(&target).await?;
+        let files = self.prove(&target, &tombstones).await?;
+        let authority = tombstones.first().map(|(_, stored)| Authority::parse(&stored.record.authority));
+        let authority = authority.unwrap_or(Authority::Schedule);
+        let objects = tombstones.into_iter().map(|(path, stored)| object(&path, stored.record)).collect();
+        Ok(Destroyed { target, asked, begun, done, objects, files, authority })
+    }
+
+    async fn plan_of(&self, target: &DestroyTarget) -> Result<Option<Destruction>, Error> {
+        Ok(match target {
+            DestroyTarget::Tenant(id) => self.tenant(id).await?.record.destruction,
+            DestroyTarget::Key(name) => self.key_record(name).await?.record.destruction,
+            DestroyTarget::Version(version) => {
+                self.version_record(&version.key, version.epoch).await?.record.destruction
+            }
+            DestroyTarget::Kek(id, version) => {
+                let path = tables::tombstone(&tables::kek(id, *version));
+                let buried = self.records.get(&path).await?.map(|stored| stored.record.destroyed);
+                buried.map(|date| Destruction {
+                    begun: Some(date),
+                    done: Some(date),
+                    ..Destruction::planned(crate::keyring::state::KeyState::DecryptOnly, date, date)
+                })
+            }
+        })
     }
 
     /// The tombstones of everything that a target had.
@@ -88,7 +121,7 @@ impl Vault {
         target: &DestroyTarget,
         tombstones: &Tombstones,
         files: &Scrubbed,
-    ) -> Result<(Destruction, u64), Error> {
+    ) -> Result<Destruction, Error> {
         let now = Date::now();
         let mut changes = Changes::default();
         let (plan, affects) = self.record_done(&mut changes, target, now, tombstones).await?;
@@ -107,8 +140,8 @@ impl Vault {
         let mut record = Pending::begin(self.audit.clone(), None, "destroy", target.to_string(), 0);
         record.change(change);
         record.detail(detail);
-        let committed = record.finish(Outcome::Ok)?.await?;
-        Ok((plan, committed.sequence()))
+        record.finish(Outcome::Ok)?.await?;
+        Ok(plan)
     }
 
     async fn record_done<'a>(

@@ -21,11 +21,18 @@ pub enum DestroyTarget {
 }
 
 impl DestroyTarget {
-    /// Takes the name of a tenant, a key or a version.
+    /// Takes the name of a tenant, a key, a version or a KEK version.
     ///
     /// # Errors
     /// [`NameError`] when it is none of them.
     pub fn parse(name: &str) -> Result<Self, NameError> {
+        if let Some((tenant, version)) = name.split_once("/kekVersions/") {
+            let number = version.parse().ok().filter(|number: &u32| number.to_string() == version);
+            let version = number.and_then(KekVersion::new).ok_or_else(|| {
+                NameError::Shape(name.chars().take(200).collect(), "tenants/{tenant}/kekVersions/{version}")
+            })?;
+            return Ok(Self::Kek(TenantName::parse(tenant)?.0, version));
+        }
         match name {
             version if version.contains("/versions/") => VersionName::parse(version).map(Self::Version),
             key if key.contains("/keys/") => KeyName::parse(key).map(Self::Key),
@@ -56,6 +63,17 @@ pub enum Authority {
     Ceremony(String),
 }
 
+impl Authority {
+    /// From the words of a tombstone.
+    pub(super) fn parse(words: &str) -> Self {
+        match words.split_once('/') {
+            Some(("ceremonies", _)) => Self::Ceremony(words.to_owned()),
+            Some(("principals", name)) => PrincipalId::new(name).map_or(Self::Schedule, Self::Operator),
+            _ => Self::Schedule,
+        }
+    }
+}
+
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -83,8 +101,6 @@ pub struct Destroyed {
     pub files: Scrubbed,
     /// On whose word, this time.
     pub authority: Authority,
-    /// The sequence number of the audit record that says so.
-    pub sequence: u64,
 }
 
 /// A wrapped key that was destroyed.

@@ -19,7 +19,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Every wrapped key is sealed anew, the journal is compacted, and the old key's object is
 destroyed on every token. What remains of a key that was destroyed before is a recovery export
-(keyward backup list).
+(`keyward backup list`).
 
 Example:
   keyward erasure replace"

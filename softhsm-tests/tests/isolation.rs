@@ -130,7 +130,7 @@ fn a_person_who_starts_it_is_told_what_it_is_for() {
     for program in ["keyward", "keywardd"] {
         let said = world.command(program).arg("hsm-process").output().expect("a program");
         let error = String::from_utf8_lossy(&said.stderr);
-        assert!(!said.status.success() && error.contains("for keywardd itself"), "{program}: {error}");
+        assert!(!said.status.success() && error.contains("for keyward itself"), "{program}: {error}");
     }
 }
 

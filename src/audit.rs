@@ -10,21 +10,31 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
+pub mod checkpoint;
 mod damage;
 pub mod file;
+mod find;
 mod frame;
 pub mod merkle;
+mod notes;
 pub mod pending;
+pub mod proof;
 mod reader;
 pub mod record;
+mod recount;
 mod segment;
+pub mod tree;
 pub mod verify;
 
 pub use damage::{Damage, Flaw, VerifyError};
 pub use file::FileLog;
 pub use frame::ChainHash;
 pub use pending::Pending;
+pub use tree::{Tree, TreeError};
+
+use checkpoint::{SignedCheckpoint, TreeHead};
 pub use record::{Caller, ItemDigest, Items, Outcome, Record, StoreChange};
+pub use recount::Counted;
 
 /// Where records go.
 ///
@@ -50,6 +60,32 @@ pub trait AuditLog: Send + Sync + 'static {
 
     /// Sequence number of the newest durable record; 0 when there is none.
     fn durable(&self) -> u64;
+
+    /// The tree over the records; it may be a moment behind the newest ones.
+    fn tree(&self) -> &Tree;
+
+    /// Waits until the tree covers record `sequence`, makes it durable and
+    /// answers its head, over all records there are. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the log does not get so far, or the disk fails.
+    fn settle(&self, sequence: u64) -> Result<TreeHead, TreeError>;
+
+    /// The newest checkpoint.
+    fn checkpoint(&self) -> Option<SignedCheckpoint>;
+
+    /// Keeps a checkpoint durably; one that is older than the newest is passed
+    /// over. Its head is one that `settle` answered. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TreeError`] when the disk fails; then it may or may not be kept.
+    fn keep(&self, checkpoint: &SignedCheckpoint) -> Result<(), TreeError>;
+
+    /// A record in its only encoding, proved to be the one in the tree. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TreeError`] when there is none, or it was changed.
+    fn record(&self, sequence: u64) -> Result<Vec<u8>, TreeError>;
 }
 
 /// Proof that a record is durable. A reply cannot be built without it.

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 mod audit;
 mod backup;
 mod ceremony;
+mod certificate;
 mod context;
 mod crypt;
 mod csv;
@@ -134,6 +135,9 @@ enum Command {
     /// Verify and read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Verify and read certificates of destruction, offline
+    #[command(subcommand)]
+    Certificate(certificate::Command),
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  keyward completions bash > ~/.local/share/bash-completion/completions/keyward"
@@ -241,6 +245,7 @@ impl Command {
             Self::Audit(command) => command.run(shell).await,
             Self::Root(command) => command.run(shell).await,
             Self::Ceremony(command) => command.run(shell).await,
+            Self::Certificate(command) => command.run(shell).await,
             Self::Completions { shell: kind } => completions(kind, shell),
         }
     }

@@ -48,6 +48,7 @@ pub use error::{Code, Error};
 pub use stream::{StreamError, Streamed};
 
 use crate::rpc::proto::access_service_client::AccessServiceClient;
+use crate::rpc::proto::audit_service_client::AuditServiceClient;
 use crate::rpc::proto::backup_service_client::BackupServiceClient;
 use crate::rpc::proto::ceremony_service_client::CeremonyServiceClient;
 use crate::rpc::proto::crypt_session_request::Request;
@@ -198,6 +199,11 @@ impl Client {
     /// The generated client of the ceremony service, for [`call`](Self::call).
     pub fn ceremonies(&self) -> CeremonyServiceClient<Channel> {
         CeremonyServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// The generated client of the audit service, for [`call`](Self::call).
+    pub fn audit(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
     }
 
     /// The generated client of the system service, for [`call`](Self::call).

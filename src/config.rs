@@ -256,6 +256,8 @@ pub struct Audit {
     pub reserve: Bytes,
     /// Keep the digest of each decrypted item, not only their Merkle root.
     pub list_decrypted_items: bool,
+    /// How often the HSM signs a checkpoint, when there are new records.
+    pub checkpoint_interval: Span,
 }
 
 impl Default for Audit {
@@ -265,6 +267,7 @@ impl Default for Audit {
             segment: Bytes(64 << 20),
             reserve: Bytes(1 << 20),
             list_decrypted_items: true,
+            checkpoint_interval: Span(Duration::from_secs(10)),
         }
     }
 }
@@ -469,6 +472,9 @@ impl Config {
         let socket = self.server.socket.as_os_str().len();
         if socket > 107 {
             return Err(format!("server.socket has {socket} bytes; a Unix socket path has at most 107"));
+        }
+        if self.audit.checkpoint_interval.0 < Duration::from_millis(100) {
+            return Err("audit.checkpoint_interval must be at least 100ms".into());
         }
         let mut names = BTreeSet::new();
         for principal in &self.principals {

@@ -15,6 +15,7 @@ use crate::hsm::figures::{CacheFigures, Figures};
 use crate::hsm::process::TaskError;
 use crate::id::RootId;
 pub use crate::id::token::TokenInfo;
+use crate::keyring::signing::{Signature, SigningKey};
 use crate::keyring::wrapped::{Canary, SealedKey, WrappedKek};
 use crate::secret::{Key256, SecretBytes, transfer};
 
@@ -172,6 +173,25 @@ pub enum Operation {
         #[cbor(n(4), with = "minicbor::bytes")]
         to_aad: Vec<u8>,
     },
+    /// Makes a P-256 key pair whose private key is wrapped under a KEK of its
+    /// own. Answer: [`Reply::NewSigningKey`].
+    #[n(5)]
+    GenerateSigningKey {
+        /// The root that wraps the KEK.
+        #[n(0)]
+        root: RootId,
+    },
+    /// Signs a SHA-256 digest with ECDSA. Answer: [`Reply::Signature`], which
+    /// was verified. Two answers differ, and each is as good.
+    #[n(6)]
+    Sign {
+        /// The key.
+        #[n(0)]
+        key: SigningKey,
+        /// What is signed.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        digest: [u8; 32],
+    },
 }
 
 /// The answer to one [`Operation`].
@@ -199,6 +219,12 @@ pub enum Reply {
     /// A key sealed anew.
     #[n(4)]
     Sealed(#[n(0)] SealedKey),
+    /// A new signing key; it has signed once.
+    #[n(5)]
+    NewSigningKey(#[n(0)] SigningKey),
+    /// A signature that verifies.
+    #[n(6)]
+    Signature(#[n(0)] Signature),
 }
 
 /// Names a KEK by what it is: the root that wraps it and the wrapped bytes.

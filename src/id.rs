@@ -294,6 +294,10 @@ counter!(
     RosterVersion
 );
 counter!(
+    /// The generation of a signing key of the daemon, from 1.
+    SigningGeneration
+);
+counter!(
     /// The version of a blind index key, from 1.
     IndexVersion
 );

@@ -11,5 +11,6 @@ pub mod public_key;
 pub mod record;
 pub mod recovery;
 pub mod roster;
+pub mod signing;
 pub mod state;
 pub mod wrapped;

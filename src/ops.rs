@@ -1,9 +1,12 @@
 //! The use cases, one per file. Each takes a proof of authorisation and
 //! answers a [`Done`], whose value is released only against an audit record.
 
+pub mod attest;
 pub mod backup;
 pub mod blind_index;
 pub mod ceremony;
+pub mod certificate;
+pub mod checkpoint;
 pub mod crypt;
 pub mod data_key;
 pub mod done;
@@ -15,6 +18,7 @@ pub mod key;
 pub mod re_encrypt;
 pub mod rotate;
 pub mod stream;
+pub mod system_key;
 pub mod tenant;
 pub mod vault;
 pub mod version;

@@ -7,6 +7,7 @@ pub mod services;
 pub mod undecodable;
 
 mod access;
+mod audit;
 mod backup;
 mod convert;
 mod crypto;

@@ -48,7 +48,7 @@ pub use error::{Refusal, StoreError};
 pub use mac::StoreKeys;
 pub use meta::StoreChange;
 pub use records::{Changes, Records, Stats};
-pub use recover::{ErasureList, OpenReport, bootstrap, erasure_keys};
+pub use recover::{ErasureList, OpenReport, bootstrap, erasure_keys, signing_keys};
 pub use reseal::{Batch, Cursor};
 pub use sqlite::SqliteKv;
 pub use tables::{Path, Prefix, Record};

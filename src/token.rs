@@ -14,5 +14,7 @@ pub mod enrolment;
 pub mod envelope;
 pub mod error;
 pub mod printable;
+#[cfg(test)]
+mod vectors;
 pub mod verify;
 pub mod wire;

@@ -271,12 +271,12 @@ async fn who_leaves_the_roster_decides_nothing_any_more() {
     let anchor = transcript(&client, &founding.name).await.expect("a transcript");
     for (name, signers) in [(&founding.name, 3), (&change.name, 2), (&next.name, 2)] {
         let text = transcript(&client, name).await.expect("a transcript");
-        let verified = transcript::verify(&text, Some(&anchor)).expect("it verifies");
+        let verified = transcript::verify(&text, Some(&anchor), None).expect("it verifies");
         assert_eq!(verified.signers.len(), signers, "{name}");
     }
     let text = transcript(&client, &next.name).await.expect("a transcript");
     let cut = text.replace("\"change-roster\"", "\"rotate-root\"");
-    assert!(transcript::verify(&cut, Some(&anchor)).is_err());
+    assert!(transcript::verify(&cut, Some(&anchor), None).is_err());
     let open_yet = transcript(&client, &open.name).await.unwrap_err();
     assert_eq!(reason(&open_yet), "NOT_ALLOWED");
 }
@@ -290,7 +290,13 @@ async fn a_transcript_that_was_changed_proves_nothing() {
     let anchor = transcript(&client, &founding.name).await.expect("a transcript");
     let text = transcript(&client, &proposed.name).await.expect("a transcript");
     let good: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let verify = |value: &serde_json::Value| transcript::verify(&value.to_string(), Some(&anchor));
+    let verify = |value: &serde_json::Value| transcript::verify(&value.to_string(), Some(&anchor), None);
+    assert!(verify(&good).is_ok());
+    let mut changed = good.clone();
+    changed["body"]["outcome"] = "nothing".into();
+    assert!(matches!(verify(&changed), Err(TranscriptError::Attestation(_))));
+    // Without the daemon's attestation the custodians' signatures must hold by themselves.
+    let good = good["body"].clone();
     assert!(verify(&good).is_ok());
     let changes: [(&str, fn(&mut serde_json::Value)); 9] = [
         ("a signature less", |t| drop(t["decision"]["approvals"].as_array_mut().unwrap().pop())),
@@ -320,7 +326,7 @@ async fn a_transcript_that_was_changed_proves_nothing() {
     // Another installation's founding is no anchor.
     let (_world, _daemon, client, _, strange) = founded().await;
     let strange = transcript(&client, &strange.name).await.expect("a transcript");
-    let other = transcript::verify(&text, Some(&strange)).unwrap_err();
+    let other = transcript::verify(&text, Some(&strange), None).unwrap_err();
     assert!(matches!(other, TranscriptError::Anchor { .. }), "{other}");
 }
 

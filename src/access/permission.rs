@@ -128,6 +128,8 @@ permissions! {
     ApproveCeremony(()) needs Needs::Known;
     /// See ceremonies and the roster.
     ViewCeremonies(()) needs Needs::Known;
+    /// See the checkpoints, proofs and keys of the audit log.
+    ViewAudit(()) needs Needs::Operator;
     /// See and replace the erasure key.
     ManageErasure(()) needs Needs::Operator;
     /// Make and list recovery exports.

@@ -71,6 +71,27 @@ pub enum Flaw {
     /// The header belongs to another segment, or does not continue the one before.
     #[error("the segment does not continue the one before it")]
     Discontinued,
+    /// The log has fewer records than a checkpoint of it.
+    #[error(
+        "this checkpoint covers the log up to here, and the log has only {records} records: it was cut, or an older copy was put back; put the newest copy of the directory in its place, and keep this one as evidence"
+    )]
+    Cut {
+        /// How many records the log has.
+        records: u64,
+    },
+    /// The records are not those that a checkpoint covers.
+    #[error(
+        "the records up to here are not those that this checkpoint covers: one of the two was changed; put the newest copy of the directory in its place, and keep this one as evidence"
+    )]
+    Forked,
+    /// The files of the tree are not what the records make.
+    #[error(
+        "the tree has another hash here than the records make; remove the directory `tree` and start the daemon again: it is computed anew"
+    )]
+    Tree,
+    /// The file does not hold a checkpoint of this log.
+    #[error("{0}")]
+    Checkpoint(String),
     /// One or more segment files are gone.
     #[error("the segment is missing")]
     Missing,

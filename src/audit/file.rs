@@ -15,19 +15,29 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use self::disk::{Disk, System};
+use self::grow::Growth;
+use self::notes::Notes;
 use self::queue::Queue;
 use self::tail::{Keep, Place};
 use self::writer::Writer;
-use super::{AuditError, AuditLog, Receipt, Record, StoreChange, VerifyError};
+use super::checkpoint::{SignedCheckpoint, TreeHead};
+use super::frame::Tip;
+use super::tree::{Tree, TreeError};
+use super::{AuditError, AuditLog, Damage, Flaw, Receipt, Record, StoreChange, VerifyError};
 use crate::id::DeploymentId;
 
 mod disk;
+mod grow;
+mod notes;
 mod queue;
 mod reserve;
 mod tail;
 #[cfg(test)]
 pub(in crate::audit) mod tests;
 mod writer;
+
+/// How long the tree may take to grow over records that are durable.
+const GROWS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where and how to keep a log.
 #[derive(Debug, Clone)]
@@ -94,6 +104,9 @@ pub enum OpenError {
     /// It cannot be read, or was changed.
     #[error(transparent)]
     Unsound(#[from] VerifyError),
+    /// Its tree cannot be read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// The operating system refused.
     #[error("cannot open the audit log: {}: {source}", .path.display())]
     Io {
@@ -114,6 +127,9 @@ impl OpenError {
 /// An open log. Dropping it closes it.
 pub struct FileLog {
     queue: Arc<Queue>,
+    place: Arc<Place>,
+    tree: Arc<Tree>,
+    notes: Notes,
     writer: Mutex<Option<JoinHandle<Result<(), AuditError>>>>,
 }
 
@@ -124,32 +140,35 @@ impl FileLog {
     /// # Errors
     /// [`OpenError`]; a log that is damaged, foreign or newer is left as it is.
     pub fn open(settings: Settings, deployment: DeploymentId) -> Result<(Arc<Self>, Opened), OpenError> {
-        Self::open_on(settings, deployment, Box::new(System))
+        Self::open_on(settings, deployment, Arc::new(System))
     }
 
     fn open_on(
         settings: Settings,
         deployment: DeploymentId,
-        disk: Box<dyn Disk>,
+        disk: Arc<dyn Disk>,
     ) -> Result<(Arc<Self>, Opened), OpenError> {
         let dir = settings.dir.clone();
         if settings.create {
             create_dir(&dir).map_err(OpenError::io(&dir))?;
         }
         let lock = lock(&dir)?;
-        let place = Place { settings, deployment, disk };
+        let place = Arc::new(Place { settings, deployment, disk });
         if place.settings.create && super::verify::segments(&dir)?.is_empty() {
             place.create().map_err(OpenError::io(&dir))?;
         }
         let (tail, torn_bytes) = place.open(Keep::Whole)?;
         reserve::take(&place).map_err(OpenError::io(&dir))?;
         let opened = Opened { last_sequence: tail.tip().sequence, last_change: tail.change(), torn_bytes };
+        let notes = Notes::open(&place)?;
+        let growth = grown(&place, tail.tip(), notes.newest().as_ref())?;
+        let tree = Arc::clone(growth.tree());
 
         let queue = Arc::new(Queue::new(opened.last_sequence));
-        let writer = Writer::new(Arc::clone(&queue), place, tail, lock);
+        let writer = Writer::new(Arc::clone(&queue), Arc::clone(&place), tail, growth, lock);
         let thread = std::thread::Builder::new().name("audit".into()).spawn(|| writer.run());
         let writer = Mutex::new(Some(thread.map_err(OpenError::io(&dir))?));
-        Ok((Arc::new(Self { queue, writer }), opened))
+        Ok((Arc::new(Self { queue, place, tree, notes, writer }), opened))
     }
 
     /// Takes no more records, writes those that wait, and ends the writer.
@@ -175,6 +194,52 @@ impl AuditLog for FileLog {
 
     fn durable(&self) -> u64 {
         self.queue.durable()
+    }
+
+    fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    fn settle(&self, sequence: u64) -> Result<TreeHead, TreeError> {
+        self.tree.await_size(sequence, GROWS_WITHIN)?;
+        grow::settle(&self.tree, &self.place)
+    }
+
+    fn checkpoint(&self) -> Option<SignedCheckpoint> {
+        self.notes.newest()
+    }
+
+    fn keep(&self, checkpoint: &SignedCheckpoint) -> Result<(), TreeError> {
+        self.notes.keep(&self.place, checkpoint)
+    }
+
+    fn record(&self, sequence: u64) -> Result<Vec<u8>, TreeError> {
+        super::find::record(self.place.dir(), &self.tree, sequence)
+    }
+}
+
+/// Brings the tree up to the log, and compares both with the newest checkpoint. A tree
+/// whose files do not fit it is computed again: then the records themselves do not.
+fn grown(place: &Place, tip: Tip, newest: Option<&SignedCheckpoint>) -> Result<Growth, OpenError> {
+    let head = newest.map(|note| note.checkpoint.head);
+    let damaged = |sequence, flaw| {
+        let file = place.dir().join(notes::NEWEST);
+        OpenError::from(VerifyError::from(Damage { file, offset: 0, sequence, flaw }))
+    };
+    let records = tip.sequence;
+    if let Some(head) = head.filter(|head| head.size > records) {
+        return Err(damaged(head.size, Flaw::Cut { records }));
+    }
+    let growth = Growth::open(place, tip)?;
+    let Some(head) = head else { return Ok(growth) };
+    if growth.tree().head(head.size).is_ok_and(|found| found == head) {
+        return Ok(growth);
+    }
+    tracing::warn!("the tree over the audit log does not fit its newest checkpoint: it is computed again");
+    let growth = Growth::again(place, tip)?;
+    match growth.tree().head(head.size)? == head {
+        true => Ok(growth),
+        false => Err(damaged(head.size, Flaw::Forked)),
     }
 }
 

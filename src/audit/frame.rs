@@ -1,6 +1,7 @@
 //! Frames: how records stand in a segment file, and the hash chain over them.
 
 use std::fmt;
+use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
@@ -25,6 +26,21 @@ pub struct ChainHash(pub [u8; HASH]);
 impl fmt::Display for ChainHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for ChainHash {
+    type Err = std::num::ParseIntError;
+
+    /// Reads 64 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut hash = [0; HASH];
+        for (at, byte) in hash.iter_mut().enumerate() {
+            // What is missing or too much is no number.
+            let digits = text.get(2 * at..2 * at + 2).filter(|_| text.len() == 2 * HASH);
+            *byte = u8::from_str_radix(digits.unwrap_or_default(), 16)?;
+        }
+        Ok(Self(hash))
     }
 }
 
@@ -179,6 +195,16 @@ impl Batch {
     /// The bytes to write.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The records, each in its only encoding.
+    pub(super) fn records(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.bytes.as_slice();
+        std::iter::from_fn(move || {
+            let (frame, behind) = rest.split_at_checked(span(rest)?)?;
+            rest = behind;
+            frame.get(HEAD..frame.len() - HASH)
+        })
     }
 
     /// The newest store change among the records.

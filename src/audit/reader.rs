@@ -99,6 +99,11 @@ impl SegmentReader {
         Damage { file: self.path.clone(), offset: 0, sequence, flaw }.into()
     }
 
+    /// The bytes of the record that was read last.
+    pub(super) fn record_bytes(&self) -> &[u8] {
+        self.frame.get(frame::HEAD..self.frame.len().saturating_sub(frame::HASH)).unwrap_or_default()
+    }
+
     /// The next record, or the end. Tip and offset then stand behind it.
     pub(super) fn next(&mut self) -> Result<Option<Record>, VerifyError> {
         loop {

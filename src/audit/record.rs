@@ -136,7 +136,7 @@ impl Record {
     ///
     /// # Errors
     /// When the bytes are not a record, or not the ones that encoding it gives.
-    pub(super) fn from_canonical(bytes: &[u8]) -> Result<Self, minicbor::decode::Error> {
+    pub fn from_canonical(bytes: &[u8]) -> Result<Self, minicbor::decode::Error> {
         let record: Self = minicbor::decode(bytes)?;
         let again = minicbor::to_vec(&record).map_err(minicbor::decode::Error::custom)?;
         match again == bytes {

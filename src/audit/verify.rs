@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::checkpoint::NoteKey;
 use super::damage::{Damage, Flaw, VerifyError};
 use super::frame::{ChainHash, Tip};
 use super::reader::SegmentReader;
 use super::record::{Record, StoreChange};
+use super::recount::{Counted, Recount};
 use super::segment;
 use crate::clock::Date;
 use crate::id::DeploymentId;
@@ -27,6 +29,8 @@ pub struct Report {
     pub head: ChainHash,
     /// The newest store change in it.
     pub last_change: Option<StoreChange>,
+    /// The tree over the records, and its checkpoints.
+    pub counted: Counted,
     /// An unfinished write behind the newest record: left by a crash, or being
     /// written right now.
     pub torn: Option<Torn>,
@@ -43,14 +47,27 @@ pub struct Torn {
     pub bytes: u64,
 }
 
-/// Verifies every record, header and hash of the log in `dir`.
+/// Verifies every record, header and hash of the log in `dir`, the tree over it and, but for
+/// their signatures, its checkpoints.
 ///
 /// # Errors
 /// [`VerifyError`] with the first place that is wrong.
 pub fn verify(dir: &Path) -> Result<Report, VerifyError> {
+    verify_with(dir, None)
+}
+
+/// As [`verify`]; each checkpoint must be signed by one of the `trusted` keys, if they are given.
+///
+/// # Errors
+/// [`VerifyError`] with the first place that is wrong.
+pub fn verify_with(dir: &Path, trusted: Option<&[NoteKey]>) -> Result<Report, VerifyError> {
     let mut records = read(dir)?;
+    let mut recount = Recount::open(dir, records.segment.header().deployment, trusted)?;
+    // A daemon may have begun a segment since the first look; its checkpoints may be in there.
+    records.newest = segments(dir)?.last().copied().unwrap_or(records.newest);
     let (mut first, mut last) = (None, None);
     while let Some((_, record)) = records.advance()? {
+        recount.add(records.segment.record_bytes())?;
         first = first.or(Some(record.time));
         last = Some(record.time);
     }
@@ -63,6 +80,7 @@ pub fn verify(dir: &Path) -> Result<Report, VerifyError> {
         last,
         head: tip.hash,
         last_change: records.change,
+        counted: recount.finish()?,
         torn: records.torn(),
     })
 }

@@ -1,7 +1,15 @@
 //! `keyward audit`: the audit log on disk, also while the daemon writes it.
 
+use std::path::PathBuf;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
 use serde_json::{Value, json};
+
+mod online;
+
+pub(super) use online::trusted;
 
 use super::Shell;
 use super::exit::Exit;
@@ -15,12 +23,46 @@ use crate::audit::{Outcome, Record};
 /// `keyward audit`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Verify the chain of all records
-    #[command(after_help = "Example:\n  keyward audit verify --config /etc/keyward/keywardd.toml")]
+    /// Verify every record, the tree over them, and every checkpoint with its signature
+    #[command(
+        after_help = "Example:\n  keyward audit verify --config /etc/keyward/keywardd.toml --key audit-keys.txt\n\n\
+                      Without --key the keys are taken from the store as they stand there: that shows damage,\n\
+                      and not that somebody replaced log and store together."
+    )]
     Verify {
         #[command(flatten)]
         config: ConfigFile,
+        /// Trusted keys, as `keyward audit keys` prints them
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
     },
+    /// Print the newest checkpoint: a signed note to be kept off the host
+    #[command(after_help = "Example:\n  keyward audit checkpoint --fresh > checkpoint-2026-11-25")]
+    Checkpoint {
+        /// Have one made over every record that there is now
+        #[arg(long)]
+        fresh: bool,
+    },
+    /// Print a record as a document that proves offline that it is in the log
+    #[command(after_help = "Example:\n  keyward audit prove 1042 > record-1042.json")]
+    Prove {
+        /// Sequence number of the record
+        #[arg(value_name = "SEQ")]
+        sequence: u64,
+    },
+    /// Verify a document of `prove`, a certificate or a transcript, offline
+    #[command(after_help = "Example:\n  keyward audit check record-1042.json --key audit-keys.txt")]
+    Check {
+        /// The document
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Trusted keys, as `keyward audit keys` prints them
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Print the keys that verify checkpoints, certificates and transcripts
+    #[command(after_help = "Example:\n  keyward audit keys > audit-keys.txt")]
+    Keys,
     /// Print records
     #[command(
         after_help = "Example:\n  keyward audit show --config /etc/keyward/keywardd.toml --from 1000 --json"
@@ -40,10 +82,11 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         match self {
-            Self::Verify { config } => {
-                let report = verify::verify(&config.read()?.audit_dir()).map_err(unsound)?;
-                shell.print.view(&report)?;
-            }
+            Self::Verify { config, key } => online::verify(shell, &config.read()?, key.as_deref()).await?,
+            Self::Checkpoint { fresh } => online::checkpoint(shell, fresh).await?,
+            Self::Prove { sequence } => online::prove(shell, sequence).await?,
+            Self::Check { file, key } => online::check(shell, &file, &key)?,
+            Self::Keys => online::keys(shell).await?,
             Self::Show { config, from, to } => {
                 let to = to.unwrap_or(u64::MAX);
                 let mut shown = Vec::new();
@@ -104,6 +147,10 @@ impl View for Report {
             ("first_time", self.first.map_or(Value::Null, date)),
             ("last_time", self.last.map_or(Value::Null, date)),
             ("head", json!(self.head.to_string())),
+            ("root", json!(STANDARD.encode(self.counted.head.root))),
+            ("checkpoints", json!(self.counted.checkpoints)),
+            ("checkpointed_records", json!(self.counted.covered)),
+            ("signatures_checked", json!(self.counted.signatures_checked)),
             ("store_revision", change),
             ("torn_bytes", json!(self.torn.as_ref().map(|torn| torn.bytes))),
         ]

@@ -18,11 +18,13 @@ use crate::store::transfer::Exported;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Write a raw copy of all records to a new file, also while the daemon runs
-    #[command(after_help = "For moving a store. The file can be read only as long as the erasure key lives under which its
+    #[command(
+        after_help = "For moving a store. The file can be read only as long as the erasure key lives under which its
 records are sealed, a day by default: for a backup, see `keyward backup create`.
 
 Example:
-  keyward store export --config /etc/keyward/keywardd.toml --out keyward.export")]
+  keyward store export --config /etc/keyward/keywardd.toml --out keyward.export"
+    )]
     Export {
         #[command(flatten)]
         config: ConfigFile,

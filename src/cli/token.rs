@@ -12,8 +12,7 @@ mod generate;
 mod list;
 mod sign;
 
-#[allow(unused_imports, reason = "for the commands of ceremonies")]
-pub(crate) use args::{Session, TokenArgs};
+pub(crate) use args::TokenArgs;
 
 /// `keyward token`
 #[derive(Debug, Subcommand)]
@@ -38,12 +37,14 @@ Example:
     )]
     Card(card::Card),
     /// Sign a statement, away from the daemon, after showing it in full
+    #[command(override_usage = "keyward token sign [OPTIONS] --purpose <PURPOSE> --statement <FILE> …")]
     #[command(after_help = "What stands around the statement comes from `keyward ceremony show --json`.
 
 Example:
-  keyward token sign --purpose ceremony --statement rotate.txt --deployment 6ad0…\\
-      --ceremony 91f3… --roster 5c0b… --created 2026-01-02T03:04:05Z \\
-      --expires 2026-01-05T03:04:05Z --token alice-token --out alice.sig")]
+  keyward token sign --purpose ceremony --statement rotate.txt --out alice.sig \\
+      --deployment 6ad0c1f27b3e4d5896a7b8c9d0e1f203 --ceremony 91f3a2b4c5d6e7f80912a3b4c5d6e7f8 \\
+      --roster 5c0b1d2e3f405162738495a6b7c8d9eafb0c1d2e3f405162738495a6b7c8d9ea \\
+      --created 2026-01-02T03:04:05Z --expires 2026-01-05T03:04:05Z")]
     Sign(Box<sign::Sign>),
 }
 

@@ -147,6 +147,8 @@ impl View for Status {
             ("root", part(self.root.as_ref())),
             ("store", part(self.store.as_ref())),
             ("audit", part(self.audit.as_ref())),
+            ("audit_checkpoint", json!(self.audit_checkpoint)),
+            ("audit_checkpoint_failure", json!(self.audit_checkpoint_failure)),
             ("cache", part(self.cache.as_ref())),
             ("kek_cache", part(self.kek_cache.as_ref())),
             ("erasure", part(self.erasure.as_ref())),

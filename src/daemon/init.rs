@@ -21,9 +21,11 @@ use crate::hsm::birth::{Backup, BackupPlan, NewRoot, Newborn, Purpose};
 use crate::hsm::pkcs11::root::Settled;
 use crate::hsm::process::{self, TaskError};
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
-use crate::id::{DeploymentId, ErasureGeneration, RootGeneration, RootId};
+use crate::id::{DeploymentId, ErasureGeneration, RootGeneration, RootId, SigningGeneration};
 use crate::keyring::binding;
-use crate::keyring::record::{Custody, ErasureState, Root, RootState, SystemSecret};
+use crate::keyring::record::{
+    Custody, ErasureState, Root, RootState, SigningPurpose, SystemKey, SystemSecret,
+};
 use crate::keyring::wrapped::WrappedKek;
 use crate::ops::erasure;
 use crate::secret::Key256;
@@ -180,6 +182,9 @@ async fn write_records(
     let mut initial = Changes::default();
     initial.create(&tables::root(root.generation), &root);
     initial.create(&tables::system_secret(), &secret);
+    if let Some(key) = new_audit_key(hsm, root.id).await {
+        initial.create(&tables::system_key(SigningPurpose::Audit, SigningGeneration::FIRST), &key);
+    }
     initial.create(&tables::erasure(first), &erasure.record);
     let (_, change) =
         Records::create(kv, &config.journal(), deployment, StoreKeys::derive(&key), initial).await?;
@@ -194,6 +199,17 @@ async fn write_records(
     record.finish(Outcome::Ok)?.await?;
     audit.close()?;
     Ok(())
+}
+
+/// The key that signs checkpoints. Without it there is an installation all the same; a start tries again.
+async fn new_audit_key(hsm: &dyn Hsm, root: RootId) -> Option<SystemKey> {
+    match hsm.run(vec![Operation::GenerateSigningKey { root }]).await.pop() {
+        Some(Ok(Reply::NewSigningKey(key))) => Some(SystemKey { key, created: Date::now(), handover: None }),
+        other => {
+            tracing::warn!(?other, "the HSM made no key to sign checkpoints with");
+            None
+        }
+    }
 }
 
 /// The daemon's secret under a KEK of its own.

@@ -14,10 +14,11 @@ use tokio::io::{BufReader, BufWriter};
 use super::lock::{LockError, StateLock};
 use super::once::{self, SecretError};
 use super::settings;
+use crate::audit::checkpoint::NoteKey;
 use crate::audit::{self, FileLog, Outcome, Pending};
 use crate::config::Config;
 use crate::id::DeploymentId;
-use crate::keyring::record::{Root, SystemSecret};
+use crate::keyring::record::{Root, SigningPurpose, SystemSecret};
 use crate::secret::Key256;
 use crate::store::check::{self, CheckReport};
 use crate::store::kv::KvError;
@@ -161,6 +162,17 @@ pub fn accept_rollback(config: &Config) -> Result<StoreChange, MaintainError> {
         record(config, root.deployment, "store-rollback-accepted", &detail, Some(position)).await?;
         Ok(position)
     })
+}
+
+/// The keys of the audit log as they stand in the store, which is not verified.
+///
+/// # Errors
+/// [`MaintainError`] when the store cannot be read.
+pub async fn audit_keys(config: &Config) -> Result<Vec<NoteKey>, MaintainError> {
+    let kv = open_store(config).await?;
+    let Some((root, _)) = store::bootstrap(&kv).await? else { return Ok(Vec::new()) };
+    let keys = store::signing_keys(&kv, SigningPurpose::Audit).await?;
+    Ok(keys.into_iter().map(|record| NoteKey::new(root.deployment, record.key.public)).collect())
 }
 
 /// The root and the open secret, from the store or, when that is lost, from the journal.

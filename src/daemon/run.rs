@@ -132,7 +132,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
         settings: settings::vault(config),
     };
     let watcher = tokio::spawn(watch_hsm(hsm.status(), audit.clone()));
-    tokio::spawn(unlock(locked, gate.clone(), waiting));
+    tokio::spawn(unlock(locked, gate.clone(), waiting, config.audit.checkpoint_interval.0));
     tokio::spawn(services::follow_health(gate.clone(), health));
     let open = Open { _lock: lock, audit, hsm, gate, watcher };
     let served = serve_until_told(config, &open, listener, routes).await;
@@ -167,13 +167,14 @@ fn tell_opened(opened: &audit::file::Opened) {
     );
 }
 
-async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>) {
+async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>, checkpoints: Duration) {
     match locked.open(&waiting).await {
         Ok(Some(vault)) => {
             let unfinished = vault.unfinished_rotations().await;
             let ceremonies = vault.unfinished_ceremonies().await;
             tokio::spawn(vault.clone().watch_over_keys());
             tokio::spawn(keep_journal_short(vault.records().clone()));
+            tokio::spawn(vault.clone().keep_checkpoints(checkpoints));
             if gate.vault.set(vault).is_err() {
                 tracing::error!("the vault was opened twice");
             }
@@ -288,14 +289,27 @@ async fn stop(config: &Config, open: Open) -> Result<(), RunError> {
     }
     // That the HSM goes now is no news.
     watcher.abort();
+    let mut last = Pending::begin(audit.clone(), None, "stop", "", 0);
+    last.detail("");
+    let stopped = last.finish(Outcome::Ok)?.await?;
+    last_checkpoint(config, &gate, stopped.sequence()).await;
     if !hsm.shutdown().await {
         tracing::warn!("a call still hung in a PKCS#11 module; its process was ended");
     }
-    record(&audit, "stop", "")?;
     audit.close()?;
     listen::remove(&config.server, listen::was_passed());
     tracing::info!("keywardd has stopped");
     Ok(())
+}
+
+/// Covers everything to the end; the HSM is given as long as the calls were.
+async fn last_checkpoint(config: &Config, gate: &Gate, sequence: u64) {
+    let Some(vault) = gate.vault.get() else { return };
+    match tokio::time::timeout(config.server.shutdown_grace.0, vault.checkpoint(sequence)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the last records have no checkpoint"),
+        Err(_) => tracing::warn!("the last records have no checkpoint: the HSM did not sign in time"),
+    }
 }
 
 /// Tells systemd; without systemd there is nobody to tell.

@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::vault::{Vault, kek_of};
-use crate::audit::{Outcome, Pending, StoreChange};
+use crate::audit::{Committed, Outcome, Pending, StoreChange};
 use crate::hsm::Forget;
 use crate::id::{KeyName, TenantId};
 use crate::store::{Changes, Path, Prefix, Record, Records, Stored, tables};
@@ -93,6 +93,18 @@ impl Vault {
         }
         record.finish(Outcome::Ok)?.await?;
         Ok(())
+    }
+
+    /// Records words of the daemon's own; answers where they stand.
+    pub(super) async fn record_words(
+        &self,
+        operation: &'static str,
+        resource: String,
+        detail: String,
+    ) -> Result<Committed, Error> {
+        let mut record = Pending::begin(self.audit.clone(), None, operation, resource, 0);
+        record.detail(detail);
+        Ok(record.finish(Outcome::Ok)?.await?)
     }
 }
 

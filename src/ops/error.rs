@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::access::Denied;
-use crate::audit::AuditError;
+use crate::audit::{AuditError, TreeError};
 use crate::envelope::{ContextError, NormalizeError, OpenError, ParseError, SealError};
 use crate::hsm::HsmError;
 use crate::hsm::process::TaskError;
@@ -122,6 +122,22 @@ pub enum Error {
     /// The audit log cannot be written, so nothing is served.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The audit log has no such record.
+    #[error("the audit log has no record {0}")]
+    NoRecord(u64),
+    /// What stands beside the audit log does not fit it.
+    #[error(transparent)]
+    Tree(TreeError),
+    /// The newest checkpoint was not signed by this installation.
+    #[error(
+        "the newest checkpoint of the audit log, over {size} records, is not this installation's: {reason}; put the newest copy of the audit directory in its place, and keep this one as evidence"
+    )]
+    Forged {
+        /// How many records it covers.
+        size: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The daemon has not opened its store yet.
     #[error("the daemon is not ready: {0}")]
     NotReady(String),
@@ -143,6 +159,7 @@ pub enum Reason {
     AlreadyExists,
     ApprovalRefused,
     ArgumentInvalid,
+    AuditTampered,
     AuditUnavailable,
     CeremonyRequired,
     CiphertextMalformed,
@@ -171,10 +188,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::AlreadyExists,
         Self::ApprovalRefused,
         Self::ArgumentInvalid,
+        Self::AuditTampered,
         Self::AuditUnavailable,
         Self::CeremonyRequired,
         Self::CiphertextMalformed,
@@ -207,6 +225,7 @@ impl Reason {
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::ApprovalRefused => "APPROVAL_REFUSED",
             Self::ArgumentInvalid => "ARGUMENT_INVALID",
+            Self::AuditTampered => "AUDIT_TAMPERED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
             Self::CeremonyRequired => "CEREMONY_REQUIRED",
             Self::CiphertextMalformed => "CIPHERTEXT_MALFORMED",
@@ -253,6 +272,9 @@ impl Error {
             Self::NoTenant(_) | Self::NoKey(_) | Self::NoVersion(_) => Reason::NotFound,
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
             Self::NoCeremony(_) => Reason::NotFound,
+            Self::NoRecord(_) => Reason::NotFound,
+            Self::Tree(TreeError::Io { .. }) => Reason::AuditUnavailable,
+            Self::Tree(_) | Self::Forged { .. } => Reason::AuditTampered,
             Self::Exists(_) => Reason::AlreadyExists,
             Self::KeyState(..) => Reason::KeyDisabled,
             Self::VersionState(..) => Reason::VersionDisabled,
@@ -301,6 +323,15 @@ impl From<StoreError> for Error {
         match error {
             StoreError::Exists { .. } | StoreError::Changed { .. } => Self::Conflict,
             other => Self::Store(other),
+        }
+    }
+}
+
+impl From<TreeError> for Error {
+    fn from(error: TreeError) -> Self {
+        match error {
+            TreeError::Beyond(sequence) => Self::NoRecord(sequence),
+            other => Self::Tree(other),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use tokio::sync::{Mutex, watch};
+
 use super::ceremony::Ceremonies;
 use super::entropy::Entropy;
 use super::erasure;
@@ -41,6 +43,10 @@ pub struct Vault {
     /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
     pub(super) committing: tokio::sync::RwLock<()>,
     pub(super) ceremonies: Ceremonies,
+    /// Held while a checkpoint is made: each is the end of the one before.
+    pub(super) checkpointing: Mutex<()>,
+    /// Why the newest checkpoint is late.
+    pub(super) late: watch::Sender<Option<String>>,
 }
 
 /// What configuration says about the operations.
@@ -84,6 +90,8 @@ impl Vault {
             erasing: tokio::sync::Mutex::new(()),
             committing: tokio::sync::RwLock::default(),
             ceremonies: Ceremonies::default(),
+            checkpointing: Mutex::new(()),
+            late: watch::Sender::new(None),
             hsm,
             records,
             audit,
@@ -92,6 +100,7 @@ impl Vault {
             settings,
         });
         vault.take_over_frozen_principals().await?;
+        vault.verify_newest_checkpoint().await?;
         Ok(vault)
     }
 

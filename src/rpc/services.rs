@@ -8,6 +8,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::access::Access;
+use super::audit::Audit;
 use super::backup::Backups;
 use super::call::{Gate, stopped};
 use super::ceremonies::CeremonyDesk;
@@ -15,6 +16,7 @@ use super::crypto::Crypto;
 use super::keys::Keys;
 use super::proto::DESCRIPTORS;
 use super::proto::access_service_server::AccessServiceServer;
+use super::proto::audit_service_server::AuditServiceServer;
 use super::proto::backup_service_server::BackupServiceServer;
 use super::proto::ceremony_service_server::CeremonyServiceServer;
 use super::proto::crypto_service_server::CryptoServiceServer;
@@ -54,6 +56,7 @@ pub fn services(
         .add_service(KeyServiceServer::new(Keys(gate.clone())))
         .add_service(AccessServiceServer::new(Access(gate.clone())))
         .add_service(CeremonyServiceServer::new(CeremonyDesk(gate.clone())))
+        .add_service(AuditServiceServer::new(Audit(gate.clone())))
         .add_service(BackupServiceServer::new(Backups(gate.clone())))
         .add_service(SystemServiceServer::new(system))
         .add_service(health)

@@ -36,7 +36,7 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::NotAllowed
         | Reason::VersionDisabled => Code::FailedPrecondition,
         Reason::NotFound => Code::NotFound,
-        Reason::StoreTampered => Code::DataLoss,
+        Reason::AuditTampered | Reason::StoreTampered => Code::DataLoss,
     }
 }
 

@@ -52,6 +52,8 @@ impl SystemService for System {
             root: vault.map(|vault| root(vault)),
             cache: vault.map(|vault| cache(vault.cache_stats())),
             kek_cache: Some(cache(gate.hsm.keks())),
+            audit_checkpoint: gate.audit.checkpoint().map_or(0, |note| note.checkpoint.head.size),
+            audit_checkpoint_failure: vault.and_then(|vault| vault.checkpoint_failure()).unwrap_or_default(),
             erasure: erasure(vault.map(AsRef::as_ref)).await,
             principal: right.principal().to_string(),
             secret_memory: secret::protection().unwrap_or_default().to_owned(),

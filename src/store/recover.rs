@@ -8,14 +8,14 @@ use super::commit::{Writer, locate, lock};
 use super::error::{Refusal, StoreError};
 use super::files;
 use super::journal::{Entry, Header, Journal, Kind, Source, Step, draft_path, journal_error};
-use super::kv::{Kv, Transaction, Write};
+use super::kv::{self, Kv, Transaction, Write};
 use super::mac::{StoreKeys, payload_of};
 use super::meta::{JournalPoint, Meta, StoreChange, Totals};
 use super::records::{Changes, Records};
 use super::tables::{self, Prefix};
 use super::view::View;
 use crate::id::{DeploymentId, ErasureGeneration};
-use crate::keyring::record::{Erasure, Root, SystemSecret};
+use crate::keyring::record::{Erasure, Root, SigningPurpose, SystemKey, SystemSecret};
 
 /// A list of roots is read in one go; there are never as many.
 const ROOTS: usize = 10_000;
@@ -51,6 +51,21 @@ pub async fn bootstrap(kv: &dyn Kv) -> Result<Option<(Root, SystemSecret)>, Stor
     let roots = snapshot.range(Prefix::<Root>::all().as_bytes(), None, ROOTS).await?;
     let secret = snapshot.get(&tables::system_secret().key()).await?;
     first_records(roots.into_iter().map(|(_, entry)| entry.value), secret.map(|entry| entry.value))
+}
+
+/// The generations of one of the daemon's signing keys, read without any key: as they stand there.
+///
+/// # Errors
+/// [`StoreError::Tampered`] when one cannot be read.
+pub async fn signing_keys(kv: &dyn Kv, purpose: SigningPurpose) -> Result<Vec<SystemKey>, StoreError> {
+    const MOST: usize = 1000;
+    let mut snapshot = kv.snapshot().await?;
+    let rows = snapshot.range(tables::system_keys(purpose).as_bytes(), None, MOST).await?;
+    let read = |(key, entry): (Vec<u8>, kv::Entry)| {
+        let decoded = minicbor::decode(payload_of(&entry.value));
+        decoded.map_err(|_| StoreError::tampered(&key, "it cannot be read"))
+    };
+    rows.into_iter().map(read).collect()
 }
 
 /// The generations of the erasure key, read without any key: only good for asking the

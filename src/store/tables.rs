@@ -12,13 +12,14 @@ use minicbor::{Decode, Encode};
 
 use crate::id::{
     CeremonyId, DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion, KekVersion, KeyId, KeyName,
-    PrincipalId, RootGeneration, RosterVersion, RotationName, TenantId, TenantName, VersionName,
+    PrincipalId, RootGeneration, RosterVersion, RotationName, SigningGeneration, TenantId, TenantName,
+    VersionName,
 };
 use crate::keyring::ceremony::Ceremony;
 use crate::keyring::escrow::Escrow;
 use crate::keyring::record::{
-    Dek, Erasure, Export, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation, SystemSecret,
-    Tenant, Version,
+    Dek, Erasure, Export, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation,
+    SigningPurpose, SystemKey, SystemSecret, Tenant, Version,
 };
 use crate::keyring::roster::Roster;
 
@@ -54,6 +55,8 @@ pub enum Table {
     Ceremony = 13,
     /// Shares of the backup keys of roots.
     Escrow = 14,
+    /// Signing keys of the daemon.
+    SystemKey = 18,
     /// Generations of the erasure key.
     Erasure = 19,
     /// Copies that do not die with the erasure key.
@@ -66,7 +69,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -81,6 +84,7 @@ impl Table {
         Self::Roster,
         Self::Ceremony,
         Self::Escrow,
+        Self::SystemKey,
         Self::Erasure,
         Self::Export,
         Self::Digest,
@@ -131,6 +135,7 @@ impl Table {
             Self::Roster => "roster",
             Self::Ceremony => "ceremony",
             Self::Escrow => "escrow",
+            Self::SystemKey => "system key",
             Self::Erasure => "erasure key",
             Self::Export => "export",
             Self::Digest => "digest",
@@ -276,6 +281,16 @@ pub fn running(tenant: &TenantId) -> Path<RunningRotation> {
     Path::new(tenant.clone())
 }
 
+/// The path of a generation of one of the daemon's signing keys.
+pub fn system_key(purpose: SigningPurpose, generation: SigningGeneration) -> Path<SystemKey> {
+    Path::new((purpose, generation))
+}
+
+/// All generations of one of the daemon's signing keys.
+pub fn system_keys(purpose: SigningPurpose) -> Prefix<SystemKey> {
+    Prefix::new(|out| purpose.put(out))
+}
+
 /// The path of a frozen principal.
 pub fn principal(principal: &PrincipalId) -> Path<Principal> {
     Path::new(principal.clone())
@@ -371,6 +386,7 @@ records! {
     Erasure: Erasure, ErasureGeneration, |generation| format!("erasure-keys/{generation}");
     Export: Export, ExportId, |export| format!("exports/{export}");
     RunningRotation: RunningRotation, TenantId, |tenant| format!("tenants/{tenant}/running-rotation");
+    SystemKey: SystemKey, (SigningPurpose, SigningGeneration), |(purpose, generation)| format!("system-keys/{}/{generation}", purpose.as_str());
 }
 
 fn describe_other(key: &[u8]) -> String {
@@ -417,7 +433,19 @@ macro_rules! number_path {
         })*
     };
 }
-number_path!(Epoch KekVersion RootGeneration IndexVersion RosterVersion ErasureGeneration);
+number_path!(Epoch KekVersion RootGeneration IndexVersion RosterVersion SigningGeneration ErasureGeneration);
+
+impl PathId for SigningPurpose {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(*self as u8);
+    }
+
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        let (byte, tail) = rest.split_first()?;
+        *rest = tail;
+        [Self::Audit].into_iter().find(|purpose| *purpose as u8 == *byte)
+    }
+}
 
 macro_rules! random_path {
     ($($type:ty)*) => {
@@ -534,6 +562,12 @@ mod tests {
             "tenants/acme/keys/pii/fields/phone/versions/2"
         );
         assert_eq!(describe(&system_secret().key()), "system-secret");
+        let audit = system_key(SigningPurpose::Audit, SigningGeneration::FIRST);
+        assert_eq!(
+            (audit.key(), describe(&audit.key())),
+            (vec![18, 1, 0, 0, 0, 1], "system-keys/audit/1".into())
+        );
+        assert_eq!(Path::<SystemKey>::parse(&[18, 9, 0, 0, 0, 1]), None);
         assert_eq!(describe(&[0xf0, 3, 1, 2]), "3/258");
         assert_eq!(describe(&[0xf1]), "meta");
         assert_eq!(describe(&[3, 0xff]), "[03, ff]");

@@ -260,4 +260,29 @@ forward! {
     ), writes Output::Sized(data, length);
     C_GenerateRandom(session: CK_SESSION_HANDLE, bytes: *mut CK_BYTE, length: CK_ULONG),
         writes Output::Fixed(bytes, length);
+    C_Sign(
+        session: CK_SESSION_HANDLE,
+        data: *mut CK_BYTE,
+        length: CK_ULONG,
+        signature: *mut CK_BYTE,
+        signature_length: *mut CK_ULONG
+    ), writes Output::Sized(signature, signature_length);
+    C_DeriveKey(
+        session: CK_SESSION_HANDLE,
+        mechanism: *mut CK_MECHANISM,
+        base: CK_OBJECT_HANDLE => object,
+        template: *mut CK_ATTRIBUTE,
+        count: CK_ULONG,
+        key: *mut CK_OBJECT_HANDLE
+    );
+    C_GenerateKeyPair(
+        session: CK_SESSION_HANDLE,
+        mechanism: *mut CK_MECHANISM,
+        public_template: *mut CK_ATTRIBUTE,
+        public_count: CK_ULONG,
+        private_template: *mut CK_ATTRIBUTE,
+        private_count: CK_ULONG,
+        public: *mut CK_OBJECT_HANDLE,
+        private: *mut CK_OBJECT_HANDLE
+    );
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, fallocate};
 
 /// File operations of the writer. The defaults are the real ones.
-pub(super) trait Disk: Send {
+pub(super) trait Disk: Send + Sync {
     /// Opens a file for reading and writing; makes it, for its owner only,
     /// when there is none.
     fn open(&self, path: &Path) -> io::Result<File> {
@@ -46,6 +46,17 @@ pub(super) trait Disk: Send {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
     }
+}
+
+/// Puts `bytes` in the place of a file: after a crash there is the old or the new one, whole.
+pub(super) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let file = disk.open(&draft)?;
+    disk.set_len(&file, 0)?;
+    disk.write(&file, bytes, 0)?;
+    disk.sync(&file)?;
+    disk.rename(&draft, path)?;
+    disk.sync_dir(path.parent().unwrap_or(path))
 }
 
 /// Writes zeros.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::disk::{Disk, zero};
 use super::{OpenError, Settings};
@@ -41,11 +42,11 @@ pub(super) enum Keep {
 pub(super) struct Place {
     pub(super) settings: Settings,
     pub(super) deployment: DeploymentId,
-    pub(super) disk: Box<dyn Disk>,
+    pub(super) disk: Arc<dyn Disk>,
 }
 
 impl Place {
-    fn dir(&self) -> &Path {
+    pub(super) fn dir(&self) -> &Path {
         &self.settings.dir
     }
 

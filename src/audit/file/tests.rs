@@ -11,6 +11,9 @@ use crate::audit::record::tests::plain;
 use crate::audit::{Committed, Flaw, verify};
 
 mod faults;
+mod transparency;
+
+use transparency::assert_tree;
 
 pub(in crate::audit) const DEPLOYMENT: DeploymentId = DeploymentId([5; 16]);
 
@@ -146,8 +149,10 @@ fn files_are_for_their_owner_only() {
     drop(open(&settings));
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&settings.dir), 0o700);
-    for file in fs::read_dir(&settings.dir).unwrap() {
-        assert_eq!(mode(&file.unwrap().path()), 0o600);
+    assert_eq!(mode(&settings.dir.join("tree")), 0o700);
+    for dir in [settings.dir.clone(), settings.dir.join("tree")] {
+        let files = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.is_file()).for_each(|path| assert_eq!(mode(&path), 0o600));
     }
 }
 
@@ -185,7 +190,14 @@ fn image(settings: &Settings, name: &str) -> Settings {
     fs::create_dir(&dir).unwrap();
     for file in fs::read_dir(&settings.dir).unwrap() {
         let file = file.unwrap();
-        fs::copy(file.path(), dir.join(file.file_name())).unwrap();
+        if file.path().is_file() {
+            fs::copy(file.path(), dir.join(file.file_name())).unwrap();
+        }
+    }
+    let tree = dir.join("tree");
+    fs::create_dir(&tree).unwrap();
+    for file in fs::read_dir(settings.dir.join("tree")).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), tree.join(file.file_name())).unwrap();
     }
     Settings { dir, ..settings.clone() }
 }
@@ -217,6 +229,8 @@ fn a_tail_torn_at_any_byte_is_cut() {
             let mut torn = bytes[..cut].to_vec();
             torn.resize(length, 0);
             fs::write(&path, &torn).unwrap();
+            // The tree never had what was not durable.
+            fs::remove_dir_all(image.dir.join("tree")).unwrap();
             // A frame that ends in a zero is whole without it.
             let whole =
                 ends.iter().filter(|end| torn.get(..**end) == Some(&bytes[..**end])).count() as u64 - 1;
@@ -239,7 +253,7 @@ fn an_unsynced_write_may_lose_any_part() {
     let (log, _) = open(&settings);
     write_each(&log, 0..3);
     drop(log);
-    let place = Place { settings: settings.clone(), deployment: DEPLOYMENT, disk: Box::new(System) };
+    let place = Place { settings: settings.clone(), deployment: DEPLOYMENT, disk: Arc::new(System) };
     let (mut tail, _) = place.open(Keep::Whole).unwrap();
     let mut batch = Batch::default();
     (3..9).for_each(|id| batch.push(&plain(id)).unwrap());

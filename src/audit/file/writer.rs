@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use super::grow::{self, Growth};
 use super::queue::{Answer, Queue, Waiting, Work};
 use super::tail::{Keep, Place, Tail};
 use super::{OpenError, reserve};
@@ -14,8 +15,9 @@ use crate::audit::{AuditError, Committed, Record};
 /// and again.
 pub(super) struct Writer {
     queue: Arc<Queue>,
-    place: Place,
+    place: Arc<Place>,
     tail: Tail,
+    growth: Growth,
     /// Why the log cannot be written, while it cannot.
     broken: Option<String>,
     taken: Vec<Waiting>,
@@ -37,9 +39,9 @@ impl Drop for Closing {
 }
 
 impl Writer {
-    pub(super) fn new(queue: Arc<Queue>, place: Place, tail: Tail, lock: File) -> Self {
+    pub(super) fn new(queue: Arc<Queue>, place: Arc<Place>, tail: Tail, growth: Growth, lock: File) -> Self {
         let (taken, batch, answers) = (Vec::new(), Batch::default(), Vec::new());
-        Self { queue, place, tail, broken: None, taken, batch, answers, _lock: lock }
+        Self { queue, place, tail, growth, broken: None, taken, batch, answers, _lock: lock }
     }
 
     /// Works until the queue is closed. Says why when it ends broken.
@@ -61,9 +63,19 @@ impl Writer {
         }
         let first = self.tail.tip().sequence + 1;
         match self.tail.append(&mut self.batch, &self.place) {
-            Ok(()) => self.acknowledge(first),
+            Ok(()) => {
+                self.acknowledge(first);
+                // Nobody waits for this any more.
+                self.grow().unwrap_or_else(|error| self.give_up(&error));
+            }
             Err(error) => self.give_up(&error),
         }
+    }
+
+    /// Adds what was appended to the tree.
+    fn grow(&mut self) -> io::Result<()> {
+        self.growth.add(&self.batch, self.tail.tip().hash);
+        self.growth.flush(&*self.place.disk)
     }
 
     fn collect(&mut self) {
@@ -118,7 +130,7 @@ impl Writer {
             .map_err(OpenError::io(dir))?;
         self.tail.append(&mut self.batch, &self.place).map_err(OpenError::io(dir))?;
         self.queue.set_durable(self.tail.tip().sequence);
-        Ok(())
+        self.grow().map_err(OpenError::io(&self.place.dir().join("tree")))
     }
 
     fn probe(&mut self) {
@@ -142,10 +154,17 @@ impl Writer {
         self.append_own("audit-resumed", reason)
     }
 
+    /// So that the next start has nothing to read.
+    fn settle(&self) -> Result<(), String> {
+        grow::settle(self.growth.tree(), &self.place).map(drop).map_err(|error| error.to_string())
+    }
+
     fn finish(mut self) -> Result<(), AuditError> {
         let trimmed = match self.broken.take() {
             Some(reason) => Err(reason),
-            None => self.tail.trim(&self.place).map_err(|error| error.to_string()),
+            None => {
+                self.tail.trim(&self.place).map_err(|error| error.to_string()).and_then(|()| self.settle())
+            }
         };
         trimmed.map_err(AuditError::Unwritable)
     }

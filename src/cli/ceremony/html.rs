@@ -58,6 +58,13 @@ pub(super) fn page(verified: &Verified) -> String {
         .collect();
     chain.push(("founding roster", verified.founding_roster.clone()));
     rows(&mut page, &chain);
+    if let Some(attested) = &verified.attested {
+        put(&mut page, format_args!("<h2>The daemon's word for it</h2>\n"));
+        rows(
+            &mut page,
+            &[("Audit record", attested.sequence.to_string()), ("HSM key", attested.key.clone())],
+        );
+    }
     page.push_str(
         "<footer>This page shows a transcript; it proves nothing by itself. The file does: \
          <code>keyward ceremony verify FILE --anchor FOUNDING</code>.</footer>\n</html>\n",

@@ -7,7 +7,9 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 
 use super::{find, html};
+use crate::audit::checkpoint::NoteKey;
 use crate::cli::Shell;
+use crate::cli::audit::trusted;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
@@ -51,6 +53,9 @@ pub(crate) struct Verify {
     /// The transcript of the founding that is trusted
     #[arg(long, value_name = "FILE")]
     anchor: Option<PathBuf>,
+    /// Keys of the HSM that are trusted, as `keyward audit keys` prints them
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
     /// File to write one page to, to be read and printed
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -65,7 +70,7 @@ impl Transcript {
         let name = find(&client, &self.ceremony).await?.name;
         let request = GetCeremonyRequest { name: name.clone() };
         let json = client.call(client.ceremonies().get_transcript(request)).await?.json;
-        let verified = verified(&json, None)?;
+        let verified = verified(&json, None, None)?;
         write(&self.out, self.force, json.as_bytes()).await?;
         if let Some(path) = &self.html {
             write(path, self.force, html::page(&verified).as_bytes()).await?;
@@ -80,7 +85,8 @@ impl Verify {
     pub(super) fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         let text = read(&self.file)?;
         let anchor = self.anchor.as_deref().map(read).transpose()?;
-        let verified = verified(&text, anchor.as_deref())?;
+        let keys = self.key.as_deref().map(trusted).transpose()?;
+        let verified = verified(&text, anchor.as_deref(), keys.as_deref())?;
         if let Some(path) = &self.html {
             let mut options = std::fs::File::options();
             let created = options.write(true).create(true).create_new(!self.force).truncate(true).open(path);
@@ -103,8 +109,8 @@ fn read(path: impl AsRef<Path>) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(Failure::file("read", path))
 }
 
-fn verified(text: &str, anchor: Option<&str>) -> Result<Verified, Failure> {
-    verify(text, anchor)
+fn verified(text: &str, anchor: Option<&str>, keys: Option<&[NoteKey]>) -> Result<Verified, Failure> {
+    verify(text, anchor, keys)
         .map_err(|error| Failure::Refused { reason: "TRANSCRIPT_REFUSED", message: error.to_string() })
 }
 
@@ -130,6 +136,9 @@ impl View for Verified {
             ("finished", date(Date(self.transcript.finished))),
             ("founding", json!(self.founding)),
             ("founding_roster", json!(self.founding_roster)),
+            ("audit_record", json!(self.attested.as_ref().map(|attested| attested.sequence))),
+            ("hsm_key", json!(self.attested.as_ref().map(|attested| attested.key.clone()))),
+            ("hsm_key_trusted", json!(self.attested.as_ref().is_some_and(|attested| attested.trusted))),
         ]
     }
 }

@@ -22,9 +22,8 @@ use crate::token::wire::{hex, unhex};
 /// What a statement can be signed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum StatementPurpose {
-    /// Approve a ceremony
+    // Comments would make two pages of the help.
     Ceremony,
-    /// Hand over a share for a restore
     RestoreShare,
 }
 

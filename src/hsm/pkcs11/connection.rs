@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use cryptoki::error::Error;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
+use cryptoki_sys::CK_MECHANISM_TYPE;
 
 use crate::hsm::HsmError;
 use crate::hsm::pin::RefusedPins;
@@ -38,6 +39,8 @@ pub(super) struct Connected {
 /// the sessions of a connection are closed together, so none outlives a key.
 pub(super) struct Connection {
     pub(super) gcm_only: bool,
+    /// The mechanism that is RFC 5649 in this module, if one is.
+    pub(super) padded_wrap: Option<CK_MECHANISM_TYPE>,
     pub(super) roots: Mutex<HashMap<RootId, ObjectHandle>>,
     pub(super) keks: KekCache<Own>,
     pub(super) quirks: Vec<&'static Quirk>,
@@ -90,6 +93,7 @@ impl Connected {
             .map_err(|error| ConnectError::Away(format!("cannot make the probe key: {}", words(&error))))?;
         let connection = Connection {
             gcm_only: selftest.gcm_only(),
+            padded_wrap: selftest.padded_wrap(),
             roots: Mutex::default(),
             keks: KekCache::new(settings.kek_cache.max(1), settings.kek_ttl, settings.kek_uses),
             quirks: quirks::of(module.token()),

@@ -24,6 +24,8 @@ use crate::id::RootId;
 use crate::keyring::wrapped::{Canary, KeyCheck, SealMechanism, SealedKey, WrapMechanism, WrappedKek};
 use crate::secret::{Key256, SecretBytes};
 
+mod signing;
+
 /// Longest answer of [`Operation::Random`] in bytes.
 const MAX_RANDOM: usize = 4096;
 
@@ -136,6 +138,8 @@ impl Executor<'_> {
                 sealers.add(to);
                 Reply::Sealed(sealed)
             }
+            Operation::GenerateSigningKey { root } => Reply::NewSigningKey(self.generate_signing_key(root)?),
+            Operation::Sign { key, digest } => Reply::Signature(self.sign(key, digest)?),
         })
     }
 
@@ -284,7 +288,7 @@ impl Executor<'_> {
         }
         self.destroy(kek.handle)?;
         match protected {
-            Ok(_) => distrust("an unwrapped KEK is not sensitive, non-extractable and named"),
+            Ok(_) => distrust("an unwrapped key is not sensitive, non-extractable and named"),
             Err(error) => Err(self.refusal(&error)),
         }
     }

@@ -56,6 +56,55 @@ pub(super) fn kek(id: KeyId, gcm_only: bool) -> Vec<Attribute> {
     template
 }
 
+/// DER of the OID secp256r1: CKA_EC_PARAMS (PKCS#11 3.1, section 6.3.3).
+const P256: [u8; 10] = [6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+
+/// A P-256 key pair of session objects.
+#[derive(Clone, Copy)]
+pub(super) struct Pair {
+    pub(super) public: ObjectHandle,
+    pub(super) private: ObjectHandle,
+}
+
+/// Makes a pair whose private key does nothing but being wrapped.
+pub(super) fn generate_pair(session: &Session, extractable: bool) -> Result<Pair, Error> {
+    let public = [
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Verify(true),
+        Attribute::EcParams(P256.to_vec()),
+    ];
+    let private = [
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(extractable),
+        Attribute::Sign(false),
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+    ];
+    let (public, private) = session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)?;
+    Ok(Pair { public, private })
+}
+
+/// The template that a private key is unwrapped with: it signs.
+pub(super) fn private_key(id: KeyId) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::PRIVATE_KEY),
+        Attribute::KeyType(KeyType::EC),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+        Attribute::Id(id.to_vec()),
+    ]
+}
+
 pub(super) fn generate(session: &Session, usage: Usage, extractable: bool) -> Result<ObjectHandle, Error> {
     let mut template = session_key(usage, extractable);
     template.push(Attribute::ValueLen(Ulong::new(32)));

@@ -17,6 +17,14 @@ use cryptoki_sys::{
 
 use crate::hsm::pkcs11::token::Token;
 
+/// Room for a wrapped key in bytes: PKCS#8 of a P-256 key has less than 200.
+const MOST_WRAPPED: usize = 1024;
+
+/// A mechanism without a parameter.
+fn plain(mechanism: CK_MECHANISM_TYPE) -> CK_MECHANISM {
+    CK_MECHANISM { mechanism, pParameter: ptr::null_mut(), ulParameterLen: 0 }
+}
+
 /// A second handle on the same loaded library.
 pub(crate) struct Raw {
     library: cryptoki_sys::Pkcs11,
@@ -79,6 +87,48 @@ impl Raw {
         (answer == CKR_OK && !list.is_null()).then(|| unsafe { list.read_unaligned() })
     }
 
+    /// `C_WrapKey` with a mechanism that takes no parameter and that `cryptoki` may not know.
+    pub(super) fn wrap(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        wrapping: ObjectHandle,
+        key: ObjectHandle,
+    ) -> Result<Vec<u8>, Error> {
+        let call = self.functions().and_then(|list| list.C_WrapKey).ok_or(Error::NullFunctionPointer)?;
+        let mut mechanism = plain(mechanism);
+        let mut wrapped = vec![0; MOST_WRAPPED];
+        let mut length = CK_ULONG::try_from(wrapped.len())?;
+        // SAFETY: every pointer is to a local value that outlives the call; the buffer has the
+        // length that `length` says. The session is live and only this thread uses it.
+        let answer = unsafe {
+            call(
+                session.handle(),
+                &mut mechanism,
+                wrapping.handle(),
+                key.handle(),
+                wrapped.as_mut_ptr(),
+                &mut length,
+            )
+        };
+        Rv::from(answer).into_result(Function::WrapKey)?;
+        wrapped.truncate(usize::try_from(length)?);
+        Ok(wrapped)
+    }
+
+    /// `C_UnwrapKey` with a mechanism that takes no parameter.
+    pub(super) fn unwrap(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        unwrapping: ObjectHandle,
+        wrapped: &[u8],
+        template: &[Attribute],
+    ) -> Result<ObjectHandle, Error> {
+        let template = template.iter().map(CK_ATTRIBUTE::from).collect();
+        self.unwrap_as(session, mechanism, unwrapping, wrapped, template)
+    }
+
     /// `C_UnwrapKey` with `CKM_AES_KEY_WRAP` whose template also holds
     /// `CKA_UNWRAP_TEMPLATE`: what every key unwrapped by the new key must agree with.
     pub(super) fn unwrap_with_template(
@@ -89,9 +139,6 @@ impl Raw {
         template: &[Attribute],
         unwrap_template: &[Attribute],
     ) -> Result<ObjectHandle, Error> {
-        let call = self.functions().and_then(|list| list.C_UnwrapKey).ok_or(Error::NullFunctionPointer)?;
-        let mut mechanism =
-            CK_MECHANISM { mechanism: CKM_AES_KEY_WRAP, pParameter: ptr::null_mut(), ulParameterLen: 0 };
         let mut inner: Vec<CK_ATTRIBUTE> = unwrap_template.iter().map(CK_ATTRIBUTE::from).collect();
         let mut outer: Vec<CK_ATTRIBUTE> = template.iter().map(CK_ATTRIBUTE::from).collect();
         outer.push(CK_ATTRIBUTE {
@@ -99,6 +146,21 @@ impl Raw {
             pValue: inner.as_mut_ptr().cast(),
             ulValueLen: CK_ULONG::try_from(size_of_val(inner.as_slice()))?,
         });
+        // The inner template lives until the call returns.
+        self.unwrap_as(session, CKM_AES_KEY_WRAP, unwrapping, wrapped, outer)
+    }
+
+    /// `template` may point only to what outlives this call.
+    fn unwrap_as(
+        &self,
+        session: &Session,
+        mechanism: CK_MECHANISM_TYPE,
+        unwrapping: ObjectHandle,
+        wrapped: &[u8],
+        mut template: Vec<CK_ATTRIBUTE>,
+    ) -> Result<ObjectHandle, Error> {
+        let call = self.functions().and_then(|list| list.C_UnwrapKey).ok_or(Error::NullFunctionPointer)?;
+        let mut mechanism = plain(mechanism);
         let mut handle: CK_OBJECT_HANDLE = 0;
         // SAFETY: every pointer is to a local or borrowed value that outlives the call, with its
         // true length beside it; the module only reads through them, except for `handle`. The
@@ -111,8 +173,8 @@ impl Raw {
                 unwrapping.handle(),
                 wrapped.as_ptr().cast_mut().cast::<CK_BYTE>(),
                 CK_ULONG::try_from(wrapped.len())?,
-                outer.as_mut_ptr(),
-                CK_ULONG::try_from(outer.len())?,
+                template.as_mut_ptr(),
+                CK_ULONG::try_from(template.len())?,
                 &mut handle,
             )
         };

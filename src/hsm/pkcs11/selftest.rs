@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use cryptoki::error::Error;
 use cryptoki::object::{Attribute, AttributeType, ObjectHandle};
 use cryptoki::session::Session;
+use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD};
 use serde::{Deserialize, Serialize};
 
 use crate::hsm::pkcs11::error::words;
@@ -16,6 +17,7 @@ use crate::hsm::pkcs11::mechanisms;
 use crate::hsm::pkcs11::module::Module;
 use crate::hsm::pkcs11::primitive::{self, IV_LEN, KeyId, Usage, WRAPPED_LEN};
 
+mod signing;
 mod vectors;
 
 /// The outcome of one check.
@@ -62,9 +64,23 @@ impl SelfTest {
 
     /// Whether unwrapped keys can be limited to AES-GCM.
     pub(super) fn gcm_only(&self) -> bool {
-        self.checks.iter().any(|check| check.name == GCM_ONLY && check.verdict == Verdict::Pass)
+        self.passed(GCM_ONLY)
+    }
+
+    /// The mechanism by which private keys are wrapped as RFC 5649 says, if the module has one.
+    pub(super) fn padded_wrap(&self) -> Option<CK_MECHANISM_TYPE> {
+        PADDED.into_iter().find(|(name, _)| self.passed(name)).map(|(_, mechanism)| mechanism)
+    }
+
+    fn passed(&self, name: &str) -> bool {
+        self.checks.iter().any(|check| check.name == name && check.verdict == Verdict::Pass)
     }
 }
+
+const PADDED: [(&str, CK_MECHANISM_TYPE); 2] = [
+    ("signing keys are wrapped by CKM_AES_KEY_WRAP_KWP (RFC 5649)", CKM_AES_KEY_WRAP_KWP),
+    ("signing keys are wrapped by CKM_AES_KEY_WRAP_PAD (RFC 5649)", CKM_AES_KEY_WRAP_PAD),
+];
 
 const GCM_ONLY: &str = "an unwrapped key can be limited to AES-GCM";
 
@@ -96,7 +112,7 @@ type Examine = fn(&Bench) -> Finding;
 /// Runs every check.
 pub(super) fn run(module: &Module, session: &Session) -> SelfTest {
     let bench = Bench { module, session, made: RefCell::default() };
-    let checks: [(&str, Examine); 14] = [
+    let checks: [(&str, Examine); 17] = [
         ("the mechanisms that Keyward needs are offered", mechanisms_offered),
         ("a non-extractable key cannot be wrapped", cannot_be_wrapped),
         ("random numbers differ", random_differs),
@@ -111,6 +127,9 @@ pub(super) fn run(module: &Module, session: &Session) -> SelfTest {
         ("GCM refuses another AAD", other_aad),
         ("AES key wrap known answer (RFC 3394)", wrap_known_answer),
         ("AES-256-GCM known answer", gcm_known_answer),
+        ("a non-extractable signing key cannot be wrapped", signing::cannot_be_wrapped),
+        (PADDED[0].0, |bench| signing::wraps(bench, PADDED[0].1)),
+        (PADDED[1].0, |bench| signing::wraps(bench, PADDED[1].1)),
     ];
     SelfTest { checks: checks.into_iter().map(|(name, check)| judge(name, check(&bench))).collect() }
 }

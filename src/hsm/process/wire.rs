@@ -179,6 +179,8 @@ mod tests {
     use super::*;
     use crate::child::frame;
     use crate::hsm::Kek;
+    use crate::keyring::signing::tests::TestKey;
+    use crate::keyring::signing::{Signature, SigningKey, SigningWrap};
     use crate::keyring::wrapped::{KeyCheck, SealMechanism, SealedKey, WrapMechanism, WrappedKek};
     use crate::secret::{Key256, SecretBytes};
 
@@ -190,6 +192,17 @@ mod tests {
     fn sealed(byte: u8) -> SealedKey {
         let check = Some(KeyCheck::of(&Key256::init_with(|key| key.fill(byte))));
         SealedKey { mechanism: SealMechanism::AesGcm, iv: [byte; 12], ciphertext: [byte; 48], check }
+    }
+
+    fn signing_key() -> SigningKey {
+        let public = TestKey::fixed();
+        SigningKey {
+            root: RootId([1; 16]),
+            kek: kek(2).wrapped,
+            wrap: SigningWrap::Rfc5649,
+            wrapped: vec![3; 80],
+            public,
+        }
     }
 
     fn sent<M: for<'b> Decode<'b, ()>>(message: &impl Encode<()>) -> M {
@@ -210,6 +223,8 @@ mod tests {
                 to: kek(9),
                 to_aad: vec![10],
             },
+            Operation::GenerateSigningKey { root: RootId([11; 16]) },
+            Operation::Sign { key: signing_key(), digest: [12; 32] },
         ];
         let order: Order = sent(&OrderRef::Run { number: u64::MAX, operations: operations.iter().collect() });
         let Order::Run { number: u64::MAX, operations: arrived } = order else { panic!("{order:?}") };
@@ -233,6 +248,8 @@ mod tests {
             Ok(Reply::NewKey { key, sealed: sealed(1) }),
             Ok(Reply::Wrapped(kek(2).wrapped)),
             Ok(Reply::Sealed(sealed(3))),
+            Ok(Reply::NewSigningKey(signing_key())),
+            Ok(Reply::Signature(Signature([13; 64]))),
             Err(HsmError::Integrity),
             Err(HsmError::Busy { retry_after: Duration::from_millis(5) }),
             Err(HsmError::Unavailable("a".into())),
@@ -254,8 +271,10 @@ mod tests {
             panic!("{answers:?}")
         };
         assert_eq!((random.expose(), first.expose(), second.expose()), (&[1, 2][..], &[7; 32], &[7; 32]));
-        assert_eq!(rest.len(), 7);
-        assert!(matches!(&rest[6], Err(HsmError::Misbehaved(reason)) if reason == "b"));
+        assert_eq!(rest.len(), 9);
+        assert!(matches!(&rest[2], Ok(Reply::NewSigningKey(key)) if *key == signing_key()));
+        assert!(matches!(&rest[3], Ok(Reply::Signature(Signature(raw))) if *raw == [13; 64]));
+        assert!(matches!(&rest[8], Err(HsmError::Misbehaved(reason)) if reason == "b"));
     }
 
     #[test]

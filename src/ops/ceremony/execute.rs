@@ -105,6 +105,7 @@ impl Vault {
         if self.ceremony(info.id).await?.0.record.progress.generation.is_none() {
             self.new_root(info).await?;
         }
+        self.move_audit_key(self.root().id).await?;
         self.move_tenants(info.id).await?;
         for old in self.retired_roots().await? {
             self.prove_unused(&old.record.id).await?;

@@ -2,27 +2,33 @@
 //!
 //! It carries the signatures of the ceremony itself and, so that nobody has to be
 //! asked who the custodians were, those of the founding and of each change of the
-//! roster since. Whoever trusts one founding can follow all that came of it.
+//! roster since. Whoever trusts one founding can follow all that came of it. The daemon
+//! attests it besides: the HSM's signature, and a record of the audit log that has its digest.
 
 use std::collections::BTreeSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::CeremonyInfo;
 use crate::access::{Authorized, permission};
+use crate::audit::checkpoint::NoteKey;
 use crate::clock::Date;
 use crate::id::{CeremonyId, CustodianId, DeploymentId, RosterVersion};
 use crate::keyring::ceremony::Ceremony;
 use crate::keyring::custodian::{AgreementKey, Custodian};
 use crate::keyring::roster::{Members, Roster};
+use crate::ops::attest::{AttestError, Document, canonical};
 use crate::ops::{Done, Error, Vault};
 use crate::store::Prefix;
 use crate::token::envelope::{self, Matter};
 use crate::token::printable::Statement;
 use crate::token::verify::verify as verify_signature;
 
+/// What kind of document it is.
+const KIND: &str = "ceremony-transcript";
 /// The format of every transcript.
 pub const FORMAT: &str = "keyward-transcript-1";
 
@@ -121,6 +127,9 @@ pub enum TranscriptError {
         /// What it should say.
         line: String,
     },
+    /// The HSM's signature or the log's proof do not hold.
+    #[error("the daemon's attestation: {0}")]
+    Attestation(#[from] AttestError),
     /// The ceremony cannot have been decided so.
     #[error("ceremony {ceremony}: {reason}")]
     Decision {
@@ -144,6 +153,19 @@ pub struct Verified {
     pub signers: Vec<String>,
     /// How many had to.
     pub needed: usize,
+    /// The daemon's word for it; a restore, which no daemon sees, has none.
+    pub attested: Option<Attested>,
+}
+
+/// The daemon's word for a transcript.
+#[derive(Debug, Clone)]
+pub struct Attested {
+    /// The record of the audit log with the transcript's digest.
+    pub sequence: u64,
+    /// The HSM's key.
+    pub key: String,
+    /// Whether that key is one that the caller trusts.
+    pub trusted: bool,
 }
 
 impl Vault {
@@ -173,8 +195,17 @@ impl Vault {
             finished: finished.millis(),
             outcome: record.outcome.clone().unwrap_or_default(),
         };
-        let json = serde_json::to_string_pretty(&transcript);
-        Ok(Done::new(json.map_err(|error| Error::Internal(error.to_string()))?))
+        Ok(Done::new(self.attested(id, &transcript).await?.to_text()))
+    }
+
+    /// The transcript with the HSM's signature. Its digest goes to the audit log first.
+    async fn attested(&self, id: CeremonyId, transcript: &Transcript) -> Result<Document, Error> {
+        let unfit = |error: String| Error::Internal(format!("the transcript of {id}: {error}"));
+        let body = serde_json::to_value(transcript).map_err(|error| unfit(error.to_string()))?;
+        let spelling = canonical(&body).map_err(|error| unfit(error.to_string()))?;
+        let detail = format!("transcript SHA-256 {}", hex(&Sha256::digest(spelling)));
+        let recorded = self.record_words("ceremony-transcript", format!("ceremonies/{id}"), detail).await?;
+        self.attest(KIND, &body, recorded.sequence()).await
     }
 
     /// The ceremonies that made the roster which decides this one.
@@ -229,11 +260,16 @@ fn named(custodian: &Custodian) -> Named {
 
 /// Verifies a transcript. With an anchor, the transcript of the founding that is trusted, it
 /// must go back to that founding; without one, compare [`Verified::founding_roster`] yourself.
+/// With `keys`, the daemon's attestation must be by one of them.
 ///
 /// # Errors
 /// [`TranscriptError`] says what does not hold.
-pub fn verify(text: &str, anchor: Option<&str>) -> Result<Verified, TranscriptError> {
-    let transcript = read(text)?;
+pub fn verify(
+    text: &str,
+    anchor: Option<&str>,
+    keys: Option<&[NoteKey]>,
+) -> Result<Verified, TranscriptError> {
+    let (transcript, attested) = read(text, keys)?;
     let deployment = DeploymentId::parse(&transcript.deployment)
         .ok_or_else(|| TranscriptError::Malformed("the deployment is no number".into()))?;
     let mut members: Option<Members> = None;
@@ -249,7 +285,7 @@ pub fn verify(text: &str, anchor: Option<&str>) -> Result<Verified, TranscriptEr
         founding.unwrap_or_else(|| (transcript.decision.ceremony.clone(), put.as_ref().map(Members::digest)));
     let founding_roster = hex(&roster.unwrap_or_default());
     if let Some(anchor) = anchor {
-        let trusted = verify(anchor, None)?;
+        let trusted = verify(anchor, None, None)?;
         if (&trusted.founding, &trusted.founding_roster) != (&founding, &founding_roster)
             || trusted.transcript.deployment != transcript.deployment
         {
@@ -257,19 +293,43 @@ pub fn verify(text: &str, anchor: Option<&str>) -> Result<Verified, TranscriptEr
         }
     }
     let signers = transcript.decision.approvals.iter().map(|signed| signed.custodian.clone()).collect();
-    Ok(Verified { transcript, founding, founding_roster, signers, needed: deciding })
+    Ok(Verified { transcript, founding, founding_roster, signers, needed: deciding, attested })
 }
 
-fn read(text: &str) -> Result<Transcript, TranscriptError> {
+/// The transcript, out of the document that attests it when there is one.
+fn read(text: &str, keys: Option<&[NoteKey]>) -> Result<(Transcript, Option<Attested>), TranscriptError> {
     let malformed = |error: String| TranscriptError::Malformed(error);
-    let transcript: Transcript = serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
+    let value: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
+    let (value, attested) = match value.get("hsm_signature") {
+        Some(_) => attested(text, keys)?,
+        None if keys.is_some() => return Err(malformed("no HSM has attested it".into())),
+        None => (value, None),
+    };
+    let transcript: Transcript =
+        serde_json::from_value(value).map_err(|error| malformed(error.to_string()))?;
     if transcript.format != FORMAT {
         return Err(malformed(format!("its format is {:?}, not {FORMAT:?}", transcript.format)));
     }
     match transcript.state.as_str() {
-        "done" | "failed" => Ok(transcript),
+        "done" | "failed" => Ok((transcript, attested)),
         other => Err(malformed(format!("the ceremony is {other}: nothing was decided"))),
     }
+}
+
+fn attested(
+    text: &str,
+    keys: Option<&[NoteKey]>,
+) -> Result<(serde_json::Value, Option<Attested>), TranscriptError> {
+    let document = Document::parse(text)?;
+    let own: NoteKey =
+        document.key.parse().map_err(|_| TranscriptError::Malformed("its key is none".into()))?;
+    let verified = document.verify(keys.unwrap_or(&[own]))?;
+    if verified.kind != KIND {
+        return Err(TranscriptError::Malformed(format!("it is a {}", verified.kind)));
+    }
+    let (sequence, key) = (verified.sequence, verified.key.to_string());
+    Ok((verified.body, Some(Attested { sequence, key, trusted: keys.is_some() })))
 }
 
 impl Decision {

@@ -26,7 +26,8 @@ fn sealed(byte: u8) -> SealedKey {
 
 /// Good heads, with and without a ciphertext.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let (root, kek) = (RootId([1; 16]), WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes: vec![2; 40] });
+    let (root, kek) =
+        (RootId([1; 16]), WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes: vec![2; 40] });
     let canary = Canary {
         tenant: TenantId::new("acme").expect("a name"),
         key: KeyId::new("pii").expect("a name"),

@@ -1,0 +1,97 @@
+//! `keyward audit verify`, and what the daemon is asked for: checkpoints, proofs, keys.
+
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use crate::audit::checkpoint::{NoteKey, read_keys};
+use crate::audit::verify;
+use crate::cli::Shell;
+use crate::cli::failure::Failure;
+use crate::cli::view::{Fields, View, date};
+use crate::config::Config;
+use crate::daemon::maintain;
+use crate::ops::attest::{Document, Verified};
+use crate::rpc::proto::{AttestRecordRequest, GetCheckpointRequest, GetPublicKeysRequest};
+
+/// Reads trusted keys from a file.
+pub(in crate::cli) fn trusted(path: &Path) -> Result<Vec<NoteKey>, Failure> {
+    let text = std::fs::read_to_string(path).map_err(Failure::file("read", path))?;
+    read_keys(&text).map_err(|error| Failure::Input(format!("{}: {error}", path.display())))
+}
+
+/// The log on disk, also while a daemon writes it.
+pub(super) async fn verify(shell: &mut Shell, config: &Config, key: Option<&Path>) -> Result<(), Failure> {
+    let keys = match key {
+        Some(path) => trusted(path)?,
+        None => maintain::audit_keys(config).await.map_err(|error| Failure::Input(error.to_string()))?,
+    };
+    // A store of before there were keys has no checkpoints that could be checked.
+    let trusted = (!keys.is_empty()).then_some(keys.as_slice());
+    let report = verify::verify_with(&config.audit_dir(), trusted).map_err(super::unsound)?;
+    shell.print.view(&report)
+}
+
+/// The newest checkpoint as it is: a signed note.
+pub(super) async fn checkpoint(shell: &mut Shell, fresh: bool) -> Result<(), Failure> {
+    let client = shell.client().await?;
+    let found = client.call(client.audit().get_checkpoint(GetCheckpointRequest { fresh })).await?;
+    if shell.print.is_json() {
+        let root = STANDARD.encode(&found.root);
+        return shell.print.answer("", &json!({ "note": found.note, "size": found.size, "root": root }));
+    }
+    shell.print.text(&found.note)
+}
+
+/// One record as a document.
+pub(super) async fn prove(shell: &mut Shell, sequence: u64) -> Result<(), Failure> {
+    let client = shell.client().await?;
+    let request = AttestRecordRequest { sequence };
+    let document = client.call(client.audit().attest_record(request)).await?;
+    shell.print.text(&document.json)
+}
+
+/// Any attested document, without the daemon.
+pub(super) fn check(shell: &mut Shell, file: &Path, key: &Path) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(file).map_err(Failure::file("read", file))?;
+    let keys = trusted(key)?;
+    let verified = Document::parse(&text).and_then(|document| document.verify(&keys));
+    let verified = verified
+        .map_err(|error| Failure::Refused { reason: "CERTIFICATE_REFUSED", message: error.to_string() })?;
+    shell.print.view(&verified)
+}
+
+impl View for Verified {
+    fn fields(&self) -> Fields {
+        vec![
+            ("kind", json!(self.kind)),
+            ("record", json!(self.sequence)),
+            ("record_time", date(self.record.time)),
+            ("operation", json!(self.record.operation)),
+            ("resource", json!(self.record.resource)),
+            ("log_records", json!(self.head.size)),
+            ("key", json!(self.key.to_string())),
+            ("body", self.body.clone()),
+        ]
+    }
+}
+
+/// Every generation, one line each: what `--key` reads.
+pub(super) async fn keys(shell: &mut Shell) -> Result<(), Failure> {
+    let client = shell.client().await?;
+    let found = client.call(client.audit().get_public_keys(GetPublicKeysRequest {})).await?.keys;
+    if shell.print.is_json() {
+        let key = |key: &crate::rpc::proto::AuditKey| {
+            json!({
+                "generation": key.generation,
+                "key": key.verifier_key,
+                "handover": STANDARD.encode(&key.handover),
+            })
+        };
+        return shell.print.answer("", &json!({ "keys": found.iter().map(key).collect::<Vec<_>>() }));
+    }
+    let lines: Vec<String> = found.into_iter().map(|key| key.verifier_key + "\n").collect();
+    shell.print.text(&lines.concat())
+}

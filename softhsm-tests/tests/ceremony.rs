@@ -189,13 +189,29 @@ async fn approvals_that_do_not_count_are_refused_with_their_reason() {
 
 #[tokio::test]
 async fn an_expired_ceremony_takes_no_approval() {
-    let (_world, _daemon, client, custodians, _) = founded().await;
-    let lasts = Some(prost_types::Duration { seconds: 59, nanos: 0 });
-    let action = Some(Action::RotateRoot(RotateRoot {}));
-    let request = ProposeRequest { reason: "a test".into(), lasts, action };
-    let short = client.call(client.ceremonies().propose(request)).await.unwrap_err();
-    assert_eq!(reason(&short), "ARGUMENT_INVALID");
-    drop(custodians);
+    let (world, _daemon, client, custodians, _) = founded().await;
+    let propose = async |seconds| {
+        let lasts = Some(prost_types::Duration { seconds, nanos: 0 });
+        let action = Some(Action::RotateRoot(RotateRoot {}));
+        let request = ProposeRequest { reason: "a test".into(), lasts, action };
+        client.call(client.ceremonies().propose(request)).await
+    };
+    for seconds in [0, -1, 91 * 24 * 3600] {
+        assert_eq!(reason(&propose(seconds).await.unwrap_err()), "ARGUMENT_INVALID");
+    }
+    let proposed = propose(1).await.expect("a proposal");
+    custodians[0].approve(&client, &proposed).await.expect("an approval");
+    assert_eq!(ended(&client, &proposed.name).await.state(), State::Expired);
+    let late = custodians[1].approve(&client, &proposed).await.unwrap_err();
+    assert_eq!(reason(&late), "APPROVAL_REFUSED");
+    assert!(late.message.contains("the ceremony expired"), "{late}");
+    let recorded = world.audit().into_iter().any(|record| {
+        record.operation == "ceremony-approve"
+            && record.detail.is_some_and(|detail| detail.contains("expired"))
+    });
+    assert!(recorded);
+    // It is in nobody's way.
+    rotate(&client).await;
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ async fn a_store_is_exported_imported_checked_and_repaired() {
 
     // Both work while the daemon runs.
     let exported = json(&local(&world, &["store", "export", "--out", &path("export"), "--json"]));
-    assert_eq!(exported["records"], 7, "{exported}");
+    assert_eq!(exported["records"], 9, "{exported}");
     stdout(&local(&world, &["store", "check"]));
     let busy = local(&world, &["store", "check", "--repair"]);
     assert_eq!(code(&busy), 1);

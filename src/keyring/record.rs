@@ -92,6 +92,41 @@ pub struct SystemSecret {
     pub sealed: SealedKey,
 }
 
+/// What a signing key of the daemon is for. The number is part of a path: never reuse one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum SigningPurpose {
+    /// Checkpoints of the audit log and the documents that rest on it. One key
+    /// for both: whoever trusts one needs the other, and their texts cannot be
+    /// taken for each other.
+    Audit = 1,
+}
+
+impl SigningPurpose {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// One generation of a signing key of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SystemKey {
+    /// The key.
+    #[n(1)]
+    pub key: SigningKey,
+    /// When it was made.
+    #[n(2)]
+    pub created: Date,
+    /// The word of the generation before it for this one; absent for the
+    /// first, and where that one could not sign any more.
+    #[n(3)]
+    pub handover: Option<Signature>,
+}
+
 /// One generation of the erasure key: the secret under which the store seals the
 /// rows of wrapped keys once more.
 ///
@@ -179,41 +214,6 @@ pub enum ExportKind {
     /// The store as it was before a migration to a newer format, beside the store.
     #[n(2)]
     Migration,
-}
-
-/// What a signing key of the daemon is for. The number is part of a path: never reuse one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum SigningPurpose {
-    /// Checkpoints of the audit log and the documents that rest on it. One key
-    /// for both: whoever trusts one needs the other, and their texts cannot be
-    /// taken for each other.
-    Audit = 1,
-}
-
-impl SigningPurpose {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Audit => "audit",
-        }
-    }
-}
-
-/// One generation of a signing key of the daemon.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct SystemKey {
-    /// The key.
-    #[n(1)]
-    pub key: SigningKey,
-    /// When it was made.
-    #[n(2)]
-    pub created: Date,
-    /// The word of the generation before it for this one; absent for the
-    /// first, and where that one could not sign any more.
-    #[n(3)]
-    pub handover: Option<Signature>,
 }
 
 /// A tenant.

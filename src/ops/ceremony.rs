@@ -33,7 +33,7 @@ pub mod transcript;
 /// Most ceremonies that may be open at a time.
 const MOST_OPEN: usize = 64;
 /// Shortest time to collect approvals.
-const SHORTEST: Duration = Duration::from_secs(60);
+const SHORTEST: Duration = Duration::from_secs(1);
 /// Longest time to collect approvals.
 const LONGEST: Duration = Duration::from_secs(90 * 24 * 3600);
 
@@ -120,7 +120,7 @@ impl Vault {
         lasts: Duration,
     ) -> Result<Done<CeremonyInfo>, Error> {
         if !(SHORTEST..=LONGEST).contains(&lasts) {
-            return Err(Error::Argument("approvals are collected for 1 minute to 90 days".into()));
+            return Err(Error::Argument("approvals are collected for 1 second to 90 days".into()));
         }
         unhindered!(self.try_propose(right.principal().as_str(), proposal.clone(), reason, lasts))
     }

@@ -433,7 +433,7 @@ macro_rules! number_path {
         })*
     };
 }
-number_path!(Epoch KekVersion RootGeneration IndexVersion RosterVersion SigningGeneration ErasureGeneration);
+number_path!(Epoch ErasureGeneration KekVersion RootGeneration IndexVersion RosterVersion SigningGeneration);
 
 impl PathId for SigningPurpose {
     fn put(&self, out: &mut Vec<u8>) {

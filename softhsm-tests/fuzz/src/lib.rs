@@ -10,6 +10,7 @@ pub mod targets {
     //! What is fuzzed.
     pub mod backup;
     pub mod card;
+    pub mod ceremony;
     pub mod ciphertext;
     pub mod config;
     pub mod text;

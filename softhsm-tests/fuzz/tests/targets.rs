@@ -1,7 +1,7 @@
 //! Every target, with a budget that fits a normal test run.
 
 use keyward_fuzz::engine::run;
-use keyward_fuzz::targets::{backup, card, ciphertext, config, text, values};
+use keyward_fuzz::targets::{backup, card, ceremony, ciphertext, config, text, values};
 
 #[test]
 fn ciphertexts() {
@@ -37,4 +37,10 @@ fn recovery_exports() {
 fn custodian_cards() {
     run(&card::texts(), 20_000, card::text);
     run(&card::contents(), 20_000, card::content);
+}
+
+#[test]
+fn ceremonies() {
+    run(&ceremony::records(), 20_000, ceremony::carried);
+    run(&ceremony::transcripts(), 20_000, ceremony::transcript);
 }

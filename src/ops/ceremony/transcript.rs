@@ -278,7 +278,9 @@ pub fn verify(
         let put = decision.check(deployment, members.as_ref())?.1;
         members =
             Some(put.ok_or_else(|| decision.wrong("it is in the chain, and puts no custodians in force"))?);
-        founding.get_or_insert((decision.ceremony.clone(), members.as_ref().map(Members::digest)));
+        if founding.is_none() {
+            founding = Some((decision.ceremony.clone(), members.as_ref().map(Members::digest)));
+        }
     }
     let (deciding, put) = transcript.decision.check(deployment, members.as_ref())?;
     let (founding, roster) =

@@ -40,6 +40,25 @@ fn cards() -> impl Iterator<Item = CustodianCard> {
     })
 }
 
+/// Two custodians without a key in common.
+pub fn distinct() -> impl Iterator<Item = Custodian> {
+    // The points of the private keys 1 to 4 on P-256.
+    let more = [
+        "045ecbe4d1a6330a44c8f7ef951d4bf165e6c6b721efada985fb41661bc6e7fd6c\
+         8734640c4998ff7e374b06ce1a64a2ecd82ab036384fb83d9a79b127a27d5032",
+        "04e2534a3532d08fbba02dde659ee62bd0031fe2db785596ef509302446b030852\
+         e0f1575a4c633cc719dfee5fda862d764efc96c3f30ee0055c42c23f184ed8c6",
+    ];
+    ["alice", "bob"].into_iter().zip([POINTS, more]).map(|(name, points)| {
+        let points = points.map(|point| hex::decode(point).expect("hex"));
+        let spki = spki_of_point(KeyType::P256, &points[0]).expect("a point");
+        let signing =
+            Credential::new(TokenKind::Pkcs11, TokenAlgorithm::EcdsaP256Sha256, spki).expect("a key");
+        let agreement = AgreementKey::of_point(&points[1]).expect("a point");
+        Custodian::new(CustodianId::new(name).expect("a name"), signing, agreement, None).expect("two keys")
+    })
+}
+
 /// Good cards.
 pub fn texts() -> Vec<Vec<u8>> {
     cards().map(|card| card.to_text().into_bytes()).collect()

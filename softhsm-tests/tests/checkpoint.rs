@@ -193,10 +193,10 @@ async fn the_log_goes_on_while_the_hsm_cannot_sign() {
     let (mut daemon, client) = world.start_with_key().await;
     encrypt(&client, 5).await;
     // A process that stands still: no signature, and no answer that there is none.
-    daemon.hsm_processes()[0].signal(Signal::STOP);
+    daemon.serving_processes(1).await[0].signal(Signal::STOP);
     encrypt(&client, 50).await;
     let written = world.status().await.unwrap().audit.unwrap().sequence;
-    daemon.hsm_processes()[0].signal(Signal::CONT);
+    daemon.serving_processes(1).await[0].signal(Signal::CONT);
     covered(&world, written).await;
     daemon.wait_for(|status| status.audit_checkpoint_failure.is_empty()).await.unwrap();
 }

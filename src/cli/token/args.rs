@@ -294,7 +294,6 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure`] when no key fits, or the token fails.
-    #[allow(dead_code, reason = "restoring a root needs it")]
     pub(crate) async fn agree(&mut self, peer: &AgreementKey) -> Result<Key256, Failure> {
         self.process.agree(&self.agreement_key, peer).await.map_err(failure)
     }

@@ -101,14 +101,16 @@ async fn a_kek_is_unwrapped_anew_when_it_is_too_old() {
 async fn uses_of_keks_are_counted_and_capped() {
     let mut world = World::ready();
     world.reconfigure("[hsm]\n", "[hsm]\nprobe_interval = \"50ms\"\nkek_uses = 2\n");
+    // A checkpoint would use the KEK of the key that signs it.
+    world.config.push_str("\n[audit]\ncheckpoint_interval = \"1h\"\n");
     let (daemon, _) = world.start_with_key().await;
     assert!(daemon.stop().await.success());
     world.config.push_str("\n[class.2]\ncache_ttl = \"0s\"\n");
     let mut daemon = world.start().await;
     encrypt(&daemon, 5).await;
-    // Besides the tenant's KEK that of the daemon's secret and that of the canary were used, once each.
+    // Besides the tenant's KEK those of the canary, the daemon's secret and the erasure secret were used, once each.
     let counted = |status: &Status| {
-        status.kek_cache.is_some_and(|keks| (keks.hits, keks.misses, keks.used_up) == (2, 5, 2))
+        status.kek_cache.is_some_and(|keks| (keks.hits, keks.misses, keks.used_up) == (2, 6, 2))
     };
     if let Err(error) = daemon.wait_for(counted).await {
         panic!("{error}");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyward::client::{Client, Code, Error, context};
 use keyward::ops::ceremony::transcript::{self, TranscriptError};
@@ -16,7 +16,7 @@ use keyward::rpc::proto::{
 use keyward_softhsm_tests::custodians::{
     Person, approve_by, deployment, ended, found, hand_in, people, propose, propose_founding, transcript,
 };
-use keyward_softhsm_tests::{Daemon, KEY, Random, World, create_key, text};
+use keyward_softhsm_tests::{Daemon, KEY, PATIENCE, Random, World, create_key, text};
 
 fn reason(error: &Error) -> &str {
     error.reason()
@@ -314,7 +314,8 @@ async fn a_transcript_that_was_changed_proves_nothing() {
     // Without the daemon's attestation the custodians' signatures must hold by themselves.
     let good = good["body"].clone();
     assert!(verify(&good).is_ok());
-    let changes: [(&str, fn(&mut serde_json::Value)); 9] = [
+    type Change = fn(&mut serde_json::Value);
+    let changes: [(&str, Change); 9] = [
         ("a signature less", |t| drop(t["decision"]["approvals"].as_array_mut().unwrap().pop())),
         ("the same one twice", |t| {
             let first = t["decision"]["approvals"][0].clone();
@@ -323,7 +324,7 @@ async fn a_transcript_that_was_changed_proves_nothing() {
         ("another signer", |t| t["decision"]["approvals"][0]["custodian"] = "carol".into()),
         ("a stranger", |t| t["decision"]["approvals"][0]["custodian"] = "mallory".into()),
         ("another time", |t| {
-            t["decision"]["expires"] = (t["decision"]["expires"].as_u64().unwrap() + 1).into()
+            t["decision"]["expires"] = (t["decision"]["expires"].as_u64().unwrap() + 1).into();
         }),
         ("another act", |t| t["decision"]["action"] = "unfreeze".into()),
         ("another installation", |t| t["deployment"] = "00".repeat(16).into()),
@@ -369,9 +370,51 @@ async fn a_freeze_is_ended_by_custodians_once_there_are_some() {
     assert_eq!(reason(&missing), "NOT_FOUND");
 }
 
+/// What the daemon says at the steps of a change of root, in their order.
+const STEPS: [&str; 7] = [
+    "ceremony: making the root key",
+    "root key: its shares are recorded",
+    "root key: it is made on every token",
+    "root key: it is in force",
+    "ceremony: destroying the old root key",
+    "root key: the old one is destroyed on every token",
+    "root key: the old one is off the record",
+];
+
+#[tokio::test]
+async fn a_rotation_of_the_root_survives_a_kill_at_each_step() {
+    let (world, mut daemon, mut client, custodians, _) = founded().await;
+    for tenant in 0..5 {
+        create_key(&client, &format!("t{tenant}"), "k").await;
+    }
+    let sealed = seal(&client, KEY, "before").await;
+    for (round, step) in STEPS.into_iter().enumerate() {
+        let seen = world.log().matches(step).count();
+        let proposed = rotate(&client).await;
+        approve_by(&client, &proposed, &[&custodians[0], &custodians[1]]).await;
+        let deadline = Instant::now() + PATIENCE;
+        while world.log().matches(step).count() == seen {
+            assert!(Instant::now() < deadline, "{step}: {}", world.log());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        daemon = world.sparing_tokens(killed(&world, daemon)).await;
+        daemon.wait_for(|status| status.serving() == Serving::Ready).await.expect("a daemon that serves");
+        client = daemon.client().await;
+        let done = ended(&client, &proposed.name).await;
+        assert_eq!(done.state(), State::Done, "{step}: {}", done.outcome);
+        opens(&client, KEY, &sealed, "before").await;
+        let root = daemon.status().await.expect("a status").root.expect("a root");
+        assert_eq!(root.generation, u32::try_from(round).expect("small") + 3, "{step}");
+        assert_eq!(roots(&world), 1, "{step}");
+    }
+    daemon.stop().await;
+    let checked = world.cli(["store", "check", "--config", &world.config_file()]);
+    assert!(checked.status.success(), "{}", text(&checked));
+}
+
 /// The daemon is killed at random moments of a founding and of a rotation, until they are done.
 #[tokio::test]
-async fn a_ceremony_survives_kills_at_every_step() {
+async fn a_ceremony_survives_kills_at_any_moment() {
     let world = World::ready();
     let (daemon, client) = world.start_with_key().await;
     for tenant in 0..40 {

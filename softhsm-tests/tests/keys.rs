@@ -230,3 +230,31 @@ async fn names_are_never_reused_and_pages_are_complete() {
     );
     assert_eq!(second.next_page_token, "");
 }
+
+#[tokio::test]
+async fn a_rotation_hinders_neither_freezes_nor_changes_nor_new_keys() {
+    let world = World::ready();
+    let (_daemon, client) = world.start_with_key().await;
+    for number in 0..40 {
+        create_key(&client, "acme", &format!("k{number}")).await;
+    }
+    for round in 0..4 {
+        let begun = RotateTenantRequest { name: "tenants/acme".into() };
+        client.keys().rotate_tenant(begun).await.expect("a rotation");
+        for number in 0..12 {
+            for name in ["tenants/acme", KEY] {
+                let (name, reason) = (name.to_owned(), "a test".to_owned());
+                let asked = FreezeRequest { name: name.clone(), reason: reason.clone() };
+                client.access().freeze(asked).await.expect("frozen at once");
+                let asked = UnfreezeRequest { name, reason };
+                client.access().unfreeze(asked).await.expect("an end of it");
+            }
+            create_key(&client, "acme", &format!("n{round}-{number}")).await;
+            let asked = ListKekVersionsRequest { parent: "tenants/acme".into() };
+            client.keys().list_kek_versions(asked).await.expect("KEKs");
+            let key = Key { rotation_uses: 1000 + number, ..Key::default() };
+            update_key(&client, key, "rotation_uses").await.expect("a change");
+        }
+        rotate(&client, "tenants/acme").await;
+    }
+}

@@ -86,7 +86,7 @@ impl Vault {
             let failure = outcome.err().map(|error| error.to_string());
             match &failure {
                 Some(reason) if failure != told => {
-                    tracing::warn!(reason, "the audit log has no new checkpoint")
+                    tracing::warn!(reason, "the audit log has no new checkpoint");
                 }
                 None if told.is_some() => tracing::info!("the audit log has checkpoints again"),
                 _ => {}

@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use super::Error;
-use super::commit::Affects;
+use super::commit::{Affects, unhindered};
 use super::custody::Matter;
 use super::done::Done;
 use super::vault::Vault;
@@ -57,6 +57,15 @@ impl Vault {
         delay: Option<Duration>,
         reason: &str,
     ) -> Result<Done<Planned>, Error> {
+        unhindered!(self.try_plan_destroy_tenant(right, delay, reason))
+    }
+
+    async fn try_plan_destroy_tenant(
+        &self,
+        right: &Authorized<permission::ManageTenant>,
+        delay: Option<Duration>,
+        reason: &str,
+    ) -> Result<Done<Planned>, Error> {
         let id = &right.resource().0;
         self.require_unfounded_or_ceremony(Matter::Destroy(&right.resource().to_string()))?;
         let Stored { record, revision } = self.unfrozen_tenant(id).await?;
@@ -75,6 +84,15 @@ impl Vault {
     /// # Errors
     /// As [`plan_destroy_tenant`](Self::plan_destroy_tenant).
     pub async fn plan_destroy_key(
+        &self,
+        right: &Authorized<permission::ManageKey>,
+        delay: Option<Duration>,
+        reason: &str,
+    ) -> Result<Done<Planned>, Error> {
+        unhindered!(self.try_plan_destroy_key(right, delay, reason))
+    }
+
+    async fn try_plan_destroy_key(
         &self,
         right: &Authorized<permission::ManageKey>,
         delay: Option<Duration>,
@@ -100,6 +118,16 @@ impl Vault {
     /// # Errors
     /// As [`plan_destroy_tenant`](Self::plan_destroy_tenant).
     pub async fn plan_destroy_version(
+        &self,
+        right: &Authorized<permission::ManageKey>,
+        epoch: Epoch,
+        delay: Option<Duration>,
+        reason: &str,
+    ) -> Result<Done<Planned>, Error> {
+        unhindered!(self.try_plan_destroy_version(right, epoch, delay, reason))
+    }
+
+    async fn try_plan_destroy_version(
         &self,
         right: &Authorized<permission::ManageKey>,
         epoch: Epoch,
@@ -137,6 +165,14 @@ impl Vault {
         right: &Authorized<permission::ManageTenant>,
         reason: &str,
     ) -> Result<Done<Planned>, Error> {
+        unhindered!(self.try_cancel_destroy_tenant(right, reason))
+    }
+
+    async fn try_cancel_destroy_tenant(
+        &self,
+        right: &Authorized<permission::ManageTenant>,
+        reason: &str,
+    ) -> Result<Done<Planned>, Error> {
         let id = &right.resource().0;
         let Stored { record, revision } = self.tenant(id).await?;
         let plan = cancellable(record.destruction.as_ref(), &right.resource().to_string())?;
@@ -160,6 +196,14 @@ impl Vault {
         right: &Authorized<permission::ManageKey>,
         reason: &str,
     ) -> Result<Done<Planned>, Error> {
+        unhindered!(self.try_cancel_destroy_key(right, reason))
+    }
+
+    async fn try_cancel_destroy_key(
+        &self,
+        right: &Authorized<permission::ManageKey>,
+        reason: &str,
+    ) -> Result<Done<Planned>, Error> {
         let name = right.resource();
         let Stored { record, revision } = self.key_record(name).await?;
         let plan = cancellable(record.destruction.as_ref(), &name.to_string())?;
@@ -177,6 +221,15 @@ impl Vault {
     /// # Errors
     /// [`Error::NotAllowed`] when none is planned, [`Error::VersionState`] when it has begun.
     pub async fn cancel_destroy_version(
+        &self,
+        right: &Authorized<permission::ManageKey>,
+        epoch: Epoch,
+        reason: &str,
+    ) -> Result<Done<Planned>, Error> {
+        unhindered!(self.try_cancel_destroy_version(right, epoch, reason))
+    }
+
+    async fn try_cancel_destroy_version(
         &self,
         right: &Authorized<permission::ManageKey>,
         epoch: Epoch,

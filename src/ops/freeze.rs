@@ -1,7 +1,7 @@
 //! Freezing: nothing works for what is frozen, at once.
 
 use super::Error;
-use super::commit::Affects;
+use super::commit::{Affects, unhindered};
 use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
@@ -62,16 +62,33 @@ impl Vault {
     }
 
     pub(super) async fn set_tenant_frozen(&self, id: &TenantId, frozen: bool) -> Result<Done<()>, Error> {
+        unhindered!(self.try_set_tenant_frozen(id, frozen))
+    }
+
+    async fn try_set_tenant_frozen(&self, id: &TenantId, frozen: bool) -> Result<Done<()>, Error> {
         let changed = self.change_tenant(id, true, |tenant| Tenant { frozen, ..tenant }).await?;
         Ok(changed.map(drop))
     }
 
     pub(super) async fn set_key_frozen(&self, name: &KeyName, frozen: bool) -> Result<Done<()>, Error> {
+        unhindered!(self.try_set_key_frozen(name, frozen))
+    }
+
+    async fn try_set_key_frozen(&self, name: &KeyName, frozen: bool) -> Result<Done<()>, Error> {
         let Stored { record, revision } = self.key_record(name).await?;
         Ok(self.replace_key(name, Key { frozen, ..record }, revision).await?.map(drop))
     }
 
     pub(super) async fn set_principal_frozen(
+        &self,
+        name: &PrincipalId,
+        frozen: bool,
+        reason: &str,
+    ) -> Result<Done<()>, Error> {
+        unhindered!(self.try_set_principal_frozen(name, frozen, reason))
+    }
+
+    async fn try_set_principal_frozen(
         &self,
         name: &PrincipalId,
         frozen: bool,

@@ -95,6 +95,14 @@ impl Vault {
         right: &Authorized<permission::ManageKey>,
         update: KeyUpdate,
     ) -> Result<Done<Key>, Error> {
+        unhindered!(self.try_update_key(right, update))
+    }
+
+    async fn try_update_key(
+        &self,
+        right: &Authorized<permission::ManageKey>,
+        update: KeyUpdate,
+    ) -> Result<Done<Key>, Error> {
         let name = right.resource();
         let Stored { record, revision } = self.key_record(name).await?;
         let mut key = record.clone();

@@ -69,10 +69,13 @@ impl Vault {
                 changes.create(&tables::escrow(generation), &escrow);
                 let resource = format!("roots/{generation}");
                 let kept = self.commit_own(changes, Affects::Nothing, "root-escrow", resource).await;
-                kept.map(drop).map_err(|error| error.to_string())
+                kept.map_err(|error| error.to_string())?;
+                tracing::info!(%generation, "root key: its shares are recorded");
+                Ok(())
             })
         });
         let root = self.hsm.create_root(Purpose::Root, plan, keep).await?;
+        tracing::info!(%generation, "root key: it is made on every token");
         Ok(Minted { generation, root })
     }
 
@@ -115,6 +118,7 @@ impl Vault {
         let committed =
             self.commit_own(changes, Affects::Nothing, "root-in-force", format!("roots/{generation}"));
         committed.await?;
+        tracing::info!(%generation, "root key: it is in force");
         self.hsm.expect(new.canary.clone());
         self.set_root(new);
         Ok(())
@@ -150,6 +154,7 @@ impl Vault {
     pub(super) async fn bury_root(&self, old: Stored<Root>) -> Result<(), Error> {
         self.hsm.destroy_root(old.record.id).await?;
         let generation = old.record.generation;
+        tracing::info!(%generation, "root key: the old one is destroyed on every token");
         let mut changes = Changes::default();
         let buried = Root { state: Some(RootState::Destroyed), ..old.record };
         changes.replace(&tables::root(generation), &buried, old.revision);
@@ -157,6 +162,7 @@ impl Vault {
             changes.delete(&tables::escrow(generation), escrow.revision);
         }
         self.commit_own(changes, Affects::Nothing, "root-destroyed", format!("roots/{generation}")).await?;
+        tracing::info!(%generation, "root key: the old one is off the record");
         Ok(())
     }
 }

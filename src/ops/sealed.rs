@@ -29,16 +29,20 @@ impl Vault {
         Ok(sealed)
     }
 
-    /// The keys of a tenant. One that vanished from the store is missed, since the tenant counts them.
+    /// The keys of a tenant. One that vanished from the store is missed, since the tenant counts them;
+    /// [`Error::Conflict`] when one was made meanwhile.
     pub(super) async fn keys_of(&self, id: &TenantId, tenant: &Tenant) -> Result<Vec<(KeyName, Key)>, Error> {
         let mut keys = Vec::new();
         for (path, stored) in commit::all(&self.records, &tables::keys(id)).await? {
             keys.push((path.id, stored.record));
         }
-        match u32::try_from(keys.len()) == Ok(tenant.keys) {
-            true => Ok(keys),
-            // A key was removed behind the daemon's back, or put there.
-            false => Err(StoreError::miscounted(&tables::tenant(id)).into()),
+        if u32::try_from(keys.len()) == Ok(tenant.keys) {
+            return Ok(keys);
+        }
+        // One was made since the tenant was read, or the store was changed behind the daemon's back.
+        match self.tenant(id).await?.record.keys == tenant.keys {
+            true => Err(StoreError::miscounted(&tables::tenant(id)).into()),
+            false => Err(Error::Conflict),
         }
     }
 

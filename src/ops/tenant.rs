@@ -112,6 +112,14 @@ impl Vault {
         right: &Authorized<permission::ManageTenant>,
         update: TenantUpdate,
     ) -> Result<Done<Tenant>, Error> {
+        unhindered!(self.try_update_tenant(right, update.clone()))
+    }
+
+    async fn try_update_tenant(
+        &self,
+        right: &Authorized<permission::ManageTenant>,
+        update: TenantUpdate,
+    ) -> Result<Done<Tenant>, Error> {
         let id = &right.resource().0;
         let Stored { record, revision } = self.tenant(id).await?;
         let mut tenant = record.clone();
@@ -136,6 +144,13 @@ impl Vault {
     /// # Errors
     /// [`Error::NoTenant`] when there is none of that name.
     pub async fn list_keks(
+        &self,
+        right: &Authorized<permission::ViewTenant>,
+    ) -> Result<Done<Vec<KekInfo>>, Error> {
+        unhindered!(self.try_list_keks(right))
+    }
+
+    async fn try_list_keks(
         &self,
         right: &Authorized<permission::ViewTenant>,
     ) -> Result<Done<Vec<KekInfo>>, Error> {

@@ -1,7 +1,7 @@
 //! The versions (DEK epochs) of a key.
 
 use super::Error;
-use super::commit::Affects;
+use super::commit::{Affects, unhindered};
 use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
@@ -60,6 +60,15 @@ impl Vault {
     /// # Errors
     /// [`Error::NotAllowed`] for the primary version.
     pub async fn update_version(
+        &self,
+        right: &Authorized<permission::ManageKey>,
+        epoch: Epoch,
+        state: KeyState,
+    ) -> Result<Done<VersionInfo>, Error> {
+        unhindered!(self.try_update_version(right, epoch, state))
+    }
+
+    async fn try_update_version(
         &self,
         right: &Authorized<permission::ManageKey>,
         epoch: Epoch,

@@ -113,7 +113,7 @@ impl Growth {
         }
         tracing::info!(records = tip.sequence - base, "the tree over the audit log is brought up to it");
         let numbers = verify::segments(place.dir())?;
-        for number in self.from_segment(place, &numbers)?..=numbers.len() as u64 {
+        for number in self.first_segment(place, &numbers)?..=numbers.len() as u64 {
             let mut reader = SegmentReader::open(place.dir(), number, number == numbers.len() as u64)?;
             let other = |at: Tip| base > 0 && at.sequence == base && at.hash != chain;
             if other(reader.header().previous) {
@@ -145,7 +145,7 @@ impl Growth {
     }
 
     /// The newest segment that begins before the first leaf to be added.
-    fn from_segment(&self, place: &Place, numbers: &[u64]) -> Result<u64, VerifyError> {
+    fn first_segment(&self, place: &Place, numbers: &[u64]) -> Result<u64, VerifyError> {
         for number in numbers.iter().rev() {
             let reader = SegmentReader::open(place.dir(), *number, true)?;
             if reader.header().previous.sequence <= self.frontier.count() {

@@ -62,7 +62,7 @@ pub(in crate::ops) fn document(key: &TestKey, kind: &str, body: Value) -> (Docum
 fn a_document_verifies_offline() {
     let (document, key) = document(&TestKey::new(), "test", json!({"a": 1}));
     let read = Document::parse(&document.to_text()).unwrap();
-    let verified = read.verify(&[key.clone()]).unwrap();
+    let verified = read.verify(std::slice::from_ref(&key)).unwrap();
     assert_eq!((verified.kind.as_str(), &verified.body, verified.sequence), ("test", &json!({"a": 1}), 2));
     assert_eq!((verified.record.operation.as_str(), verified.key), ("destroy-key", key));
 }

@@ -234,6 +234,7 @@ impl Vault {
     async fn step(&self, id: CeremonyId, progress: Progress) -> Result<(), Error> {
         let (info, revision) = self.ceremony(id).await?;
         let mut changes = Changes::default();
+        tracing::info!(ceremony = %id, done = progress.done, total = progress.total, "ceremony: {}", progress.step);
         changes.replace(&tables::ceremony(id), &Ceremony { progress, ..info.record }, revision);
         self.commit_own(changes, Affects::Nothing, PROGRESS, format!("ceremonies/{id}")).await?;
         Ok(())

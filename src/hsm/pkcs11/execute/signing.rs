@@ -75,7 +75,9 @@ impl Executor<'_> {
             let wrapped = raw.wrap(self.session, mechanism, wrapping.handle, pair.private);
             Ok((public, wrapped.map_err(|error| self.refused_by(wrapping, &error))?))
         });
-        self.destroy(pair.private).and(self.destroy(pair.public))?;
+        let private_gone = self.destroy(pair.private);
+        self.destroy(pair.public)?;
+        private_gone?;
         let (public, wrapped) = born?;
         match wrapped.len() {
             1..=LONGEST => Ok((public, wrapped)),

@@ -23,6 +23,7 @@ mod failure;
 mod freeze;
 mod hint;
 mod hsm;
+mod html;
 mod index;
 mod init;
 mod key;

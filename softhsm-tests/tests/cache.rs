@@ -23,6 +23,13 @@ fn operations(status: &Status) -> u64 {
     status.hsm.as_ref().map(|hsm| hsm.operations).unwrap_or_default()
 }
 
+/// A world whose daemon does nothing by itself that the HSM would count: checkpoints are signed there.
+fn still_world() -> World {
+    let mut world = World::ready();
+    world.config.push_str("\n[audit]\ncheckpoint_interval = \"1h\"\n");
+    world
+}
+
 /// What the HSM did for the first use of a key in a fresh daemon, by so many callers at once.
 async fn cost_of_first_use(world: &World, callers: usize) -> (u64, Cache) {
     let daemon = world.start().await;
@@ -49,7 +56,7 @@ async fn encrypt(daemon: &Daemon, times: usize) {
 
 #[tokio::test]
 async fn many_callers_of_a_cold_key_cost_what_one_costs() {
-    let mut world = World::ready();
+    let mut world = still_world();
     // Probes of an idle connection are operations too: none in this test.
     world.reconfigure("[hsm]\n", "[hsm]\nprobe_interval = \"1h\"\n");
     let (daemon, _) = world.start_with_key().await;
@@ -63,7 +70,7 @@ async fn many_callers_of_a_cold_key_cost_what_one_costs() {
 
 #[tokio::test]
 async fn a_key_is_opened_anew_after_as_many_uses_as_configured() {
-    let mut world = World::ready();
+    let mut world = still_world();
     world.config.push_str("\n[class.2]\ncache_uses = 3\n");
     let (daemon, _) = world.start_with_key().await;
     encrypt(&daemon, 7).await;
@@ -73,7 +80,7 @@ async fn a_key_is_opened_anew_after_as_many_uses_as_configured() {
 
 #[tokio::test]
 async fn without_a_ttl_every_call_asks_the_hsm() {
-    let mut world = World::ready();
+    let mut world = still_world();
     world.config.push_str("\n[class.2]\ncache_ttl = \"0s\"\n");
     let (daemon, _) = world.start_with_key().await;
     encrypt(&daemon, 5).await;
@@ -85,7 +92,7 @@ async fn without_a_ttl_every_call_asks_the_hsm() {
 async fn a_kek_is_unwrapped_anew_when_it_is_too_old() {
     // Five openings of a DEK, and of its KEK: once, or each time.
     for (ttl, cost) in [("1h", 6), ("0s", 10)] {
-        let mut world = World::ready();
+        let mut world = still_world();
         world.reconfigure("[hsm]\n", &format!("[hsm]\nprobe_interval = \"1h\"\nkek_ttl = \"{ttl}\"\n"));
         let (daemon, _) = world.start_with_key().await;
         assert!(daemon.stop().await.success());
@@ -99,10 +106,8 @@ async fn a_kek_is_unwrapped_anew_when_it_is_too_old() {
 
 #[tokio::test]
 async fn uses_of_keks_are_counted_and_capped() {
-    let mut world = World::ready();
+    let mut world = still_world();
     world.reconfigure("[hsm]\n", "[hsm]\nprobe_interval = \"50ms\"\nkek_uses = 2\n");
-    // A checkpoint would use the KEK of the key that signs it.
-    world.config.push_str("\n[audit]\ncheckpoint_interval = \"1h\"\n");
     let (daemon, _) = world.start_with_key().await;
     assert!(daemon.stop().await.success());
     world.config.push_str("\n[class.2]\ncache_ttl = \"0s\"\n");
@@ -119,7 +124,7 @@ async fn uses_of_keks_are_counted_and_capped() {
 
 #[tokio::test]
 async fn a_freeze_wipes_the_open_key_before_it_answers() {
-    let world = World::ready();
+    let world = still_world();
     let (daemon, client) = world.start_with_key().await;
     for (round, name) in [(1, KEY), (2, "tenants/acme")] {
         encrypt(&daemon, 2).await;

@@ -57,26 +57,19 @@ impl Vault {
         delay: Option<Duration>,
         reason: &str,
     ) -> Result<Done<Planned>, Error> {
-        unhindered!(self.try_plan_destroy_tenant(right, delay, reason))
-    }
-
-    async fn try_plan_destroy_tenant(
-        &self,
-        right: &Authorized<permission::ManageTenant>,
-        delay: Option<Duration>,
-        reason: &str,
-    ) -> Result<Done<Planned>, Error> {
-        let id = &right.resource().0;
-        self.require_unfounded_or_ceremony(Matter::Destroy(&right.resource().to_string()))?;
-        let Stored { record, revision } = self.unfrozen_tenant(id).await?;
-        let plan = self.plan(KeyState::Active, delay)?;
-        let mut changes = Changes::default();
-        let tenant = Tenant { destruction: Some(plan.clone()), ..record };
-        changes.replace(&tables::tenant(id), &tenant, revision);
-        let task = Task::DestroyTenant(id.clone());
-        self.reschedule(&mut changes, &task, None, Some(plan.due)).await?;
-        let change = self.commit(changes, Affects::TenantAndItsDeks(id)).await?;
-        Ok(Done::with_change(planned(&plan), change).detail(reason))
+        unhindered!(async {
+            let id = &right.resource().0;
+            self.require_unfounded_or_ceremony(Matter::Destroy(&right.resource().to_string()))?;
+            let Stored { record, revision } = self.unfrozen_tenant(id).await?;
+            let plan = self.plan(KeyState::Active, delay)?;
+            let mut changes = Changes::default();
+            let tenant = Tenant { destruction: Some(plan.clone()), ..record };
+            changes.replace(&tables::tenant(id), &tenant, revision);
+            let task = Task::DestroyTenant(id.clone());
+            self.reschedule(&mut changes, &task, None, Some(plan.due)).await?;
+            let change = self.commit(changes, Affects::TenantAndItsDeks(id)).await?;
+            Ok(Done::with_change(planned(&plan), change).detail(reason))
+        })
     }
 
     /// Plans the destruction of a key with all its versions and index keys.
@@ -89,28 +82,22 @@ impl Vault {
         delay: Option<Duration>,
         reason: &str,
     ) -> Result<Done<Planned>, Error> {
-        unhindered!(self.try_plan_destroy_key(right, delay, reason))
-    }
-
-    async fn try_plan_destroy_key(
-        &self,
-        right: &Authorized<permission::ManageKey>,
-        delay: Option<Duration>,
-        reason: &str,
-    ) -> Result<Done<Planned>, Error> {
-        let name = right.resource();
-        self.require_unfounded_or_ceremony(Matter::Destroy(&name.to_string()))?;
-        self.unfrozen_tenant(&name.tenant).await?;
-        let Stored { record, revision } = self.unfrozen_key(name).await?;
-        let plan = self.plan(record.state, delay)?;
-        let mut changes = Changes::default();
-        let state = planned_from(record.state).ok_or_else(|| Error::KeyState(name.clone(), record.state))?;
-        let key = Key { state, destruction: Some(plan.clone()), ..record };
-        changes.replace(&tables::key(name), &key, revision);
-        let task = Task::DestroyKey(name.clone());
-        self.reschedule(&mut changes, &task, None, Some(plan.due)).await?;
-        let change = self.commit(changes, Affects::KeyAndItsDeks(name)).await?;
-        Ok(Done::with_change(planned(&plan), change).detail(reason))
+        unhindered!(async {
+            let name = right.resource();
+            self.require_unfounded_or_ceremony(Matter::Destroy(&name.to_string()))?;
+            self.unfrozen_tenant(&name.tenant).await?;
+            let Stored { record, revision } = self.unfrozen_key(name).await?;
+            let plan = self.plan(record.state, delay)?;
+            let mut changes = Changes::default();
+            let state =
+                planned_from(record.state).ok_or_else(|| Error::KeyState(name.clone(), record.state))?;
+            let key = Key { state, destruction: Some(plan.clone()), ..record };
+            changes.replace(&tables::key(name), &key, revision);
+            let task = Task::DestroyKey(name.clone());
+            self.reschedule(&mut changes, &task, None, Some(plan.due)).await?;
+            let change = self.commit(changes, Affects::KeyAndItsDeks(name)).await?;
+            Ok(Done::with_change(planned(&plan), change).detail(reason))
+        })
     }
 
     /// Plans the destruction of one version. The primary one stays.
@@ -124,36 +111,28 @@ impl Vault {
         delay: Option<Duration>,
         reason: &str,
     ) -> Result<Done<Planned>, Error> {
-        unhindered!(self.try_plan_destroy_version(right, epoch, delay, reason))
-    }
-
-    async fn try_plan_destroy_version(
-        &self,
-        right: &Authorized<permission::ManageKey>,
-        epoch: Epoch,
-        delay: Option<Duration>,
-        reason: &str,
-    ) -> Result<Done<Planned>, Error> {
-        let name = right.resource();
-        let version = VersionName { key: name.clone(), epoch };
-        self.require_unfounded_or_ceremony(Matter::Destroy(&version.to_string()))?;
-        self.unfrozen_tenant(&name.tenant).await?;
-        let key = self.unfrozen_key(name).await?;
-        check_not_primary(&key.record, &version)?;
-        let Stored { record, revision } = self.version_record(name, epoch).await?;
-        let plan = self.plan(record.state, delay)?;
-        let state =
-            planned_from(record.state).ok_or_else(|| Error::VersionState(version.clone(), record.state))?;
-        let mut changes = Changes::default();
-        // It would be activated otherwise, or become the primary one while this is decided.
-        let activation = Task::Activate(version.clone());
-        self.reschedule(&mut changes, &activation, record.activates, None).await?;
-        let doomed = Version { state, destruction: Some(plan.clone()), ..record };
-        changes.replace(&tables::version(name, epoch), &doomed, revision);
-        changes.replace(&tables::key(name), &key.record, key.revision);
-        self.reschedule(&mut changes, &Task::DestroyVersion(version), None, Some(plan.due)).await?;
-        let change = self.commit(changes, Affects::KeyAndItsDeks(name)).await?;
-        Ok(Done::with_change(planned(&plan), change).detail(reason))
+        unhindered!(async {
+            let name = right.resource();
+            let version = VersionName { key: name.clone(), epoch };
+            self.require_unfounded_or_ceremony(Matter::Destroy(&version.to_string()))?;
+            self.unfrozen_tenant(&name.tenant).await?;
+            let key = self.unfrozen_key(name).await?;
+            check_not_primary(&key.record, &version)?;
+            let Stored { record, revision } = self.version_record(name, epoch).await?;
+            let plan = self.plan(record.state, delay)?;
+            let state = planned_from(record.state)
+                .ok_or_else(|| Error::VersionState(version.clone(), record.state))?;
+            let mut changes = Changes::default();
+            // It would be activated otherwise, or become the primary one while this is decided.
+            let activation = Task::Activate(version.clone());
+            self.reschedule(&mut changes, &activation, record.activates, None).await?;
+            let doomed = Version { state, destruction: Some(plan.clone()), ..record };
+            changes.replace(&tables::version(name, epoch), &doomed, revision);
+            changes.replace(&tables::key(name), &key.record, key.revision);
+            self.reschedule(&mut changes, &Task::DestroyVersion(version), None, Some(plan.due)).await?;
+            let change = self.commit(changes, Affects::KeyAndItsDeks(name)).await?;
+            Ok(Done::with_change(planned(&plan), change).detail(reason))
+        })
     }
 
     /// Calls the destruction of a tenant off.
@@ -165,26 +144,20 @@ impl Vault {
         right: &Authorized<permission::ManageTenant>,
         reason: &str,
     ) -> Result<Done<Planned>, Error> {
-        unhindered!(self.try_cancel_destroy_tenant(right, reason))
-    }
-
-    async fn try_cancel_destroy_tenant(
-        &self,
-        right: &Authorized<permission::ManageTenant>,
-        reason: &str,
-    ) -> Result<Done<Planned>, Error> {
-        let id = &right.resource().0;
-        let Stored { record, revision } = self.tenant(id).await?;
-        let plan = cancellable(record.destruction.as_ref(), &right.resource().to_string())?;
-        if record.state() == KeyState::Destroyed {
-            return Err(Error::TenantState(right.resource().clone(), KeyState::Destroyed));
-        }
-        let mut changes = Changes::default();
-        self.reschedule(&mut changes, &Task::DestroyTenant(id.clone()), Some(plan.due), None).await?;
-        changes.replace(&tables::tenant(id), &Tenant { destruction: None, ..record }, revision);
-        let change = self.commit(changes, Affects::Tenant(id)).await?;
-        let kept = Planned { state: KeyState::Active, due: None };
-        Ok(Done::with_change(kept, change).detail(reason))
+        unhindered!(async {
+            let id = &right.resource().0;
+            let Stored { record, revision } = self.tenant(id).await?;
+            let plan = cancellable(record.destruction.as_ref(), &right.resource().to_string())?;
+            if record.state() == KeyState::Destroyed {
+                return Err(Error::TenantState(right.resource().clone(), KeyState::Destroyed));
+            }
+            let mut changes = Changes::default();
+            self.reschedule(&mut changes, &Task::DestroyTenant(id.clone()), Some(plan.due), None).await?;
+            changes.replace(&tables::tenant(id), &Tenant { destruction: None, ..record }, revision);
+            let change = self.commit(changes, Affects::Tenant(id)).await?;
+            let kept = Planned { state: KeyState::Active, due: None };
+            Ok(Done::with_change(kept, change).detail(reason))
+        })
     }
 
     /// Calls the destruction of a key off.
@@ -196,24 +169,18 @@ impl Vault {
         right: &Authorized<permission::ManageKey>,
         reason: &str,
     ) -> Result<Done<Planned>, Error> {
-        unhindered!(self.try_cancel_destroy_key(right, reason))
-    }
-
-    async fn try_cancel_destroy_key(
-        &self,
-        right: &Authorized<permission::ManageKey>,
-        reason: &str,
-    ) -> Result<Done<Planned>, Error> {
-        let name = right.resource();
-        let Stored { record, revision } = self.key_record(name).await?;
-        let plan = cancellable(record.destruction.as_ref(), &name.to_string())?;
-        let back = record.state.after(Act::Cancel(plan.was));
-        let state = back.ok_or_else(|| Error::KeyState(name.clone(), record.state))?;
-        let mut changes = Changes::default();
-        self.reschedule(&mut changes, &Task::DestroyKey(name.clone()), Some(plan.due), None).await?;
-        changes.replace(&tables::key(name), &Key { state, destruction: None, ..record }, revision);
-        let change = self.commit(changes, Affects::Key(name)).await?;
-        Ok(Done::with_change(Planned { state, due: None }, change).detail(reason))
+        unhindered!(async {
+            let name = right.resource();
+            let Stored { record, revision } = self.key_record(name).await?;
+            let plan = cancellable(record.destruction.as_ref(), &name.to_string())?;
+            let back = record.state.after(Act::Cancel(plan.was));
+            let state = back.ok_or_else(|| Error::KeyState(name.clone(), record.state))?;
+            let mut changes = Changes::default();
+            self.reschedule(&mut changes, &Task::DestroyKey(name.clone()), Some(plan.due), None).await?;
+            changes.replace(&tables::key(name), &Key { state, destruction: None, ..record }, revision);
+            let change = self.commit(changes, Affects::Key(name)).await?;
+            Ok(Done::with_change(Planned { state, due: None }, change).detail(reason))
+        })
     }
 
     /// Calls the destruction of a version off.
@@ -226,32 +193,25 @@ impl Vault {
         epoch: Epoch,
         reason: &str,
     ) -> Result<Done<Planned>, Error> {
-        unhindered!(self.try_cancel_destroy_version(right, epoch, reason))
-    }
-
-    async fn try_cancel_destroy_version(
-        &self,
-        right: &Authorized<permission::ManageKey>,
-        epoch: Epoch,
-        reason: &str,
-    ) -> Result<Done<Planned>, Error> {
-        let name = right.resource();
-        let version = VersionName { key: name.clone(), epoch };
-        let Stored { record, revision } = self.version_record(name, epoch).await?;
-        let plan = cancellable(record.destruction.as_ref(), &version.to_string())?;
-        let back = record.state.after(Act::Cancel(plan.was));
-        let state = back.ok_or_else(|| Error::VersionState(version.clone(), record.state))?;
-        let mut changes = Changes::default();
-        let activation = Task::Activate(version.clone());
-        self.reschedule(&mut changes, &activation, None, record.activates).await?;
-        self.reschedule(&mut changes, &Task::DestroyVersion(version), Some(plan.due), None).await?;
-        changes.replace(
-            &tables::version(name, epoch),
-            &Version { state, destruction: None, ..record },
-            revision,
-        );
-        let change = self.commit(changes, Affects::Key(name)).await?;
-        Ok(Done::with_change(Planned { state, due: None }, change).detail(reason))
+        unhindered!(async {
+            let name = right.resource();
+            let version = VersionName { key: name.clone(), epoch };
+            let Stored { record, revision } = self.version_record(name, epoch).await?;
+            let plan = cancellable(record.destruction.as_ref(), &version.to_string())?;
+            let back = record.state.after(Act::Cancel(plan.was));
+            let state = back.ok_or_else(|| Error::VersionState(version.clone(), record.state))?;
+            let mut changes = Changes::default();
+            let activation = Task::Activate(version.clone());
+            self.reschedule(&mut changes, &activation, None, record.activates).await?;
+            self.reschedule(&mut changes, &Task::DestroyVersion(version), Some(plan.due), None).await?;
+            changes.replace(
+                &tables::version(name, epoch),
+                &Version { state, destruction: None, ..record },
+                revision,
+            );
+            let change = self.commit(changes, Affects::Key(name)).await?;
+            Ok(Done::with_change(Planned { state, due: None }, change).detail(reason))
+        })
     }
 
     fn plan(&self, was: KeyState, delay: Option<Duration>) -> Result<Destruction, Error> {

@@ -45,6 +45,9 @@ async fn follow(
     Ok(None)
 }
 
+/// Ceremonies after which escrow and recovery export are of another root.
+const MAKE_ROOTS: [&str; 3] = ["found", "rotate-root", "change-roster"];
+
 fn words(ceremony: &Ceremony) -> String {
     match ceremony.state() {
         State::Executing if ceremony.waiting_for.is_empty() => ceremony.step.clone(),
@@ -57,5 +60,10 @@ fn words(ceremony: &Ceremony) -> String {
 pub(super) fn told(shell: &mut Shell, ended: &Ceremony) -> Result<Exit, Failure> {
     shell.print.view(&Row(ended))?;
     shell.print.note(&ended.outcome);
+    if ended.state() == State::Done && MAKE_ROOTS.contains(&ended.action.as_str()) {
+        shell.print.note(
+            "next: `keyward root escrow` and `keyward backup create`; those from before need the old root",
+        );
+    }
     Ok(if ended.state() == State::Done { Exit::Ok } else { Exit::Refused })
 }

@@ -1,30 +1,21 @@
-//! A certificate as one page of HTML: no script, nothing from elsewhere, prints on A4 or letter.
-
-use std::fmt::Write;
+//! A certificate as one page of HTML.
 
 use super::{Proved, authority};
+use crate::cli::html::{self, escaped, heading, push, table};
 use crate::cli::view::{date, text};
-
-const STYLE: &str = "\
-body{font:11pt/1.45 Georgia,'Times New Roman',serif;color:#111;max-width:44rem;margin:2rem auto;padding:0 1rem}\
-h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1rem;margin:1.4rem 0 .4rem;border-bottom:1px solid #999}\
-p.sub{margin:0 0 1rem;color:#444}table{border-collapse:collapse;width:100%}\
-th{text-align:left;font-weight:normal;color:#444;padding:.15rem 1rem .15rem 0;vertical-align:top;width:11rem}\
-td{padding:.15rem 0;vertical-align:top;overflow-wrap:anywhere}code,pre{font:8.5pt/1.4 Consolas,Menlo,monospace}\
-pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0}.failed{font-weight:bold;color:#a00}\
-.warn{border:2px solid #a00;padding:.5rem .8rem}tr,pre{break-inside:avoid}\
-@page{margin:18mm}@media print{body{margin:0;max-width:none;padding:0;font-size:10pt}}";
 
 /// The page.
 pub(super) fn render(proved: &Proved) -> String {
     let certificate = &proved.certificate;
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\
-         <title>Certificate of destruction: {name}</title><style>{STYLE}</style></head><body>\n\
-         <h1>Certificate of destruction</h1><p class=\"sub\">{what} <code>{name}</code></p>\n",
-        name = escaped(&certificate.name),
-        what = escaped(certificate.what.as_str()),
+    let name = &certificate.name;
+    let mut page = html::begin(&format!("Certificate of destruction: {name}"));
+    push(
+        &mut page,
+        format_args!(
+            "<h1>Certificate of destruction</h1><p class=\"sub\">{} <code>{}</code></p>\n",
+            escaped(certificate.what.as_str()),
+            escaped(name)
+        ),
     );
     if !proved.trusted {
         page.push_str("<p class=\"warn\">Verified with the key that stands in the certificate itself. Whose key that is, this page does not know.</p>\n");
@@ -33,7 +24,7 @@ pub(super) fn render(proved: &Proved) -> String {
     checks(&mut page, proved);
     keys(&mut page, proved);
     proof(&mut page, proved);
-    page.push_str("</body></html>\n");
+    page.push_str(html::END);
     page
 }
 
@@ -108,39 +99,6 @@ fn proof(page: &mut String, proved: &Proved) {
         "<p>This page is for reading. What proves anything is the file that it was made from: \
                    <code>keyward certificate verify FILE --key KEYS</code></p>\n",
     );
-}
-
-fn heading(page: &mut String, words: &str) {
-    push(page, format_args!("<h2>{}</h2>\n", escaped(words)));
-}
-
-/// Rows of two cells that are HTML already.
-fn table(page: &mut String, rows: impl Iterator<Item = (String, String)>) {
-    page.push_str("<table>");
-    rows.for_each(|(name, value)| push(page, format_args!("<tr><th>{name}</th><td>{value}</td></tr>\n")));
-    page.push_str("</table>\n");
-}
-
-fn push(page: &mut String, words: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
-    page.write_fmt(words).unwrap_or_default();
-}
-
-/// Text that means nothing but itself in HTML.
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            control if control.is_control() => safe.extend(control.escape_default()),
-            plain => safe.push(plain),
-        }
-    }
-    safe
 }
 
 #[cfg(test)]

@@ -108,6 +108,29 @@ impl HsmGroup {
         clean
     }
 
+    /// Does work in a process of its own to its end, also when nobody waits for it any more: a
+    /// process that is killed while it logs in costs a software token. `shutdown` waits for it.
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, TaskError>> + Send + 'static,
+    ) -> Result<T, TaskError> {
+        if self.stop.is_cancelled() {
+            return Err(TaskError::Failed("the HSM was shut down".to_owned()));
+        }
+        let (tell, told) = oneshot::channel();
+        {
+            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            // Supervisors do not end before the stop, so these are former ones of this kind.
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn(async move {
+                // An error says that nobody waits.
+                tell.send(work.await).ok();
+                true
+            });
+        }
+        told.await.unwrap_or_else(|_| Err(TaskError::Failed("the HSM was shut down".to_owned())))
+    }
+
     async fn answers(&self, operations: Vec<Operation>) -> Result<Answers, HsmError> {
         let limit = self.settings.limit(operations.len());
         let answer = self.enqueue(operations, limit)?;
@@ -187,11 +210,13 @@ impl Hsm for HsmGroup {
     }
 
     async fn roots(&self, purpose: Purpose) -> Result<Vec<RootId>, TaskError> {
-        roots(&self.settings, purpose).await
+        let settings = Arc::clone(&self.settings);
+        self.apart(async move { roots(&settings, purpose).await }).await
     }
 
     async fn destroy_root(&self, id: RootId) -> Result<(), TaskError> {
         self.forget(Forget::Root(id));
-        destroy_root(&self.settings, id).await
+        let settings = Arc::clone(&self.settings);
+        self.apart(async move { destroy_root(&settings, id).await }).await
     }
 }

@@ -140,6 +140,8 @@ async fn whatever_a_token_says_of_the_pin_it_is_asked_once() {
         let cleared = world.cli(["hsm", "clear-refused-pin", "--config", &world.config_file()]);
         assert!(cleared.status.success(), "{}", text(&cleared));
         daemon.wait_for(serving(Serving::Ready)).await.expect("ready");
+        // In order, so that nothing of it logs in while the next fault is armed.
+        assert!(daemon.stop().await.success());
     }
 }
 

@@ -76,15 +76,15 @@ impl KeyCheck {
     }
 }
 
-/// A sealed key with a known fingerprint: proves that a root is the right one and works.
+/// A sealed key with a known fingerprint: proves that a master key is the right one and works.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Canary {
-    /// The root that is proved.
+    /// The root, or the resident KEK, that is proved.
     #[n(0)]
     pub root: RootId,
-    /// A KEK made for this purpose only.
+    /// A KEK made for this purpose only, under the root; a resident KEK seals the key itself.
     #[n(1)]
-    pub kek: WrappedKek,
+    pub kek: Option<WrappedKek>,
     /// A key sealed under it, bound to [`Canary::AAD`].
     #[n(2)]
     pub sealed: SealedKey,

@@ -402,9 +402,16 @@ impl Vault {
             }
             Action::Found(_) => Ok(()),
             _ if !founded => Err(unfounded(action)),
-            Action::RotateTenant(tenant) | Action::MoveTenant { tenant, .. } => {
-                self.tenant(tenant).await.map(drop)
-            }
+            Action::RotateTenant(tenant) => self.tenant(tenant).await.map(drop),
+            Action::MoveTenant { tenant, resident } => match (self.is_resident(tenant).await?, *resident) {
+                (true, true) => {
+                    Err(Error::NotAllowed(format!("the KEK of tenants/{tenant} is in the HSM already")))
+                }
+                (false, false) => {
+                    Err(Error::NotAllowed(format!("the KEK of tenants/{tenant} is in the store already")))
+                }
+                _ => Ok(()),
+            },
             Action::RaiseMinVersion { key, .. } => self.key_record(key).await.map(drop),
             Action::RotateRoot | Action::ChangeRoster(_) => Ok(()),
             Action::Unfreeze(name) => self.check_resource(name).await,

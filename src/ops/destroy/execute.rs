@@ -27,7 +27,9 @@ impl Vault {
         authority: Authority,
     ) -> Result<Destroyed, Error> {
         let _alone = self.destroying.lock().await;
-        self.bury(&Grave::new(&target, &authority)).await?;
+        let grave = Grave::new(&target, &authority);
+        self.bury(&grave).await?;
+        self.bury_resident(&grave).await?;
         let tombstones = self.tombstones(&target).await?;
         let files = self.prove(&target, &tombstones).await?;
         let (plan, change) = self.note_done(&target, &tombstones, &files).await?;
@@ -50,7 +52,12 @@ impl Vault {
         };
         let prefixes: Vec<Prefix<Tombstone>> = match target {
             DestroyTarget::Kek(id, version) => {
-                return one(tables::tombstone(&tables::kek(id, *version))).await;
+                let mut found = one(tables::tombstone(&tables::kek(id, *version))).await?;
+                // Of a resident one only.
+                let escrow = tables::tombstone(&tables::kek_escrow(id, *version));
+                let stored = self.records.get(&escrow).await?;
+                found.extend(stored.map(|stored| (escrow, stored)));
+                return Ok(found);
             }
             DestroyTarget::Version(version) => {
                 let dek = self.version_record(&version.key, version.epoch).await?.record.dek;
@@ -61,6 +68,7 @@ impl Vault {
             }
             DestroyTarget::Tenant(id) => vec![
                 tables::buried(&tables::keks(id)),
+                tables::buried(&tables::kek_escrows(id)),
                 tables::buried(&tables::deks_of(id)),
                 tables::buried(&tables::index_keys_of(id)),
             ],

@@ -300,7 +300,8 @@ impl Vault {
         let escrow = self.records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?.record;
         let chain = serde_json::to_string(&self.chain_to(version).await?);
         let chain = chain.map_err(|error| Error::Internal(error.to_string()))?;
-        Ok(EscrowFile { root, escrow, members: roster.record.members, chain })
+        let keks = Some(self.escrowed_keks().await?);
+        Ok(EscrowFile { root, escrow, members: roster.record.members, chain, keks })
     }
 
     /// A ceremony with its members, and the revision of its record. One whose time has passed shows as expired.

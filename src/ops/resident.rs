@@ -22,6 +22,7 @@ use crate::hsm::process::TaskError;
 use crate::id::{CeremonyId, KekVersion, TenantId};
 use crate::keyring::escrow::KekEscrow;
 use crate::keyring::record::KekRecord;
+use crate::keyring::recovery::EscrowedKek;
 use crate::keyring::roster::Members;
 use crate::keyring::state::KeyState;
 use crate::store::{Changes, Path, Prefix, Stored, tables};
@@ -154,7 +155,21 @@ impl Vault {
         Ok(())
     }
 
-    /// The same, when a ceremony has come to its end without using what it had made.
+    /// The resident KEKs in use, as they can be restored.
+    pub(super) async fn escrowed_keks(&self) -> Result<Vec<EscrowedKek>, Error> {
+        let mut found = Vec::new();
+        for (path, stored) in commit::all(&self.records, &Prefix::<KekEscrow>::all()).await? {
+            let (tenant, version) = path.id;
+            let kek = self.records.get(&tables::kek(&tenant, version)).await?.map(|stored| stored.record);
+            let kek = kek.filter(|kek| kek.state == KeyState::Active && kek.root == stored.record.0.root);
+            if let Some(canary) = kek.and_then(|kek| kek.resident) {
+                found.push(EscrowedKek { tenant, version, escrow: stored.record.0, canary });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Destroys what interrupted births have left, when a ceremony has come to its end without using what it had made.
     pub(super) async fn give_up_minted(&self) -> Result<(), Error> {
         let _alone = self.minting.lock().await;
         self.give_up_unborn_keks().await

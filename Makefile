@@ -11,13 +11,16 @@ UNITDIR := $(PREFIX)/lib/systemd/system
 RENDER   = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test bench fmt lint release install install-units uninstall clean
+.PHONY: help demo demo-ceremony run test bench fmt lint release install install-units uninstall clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: ## See it work: encrypt, rotate, decrypt, refuse, verify, on a throw-away software HSM
 	@$(SCRIPTS)/demo.sh
+
+demo-ceremony: ## See custodians found, rotate, restore and destroy with three tokens
+	@$(SCRIPTS)/demo-ceremony.sh
 
 run: ## Start a development daemon in the foreground (target/dev/keyward.sock)
 	@$(SCRIPTS)/run-dev.sh
@@ -75,6 +78,6 @@ uninstall: ## Remove what install wrote; configuration, keys and logs stay
 	    '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/keyward.fish'
 	rm -rf '$(DESTDIR)$(DOCDIR)'
 
-clean: ## Remove everything built, the demo and the development daemon's keys
+clean: ## Remove everything built, the demos and the development daemon's keys
 	cargo clean
-	rm -rf .demo target/dev
+	rm -rf .demo .demo-ceremony target/dev

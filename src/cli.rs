@@ -123,7 +123,7 @@ enum Command {
     /// Make, restore and prove recovery exports
     #[command(subcommand)]
     Backup(backup::Command),
-    /// Show and replace the erasure key, with which older copies of the store become unreadable
+    /// Show and replace the erasure key
     #[command(subcommand)]
     Erasure(erasure::Command),
     /// Copy, check and repair the store

@@ -13,7 +13,7 @@ daemon_socket() {
     printf '%s\n' "$folder/keyward.sock"
 }
 
-# daemon_config FOLDER LABEL SOCKET PRINCIPAL: writes FOLDER/keywardd.toml. The calling
+# daemon_config FOLDER LABEL SOCKET PRINCIPAL [PIN-FILE]: writes FOLDER/keywardd.toml. The calling
 # user is the one principal: operator, with every operation on every key.
 daemon_config() {
     local folder=$1 library
@@ -32,7 +32,7 @@ format = "text"
 [hsm]
 module = "$library"
 token = "$2"
-pin_file = "$folder/pin"
+pin_file = "${5:-$folder/pin}"
 
 [[principal]]
 name = "$4"

@@ -12,33 +12,10 @@ rows=10000             # for each tenant
 columns=phone,id_number,bank_card,address
 tenants=(acme globex)
 dir=.demo              # as it is typed in commands; "$root/$dir" where it must be absolute
-daemon_pid=
-reader_pid=
-step=0
-
-title() { step=$((step + 1)) && printf '\n%s%d. %s%s\n' "$bold" "$step" "$*" "$plain"; }
-fact() { printf '   %s\n' "$*"; }
-
-# Shows a command as a user would type it, and runs it.
-run() {
-    show "$@"
-    "$@" </dev/null | indent
-}
-
-show() { printf '   %s$ %s%s\n' "$dim" "$(quoted "$@")" "$plain"; }
-
-quoted() {
-    local word line=()
-    for word in "$@"; do
-        # Ciphertexts are long: their beginning says enough.
-        ((${#word} <= 60)) || word="${word:0:24}…"
-        [[ $word =~ ^[a-zA-Z0-9_./:=,…@%+-]+$ ]] || word="'$word'"
-        line+=("$word")
-    done
-    printf '%s' "${line[*]}"
-}
-
-indent() { sed 's/^/   /'; }
+# shellcheck source=show.sh
+. "$root/softhsm-tests/scripts/show.sh"
+# shellcheck source=reader.sh
+. "$root/softhsm-tests/scripts/reader.sh"
 
 # expect_refused WHAT COMMAND…: must answer with exit code 6 and nothing on stdout.
 expect_refused() {
@@ -50,69 +27,6 @@ expect_refused() {
     [[ -z $output ]] || die "$what: a refused ciphertext must print nothing, printed: $output"
     indent <"$dir/refusal"
     fact "exit code 6: refused ($what)"
-}
-
-on_exit() {
-    local status=$?
-    trap - EXIT
-    [[ -z $reader_pid ]] || kill "$reader_pid" 2>/dev/null || true
-    [[ -z $daemon_pid ]] || daemon_stop || true
-    ((status == 0)) && exit 0
-    # After Ctrl-C the log would only tell of the stop.
-    if [[ -n ${begun:-} ]] && ((status != 130)) && [[ -s $dir/keywardd.log ]]; then
-        printf '\n--- the end of %s/keywardd.log\n' "$dir" >&2
-        tail -n 25 "$dir/keywardd.log" >&2
-    fi
-    printf '\nDEMO FAILED (exit code %d)\n' "$status" >&2
-    exit "$status"
-}
-trap on_exit EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-
-fresh_folder() {
-    rm -rf "${root:?}/$dir" || die "cannot remove $root/$dir; it belongs to $(stat -c %U "$root/$dir"): remove it as that user"
-    (umask 077 && mkdir "$dir")
-}
-
-# A second client: decrypts 500 rows of each tenant, over and over, until told to stop.
-# Counts rounds in $dir/reader.rounds; any failure ends it with a message in $dir/reader.error.
-reader() {
-    local tenant rounds=0
-    while [[ ! -e $dir/reader.stop ]]; do
-        for tenant in "${tenants[@]}"; do
-            keyward decrypt "$tenant/customer-pii" --csv --columns "$columns" \
-                --in "$dir/$tenant.sample.enc.csv" --out "$dir/$tenant.reader.csv" \
-                </dev/null >/dev/null 2>"$dir/reader.error" || return 1
-            cmp "$dir/$tenant.sample.csv" "$dir/$tenant.reader.csv" >"$dir/reader.error" 2>&1 || return 1
-            rm -f "$dir/$tenant.reader.csv"
-        done
-        rounds=$((rounds + 1))
-        printf '%d\n' "$rounds" >"$dir/reader.rounds.new" && mv "$dir/reader.rounds.new" "$dir/reader.rounds"
-    done
-}
-
-reader_rounds() { cat "$dir/reader.rounds" 2>/dev/null || echo 0; }
-
-# Waits until the reader has finished $1 rounds more.
-reader_advance() {
-    local goal=$(($(reader_rounds) + $1)) deadline=$((SECONDS + 60))
-    until (($(reader_rounds) >= goal)); do
-        kill -0 "$reader_pid" 2>/dev/null || die "the second client failed: $(cat "$dir/reader.error")"
-        ((SECONDS < deadline)) || die 'the second client did not get on within 60 s'
-        sleep 0.05
-    done
-}
-
-# timed VARIABLE COMMAND…: shows and runs it, notes the microseconds.
-timed() {
-    local -n elapsed=$1
-    local started
-    shift
-    started=$(now)
-    run "$@"
-    # shellcheck disable=SC2034  # a reference to the caller's variable
-    elapsed=$(($(now) - started))
 }
 
 crypt_csv() { # VERB IN-SUFFIX OUT-SUFFIX: both tenants; sums microseconds into $spent
@@ -176,19 +90,14 @@ secret=$(keyward encrypt acme/customer-pii 13812345678 --context column=phone)
 [[ $secret == kw1:* ]] || die "expected a ciphertext that starts with kw1:, got $secret"
 
 title 'Rotate the key-encryption keys of both tenants while a second client keeps decrypting'
-reader &
-reader_pid=$!
-reader_advance 1
+reader_start
 rounds_before=$(reader_rounds)
 rotate_spent=0
 for tenant in "${tenants[@]}"; do
     timed one keyward tenant rotate "$tenant" --wait
     rotate_spent=$((rotate_spent + one))
 done
-reader_advance 2
-touch "$dir/reader.stop"
-wait "$reader_pid" || die "the second client failed: $(cat "$dir/reader.error")"
-reader_pid=
+reader_stop
 reads=$((2 * $(reader_rounds)))
 fact "rotations: 2, in $(seconds "$rotate_spent") s; second client: $(thousands $((reads * 500))) rows" \
     "in $reads calls (from before the first to after the last), 0 failures"

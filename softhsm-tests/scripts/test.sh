@@ -12,3 +12,5 @@ stage 'build' cargo build --locked --workspace
 stage 'build Kryoptic' softhsm-tests/scripts/kryoptic.sh
 stage 'build tests' cargo test --locked --workspace --no-run
 stage 'tests' cargo test --locked --workspace
+# The one place where all parts of a ceremony meet.
+stage 'demo-ceremony' softhsm-tests/scripts/demo-ceremony.sh

@@ -400,6 +400,12 @@ impl Daemon {
         found
     }
 
+    /// Its HSM processes, once those of tasks that are done once, as at its start, have ended.
+    pub async fn serving_processes(&self, count: usize) -> Vec<HsmProcess> {
+        let look = async || Some(self.hsm_processes()).filter(|found| found.len() == count);
+        eventually("the HSM processes", look).await
+    }
+
     /// A client of this daemon.
     pub async fn client(&self) -> Client {
         Client::connect(&self.socket).await.expect("a connection")

@@ -193,10 +193,10 @@ async fn the_log_goes_on_while_the_hsm_cannot_sign() {
     let (mut daemon, client) = world.start_with_key().await;
     encrypt(&client, 5).await;
     // A process that stands still: no signature, and no answer that there is none.
-    daemon.hsm_processes()[0].signal(Signal::STOP);
+    daemon.serving_processes(1).await[0].signal(Signal::STOP);
     encrypt(&client, 50).await;
     let written = world.status().await.unwrap().audit.unwrap().sequence;
-    daemon.hsm_processes()[0].signal(Signal::CONT);
+    daemon.serving_processes(1).await[0].signal(Signal::CONT);
     covered(&world, written).await;
     daemon.wait_for(|status| status.audit_checkpoint_failure.is_empty()).await.unwrap();
 }
@@ -269,6 +269,20 @@ async fn a_tampered_log_is_refused_with_its_reason() {
     // A key that is not this log's.
     let said = verify_log(&world, Some(&strange_keys));
     assert!(text(&said).contains("none of the trusted keys"), "{}", text(&said));
+    // Everything put back to an earlier moment fits itself; what was kept elsewhere knows.
+    let (daemon, client) = (world.start().await, world.client().await);
+    encrypt(&client, 3).await;
+    let kept = save(&world, "kept", &["audit", "checkpoint", "--fresh"]);
+    assert!(daemon.stop().await.success(), "{}", world.log());
+    let verify_kept = || {
+        let (config, kept) = (world.config_file(), kept.display().to_string());
+        world.cli(["audit", "verify", "--config", &config, "--checkpoint", &kept])
+    };
+    assert!(verify_kept().status.success(), "{}", text(&verify_kept()));
+    fs::remove_dir_all(&dir).unwrap();
+    copy(&saved, &dir);
+    assert!(verify_log(&world, None).status.success());
+    assert!(text(&verify_kept()).contains("it was cut"), "{}", text(&verify_kept()));
     // A checkpoint over the right tree, signed by nobody: known when the store is open.
     let note: SignedCheckpoint = fs::read_to_string(dir.join("checkpoint")).unwrap().parse().unwrap();
     for name in ["checkpoint", "checkpoints"] {

@@ -110,8 +110,9 @@ async fn a_store_is_exported_imported_checked_and_repaired() {
 
     // Both work while the daemon runs.
     let exported = json(&local(&world, &["store", "export", "--out", &path("export"), "--json"]));
-    // Root, secret, tenant, KEK, key, version, data key; from its first look on also the scheduler's two.
-    assert!((7..=9).contains(&exported["records"].as_u64().unwrap()), "{exported}");
+    // Root, secret, erasure and audit key, tenant, KEK, key, version, data key; from its first look on also
+    // the scheduler's two.
+    assert!((9..=11).contains(&exported["records"].as_u64().unwrap()), "{exported}");
     stdout(&local(&world, &["store", "check"]));
     let busy = local(&world, &["store", "check", "--repair"]);
     assert_eq!(code(&busy), 1);

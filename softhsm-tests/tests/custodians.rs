@@ -269,3 +269,40 @@ async fn a_kek_in_the_hsm_is_put_together_again_on_another_token() {
     let again = world.cli(start.iter().chain(&["--kek", "acme"]));
     assert!(text(&again).contains("has the key already"), "{}", text(&again));
 }
+
+#[tokio::test]
+async fn what_custodians_destroy_has_a_certificate() {
+    let (world, daemon) = ready().await;
+    let client = daemon.client().await;
+    let about = context([("a", "b")]);
+    let sealed = client.encrypt(KEY, "secret", &about).await.expect("a ciphertext").ciphertext;
+    found(&world);
+    let out = path(&world, "certificate.json");
+    let early = world.cli(["certificate", "get", "acme/customer-pii", "--out", &out]);
+    assert!(text(&early).contains("is not destroyed"), "{}", text(&early));
+    let export = path(&world, "export.kwb");
+    ok(&world.cli(["backup", "create", "--out", &export, "--keep-for", "20d"]));
+    let alone = world.cli(["key", "destroy", "acme/customer-pii", "--yes", "--reason", "x"]);
+    assert!(text(&alone).contains("keyward ceremony propose destroy"), "{}", text(&alone));
+    let id = propose(&world, &["destroy", "acme/customer-pii"]);
+    ok(&with_token(&world, "alice", &["ceremony", "approve", &id]));
+    let done = with_token(&world, "bob", &["ceremony", "approve", &id]);
+    assert!(ok(&done).contains("done"), "{}", text(&done));
+    let refused = client.decrypt(KEY, sealed, &about).await.unwrap_err();
+    assert!(["DESTROYED", "KEY_DESTROYED"].contains(&refused.reason()), "{refused}");
+
+    ok(&world.cli(["certificate", "get", "acme/customer-pii", "--out", &out]));
+    let keys = path(&world, "keys.txt");
+    std::fs::write(&keys, ok(&world.cli(["audit", "keys"]))).expect("a file");
+    let verified = ok(&world.cli(["certificate", "verify", &out, "--key", &keys, "--json"]));
+    let verified: serde_json::Value = serde_json::from_str(&verified).expect("JSON");
+    assert_eq!((&verified["key_trusted"], &verified["all_checks_passed"]), (&true.into(), &true.into()));
+    let shown = ok(&world.cli(["certificate", "show", &out, "--key", &keys]));
+    assert!(shown.contains(&format!("ceremonies/{id}")), "{shown}");
+    assert!(shown.contains("which must be deleted by"), "{shown}");
+    let altered =
+        std::fs::read_to_string(&out).expect("a certificate").replace("customer-pii", "customer-pij");
+    std::fs::write(&out, altered).expect("a file");
+    let refused = world.cli(["certificate", "verify", &out, "--key", &keys]);
+    assert_eq!(refused.status.code(), Some(6), "{}", text(&refused));
+}

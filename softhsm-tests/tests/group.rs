@@ -35,7 +35,7 @@ async fn no_request_fails_while_one_process_after_the_other_dies() {
     let world = two_tokens();
     world.init();
     let mut daemon = world.start().await;
-    assert_eq!(daemon.hsm_processes().len(), 2);
+    daemon.serving_processes(2).await;
     let client = daemon.client().await;
     let done = Arc::new(AtomicBool::new(false));
     let worker = tokio::spawn({
@@ -52,7 +52,7 @@ async fn no_request_fails_while_one_process_after_the_other_dies() {
         }
     });
     for round in 0..6 {
-        let processes = daemon.hsm_processes();
+        let processes = daemon.serving_processes(2).await;
         processes[round % 2].signal(Signal::KILL);
         processes[round % 2].ended().await;
         // Both serve again before the next one dies.

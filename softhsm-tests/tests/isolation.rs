@@ -8,10 +8,8 @@ use keyward_softhsm_tests::faults::Faults;
 use keyward_softhsm_tests::{Daemon, HsmProcess, KEY, PATIENCE, World, create_key, create_tenant};
 use rustix::process::Signal;
 
-fn only(daemon: &Daemon) -> HsmProcess {
-    let processes = daemon.hsm_processes();
-    let [only] = processes.as_slice() else { panic!("{processes:?}") };
-    only.clone()
+async fn only(daemon: &Daemon) -> HsmProcess {
+    daemon.serving_processes(1).await.remove(0)
 }
 
 /// Waits for another connection than `epoch`.
@@ -26,7 +24,7 @@ async fn reconnected(daemon: &mut Daemon, epoch: u64) -> u64 {
 async fn the_library_is_loaded_by_the_hsm_process_only() {
     let world = World::ready();
     let daemon = world.start().await;
-    let process = only(&daemon);
+    let process = only(&daemon).await;
     let library = "libsofthsm2.so";
     assert!(process.proc("maps").contains(library), "{process:?}");
     let daemon_maps = std::fs::read_to_string(format!("/proc/{}/maps", daemon.pid())).expect("maps");
@@ -46,7 +44,7 @@ async fn a_killed_process_costs_no_key_and_no_answer_is_wrong() {
     let mut made = Vec::new();
     let mut epoch = 1;
     for round in 0..5 {
-        let process = only(&daemon);
+        let process = only(&daemon).await;
         process.signal(Signal::KILL);
         // The first call may find the process dying, dead, or already replaced.
         let tenant = format!("t{round}");
@@ -76,7 +74,7 @@ async fn a_process_that_hangs_is_replaced() {
     world.reconfigure("[hsm]\n", "[hsm]\ndeadline = \"2s\"\n");
     world.init();
     let (mut daemon, client) = world.start_with_key().await;
-    let process = only(&daemon);
+    let process = only(&daemon).await;
     process.signal(Signal::STOP);
     // Whether this call is answered by the next process or given up depends on the machine.
     match create_tenant(&client, "slow").await {
@@ -85,7 +83,7 @@ async fn a_process_that_hangs_is_replaced() {
     }
     reconnected(&mut daemon, 1).await;
     process.ended().await;
-    assert_ne!(only(&daemon).pid, process.pid);
+    assert_ne!(only(&daemon).await.pid, process.pid);
     create_tenant(&client, "quick").await.expect("a tenant");
     let log = world.log();
     assert!(log.contains("did not return in time") || log.contains("no sign of life"), "{log}");
@@ -95,13 +93,13 @@ async fn a_process_that_hangs_is_replaced() {
 async fn no_process_outlives_its_daemon() {
     let world = World::ready();
     let daemon = world.start().await;
-    let process = only(&daemon);
+    let process = only(&daemon).await;
     daemon.signal(Signal::KILL);
     process.ended().await;
     drop(daemon);
 
     let daemon = world.start().await;
-    let process = only(&daemon);
+    let process = only(&daemon).await;
     assert!(daemon.stop().await.success(), "{}", world.log());
     process.ended().await;
 }
@@ -119,7 +117,7 @@ async fn no_process_outlives_a_daemon_that_dies_while_it_connects() {
         assert!(Instant::now() < deadline, "{}", world.log());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let process = only(&daemon);
+    let process = only(&daemon).await;
     daemon.kill();
     process.ended().await;
 }
@@ -130,7 +128,7 @@ fn a_person_who_starts_it_is_told_what_it_is_for() {
     for program in ["keyward", "keywardd"] {
         let said = world.command(program).arg("hsm-process").output().expect("a program");
         let error = String::from_utf8_lossy(&said.stderr);
-        assert!(!said.status.success() && error.contains("for keywardd itself"), "{program}: {error}");
+        assert!(!said.status.success() && error.contains("for keyward itself"), "{program}: {error}");
     }
 }
 

@@ -203,7 +203,7 @@ async fn snapshots(memory: &str) -> ([Snapshot; 2], Vec<Needle>) {
     client.keys().list_tenants(ListTenantsRequest::default()).await.expect("the tenants");
     // What DESIGN promises is for one second after a burst.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let child = daemon.hsm_processes()[0].pid;
+    let child = daemon.serving_processes(1).await[0].pid;
     let taken = [Snapshot::of("daemon", daemon.pid()), Snapshot::of("HSM process", child)];
     assert!(daemon.stop().await.success(), "{}", world.log());
     let needles = needles(&world);

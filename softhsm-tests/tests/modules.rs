@@ -33,7 +33,7 @@ async fn conforms(module: Module) {
     }
     let new = client.encrypt(KEY, "new", &about).await.expect("a ciphertext").ciphertext;
 
-    daemon.hsm_processes()[0].signal(Signal::KILL);
+    daemon.serving_processes(1).await[0].signal(Signal::KILL);
     let again = |status: &keyward::rpc::proto::Status| {
         status.serving() == Serving::Ready && status.hsm.as_ref().is_some_and(|hsm| hsm.epoch > 1)
     };

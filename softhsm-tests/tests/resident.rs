@@ -207,6 +207,11 @@ async fn a_destroyed_tenant_leaves_no_object_behind() {
     opens(&client, "tenants/zeta/keys/k", &zeta, "other").await;
     let recorded = world.audit();
     assert!(recorded.iter().any(|record| record.operation == "kek-object-destroyed"));
+    let out = world.path("certificate").display().to_string();
+    let made = world.cli(["certificate", "get", "acme", "--out", &out]);
+    assert!(made.status.success(), "{}", text(&made));
+    let certificate = std::fs::read_to_string(&out).expect("a certificate");
+    assert!(certificate.contains("HSM object gone on every token"), "{certificate}");
 }
 
 #[tokio::test]

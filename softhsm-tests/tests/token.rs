@@ -23,6 +23,7 @@ use keyward::token::printable::Statement;
 use keyward::token::verify::verify;
 use keyward::token::wire::{KeySelector, KeyUse, PinState};
 use keyward_softhsm_tests::faults::Faults;
+use keyward_softhsm_tests::modules::Module;
 use keyward_softhsm_tests::{PATIENCE, World, binary, softhsm_module, text};
 use serde_json::Value;
 
@@ -267,6 +268,19 @@ async fn a_token_signs_only_what_names_its_key() {
     assert!(matches!(refused, Err(TokenError::Refused(_))), "{refused:?}");
     let twice = process.open(TokenSelector::label("alice"), bed.pin(), false).await;
     assert!(matches!(twice, Err(TokenError::Refused(_))), "{twice:?}");
+}
+
+#[test]
+fn a_token_of_another_library_does_the_same() {
+    let bed =
+        Bed { world: World::on(Module::Kryoptic), module: Module::Kryoptic.library().display().to_string() };
+    let run = |verb: &str, more: &[&str]| bed.with_pin(verb, "token", &[&["--name", "alice"], more].concat());
+    stdout(&run("generate", &[]));
+    let card = stdout(&run("card", &["--deployment", DEPLOYMENT]));
+    let alice = enrolment::prove(CustodianCard::parse(&card).unwrap(), deployment()).unwrap();
+    let signed = json(&bed.sign("token", "Rotate.", &["--json"]));
+    let signature = unhex(signed["signature"].as_str().unwrap());
+    assert_eq!(verify(alice.signing(), &envelope(alice.signing(), "Rotate."), &signature), Ok(()));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use super::damage::{Damage, Flaw, VerifyError};
 use super::merkle::{self, Frontier};
 use super::notes::{ALL, NEWEST};
 use super::tree::{DIR, LEVELS, STEP};
+use super::verify::Against;
 use crate::id::DeploymentId;
 
 /// What was found besides the records.
@@ -32,6 +33,8 @@ pub(super) struct Recount<'k> {
     notes: NoteFile<'k>,
     next: Option<SignedCheckpoint>,
     alone: Option<SignedCheckpoint>,
+    /// The checkpoint that was kept elsewhere, until the tree has its size.
+    witness: Option<(&'k Path, &'k SignedCheckpoint)>,
     counted: Counted,
     /// The first place where the files of the tree differ: told at the end, for checkpoints weigh more.
     other_tree: Option<VerifyError>,
@@ -42,11 +45,21 @@ impl<'k> Recount<'k> {
     pub(super) fn open(
         dir: &Path,
         deployment: DeploymentId,
-        trusted: Option<&'k [NoteKey]>,
+        against: Against<'k>,
     ) -> Result<Self, VerifyError> {
+        let (trusted, witness) = (against.keys, against.witness);
         // In this order, because a daemon may be adding to them: it writes the list first.
         let alone = alone(&dir.join(NEWEST))?;
         let mut notes = NoteFile::open(dir.join(ALL), deployment, trusted)?;
+        if let Some((file, note)) = witness {
+            let wrong = |words| Damage {
+                file: file.to_owned(),
+                offset: 0,
+                sequence: 0,
+                flaw: Flaw::Checkpoint(words),
+            };
+            notes.judge(note).map_err(wrong)?;
+        }
         let next = notes.next()?;
         let frontier = Frontier::default();
         let head = TreeHead { size: 0, root: merkle::empty() };
@@ -57,6 +70,7 @@ impl<'k> Recount<'k> {
             levels: levels.collect::<Result<_, _>>()?,
             notes,
             next,
+            witness,
             alone,
             counted,
             other_tree: None,
@@ -71,7 +85,22 @@ impl<'k> Recount<'k> {
                 *other = levels[(height / STEP) as usize].compare(hash).err();
             }
         });
+        self.compare_witness()?;
         self.compare_checkpoints()
+    }
+
+    fn compare_witness(&mut self) -> Result<(), VerifyError> {
+        let size = self.frontier.count();
+        let Some((file, note)) = self.witness.filter(|(_, note)| note.checkpoint.head.size == size) else {
+            return Ok(());
+        };
+        self.witness = None;
+        match note.checkpoint.head.root == self.frontier.root() {
+            true => Ok(()),
+            false => {
+                Err(Damage { file: file.to_owned(), offset: 0, sequence: size, flaw: Flaw::Forked }.into())
+            }
+        }
     }
 
     fn compare_checkpoints(&mut self) -> Result<(), VerifyError> {
@@ -92,6 +121,10 @@ impl<'k> Recount<'k> {
     /// Says what was found, when there are no more records.
     pub(super) fn finish(mut self) -> Result<Counted, VerifyError> {
         let records = self.frontier.count();
+        if let Some((file, note)) = self.witness.filter(|(_, note)| note.checkpoint.head.size > 0) {
+            let (file, sequence) = (file.to_owned(), note.checkpoint.head.size);
+            return Err(Damage { file, offset: 0, sequence, flaw: Flaw::Cut { records } }.into());
+        }
         if let Some(note) = self.next {
             return Err(self.notes.flaw(note.checkpoint.head.size, Flaw::Cut { records }));
         }
@@ -184,16 +217,10 @@ impl<'k> NoteFile<'k> {
     /// The next one, verified; what is not whole at the end was not finished.
     fn next(&mut self) -> Result<Option<SignedCheckpoint>, VerifyError> {
         let Some(text) = self.text()? else { return Ok(None) };
-        let malformed = |error: NoteError| self.flaw(self.size, Flaw::Checkpoint(error.to_string()));
-        let note: SignedCheckpoint = text.parse().map_err(malformed)?;
-        if let Some(trusted) = self.trusted {
-            note.verify(trusted).map_err(malformed)?;
-        }
+        let flaw = |words: String| self.flaw(self.size, Flaw::Checkpoint(words));
+        let note: SignedCheckpoint = text.parse().map_err(|error: NoteError| flaw(error.to_string()))?;
+        self.judge(&note).map_err(flaw)?;
         let size = note.checkpoint.head.size;
-        if note.checkpoint.origin != self.origin {
-            let words = format!("it is of another log: {}", note.checkpoint.origin);
-            return Err(self.flaw(size, Flaw::Checkpoint(words)));
-        }
         if size <= self.size {
             let words = format!("a checkpoint over {size} records stands behind one over {}", self.size);
             return Err(self.flaw(size, Flaw::Checkpoint(words)));
@@ -201,6 +228,15 @@ impl<'k> NoteFile<'k> {
         self.size = size;
         self.offset += text.len() as u64 + 1;
         Ok(Some(note))
+    }
+
+    /// Whether it is one of this log, and signed by a trusted key; otherwise why not.
+    fn judge(&self, note: &SignedCheckpoint) -> Result<(), String> {
+        if note.checkpoint.origin != self.origin {
+            return Err(format!("it is of another log: {}", note.checkpoint.origin));
+        }
+        let verified = self.trusted.map_or(Ok(()), |trusted| note.verify(trusted).map(drop));
+        verified.map_err(|error| error.to_string())
     }
 
     fn text(&mut self) -> Result<Option<String>, VerifyError> {

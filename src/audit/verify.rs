@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::NoteKey;
+use super::checkpoint::{NoteKey, SignedCheckpoint};
 use super::damage::{Damage, Flaw, VerifyError};
 use super::frame::{ChainHash, Tip};
 use super::reader::SegmentReader;
@@ -53,16 +53,25 @@ pub struct Torn {
 /// # Errors
 /// [`VerifyError`] with the first place that is wrong.
 pub fn verify(dir: &Path) -> Result<Report, VerifyError> {
-    verify_with(dir, None)
+    verify_against(dir, Against::default())
 }
 
-/// As [`verify`]; each checkpoint must be signed by one of the `trusted` keys, if they are given.
+/// What a log is verified against, besides itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Against<'a> {
+    /// Keys of which one must have signed each checkpoint.
+    pub keys: Option<&'a [NoteKey]>,
+    /// A checkpoint that was kept elsewhere, and the file that it is in.
+    pub witness: Option<(&'a Path, &'a SignedCheckpoint)>,
+}
+
+/// As [`verify`], and against what comes from elsewhere.
 ///
 /// # Errors
 /// [`VerifyError`] with the first place that is wrong.
-pub fn verify_with(dir: &Path, trusted: Option<&[NoteKey]>) -> Result<Report, VerifyError> {
+pub fn verify_against(dir: &Path, against: Against<'_>) -> Result<Report, VerifyError> {
     let mut records = read(dir)?;
-    let mut recount = Recount::open(dir, records.segment.header().deployment, trusted)?;
+    let mut recount = Recount::open(dir, records.segment.header().deployment, against)?;
     // A daemon may have begun a segment since the first look; its checkpoints may be in there.
     records.newest = segments(dir)?.last().copied().unwrap_or(records.newest);
     let (mut first, mut last) = (None, None);

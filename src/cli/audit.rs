@@ -35,6 +35,9 @@ pub(crate) enum Command {
         /// Trusted keys, as `keyward audit keys` prints them
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
+        /// A checkpoint that was kept elsewhere: the log must still begin as it says
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
     },
     /// Print the newest checkpoint: a signed note to be kept off the host
     #[command(after_help = "Example:\n  keyward audit checkpoint --fresh > checkpoint-2026-11-25")]
@@ -82,7 +85,9 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         match self {
-            Self::Verify { config, key } => online::verify(shell, &config.read()?, key.as_deref()).await?,
+            Self::Verify { config, key, checkpoint } => {
+                online::verify(shell, &config.read()?, key.as_deref(), checkpoint.as_deref()).await?;
+            }
             Self::Checkpoint { fresh } => online::checkpoint(shell, fresh).await?,
             Self::Prove { sequence } => online::prove(shell, sequence).await?,
             Self::Check { file, key } => online::check(shell, &file, &key)?,

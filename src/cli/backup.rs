@@ -24,7 +24,7 @@ pub(crate) enum Command {
     /// Write a recovery export: all records, readable on a token that has the root and nowhere else
     #[command(
         after_help = "It outlives the erasure key, so until it is deleted it can bring back keys that are destroyed
-after it was made. The daemon keeps on record when it must be deleted (keyward backup list).
+after it was made. The daemon keeps on record when it must be deleted: `keyward backup list`.
 
 Example:
   keyward backup create --out keyward-2026-07-01.kwb --keep-for 35d"

@@ -10,17 +10,31 @@ use super::Shell;
 use super::audit::trusted;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::name;
 use super::output::Output;
 use super::view::{Fields, View, date};
 use crate::audit::checkpoint::NoteKey;
 use crate::ops::attest::{AttestError, Document, Verified};
 use crate::ops::certificate::{Authority, DestructionCertificate};
+use crate::rpc::proto::GetDestructionCertificateRequest;
 
 mod page;
 
 /// `keyward certificate`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Fetch the certificate of a destruction; what is destroyed is looked for once more
+    #[command(after_help = "Example:\n  keyward certificate get acme/customer-pii --out acme-pii.json")]
+    Get {
+        /// What was destroyed: `acme`, `acme/customer-pii`, `acme/customer-pii/3` or a full name
+        resource: String,
+        /// File to write it to
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Replace the file
+        #[arg(long)]
+        force: bool,
+    },
     /// Verify a certificate: its signature, its record, and that the record is in the log
     #[command(after_help = "Example:\n  keyward certificate verify acme-pii.json --key audit-keys.txt")]
     Verify(Source),
@@ -62,6 +76,14 @@ struct Proved {
 impl Command {
     pub(crate) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         match self {
+            Self::Get { resource, out, force } => {
+                let client = shell.client().await?;
+                let request = GetDestructionCertificateRequest { name: name::any(&resource) };
+                let document = client.call(client.audit().get_destruction_certificate(request)).await?;
+                write(&out, &document.json, force).await?;
+                let note = format!("wrote {}", out.display());
+                shell.print.report(&note, &json!({ "file": out.display().to_string() }))?;
+            }
             Self::Verify(source) => {
                 let proved = source.verify(shell)?;
                 shell.print.view(&Verdict(&proved))?;

@@ -18,8 +18,8 @@ pub(crate) enum Command {
     /// Replace the erasure key now: when this returns, older copies of the store are unreadable
     #[command(
         after_help = "Every wrapped key is sealed anew, the journal is compacted, and the old key's object is
-destroyed on every token. What remains of a key that was destroyed before is a recovery export
-(keyward backup list).
+destroyed on every token. What remains of a key that was destroyed before is a recovery export,
+as `keyward backup list` says.
 
 Example:
   keyward erasure replace"

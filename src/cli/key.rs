@@ -87,7 +87,10 @@ pub(crate) enum Command {
         class: u32,
     },
     /// Change when a key is rotated by itself, and which versions still decrypt
-    #[command(after_help = "Example:\n  keyward key update acme/customer-pii --rotate-every 90d")]
+    #[command(
+        override_usage = "keyward key update [OPTIONS] <KEY>",
+        after_help = "Example:\n  keyward key update acme/customer-pii --rotate-every 90d"
+    )]
     Update {
         /// The key
         #[arg(value_parser = name::key)]

@@ -46,6 +46,19 @@ pub(crate) fn principal(text: &str) -> Result<PrincipalId, NameError> {
     PrincipalId::new(text.strip_prefix("principals/").unwrap_or(text))
 }
 
+/// The full name of what is called so; what is none is refused by the daemon.
+pub(crate) fn any(text: &str) -> String {
+    if text.contains("principals/") || text.starts_with("tenants/") {
+        return text.to_owned();
+    }
+    match text.split('/').collect::<Vec<_>>().as_slice() {
+        [tenant] => format!("tenants/{tenant}"),
+        [tenant, key] => format!("tenants/{tenant}/keys/{key}"),
+        [tenant, key, version] => format!("tenants/{tenant}/keys/{key}/versions/{version}"),
+        _ => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +81,14 @@ mod tests {
         assert!(version("acme/pii").is_err());
         assert!(version("acme/pii/03").is_err());
         assert!(rotation("acme/x").is_err());
+    }
+
+    #[test]
+    fn names_of_anything_are_completed() {
+        assert_eq!(any("acme"), "tenants/acme");
+        assert_eq!(any("acme/pii"), "tenants/acme/keys/pii");
+        assert_eq!(any("acme/pii/3"), "tenants/acme/keys/pii/versions/3");
+        assert_eq!(any("principals/web"), "principals/web");
+        assert_eq!(any("tenants/acme/keys/pii"), "tenants/acme/keys/pii");
     }
 }

@@ -7,7 +7,7 @@ use minicbor::{Decode, Encode};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Date;
-use crate::id::Epoch;
+use crate::id::{Epoch, KekVersion};
 
 /// Bytes of a stored record that are kept to find it by.
 const TRACE: usize = 8;
@@ -31,6 +31,9 @@ pub struct Tombstone {
     /// The epoch of a DEK.
     #[n(5)]
     pub epoch: Option<Epoch>,
+    /// The KEK version that sealed a DEK.
+    #[n(6)]
+    pub kek: Option<KekVersion>,
 }
 
 /// Recognises the stored record of a wrapped key without having it: the first 8 bytes to

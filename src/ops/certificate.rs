@@ -20,6 +20,9 @@ pub struct DestructionCertificate {
     pub what: What,
     /// The data keys that went with it.
     pub data_keys: Vec<DataKey>,
+    /// The blind index keys that went with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub index_keys: Vec<IndexKeyGone>,
     /// The KEKs that went with it.
     pub keks: Vec<KekGone>,
     /// When it was destroyed.
@@ -76,7 +79,17 @@ pub struct DataKey {
     pub version: String,
     /// The KEK version that sealed it.
     pub kek_version: u32,
-    /// SHA-256 over the sealed key as it was stored, 64 hexadecimal digits.
+    /// SHA-256 over the record as it was stored, 64 hexadecimal digits.
+    pub fingerprint: String,
+}
+
+/// A blind index key that is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndexKeyGone {
+    /// Its full name and version.
+    pub name: String,
+    /// SHA-256 over the record as it was stored, 64 hexadecimal digits.
     pub fingerprint: String,
 }
 
@@ -86,7 +99,7 @@ pub struct DataKey {
 pub struct KekGone {
     /// Its full name: `tenants/acme/kekVersions/2`.
     pub name: String,
-    /// SHA-256 over the wrapped key as it was stored, or over the CKA_ID of a token object.
+    /// SHA-256 over its record as it was stored: the wrapped key, or the escrow of a token object.
     pub fingerprint: String,
     /// Whether it was an object of the token, and not a wrapped key in the store.
     pub resident: bool,
@@ -152,6 +165,7 @@ pub(crate) mod tests {
                 kek_version: 2,
                 fingerprint: "cd".repeat(32),
             }],
+            index_keys: Vec::new(),
             keks: vec![KekGone {
                 name: "tenants/acme/kekVersions/2".into(),
                 fingerprint: "ef".repeat(32),

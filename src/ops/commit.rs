@@ -77,20 +77,8 @@ impl Vault {
         operation: &'static str,
         resource: String,
     ) -> Result<StoreChange, Error> {
-        self.commit_detailed(changes, affects, operation, resource, None).await
-    }
-
-    /// The same, saying more in words.
-    pub(super) async fn commit_detailed(
-        &self,
-        changes: Changes,
-        affects: Affects<'_>,
-        operation: &'static str,
-        resource: String,
-        detail: Option<String>,
-    ) -> Result<StoreChange, Error> {
         let change = self.commit(changes, affects).await?;
-        self.record_detailed(operation, resource, Some(change), detail).await?;
+        self.record_own(operation, resource, Some(change)).await?;
         Ok(change)
     }
 
@@ -101,22 +89,9 @@ impl Vault {
         resource: String,
         change: Option<StoreChange>,
     ) -> Result<(), Error> {
-        self.record_detailed(operation, resource, change, None).await
-    }
-
-    async fn record_detailed(
-        &self,
-        operation: &'static str,
-        resource: String,
-        change: Option<StoreChange>,
-        detail: Option<String>,
-    ) -> Result<(), Error> {
         let mut record = Pending::begin(self.audit.clone(), None, operation, resource, 0);
         if let Some(change) = change {
             record.change(change);
-        }
-        if let Some(detail) = detail {
-            record.detail(detail);
         }
         record.finish(Outcome::Ok)?.await?;
         Ok(())

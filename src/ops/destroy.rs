@@ -29,13 +29,14 @@ use crate::store::{Changes, Stored, tables};
 
 mod again;
 mod bury;
+mod certify;
 mod execute;
 mod kek;
 mod resident;
 mod target;
 
 pub use again::destroy_again;
-pub use target::{Authority, DestroyTarget, Destroyed, Object};
+pub use target::{Authority, DestroyTarget, Destroyed, Gone, Object};
 
 /// A destruction as it stands after a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

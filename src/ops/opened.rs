@@ -172,6 +172,11 @@ impl<I: Eq + Hash + Clone, K> OpenKeys<I, K> {
         });
     }
 
+    /// Whether it is open now.
+    pub(super) fn holds(&self, id: &I) -> bool {
+        self.cache.peek(id).is_some()
+    }
+
     pub(super) fn stats(&self) -> CacheFigures {
         self.counters.read(self.cache.len())
     }

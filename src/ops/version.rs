@@ -101,7 +101,7 @@ impl Vault {
         Ok(VersionInfo { epoch, record, kek })
     }
 
-    async fn dek_of(&self, name: &KeyName, dek: DekId) -> Result<Dek, Error> {
+    pub(super) async fn dek_of(&self, name: &KeyName, dek: DekId) -> Result<Dek, Error> {
         let found = self.dek_record(name, dek).await?;
         Ok(found.ok_or_else(|| StoreError::lost(&tables::dek(name, dek)))?)
     }

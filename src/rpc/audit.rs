@@ -9,8 +9,8 @@ use super::convert::timestamp;
 use super::proto::audit_service_server::AuditService;
 use super::proto::{
     AttestRecordRequest, AttestedDocument, AuditKey, Checkpoint, ConsistencyProof, GetCheckpointRequest,
-    GetConsistencyProofRequest, GetInclusionProofRequest, GetPublicKeysRequest, GetPublicKeysResponse,
-    InclusionProof,
+    GetConsistencyProofRequest, GetDestructionCertificateRequest, GetInclusionProofRequest,
+    GetPublicKeysRequest, GetPublicKeysResponse, InclusionProof,
 };
 use crate::access::permission::ViewAudit;
 use crate::audit::checkpoint::{NoteKey, SignedCheckpoint};
@@ -78,6 +78,19 @@ impl AuditService for Audit {
         let document = settled!(call, {
             let (vault, right) = call.authorize::<ViewAudit>(())?;
             vault.attest_record(&right, sequence).await
+        })?;
+        Ok(Response::new(AttestedDocument { json: document.to_text() }))
+    }
+
+    async fn get_destruction_certificate(
+        &self,
+        request: Request<GetDestructionCertificateRequest>,
+    ) -> Result<Response<AttestedDocument>, Status> {
+        let mut call = self.0.call(&request, "get-destruction-certificate", &request.get_ref().name);
+        let name = request.into_inner().name;
+        let document = settled!(call, {
+            let (vault, right) = call.authorize::<ViewAudit>(())?;
+            vault.certificate(&right, &name).await
         })?;
         Ok(Response::new(AttestedDocument { json: document.to_text() }))
     }

@@ -593,6 +593,21 @@ impl Buried {
         &self.0
     }
 
+    /// Which DEK it is the record of, if it is one's.
+    pub fn dek(&self) -> Option<(KeyName, DekId)> {
+        Path::<Dek>::parse(&self.0).map(|path| path.id)
+    }
+
+    /// Whether it is the record of a KEK version.
+    pub fn is_kek(&self) -> bool {
+        Path::<KekRecord>::parse(&self.0).is_some()
+    }
+
+    /// Whether it was the escrow of a resident KEK.
+    pub fn is_kek_escrow(&self) -> bool {
+        Path::<KekEscrow>::parse(&self.0).is_some()
+    }
+
     /// The name of the record, for people.
     pub fn describe(&self) -> String {
         describe(&self.0)

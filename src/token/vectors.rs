@@ -118,7 +118,8 @@ fn bless() -> Value {
         let edwards = (TokenAlgorithm::Ed25519, der(edwards.public_key()));
         cases.push(case(&format!("{purpose}-ed25519"), purpose, &fields, edwards, &ed25519));
     }
-    let mut refused = vec![spoilt(&cases[2], "high-s", high_s), spoilt(&cases[2], "trailing", |s| s.push(0))];
+    let mut refused =
+        vec![spoilt(&cases[2], "high-s", |s| high_s(s)), spoilt(&cases[2], "trailing", |s| s.push(0))];
     refused.push(spoilt(&cases[3], "flipped", |signature| signature[0] ^= 1));
     let mut moved = cases[2].clone();
     moved["name"] = json!("signature-of-another-envelope");
@@ -179,7 +180,7 @@ fn spoilt(case: &Value, name: &str, spoil: fn(&mut Vec<u8>)) -> Value {
 }
 
 /// The other s of the same signature.
-fn high_s(signature: &mut Vec<u8>) {
+fn high_s(signature: &mut [u8]) {
     let order = unhex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551").unwrap();
     let mut borrow = 0;
     for (digit, order) in signature[32..].iter_mut().zip(order).rev() {

@@ -80,7 +80,7 @@ pub fn normalise(algorithm: TokenAlgorithm, signature: &[u8]) -> Result<Vec<u8>,
     let Some(curve) = Curve::of(algorithm) else { return Ok(signature.to_vec()) };
     let mut raw = match curve.split(signature) {
         Some(_) => signature.to_vec(),
-        None => curve.from_der(signature).ok_or(SignatureError::Malformed)?,
+        None => curve.raw_of_der(signature).ok_or(SignatureError::Malformed)?,
     };
     let s = &mut raw[curve.order.len()..];
     match s[..].cmp(curve.order) {
@@ -145,7 +145,7 @@ impl Curve {
     }
 
     /// r | s from `SEQUENCE { r INTEGER, s INTEGER }`.
-    fn from_der(&self, signature: &[u8]) -> Option<Vec<u8>> {
+    fn raw_of_der(&self, signature: &[u8]) -> Option<Vec<u8>> {
         let mut reader = SliceReader::new(signature).ok()?;
         let (r, s) = reader
             .sequence(|inner| {

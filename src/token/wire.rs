@@ -158,6 +158,13 @@ pub struct TokenKey {
     pub certificate: Option<Vec<u8>>,
 }
 
+impl TokenKey {
+    /// Label and id, as a person may name it.
+    fn name(&self) -> String {
+        format!("{:?} (id:{})", self.label, hex(&self.id))
+    }
+}
+
 /// What a key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
 #[cbor(index_only)]
@@ -176,6 +183,21 @@ impl KeyUse {
         match self {
             Self::Sign => "keyward sign",
             Self::Agree => "keyward agree",
+        }
+    }
+
+    /// Whether a key is for it.
+    pub fn is_of(self, key: &TokenKey) -> bool {
+        match self {
+            Self::Sign => key.signs,
+            Self::Agree => key.agrees,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Sign => "sign",
+            Self::Agree => "agree on secrets",
         }
     }
 }
@@ -221,6 +243,32 @@ impl KeySelector {
             }),
             Self::Label(label) => key.label == *label,
             Self::Id(id) => key.id == *id,
+        }
+    }
+
+    /// The one key of a token that is meant, among those that are for the use.
+    ///
+    /// # Errors
+    /// [`TokenError::Key`] when none is, or several; it names those that are there.
+    pub fn only<T>(
+        &self,
+        key_use: KeyUse,
+        mut keys: Vec<T>,
+        key: impl Fn(&T) -> &TokenKey,
+    ) -> Result<T, TokenError> {
+        keys.retain(|found| key_use.is_of(key(found)));
+        let present: Vec<String> = keys.iter().map(|found| key(found).name()).collect();
+        let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
+        keys.retain(|found| self.matches(key(found)));
+        match (keys.pop(), keys.len()) {
+            (Some(only), 0) => Ok(only),
+            (found, _) => {
+                let many = if found.is_some() { "several keys" } else { "no key" };
+                let does = key_use.words();
+                Err(TokenError::Key(format!(
+                    "{many} that {does} with {self} on this token; those that {does}: {present}"
+                )))
+            }
         }
     }
 }
@@ -299,6 +347,20 @@ mod tests {
         for wrong in ["", "id:", "id:0", "id:0g", "id:+1"] {
             assert_eq!(KeySelector::parse(wrong), Err(NoKeySelector), "{wrong}");
         }
+    }
+
+    #[test]
+    fn exactly_one_key_must_fit() {
+        let keys = || vec![key("a", &[1]), key("a", &[2]), key("b", &[3])];
+        let only = |selector: &str, key_use| {
+            KeySelector::parse(selector).unwrap().only(key_use, keys(), |key| key).map(|key| key.id)
+        };
+        assert_eq!(only("b", KeyUse::Sign), Ok(vec![3]));
+        assert_eq!(only("id:02", KeyUse::Sign), Ok(vec![2]));
+        let words = |refused: Result<_, TokenError>| refused.unwrap_err().to_string();
+        assert!(words(only("a", KeyUse::Sign)).starts_with("several keys that sign with label \"a\""));
+        assert!(words(only("c", KeyUse::Sign)).contains("those that sign: \"a\" (id:01), "));
+        assert!(words(only("b", KeyUse::Agree)).ends_with("those that agree on secrets: none"));
     }
 
     proptest! {

@@ -13,6 +13,7 @@ pub mod targets {
     pub mod ceremony;
     pub mod ciphertext;
     pub mod config;
+    pub mod envelope;
     pub mod text;
     pub mod values;
 }

@@ -1,7 +1,7 @@
 //! Every target, with a budget that fits a normal test run.
 
 use keyward_fuzz::engine::run;
-use keyward_fuzz::targets::{backup, card, ceremony, ciphertext, config, text, values};
+use keyward_fuzz::targets::{backup, card, ceremony, ciphertext, config, envelope, text, values};
 
 #[test]
 fn ciphertexts() {
@@ -43,4 +43,10 @@ fn custodian_cards() {
 fn ceremonies() {
     run(&ceremony::records(), 20_000, ceremony::carried);
     run(&ceremony::transcripts(), 20_000, ceremony::transcript);
+}
+
+#[test]
+fn signing_envelopes() {
+    run(&envelope::seeds(), 30_000, envelope::envelope);
+    run(&envelope::seeds(), 100_000, envelope::statement);
 }

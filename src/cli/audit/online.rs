@@ -6,8 +6,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::audit::checkpoint::{NoteKey, read_keys};
-use crate::audit::verify;
+use crate::audit::checkpoint::{NoteError, NoteKey, SignedCheckpoint, read_keys};
+use crate::audit::verify::{self, Against};
 use crate::cli::Shell;
 use crate::cli::failure::Failure;
 use crate::cli::view::{Fields, View, date};
@@ -22,15 +22,37 @@ pub(in crate::cli) fn trusted(path: &Path) -> Result<Vec<NoteKey>, Failure> {
     read_keys(&text).map_err(|error| Failure::Input(format!("{}: {error}", path.display())))
 }
 
+fn kept_elsewhere(path: &Path) -> Result<SignedCheckpoint, Failure> {
+    let text = std::fs::read_to_string(path).map_err(Failure::file("read", path))?;
+    text.parse().map_err(|error: NoteError| Failure::Input(format!("{}: {error}", path.display())))
+}
+
+/// The keys that stand in the store; without them no signature is checked.
+async fn stored(shell: &mut Shell, config: &Config) -> Vec<NoteKey> {
+    maintain::audit_keys(config).await.unwrap_or_else(|error| {
+        shell
+            .print
+            .note(&format!("no signature is checked: give --key, for the store gives no keys: {error}"));
+        Vec::new()
+    })
+}
+
 /// The log on disk, also while a daemon writes it.
-pub(super) async fn verify(shell: &mut Shell, config: &Config, key: Option<&Path>) -> Result<(), Failure> {
+pub(super) async fn verify(
+    shell: &mut Shell,
+    config: &Config,
+    key: Option<&Path>,
+    checkpoint: Option<&Path>,
+) -> Result<(), Failure> {
     let keys = match key {
         Some(path) => trusted(path)?,
-        None => maintain::audit_keys(config).await.map_err(|error| Failure::Input(error.to_string()))?,
+        None => stored(shell, config).await,
     };
     // A store of before there were keys has no checkpoints that could be checked.
-    let trusted = (!keys.is_empty()).then_some(keys.as_slice());
-    let report = verify::verify_with(&config.audit_dir(), trusted).map_err(super::unsound)?;
+    let keys = (!keys.is_empty()).then_some(keys.as_slice());
+    let note = checkpoint.map(kept_elsewhere).transpose()?;
+    let against = Against { keys, witness: checkpoint.zip(note.as_ref()) };
+    let report = verify::verify_against(&config.audit_dir(), against).map_err(super::unsound)?;
     shell.print.view(&report)
 }
 

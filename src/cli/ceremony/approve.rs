@@ -15,7 +15,6 @@ use crate::keyring::credential::{Credential, CredentialId};
 use crate::rpc::proto::ceremony::State;
 use crate::rpc::proto::{ApproveRequest, Ceremony};
 use crate::token::envelope;
-use crate::token::envelope::Envelope;
 use crate::token::printable::Statement;
 
 /// `keyward ceremony approve`
@@ -60,7 +59,9 @@ impl Approve {
 
     /// Shows the statement, asks for token and PIN, and signs what was shown.
     async fn sign(&self, shell: &mut Shell, ceremony: &Ceremony) -> Result<(String, Vec<u8>), Failure> {
-        shell.print.show(&ceremony.statement);
+        // Only what is checked to be printable reaches the terminal.
+        let matter = matter(ceremony)?;
+        shell.print.show(matter.statement.as_str());
         let mut session = self.token.open(shell).await?;
         let credential = session.credential().await?;
         let own =
@@ -71,7 +72,8 @@ impl Approve {
         }
         // The algorithm is the roster's, as the daemon checks it.
         let credential = registered(own.algorithm.as_str(), &credential)?;
-        let signature = session.sign(&credential, &envelope(ceremony, credential.id())?).await?;
+        let envelope = matter.envelope(deployment(ceremony)?, credential.id());
+        let signature = session.sign(&credential, &envelope).await?;
         Ok((own.name.clone(), signature))
     }
 }
@@ -93,26 +95,29 @@ fn registered(algorithm: &str, credential: &Credential) -> Result<Credential, Fa
         .map_err(|error| Failure::Input(error.to_string()))
 }
 
-/// What is signed, built here from what was shown: the daemon builds its own.
-fn envelope(ceremony: &Ceremony, credential: CredentialId) -> Result<Envelope, Failure> {
-    let odd = |what: &str| {
-        Failure::Input(format!("the daemon sent a ceremony without {what}; is it of another version?"))
-    };
+/// What is signed, built here from what is shown: the daemon builds its own.
+fn matter(ceremony: &Ceremony) -> Result<envelope::Ceremony, Failure> {
     let id = CeremonyId::parse_name(&ceremony.name).map_err(|_| odd("a name"))?;
-    let deployment = DeploymentId(ceremony.deployment.as_ref().try_into().map_err(|_| odd("a deployment"))?);
-    for line in [format!("Ceremony: {id}"), format!("Deployment: {deployment}")] {
+    for line in [format!("Ceremony: {id}"), format!("Deployment: {}", deployment(ceremony)?)] {
         if !ceremony.statement.lines().any(|said| said == line) {
             return Err(Failure::Input(format!("the statement does not say {line:?}: nothing was signed")));
         }
     }
-    let signed = envelope::Ceremony {
+    Ok(envelope::Ceremony {
         ceremony: id,
         roster: ceremony.roster_digest.as_ref().try_into().map_err(|_| odd("a roster"))?,
         created: date(ceremony.create_time).ok_or_else(|| odd("a date"))?,
         expires: date(ceremony.expire_time).ok_or_else(|| odd("a date"))?,
         statement: Statement::new(&ceremony.statement).map_err(|error| Failure::Input(error.to_string()))?,
-    };
-    Ok(signed.envelope(deployment, credential))
+    })
+}
+
+fn deployment(ceremony: &Ceremony) -> Result<DeploymentId, Failure> {
+    ceremony.deployment.as_ref().try_into().map(DeploymentId).map_err(|_| odd("a deployment"))
+}
+
+fn odd(what: &str) -> Failure {
+    Failure::Input(format!("the daemon sent a ceremony without {what}; is it of another version?"))
 }
 
 fn date(time: Option<prost_types::Timestamp>) -> Option<Date> {

@@ -152,8 +152,8 @@ impl Propose {
                 (Action::ChangeRoster(change), how)
             }
             Self::RotateTenant { tenant, how } => (Action::RotateTenant(tenant.to_string()), how),
-            Self::Destroy { resource, how } => (Action::Destroy(full(&resource)), how),
-            Self::Unfreeze { resource, how } => (Action::Unfreeze(full(&resource)), how),
+            Self::Destroy { resource, how } => (Action::Destroy(name::any(&resource)), how),
+            Self::Unfreeze { resource, how } => (Action::Unfreeze(name::any(&resource)), how),
             Self::RaiseMinVersion { key, version, how } => {
                 (Action::RaiseMinVersion(RaiseMinVersion { name: key.to_string(), version }), how)
             }
@@ -166,31 +166,4 @@ impl Propose {
 
 fn read(cards: &[PathBuf]) -> Result<Vec<String>, Failure> {
     cards.iter().map(|card| std::fs::read_to_string(card).map_err(Failure::file("read", card))).collect()
-}
-
-/// The full name of what is called so; what is none is refused by the daemon.
-fn full(text: &str) -> String {
-    if text.contains("principals/") || text.starts_with("tenants/") {
-        return text.to_owned();
-    }
-    match text.split('/').collect::<Vec<_>>().as_slice() {
-        [tenant] => format!("tenants/{tenant}"),
-        [tenant, key] => format!("tenants/{tenant}/keys/{key}"),
-        [tenant, key, version] => format!("tenants/{tenant}/keys/{key}/versions/{version}"),
-        _ => text.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_completed() {
-        assert_eq!(full("acme"), "tenants/acme");
-        assert_eq!(full("acme/pii"), "tenants/acme/keys/pii");
-        assert_eq!(full("acme/pii/3"), "tenants/acme/keys/pii/versions/3");
-        assert_eq!(full("principals/web"), "principals/web");
-        assert_eq!(full("tenants/acme/keys/pii"), "tenants/acme/keys/pii");
-    }
 }

@@ -18,6 +18,7 @@ use crate::keyring::armour::Armoured;
 use crate::keyring::custodian::{AgreementKey, Custodian};
 use crate::keyring::escrow::{AgreementPoint, SealedBox, delivery_context, share_context};
 use crate::keyring::recovery::{RestoreRequest, RestoreShare};
+use crate::token::printable::Statement;
 
 /// `keyward ceremony share`
 #[derive(Debug, Args)]
@@ -45,13 +46,15 @@ impl Share {
     pub(super) async fn run(self: Box<Self>, shell: &mut Shell) -> Result<Exit, Failure> {
         let request = read::<RestoreRequest>(&self.request)?;
         check(&request)?;
+        // Only what is checked to be printable reaches the terminal.
+        let statement = Statement::new(&request.statement).map_err(|error| refused(&error.to_string()))?;
         if self.out.extension().is_none_or(|extension| extension != "share") {
             return Err(Failure::Usage(
                 "--out must end with .share: that is what `keyward root restore` looks for".into(),
             ));
         }
         let mut output = Output::open(Some(&self.out), self.force)?;
-        shell.print.show(&request.statement);
+        shell.print.show(statement.as_str());
         let mut session = self.token.open(shell).await?;
         let credential = session.credential().await?;
         let custodians = request.members.custodians().iter();

@@ -8,6 +8,7 @@ use crate::cli::view::{Fields, View, hex, object, time, word};
 use crate::keyring::credential::CredentialId;
 use crate::rpc::proto::ceremony::State;
 use crate::rpc::proto::{Ceremony, Custodian, Roster};
+use crate::token::printable::Statement;
 
 /// A ceremony in one line.
 pub(super) struct Row<'a>(pub(super) &'a Ceremony);
@@ -59,7 +60,11 @@ pub(super) fn in_full(shell: &mut Shell, ceremony: &Ceremony) -> Result<(), Fail
         fields.push(("custodians", ceremony.custodians.iter().map(custodian).collect()));
         return shell.print.answer("", &object(fields));
     }
-    shell.print.show(&ceremony.statement);
+    // What a daemon of ours wrote has nothing that could steer the terminal; another one might.
+    match Statement::new(&ceremony.statement) {
+        Ok(statement) => shell.print.show(statement.as_str()),
+        Err(error) => shell.print.warn(&format!("the statement cannot be shown: {error}")),
+    }
     shell.print.view(&Full(ceremony))
 }
 

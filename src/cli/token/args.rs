@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use zeroize::Zeroizing;
 
 use crate::cli::Shell;
 use crate::cli::failure::Failure;
@@ -19,7 +20,6 @@ use crate::token::client::{Settings, TokenProcess};
 use crate::token::envelope::Envelope;
 use crate::token::error::{PinTrouble, TokenError};
 use crate::token::wire::{KeySelector, KeyUse, PinState, TokenKey, TokenReport};
-use zeroize::Zeroizing;
 
 const MODULE_VARIABLE: &str = "KEYWARD_TOKEN_MODULE";
 /// How often it is looked whether the token has been inserted.
@@ -242,29 +242,8 @@ impl Session {
     /// # Errors
     /// [`Failure`] when none fits, or several.
     pub(crate) async fn signing_key(&mut self) -> Result<TokenKey, Failure> {
-        let key = self.key.clone();
-        self.only(&key, |key| key.signs, "signs").await
-    }
-
-    async fn only(
-        &mut self,
-        wanted: &KeySelector,
-        fits: fn(&TokenKey) -> bool,
-        does: &str,
-    ) -> Result<TokenKey, Failure> {
-        let mut keys = self.process.keys().await.map_err(failure)?;
-        keys.retain(fits);
-        let present: Vec<String> = keys.iter().map(|key| format!("{:?}", key.label)).collect();
-        let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
-        keys.retain(|key| wanted.matches(key));
-        match (keys.pop(), keys.len()) {
-            (Some(only), 0) => Ok(only),
-            (found, _) => {
-                let many = if found.is_some() { "several keys" } else { "no key" };
-                let message = format!("{many} that {does} with {wanted} on this token; present: {present}");
-                Err(failure(TokenError::Key(message)))
-            }
-        }
+        let keys = self.process.keys().await.map_err(failure)?;
+        self.key.only(KeyUse::Sign, keys, |key| key).map_err(failure)
     }
 
     /// What the signatures of the key that signs are checked with. An RSA key signs by PSS.
@@ -290,8 +269,8 @@ impl Session {
     /// # Errors
     /// [`Failure`] when no key fits, or it is not on P-256.
     pub(crate) async fn agreement_key(&mut self) -> Result<AgreementKey, Failure> {
-        let key = self.agreement_key.clone();
-        let key = self.only(&key, |key| key.agrees, "agrees on secrets").await?;
+        let keys = self.process.keys().await.map_err(failure)?;
+        let key = self.agreement_key.only(KeyUse::Agree, keys, |key| key).map_err(failure)?;
         let bad = |error: String| failure(TokenError::Key(format!("the key {:?}: {error}", key.label)));
         let spki =
             key.spki.clone().ok_or_else(|| bad("the token shows no usable public key of it".into()))?;
@@ -315,7 +294,6 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure`] when no key fits, or the token fails.
-    #[allow(dead_code, reason = "restoring a root needs it")]
     pub(crate) async fn agree(&mut self, peer: &AgreementKey) -> Result<Key256, Failure> {
         self.process.agree(&self.agreement_key, peer).await.map_err(failure)
     }

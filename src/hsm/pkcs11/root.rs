@@ -378,11 +378,21 @@ impl Birth<'_> {
         let limited = self.limited();
         let locks = [Attribute::Modifiable(false), Attribute::Copyable(false)];
         let everything = [limited.clone(), locks[0].clone(), locks[1].clone()];
-        self.unwrap(backup, escrow, true, &everything)
-            .or_else(|_| self.unwrap_and_copy(backup, escrow, &limited))
-            .or_else(|_| self.unwrap(backup, escrow, true, &locks))
-            .or_else(|_| self.unwrap(backup, escrow, true, &[limited]))
-            .map_err(failed("unwrapping into the token"))
+        let root = match self.takes(backup, escrow, &everything) {
+            true => self.unwrap(backup, escrow, true, &everything),
+            false => self
+                .unwrap_and_copy(backup, escrow, &limited)
+                .or_else(|_| self.unwrap(backup, escrow, true, &locks))
+                .or_else(|_| self.unwrap(backup, escrow, true, &[limited])),
+        };
+        root.map_err(failed("unwrapping into the token"))
+    }
+
+    /// Whether the module unwraps with these guards, tried on a session object: SoftHSM leaves an empty
+    /// object behind when it refuses, in the token for good if that was meant for the token.
+    fn takes(&self, backup: ObjectHandle, escrow: &WrappedKek, guards: &[Attribute]) -> bool {
+        let tried = self.unwrap(backup, escrow, false, guards);
+        tried.is_ok_and(|object| self.session.destroy_object(object).is_ok())
     }
 
     /// SoftHSM takes Modifiable=0 in C_CopyObject only.

@@ -4,7 +4,7 @@ use super::check_not_primary;
 use super::target::{Authority, DestroyTarget};
 use crate::clock::Date;
 use crate::hsm::Forget;
-use crate::id::{Epoch, KeyName, RotationName, TenantId, VersionName};
+use crate::id::{Epoch, KekVersion, KeyName, RotationName, TenantId, VersionName};
 use crate::keyring::record::{Key, Rotation, Tenant, Version};
 use crate::keyring::remains::{Remains, Tombstone};
 use crate::keyring::schedule::Destruction;
@@ -42,14 +42,15 @@ impl<'a> Grave<'a> {
         path: &Path<T>,
         revision: u64,
         remains: Remains,
-        epoch: Option<Epoch>,
+        dek: Option<(Epoch, KekVersion)>,
     ) {
         let tombstone = Tombstone {
             destroyed: self.now,
             remains,
             authority: self.authority.to_string(),
             target: self.target.to_string(),
-            epoch,
+            epoch: dek.map(|(epoch, _)| epoch),
+            kek: dek.map(|(_, kek)| kek),
         };
         changes.delete(path, revision);
         changes.create(&tables::tombstone(path), &tombstone);
@@ -175,7 +176,10 @@ impl Vault {
         let Stored { record, revision } = version;
         let path = tables::dek(name, record.dek);
         match self.records.remains(&path).await? {
-            Some((remains, revision)) => grave.bury(changes, &path, revision, remains, Some(epoch)),
+            Some((remains, revision)) => {
+                let kek = self.dek_of(name, record.dek).await?.kek;
+                grave.bury(changes, &path, revision, remains, Some((epoch, kek)));
+            }
             // Restored from an older copy that had it, and buried again by the repair.
             None if self.records.get(&tables::tombstone(&path)).await?.is_some() => {}
             None => return Err(StoreError::lost(&path).into()),

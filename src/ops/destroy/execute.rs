@@ -1,9 +1,10 @@
 //! Destruction from its date to the proof that nothing is left.
 
 use super::bury::Grave;
-use super::target::{Authority, DestroyTarget, Destroyed, Object};
-use crate::audit::StoreChange as Recorded;
+use super::target::{Authority, DestroyTarget, Destroyed, Gone, Object};
+use crate::audit::{Outcome, Pending};
 use crate::clock::Date;
+use crate::id::VersionName;
 use crate::keyring::agenda::{Due, Task};
 use crate::keyring::record::{Key, Tenant, Version};
 use crate::keyring::remains::{Search, Tombstone};
@@ -11,7 +12,7 @@ use crate::keyring::schedule::Destruction;
 use crate::ops::Error;
 use crate::ops::commit::{self, Affects};
 use crate::ops::vault::Vault;
-use crate::store::{Changes, Path, Prefix, Scrubbed, StoreChange, StoreError, Stored, tables};
+use crate::store::{Changes, Path, Prefix, Scrubbed, StoreError, Stored, tables};
 
 type Tombstones = Vec<(Path<Tombstone>, Stored<Tombstone>)>;
 
@@ -32,16 +33,44 @@ impl Vault {
         self.bury_resident(&grave).await?;
         let tombstones = self.tombstones(&target).await?;
         let files = self.prove(&target, &tombstones).await?;
-        let (plan, change) = self.note_done(&target, &tombstones, &files).await?;
+        let plan = self.note_done(&target, &tombstones, &files).await?;
         let (begun, done) = (plan.begun.unwrap_or(plan.asked), plan.done.unwrap_or(plan.asked));
-        let object = |(path, stored): (Path<Tombstone>, Stored<Tombstone>)| Object {
-            name: path.id.describe(),
-            remains: stored.record.remains,
-            authority: stored.record.authority,
-        };
-        let objects = tombstones.into_iter().map(object).collect();
+        let objects = tombstones.into_iter().map(|(path, stored)| object(&path, stored.record)).collect();
         tracing::info!(%target, %authority, "destroyed");
-        Ok(Destroyed { target, asked: plan.asked, begun, done, objects, files, change })
+        Ok(Destroyed { target, asked: plan.asked, begun, done, objects, files, authority })
+    }
+
+    /// What is known of a destruction that is done, looked at once more.
+    pub(super) async fn destroyed(&self, target: DestroyTarget) -> Result<Destroyed, Error> {
+        let plan = self.plan_of(&target).await?;
+        let times = plan.and_then(|plan| Some((plan.asked, plan.begun?, plan.done?)));
+        let undone = || Error::NotAllowed(format!("{target} is not destroyed, so there is no certificate"));
+        let (asked, begun, done) = times.ok_or_else(undone)?;
+        let tombstones = self.tombstones(&target).await?;
+        let files = self.prove(&target, &tombstones).await?;
+        let authority = tombstones.first().map(|(_, stored)| Authority::parse(&stored.record.authority));
+        let authority = authority.unwrap_or(Authority::Schedule);
+        let objects = tombstones.into_iter().map(|(path, stored)| object(&path, stored.record)).collect();
+        Ok(Destroyed { target, asked, begun, done, objects, files, authority })
+    }
+
+    async fn plan_of(&self, target: &DestroyTarget) -> Result<Option<Destruction>, Error> {
+        Ok(match target {
+            DestroyTarget::Tenant(id) => self.tenant(id).await?.record.destruction,
+            DestroyTarget::Key(name) => self.key_record(name).await?.record.destruction,
+            DestroyTarget::Version(version) => {
+                self.version_record(&version.key, version.epoch).await?.record.destruction
+            }
+            DestroyTarget::Kek(id, version) => {
+                let path = tables::tombstone(&tables::kek(id, *version));
+                let buried = self.records.get(&path).await?.map(|stored| stored.record.destroyed);
+                buried.map(|date| Destruction {
+                    begun: Some(date),
+                    done: Some(date),
+                    ..Destruction::planned(crate::keyring::state::KeyState::DecryptOnly, date, date)
+                })
+            }
+        })
     }
 
     /// The tombstones of everything that a target had.
@@ -100,7 +129,7 @@ impl Vault {
         target: &DestroyTarget,
         tombstones: &Tombstones,
         files: &Scrubbed,
-    ) -> Result<(Destruction, StoreChange), Error> {
+    ) -> Result<Destruction, Error> {
         let now = Date::now();
         let mut changes = Changes::default();
         let (plan, affects) = self.record_done(&mut changes, target, now, tombstones).await?;
@@ -115,9 +144,12 @@ impl Vault {
             files.files.len(),
             files.copies.len()
         );
-        let Recorded { revision, digest } =
-            self.commit_detailed(changes, affects, "destroy", target.to_string(), Some(detail)).await?;
-        Ok((plan, StoreChange { revision, digest }))
+        let change = self.commit(changes, affects).await?;
+        let mut record = Pending::begin(self.audit.clone(), None, "destroy", target.to_string(), 0);
+        record.change(change);
+        record.detail(detail);
+        record.finish(Outcome::Ok)?.await?;
+        Ok(plan)
     }
 
     async fn record_done<'a>(
@@ -177,4 +209,17 @@ impl Vault {
             }
         }
     }
+}
+
+fn object(path: &Path<Tombstone>, tombstone: Tombstone) -> Object {
+    let gone = match (path.id.dek(), tombstone.epoch) {
+        (Some((key, id)), Some(epoch)) => {
+            Gone::Dek { id, version: VersionName { key, epoch }, kek: tombstone.kek }
+        }
+        _ if path.id.is_kek() => Gone::Kek,
+        _ if path.id.is_kek_escrow() => Gone::KekEscrow,
+        _ => Gone::IndexKey,
+    };
+    let name = path.id.describe();
+    Object { name, remains: tombstone.remains, authority: tombstone.authority, gone }
 }

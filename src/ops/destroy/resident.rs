@@ -28,16 +28,10 @@ impl Vault {
             let (remains, revision) = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
             let mut changes = Changes::default();
             grave.bury(&mut changes, &path, revision, remains, None);
-            let detail = format!("token object {master} is gone from every token");
             let resource = format!("tenants/{tenant}/kekVersions/{version}");
-            let buried = self.commit_detailed(
-                changes,
-                Affects::Nothing,
-                "kek-object-destroyed",
-                resource,
-                Some(detail),
-            );
-            buried.await?;
+            let words = format!("token object {master} is gone from every token");
+            self.record_words("kek-object-destroyed", resource.clone(), words).await?;
+            self.commit_own(changes, Affects::Nothing, "kek-escrow-buried", resource).await?;
         }
         Ok(())
     }

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use crate::clock::Date;
-use crate::id::{KekVersion, KeyName, NameError, PrincipalId, TenantId, TenantName, VersionName};
+use crate::id::{DekId, KekVersion, KeyName, NameError, PrincipalId, TenantId, TenantName, VersionName};
 use crate::keyring::remains::Remains;
-use crate::store::{Scrubbed, StoreChange};
+use crate::store::Scrubbed;
 
 /// What is destroyed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,11 +21,18 @@ pub enum DestroyTarget {
 }
 
 impl DestroyTarget {
-    /// Takes the name of a tenant, a key or a version.
+    /// Takes the name of a tenant, a key, a version or a KEK version.
     ///
     /// # Errors
     /// [`NameError`] when it is none of them.
     pub fn parse(name: &str) -> Result<Self, NameError> {
+        if let Some((tenant, version)) = name.split_once("/kekVersions/") {
+            let number = version.parse().ok().filter(|number: &u32| number.to_string() == version);
+            let version = number.and_then(KekVersion::new).ok_or_else(|| {
+                NameError::Shape(name.chars().take(200).collect(), "tenants/{tenant}/kekVersions/{version}")
+            })?;
+            return Ok(Self::Kek(TenantName::parse(tenant)?.0, version));
+        }
         match name {
             version if version.contains("/versions/") => VersionName::parse(version).map(Self::Version),
             key if key.contains("/keys/") => KeyName::parse(key).map(Self::Key),
@@ -56,6 +63,17 @@ pub enum Authority {
     Ceremony(String),
 }
 
+impl Authority {
+    /// From the words of a tombstone.
+    pub(super) fn parse(words: &str) -> Self {
+        match words.split_once('/') {
+            Some(("ceremonies", _)) => Self::Ceremony(words.to_owned()),
+            Some(("principals", name)) => PrincipalId::new(name).map_or(Self::Schedule, Self::Operator),
+            _ => Self::Schedule,
+        }
+    }
+}
+
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -81,8 +99,8 @@ pub struct Destroyed {
     pub objects: Vec<Object>,
     /// The files that were searched and no longer have them, and the older copies beside them.
     pub files: Scrubbed,
-    /// The change of the store that says so.
-    pub change: StoreChange,
+    /// On whose word, this time.
+    pub authority: Authority,
 }
 
 /// A wrapped key that was destroyed.
@@ -94,4 +112,26 @@ pub struct Object {
     pub remains: Remains,
     /// On whose word, as it stands in the tombstone.
     pub authority: String,
+    /// What it was.
+    pub gone: Gone,
+}
+
+/// What a wrapped key was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gone {
+    /// A DEK.
+    Dek {
+        /// Its id, which stands in every ciphertext under it.
+        id: DekId,
+        /// The version that it was.
+        version: VersionName,
+        /// The KEK version that sealed it.
+        kek: Option<KekVersion>,
+    },
+    /// A blind index key.
+    IndexKey,
+    /// A KEK version.
+    Kek,
+    /// The escrow of a KEK version that was in the HSM; its token object went before it.
+    KekEscrow,
 }

@@ -123,7 +123,7 @@ impl Vault {
             match self.keep_once(every, stranded).await {
                 Ok(()) => stranded = false,
                 Err(error) => {
-                    tracing::error!(%error, "the erasure key is not replaced yet; it is tried again")
+                    tracing::error!(%error, "the erasure key is not replaced yet; it is tried again");
                 }
             }
         }

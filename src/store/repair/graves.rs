@@ -87,6 +87,7 @@ mod tests {
             authority: "schedule".into(),
             target: "tenants/t0/keys/k".into(),
             epoch: None,
+            kek: None,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::hsm::pkcs11::code;
 use crate::id::token::{TokenInfo, TokenSelector};
 use crate::secret::Pin;
 use crate::token::error::{PinTrouble, TokenError};
-use crate::token::wire::{KeySelector, KeyUse, PinState, TokenKey, hex};
+use crate::token::wire::{KeySelector, KeyUse, PinState, TokenKey};
 
 /// A token that is logged in to.
 pub(super) struct Open {
@@ -65,30 +65,6 @@ impl Open {
 
     /// The one key that is asked for, and that is for the use.
     pub(super) fn key(&self, wanted: &KeySelector, key_use: KeyUse) -> Result<Found, TokenError> {
-        let mut keys = objects::private_keys(&self.session)?;
-        keys.retain(|found| match key_use {
-            KeyUse::Sign => found.key.signs,
-            KeyUse::Agree => found.key.agrees,
-        });
-        let present = names(&keys);
-        let mut matching: Vec<Found> = keys.into_iter().filter(|found| wanted.matches(&found.key)).collect();
-        let what = match key_use {
-            KeyUse::Sign => "that signs",
-            KeyUse::Agree => "that agrees on secrets",
-        };
-        match (matching.pop(), matching.len()) {
-            (Some(only), 0) => Ok(only),
-            (None, _) => {
-                Err(TokenError::Key(format!("no key {what} has {wanted} on this token; present: {present}")))
-            }
-            (Some(_), _) => {
-                Err(TokenError::Key(format!("several keys {what} have {wanted}; present: {present}")))
-            }
-        }
+        wanted.only(key_use, objects::private_keys(&self.session)?, |found| &found.key)
     }
-}
-
-fn names(keys: &[Found]) -> String {
-    let word = |found: &Found| format!("{:?} (id:{})", found.key.label, hex(&found.key.id));
-    if keys.is_empty() { "none".to_owned() } else { keys.iter().map(word).collect::<Vec<_>>().join(", ") }
 }

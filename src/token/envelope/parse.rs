@@ -40,10 +40,10 @@ struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
     fn next(&mut self) -> Result<&'a [u8], EnvelopeError> {
-        let cut = EnvelopeError::Fields("it is cut");
-        let (length, rest) = self.0.split_first_chunk().ok_or(cut.clone())?;
-        let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| cut.clone())?;
-        let (field, rest) = rest.split_at_checked(length).ok_or(cut)?;
+        const CUT: EnvelopeError = EnvelopeError::Fields("it is cut");
+        let (length, rest) = self.0.split_first_chunk().ok_or(CUT)?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| CUT)?;
+        let (field, rest) = rest.split_at_checked(length).ok_or(CUT)?;
         self.0 = rest;
         Ok(field)
     }

@@ -4,6 +4,7 @@ use super::*;
 use crate::audit::checkpoint::tests::signed;
 use crate::audit::checkpoint::{NoteKey, SignedCheckpoint, TreeHead};
 use crate::audit::merkle::{self, Frontier};
+use crate::audit::verify::Against;
 use crate::audit::{Damage, proof};
 use crate::keyring::signing::tests::TestKey;
 
@@ -41,6 +42,10 @@ fn checkpoint(log: &FileLog, key: &TestKey) -> SignedCheckpoint {
     let note = signed(key, DEPLOYMENT, log.settle(log.durable()).unwrap());
     log.keep(&note).unwrap();
     note
+}
+
+fn by(keys: &[NoteKey]) -> Against<'_> {
+    Against { keys: Some(keys), witness: None }
 }
 
 fn refused(settings: &Settings) -> Damage {
@@ -161,10 +166,10 @@ fn checkpoints_are_kept_and_verified() {
     drop(log);
     assert_eq!(open(&settings).0.checkpoint(), Some(newest));
     let trusted = [NoteKey::new(DEPLOYMENT, key.public())];
-    let report = verify::verify_with(&settings.dir, Some(&trusted)).unwrap();
+    let report = verify::verify_against(&settings.dir, by(&trusted)).unwrap();
     assert_eq!((report.counted.checkpoints, report.counted.covered), (2, 20));
     let foreign = [NoteKey::new(DEPLOYMENT, stranger.public())];
-    let refused = verify::verify_with(&settings.dir, Some(&foreign)).unwrap_err().to_string();
+    let refused = verify::verify_against(&settings.dir, by(&foreign)).unwrap_err().to_string();
     assert!(
         refused.contains("checkpoints, byte 0") && refused.contains("none of the trusted keys"),
         "{refused}"
@@ -253,4 +258,31 @@ fn a_checkpoint_torn_at_any_byte_is_cut() {
         let length = fs::metadata(&path).unwrap().len();
         assert_eq!(length, if whole { all.len() } else { first.len() } as u64);
     }
+}
+
+#[test]
+fn a_log_put_back_with_all_that_belongs_to_it_is_found_by_a_checkpoint_kept_elsewhere() {
+    let key = TestKey::new();
+    let (_temp, settings) = log(&key, 12, 14);
+    let trusted = [NoteKey::new(DEPLOYMENT, key.public())];
+    let file = Path::new("/elsewhere/checkpoint");
+    let check = |note: &SignedCheckpoint| {
+        verify::verify_against(&settings.dir, Against { keys: Some(&trusted), witness: Some((file, note)) })
+    };
+    let here = |size| signed(&key, DEPLOYMENT, open(&settings).0.tree().head(size).unwrap());
+    for size in [1, 7, 12, 14] {
+        check(&here(size)).unwrap();
+    }
+    let refused = |note: &SignedCheckpoint| match check(note).unwrap_err() {
+        VerifyError::Damaged(damage) => (damage.file, damage.sequence, damage.flaw),
+        other => panic!("{other}"),
+    };
+    let later = signed(&key, DEPLOYMENT, TreeHead { size: 20, root: [1; 32] });
+    assert_eq!(refused(&later), (file.into(), 20, Flaw::Cut { records: 14 }));
+    let other = signed(&key, DEPLOYMENT, TreeHead { size: 7, root: [1; 32] });
+    assert_eq!(refused(&other), (file.into(), 7, Flaw::Forked));
+    let unsigned = signed(&TestKey::new(), DEPLOYMENT, here(7).checkpoint.head);
+    assert!(matches!(refused(&unsigned).2, Flaw::Checkpoint(_)));
+    let foreign = signed(&key, DeploymentId([6; 16]), here(7).checkpoint.head);
+    assert!(matches!(refused(&foreign).2, Flaw::Checkpoint(_)));
 }

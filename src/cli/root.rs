@@ -122,7 +122,8 @@ impl RestoreArgs {
         collected
             .map_err(|_| Failure::Input("not enough shares came in time; nothing was restored".into()))??;
         let restored = restore.finish().await.map_err(refused)?;
-        let what = self.kek.as_ref().map_or("root key".to_owned(), |tenant| format!("KEK of {tenant}"));
+        let what =
+            self.kek.as_ref().map_or_else(|| "root key".to_owned(), |tenant| format!("KEK of {tenant}"));
         let detail = format!("{what} restored onto token {}", restored.settled.token.serial);
         record(&config, deployment, &detail).await?;
         let transcript = self.folder.join("restore.json");

@@ -102,6 +102,34 @@ impl Canary {
 mod tests {
     use super::*;
 
+    /// As canaries were written before there were resident KEKs.
+    #[derive(Encode)]
+    struct Earlier {
+        #[n(0)]
+        root: RootId,
+        #[n(1)]
+        kek: WrappedKek,
+        #[n(2)]
+        sealed: SealedKey,
+        #[cbor(n(3), with = "minicbor::bytes")]
+        fingerprint: [u8; 32],
+    }
+
+    #[test]
+    fn an_earlier_canary_is_written_as_before() {
+        let kek = WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes: vec![2; 40] };
+        let mechanism = SealMechanism::AesGcm;
+        let sealed = SealedKey { mechanism, iv: [3; 12], ciphertext: [4; 48], check: None };
+        let (root, fingerprint) = (RootId([1; 16]), [5; 32]);
+        let earlier = Earlier { root, kek: kek.clone(), sealed: sealed.clone(), fingerprint };
+        let now = Canary { root, kek: Some(kek), sealed, fingerprint };
+        let bytes = minicbor::to_vec(&earlier).unwrap();
+        assert_eq!(minicbor::to_vec(&now).unwrap(), bytes);
+        assert_eq!(minicbor::decode::<Canary>(&bytes).unwrap(), now);
+        let resident = Canary { kek: None, ..now };
+        assert_eq!(minicbor::decode::<Canary>(&minicbor::to_vec(&resident).unwrap()).unwrap(), resident);
+    }
+
     #[test]
     fn a_check_value_is_hkdf_expand() {
         // Computed with `cryptography.hazmat.primitives.kdf.hkdf.HKDFExpand`.

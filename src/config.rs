@@ -180,6 +180,9 @@ pub struct Hsm {
     /// How often a connection is probed.
     #[serde(default = "defaults::probe_interval")]
     pub probe_interval: Span,
+    /// Token objects that Keyward may have on a token.
+    #[serde(default = "defaults::max_objects")]
+    pub max_objects: usize,
     /// Most memory that an HSM process may use.
     #[serde(default = "defaults::memory")]
     pub memory: Bytes,
@@ -278,6 +281,9 @@ mod defaults {
     }
     pub(super) fn kek_uses() -> u64 {
         1_000_000
+    }
+    pub(super) fn max_objects() -> usize {
+        256
     }
     pub(super) fn memory() -> Bytes {
         Bytes(1 << 30)
@@ -570,6 +576,7 @@ impl Config {
             ("hsm.sessions", self.hsm.sessions, 1..=256),
             ("hsm.queue", self.hsm.queue, 1..=65_536),
             ("hsm.kek_cache", self.hsm.kek_cache, 1..=1_000_000),
+            ("hsm.max_objects", self.hsm.max_objects, 1..=1_000_000),
         ] {
             if !range.contains(&value) {
                 return Err(format!("{key} is {value}; expected {} to {}", range.start(), range.end()));

@@ -11,10 +11,11 @@ use minicbor::{Decode, Encode};
 use tokio::sync::watch;
 
 use crate::hsm::birth::{BackupPlan, NewRoot, Newborn, Purpose};
-use crate::hsm::figures::{CacheFigures, Figures};
+use crate::hsm::figures::{CacheFigures, Figures, Objects};
 use crate::hsm::process::TaskError;
 use crate::id::RootId;
 pub use crate::id::token::TokenInfo;
+use crate::keyring::record::KekRecord;
 use crate::keyring::signing::{Signature, SigningKey};
 use crate::keyring::wrapped::{Canary, SealedKey, WrappedKek};
 use crate::secret::{Key256, SecretBytes, transfer};
@@ -64,7 +65,7 @@ pub trait Hsm: Send + Sync + 'static {
     /// at each new connection, instead of the one before.
     fn expect(&self, canary: Canary);
 
-    /// Makes a key that wraps KEKs on every token of the group, with escrow at birth.
+    /// Makes a master key on every token of the group, with escrow at birth.
     /// `keep` must keep the escrow durably; it is called before the first token object
     /// is made.
     ///
@@ -227,15 +228,40 @@ pub enum Reply {
     Signature(#[n(0)] Signature),
 }
 
-/// Names a KEK by what it is: the root that wraps it and the wrapped bytes.
+/// Names a KEK by where it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode)]
-pub struct Kek {
-    /// The root key under which it is wrapped.
+pub enum Kek {
+    /// In the store: unwrapped into the HSM as a session object while it is used.
     #[n(0)]
-    pub root: RootId,
-    /// The wrapped key.
+    Sealed {
+        /// The root key under which it is wrapped.
+        #[n(0)]
+        root: RootId,
+        /// The wrapped key.
+        #[n(1)]
+        wrapped: WrappedKek,
+    },
+    /// In the HSM: a token object on every token of the group, with this CKA_ID.
     #[n(1)]
-    pub wrapped: WrappedKek,
+    Resident(#[n(0)] RootId),
+}
+
+impl Kek {
+    /// The KEK of a record.
+    pub fn of(record: &KekRecord) -> Self {
+        match record.resident {
+            Some(_) => Self::Resident(record.root),
+            None => Self::Sealed { root: record.root, wrapped: record.wrapped.clone() },
+        }
+    }
+
+    /// The KEK under which a canary is sealed.
+    pub fn of_canary(canary: &Canary) -> Self {
+        match &canary.kek {
+            Some(wrapped) => Self::Sealed { root: canary.root, wrapped: wrapped.clone() },
+            None => Self::Resident(canary.root),
+        }
+    }
 }
 
 /// The state of the connection to the HSM.
@@ -269,6 +295,8 @@ pub struct SlotStatus {
     pub name: String,
     /// The state of the connection to it.
     pub state: SlotState,
+    /// How full it is, as it was last counted.
+    pub objects: Option<Objects>,
 }
 
 /// The state of the connection to one token.
@@ -334,8 +362,8 @@ pub enum HsmError {
     #[error("a wrapped key did not verify in the HSM")]
     #[n(2)]
     Integrity,
-    /// The token does not have the root key that wraps this KEK.
-    #[error("the token has no root key {0}")]
+    /// The token does not have this master key: the root that wraps a KEK, or a resident KEK.
+    #[error("the token has no master key {0}")]
     #[n(3)]
     UnknownRoot(#[n(0)] RootId),
     /// The module answered something it must not.

@@ -17,6 +17,7 @@ pub mod freeze;
 pub mod group;
 pub mod key;
 pub mod re_encrypt;
+mod resident;
 pub mod rotate;
 pub mod schedule;
 pub mod stream;

@@ -1,6 +1,8 @@
 //! Custodians whose keys the test holds itself, for what the daemon makes of their
 //! signatures. Custodians with tokens are in `tests/custodians.rs`.
 
+use std::time::Duration;
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use keyward::client::{Client, Error};
@@ -10,12 +12,13 @@ use keyward::keyring::credential::{Credential, TokenAlgorithm, TokenKind};
 use keyward::keyring::custodian::{AgreementKey, Custodian, CustodianCard};
 use keyward::rpc::proto::ceremony::State;
 use keyward::rpc::proto::propose_request::{Action, Found};
+use keyward::rpc::proto::status::Serving;
 use keyward::rpc::proto::{ApproveRequest, Ceremony, GetCeremonyRequest, GetStatusRequest, ProposeRequest};
 use keyward::token::envelope::{self, Envelope};
 use keyward::token::printable::Statement;
 use keyward::token::{enrolment, verify};
 
-use crate::PATIENCE;
+use crate::{Daemon, PATIENCE, Random, World};
 
 /// A custodian.
 pub struct Person {
@@ -169,4 +172,32 @@ pub async fn found(client: &Client, quorum: u32, people: &[Person]) -> Ceremony 
 pub async fn transcript(client: &Client, name: &str) -> Result<String, Error> {
     let request = GetCeremonyRequest { name: name.to_owned() };
     Ok(client.call(client.ceremonies().get_transcript(request)).await?.json)
+}
+
+/// Kills the daemon at random moments of its work until the ceremony is done.
+pub async fn kill_until_done(world: &World, mut daemon: Daemon, name: &str) -> (Daemon, u32) {
+    let (mut random, mut kills) = (Random::new(), 0);
+    loop {
+        daemon.wait_for(|status| status.serving() == Serving::Ready).await.expect("a daemon that serves");
+        // Longer and longer, so that it comes to an end on any machine.
+        tokio::time::sleep(Duration::from_millis(random.below(40 + 30 * u64::from(kills)))).await;
+        let client = daemon.client().await;
+        let asked = GetCeremonyRequest { name: name.to_owned() };
+        let found = client.call(client.ceremonies().get_ceremony(asked)).await.expect("the ceremony");
+        if found.state() == State::Done {
+            return (daemon, kills);
+        }
+        kills += 1;
+        daemon = world.sparing_tokens(killed(world, daemon)).await;
+    }
+}
+
+/// Kills the daemon, waits for its HSM processes, and starts it again.
+pub async fn killed(world: &World, daemon: Daemon) -> Daemon {
+    let processes = daemon.hsm_processes();
+    daemon.kill();
+    for process in processes {
+        process.ended().await;
+    }
+    world.spawn()
 }

@@ -45,7 +45,7 @@ impl Offline {
         settings.program = Program::new(binary("keyward"), vec![child::COMMAND.into()]);
         let hsm = process::start(settings, Some(root.canary.clone()));
         hsm.status().wait_for(|status| matches!(status, Status::Ready { .. })).await?;
-        let kek = Kek { root: secret.root, wrapped: secret.kek };
+        let kek = Kek::Sealed { root: secret.root, wrapped: secret.kek };
         let aad = binding::system_secret(root.deployment);
         let secret = opened(&hsm, Operation::OpenKey { kek, aad, sealed: secret.sealed }).await?;
         let keys = StoreKeys::derive(&secret);
@@ -75,7 +75,7 @@ impl Offline {
         let (name, id) = &path.id;
         let kek = self.records.get(&tables::kek(&name.tenant, dek.kek)).await?.ok_or("a KEK is missing")?;
         let operation = Operation::OpenKey {
-            kek: Kek { root: kek.record.root, wrapped: kek.record.wrapped },
+            kek: Kek::Sealed { root: kek.record.root, wrapped: kek.record.wrapped },
             aad: binding::dek(self.root.deployment, name, dek.kek, dek.epoch, *id, dek.family),
             sealed: dek.sealed,
         };

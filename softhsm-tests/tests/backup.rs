@@ -91,7 +91,7 @@ async fn a_drill_fails_for_whatever_is_wrong() {
     assert!(daemon.stop().await.success());
     let good = std::fs::read(world.path("b.kwb")).unwrap();
     let other = drill(&world, &world.path("b.kwb"), "third");
-    assert!(!other.status.success() && text(&other).contains("has no root key"), "{}", text(&other));
+    assert!(!other.status.success() && text(&other).contains("has no master key"), "{}", text(&other));
     let bad = world.path("bad.kwb");
     let (_, head) = Head::parse(&good).unwrap().unwrap();
     // The id, the dates and the digest stand in the header; the sealed key, and the stream follow.

@@ -10,13 +10,14 @@ use keyward::rpc::proto::ceremony::State;
 use keyward::rpc::proto::propose_request::{Action, ChangeRoster, Found, RotateRoot};
 use keyward::rpc::proto::status::Serving;
 use keyward::rpc::proto::{
-    CancelRequest, Ceremony, FreezeRequest, GetCeremonyRequest, GetRosterRequest, ListCeremoniesRequest,
-    ListKekVersionsRequest, ProposeRequest, UnfreezeRequest,
+    CancelRequest, Ceremony, FreezeRequest, GetRosterRequest, ListCeremoniesRequest, ListKekVersionsRequest,
+    ProposeRequest, UnfreezeRequest,
 };
 use keyward_softhsm_tests::custodians::{
-    Person, approve_by, deployment, ended, found, hand_in, people, propose, propose_founding, transcript,
+    Person, approve_by, deployment, ended, found, hand_in, kill_until_done, killed, people, propose,
+    propose_founding, transcript,
 };
-use keyward_softhsm_tests::{Daemon, KEY, PATIENCE, Random, World, create_key, text};
+use keyward_softhsm_tests::{Daemon, KEY, PATIENCE, World, create_key, text};
 
 fn reason(error: &Error) -> &str {
     error.reason()
@@ -442,31 +443,4 @@ async fn a_ceremony_survives_kills_at_any_moment() {
     assert_eq!(roots(&world), 1);
     let checked = world.cli(["store", "check", "--config", &world.config_file()]);
     assert!(checked.status.success(), "{}", text(&checked));
-}
-
-/// Kills the daemon at random moments of its work until the ceremony is done.
-async fn kill_until_done(world: &World, mut daemon: Daemon, name: &str) -> (Daemon, u32) {
-    let (mut random, mut kills) = (Random::new(), 0);
-    loop {
-        daemon.wait_for(|status| status.serving() == Serving::Ready).await.expect("a daemon that serves");
-        // Longer and longer, so that it comes to an end on any machine.
-        tokio::time::sleep(Duration::from_millis(random.below(40 + 30 * u64::from(kills)))).await;
-        let client = daemon.client().await;
-        let asked = GetCeremonyRequest { name: name.to_owned() };
-        let found = client.call(client.ceremonies().get_ceremony(asked)).await.expect("the ceremony");
-        if found.state() == State::Done {
-            return (daemon, kills);
-        }
-        kills += 1;
-        daemon = world.sparing_tokens(killed(world, daemon)).await;
-    }
-}
-
-async fn killed(world: &World, daemon: Daemon) -> Daemon {
-    let processes = daemon.hsm_processes();
-    daemon.kill();
-    for process in processes {
-        process.ended().await;
-    }
-    world.spawn()
 }

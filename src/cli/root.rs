@@ -11,11 +11,13 @@ use super::Shell;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::local::ConfigFile;
+use super::name;
 use super::output::Output;
 use crate::config::Config;
 use crate::daemon::lock::StateLock;
 use crate::daemon::restore::{Restore, RestoreError};
 use crate::daemon::{self, maintain};
+use crate::id::TenantName;
 use crate::keyring::armour::Armoured;
 use crate::keyring::recovery::{EscrowFile, RestoreShare};
 use crate::rpc::proto::GetEscrowRequest;
@@ -52,7 +54,8 @@ pub(crate) enum Command {
 #[command(
     after_help = "The daemon must be stopped. A request is written to the folder; each custodian answers it with
 `keyward ceremony share`, and the answers are put into the folder. With enough of them the root is
-put onto the token.
+put onto the token. A KEK that is in the HSM (`tenant show`: resident) has an escrow of its own in the
+same file: restore the root, then each of them with --kek.
 
 Example:
   keyward root restore --escrow root-2.escrow --folder /media/restore --reason 'HSM 1 burnt'"
@@ -66,6 +69,9 @@ pub(crate) struct RestoreArgs {
     /// Folder where the request goes and shares come
     #[arg(long, value_name = "FOLDER")]
     folder: PathBuf,
+    /// The KEK of this tenant, which is in the HSM, instead of the root
+    #[arg(long, value_name = "TENANT", value_parser = name::tenant)]
+    kek: Option<TenantName>,
     /// The token, as the configuration names it [default: hsm.token]
     #[arg(long)]
     token: Option<String>,
@@ -103,8 +109,10 @@ impl RestoreArgs {
         let _lock = StateLock::take(&config.state_dir).map_err(|error| Failure::Input(error.to_string()))?;
         let escrow = read::<EscrowFile>(&self.escrow)?;
         let deployment = escrow.root.deployment;
-        let mut restore =
-            Restore::begin(&config, escrow, self.token.as_deref(), &self.reason).await.map_err(refused)?;
+        let kek = self.kek.as_ref().map(|name| &name.0);
+        let mut restore = Restore::begin(&config, escrow, kek, self.token.as_deref(), &self.reason)
+            .await
+            .map_err(refused)?;
         let request = self.folder.join(REQUEST);
         write(&request, &restore.request().to_text()).await?;
         shell.print.show(&restore.request().statement);
@@ -114,7 +122,9 @@ impl RestoreArgs {
         collected
             .map_err(|_| Failure::Input("not enough shares came in time; nothing was restored".into()))??;
         let restored = restore.finish().await.map_err(refused)?;
-        let detail = format!("root restored onto token {}", restored.settled.token.serial);
+        let what =
+            self.kek.as_ref().map_or_else(|| "root key".to_owned(), |tenant| format!("KEK of {tenant}"));
+        let detail = format!("{what} restored onto token {}", restored.settled.token.serial);
         record(&config, deployment, &detail).await?;
         let transcript = self.folder.join("restore.json");
         write(&transcript, &restored.transcript).await?;
@@ -122,7 +132,7 @@ impl RestoreArgs {
         let value = json!({ "token": token.label, "serial": token.serial, "transcript": transcript });
         shell.print.report(
             &format!(
-                "the root key is on token {} (serial {}); wrote {}",
+                "the {what} is on token {} (serial {}); wrote {}",
                 token.label,
                 token.serial,
                 transcript.display()

@@ -91,6 +91,7 @@ impl View for Tenant {
             ("next_rotation_time", time(self.next_rotation_time.as_ref())),
             ("destroy_time", time(self.destroy_time.as_ref())),
             ("destroy_proof_time", time(self.destroy_proof_time.as_ref())),
+            ("kek", json!(place(self.resident))),
         ]
     }
 
@@ -150,8 +151,14 @@ impl View for KekVersion {
             ("uses_reserved", json!(self.uses_reserved)),
             ("create_time", time(self.create_time.as_ref())),
             ("destroy_time", time(self.destroy_time.as_ref())),
+            ("kek", json!(place(self.resident))),
         ]
     }
+}
+
+/// Where a KEK is: a token object of its own, or wrapped in the store.
+fn place(resident: bool) -> &'static str {
+    if resident { "resident" } else { "sealed" }
 }
 
 impl View for IndexKey {
@@ -187,6 +194,7 @@ impl View for Status {
             ("role", json!(self.role)),
             ("secret_memory", json!(self.secret_memory)),
             ("hsm", part(self.hsm.as_ref())),
+            ("capacity_warning", json!(self.capacity_warning)),
             ("root", part(self.root.as_ref())),
             ("store", part(self.store.as_ref())),
             ("audit", part(self.audit.as_ref())),
@@ -218,6 +226,7 @@ impl View for status::Hsm {
             ("repeated", json!(self.repeated)),
             ("unanswered", json!(self.unanswered)),
             ("slots", Value::Object(self.slots.iter().map(slot).collect())),
+            ("objects", Value::Object(self.slots.iter().map(objects).collect())),
         ]
     }
 }
@@ -229,6 +238,16 @@ fn slot(slot: &status::Slot) -> (String, Value) {
         reason => format!("{}: {reason}", slot.state),
     };
     (slot.name.clone(), json!(state))
+}
+
+/// How full one token is.
+fn objects(slot: &status::Slot) -> (String, Value) {
+    let status::Slot { objects, own_objects, max_objects, .. } = slot;
+    let words = match max_objects {
+        0 => "not counted yet".to_owned(),
+        _ => format!("{own_objects} of {max_objects} keys of Keyward, {objects} objects in all"),
+    };
+    (slot.name.clone(), json!(words))
 }
 
 impl View for status::Root {

@@ -112,7 +112,7 @@ async fn connect(settings: process::Settings, head: &Head) -> Result<Arc<HsmGrou
 async fn unlock(hsm: &dyn Hsm, closed: Closed<BufReader<File>>) -> Result<Unlocked, BackupError> {
     let head = closed.head.clone();
     let header = &head.header;
-    let kek = Kek { root: header.root, wrapped: header.kek.clone() };
+    let kek = Kek::Sealed { root: header.root, wrapped: header.kek.clone() };
     let aad = binding::export_key(header.deployment, &head.hash);
     let operation = Operation::OpenKey { kek, aad, sealed: head.sealed.clone() };
     let key = match hsm.run(vec![operation]).await.pop() {

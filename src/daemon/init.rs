@@ -219,7 +219,7 @@ async fn new_secret(hsm: &dyn Hsm, root: &Root) -> Result<(SystemSecret, Key256)
     let Reply::Wrapped(wrapped) = one(Operation::GenerateKek { root: root.id }).await? else {
         return Err(misfit());
     };
-    let kek = Kek { root: root.id, wrapped: wrapped.clone() };
+    let kek = Kek::Sealed { root: root.id, wrapped: wrapped.clone() };
     let aad = binding::system_secret(root.deployment);
     let Reply::NewKey { key, sealed } = one(Operation::GenerateKey { kek, aad }).await? else {
         return Err(misfit());

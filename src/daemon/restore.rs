@@ -1,4 +1,4 @@
-//! Putting a root together again on another token, out of its custodians' shares.
+//! Putting a root, or a resident KEK, together again on another token, out of its custodians' shares.
 //!
 //! The process that takes the root over makes a key for this one restore and says its
 //! public half; custodians seal their shares to it, each on a workstation of their own.
@@ -15,10 +15,11 @@ use crate::config::Config;
 use crate::hsm::birth::{DeliveredShare, Delivery, Handover, Purpose};
 use crate::hsm::pkcs11::root::Settled;
 use crate::hsm::process::{self, Heir, TaskError};
-use crate::id::{CeremonyId, CustodianId};
+use crate::id::{CeremonyId, CustodianId, TenantId};
 use crate::keyring::custodian::{AgreementKey, Custodian};
-use crate::keyring::escrow::share_context;
-use crate::keyring::recovery::{EscrowFile, RestoreRequest, RestoreShare};
+use crate::keyring::escrow::{Escrow, share_context};
+use crate::keyring::recovery::{EscrowFile, EscrowedKek, RestoreRequest, RestoreShare};
+use crate::keyring::wrapped::Canary;
 use crate::ops::ceremony::transcript::{Decision, FORMAT, Signed, Transcript};
 use crate::token::envelope::{self, Envelope};
 use crate::token::printable::{Statement, StatementError, quote};
@@ -33,8 +34,13 @@ pub enum RestoreError {
     /// The token is not one of the configuration.
     #[error("the configuration has no token {0:?}: it is hsm.token, or the token of an hsm.standby")]
     NoSlot(String),
-    /// The root is there.
-    #[error("token {label:?} (serial {serial}) has the root key already: there is nothing to restore")]
+    /// The tenant has no KEK of its own in the escrow.
+    #[error(
+        "the escrow has no KEK of tenants/{0}: when it was written, that was in the store, under the root key"
+    )]
+    NoKek(TenantId),
+    /// The key is there.
+    #[error("token {label:?} (serial {serial}) has the key already: there is nothing to restore")]
     There {
         /// Its label.
         label: String,
@@ -61,9 +67,45 @@ pub enum RestoreError {
     Io(#[from] std::io::Error),
 }
 
+/// The key that is put together.
+struct Subject {
+    purpose: Purpose,
+    /// What it is, in words.
+    what: String,
+    escrow: Escrow,
+    canary: Canary,
+}
+
+impl Subject {
+    /// The root, or the resident KEK of a tenant.
+    fn of(file: &EscrowFile, kek: Option<&TenantId>) -> Result<Self, RestoreError> {
+        let root = &file.root;
+        let subject = match kek {
+            None => Self {
+                purpose: Purpose::Root,
+                what: format!("Root key: {} (generation {})", root.id, root.generation),
+                escrow: file.escrow.clone(),
+                canary: root.canary.clone(),
+            },
+            Some(tenant) => {
+                let found = file.keks.iter().flatten().find(|kek| kek.tenant == *tenant);
+                let EscrowedKek { version, escrow, canary, .. } =
+                    found.cloned().ok_or_else(|| RestoreError::NoKek(tenant.clone()))?;
+                let what = format!("KEK: {} (tenants/{tenant}, version {version})", escrow.root);
+                Self { purpose: Purpose::Resident, what, escrow, canary }
+            }
+        };
+        if subject.escrow.root != subject.canary.root || subject.escrow.quorum != file.members.quorum() {
+            return Err(RestoreError::Escrow("its key, shares and custodians do not belong together".into()));
+        }
+        Ok(subject)
+    }
+}
+
 /// A restore that collects shares.
 pub struct Restore {
     escrow: EscrowFile,
+    subject: Subject,
     heir: Heir,
     request: RestoreRequest,
     transport: AgreementKey,
@@ -87,14 +129,11 @@ impl Restore {
     pub async fn begin(
         config: &Config,
         escrow: EscrowFile,
+        kek: Option<&TenantId>,
         token: Option<&str>,
         reason: &str,
     ) -> Result<Self, RestoreError> {
-        if escrow.escrow.root != escrow.root.id || escrow.escrow.quorum != escrow.members.quorum() {
-            return Err(RestoreError::Escrow(
-                "its root, shares and custodians do not belong together".into(),
-            ));
-        }
+        let subject = Subject::of(&escrow, kek)?;
         let all = settings::hsm(config)?;
         let slot = match token {
             None => all.slots.first(),
@@ -107,25 +146,25 @@ impl Restore {
         let only = process::Settings { slots: vec![slot], ..all };
         let report = process::check(&only).await?;
         let (label, serial) = (report.label, report.serial);
-        if process::roots(&only, Purpose::Root).await?.contains(&escrow.root.id) {
+        if process::roots(&only, subject.purpose).await?.contains(&subject.escrow.root) {
             return Err(RestoreError::There { label, serial });
         }
         let (heir, point) = Heir::open(&only, &only.slots[0]).await?;
         let transport =
             AgreementKey::of_point(&point.0).map_err(|error| RestoreError::Escrow(error.to_string()))?;
         let (ceremony, begun) = (CeremonyId::random()?, Date::now());
-        let statement = statement(&escrow, ceremony, &label, &serial, reason);
+        let statement = statement(&escrow, &subject, ceremony, &label, &serial, reason);
         Statement::new(&statement)?;
         let request = RestoreRequest {
             ceremony,
             deployment: escrow.root.deployment,
             statement,
             transport: transport.clone(),
-            made_by: escrow.escrow.ceremony,
-            shares: escrow.escrow.shares.clone(),
+            made_by: subject.escrow.ceremony,
+            shares: subject.escrow.shares.clone(),
             members: escrow.members.clone(),
         };
-        Ok(Self { escrow, heir, request, transport, shares: BTreeMap::new(), begun })
+        Ok(Self { escrow, subject, heir, request, transport, shares: BTreeMap::new(), begun })
     }
 
     /// What custodians are given.
@@ -163,7 +202,7 @@ impl Restore {
     pub async fn finish(self) -> Result<Restored, RestoreError> {
         let root = &self.escrow.root;
         let context = |name: &CustodianId| {
-            share_context(root.deployment, self.request.made_by, self.escrow.escrow.quorum, name)
+            share_context(root.deployment, self.request.made_by, self.subject.escrow.quorum, name)
         };
         let shares = self.shares.values().map(|share| DeliveredShare {
             holder: share.custodian.to_string(),
@@ -171,10 +210,10 @@ impl Restore {
             sealed: share.sealed.clone(),
         });
         let handover = Handover {
-            purpose: Purpose::Root,
-            id: root.id,
-            wrapped: self.escrow.escrow.wrapped.clone(),
-            canary: root.canary.clone(),
+            purpose: self.subject.purpose,
+            id: self.subject.escrow.root,
+            wrapped: self.subject.escrow.wrapped.clone(),
+            canary: self.subject.canary.clone(),
             delivery: Delivery::Shares(shares.collect()),
         };
         let transcript = self.transcript()?;
@@ -209,7 +248,7 @@ impl Restore {
             },
             state: "done".to_owned(),
             finished: now,
-            outcome: format!("root key {} (generation {}) is on the token", root.id, root.generation),
+            outcome: format!("on the token: {}", self.subject.what),
         };
         serde_json::to_string_pretty(&transcript).map_err(damaged)
     }
@@ -228,7 +267,18 @@ pub fn envelope_of(request: &RestoreRequest, custodian: &Custodian) -> Result<En
     Ok(signed.envelope(request.deployment, custodian.signing().id()))
 }
 
-fn statement(escrow: &EscrowFile, id: CeremonyId, label: &str, serial: &str, reason: &str) -> String {
+fn statement(
+    escrow: &EscrowFile,
+    subject: &Subject,
+    id: CeremonyId,
+    label: &str,
+    serial: &str,
+    reason: &str,
+) -> String {
+    let whose = match subject.purpose {
+        Purpose::Resident => "that tenant's keys",
+        _ => "every tenant's keys",
+    };
     let root = &escrow.root;
     [
         "KEYWARD CEREMONY".to_owned(),
@@ -236,10 +286,10 @@ fn statement(escrow: &EscrowFile, id: CeremonyId, label: &str, serial: &str, rea
         format!("Deployment: {}", root.deployment),
         "Action: restore".to_owned(),
         String::new(),
-        format!("Root key: {} (generation {})", root.id, root.generation),
+        subject.what.clone(),
         format!("Onto token: {} serial {}", quote(label), quote(serial)),
-        "The custodians' shares put the root key together inside that token's process.".to_owned(),
-        "Whoever has the token and its PIN can then use every tenant's keys.".to_owned(),
+        "The custodians' shares put the key together inside that token's process.".to_owned(),
+        format!("Whoever has the token and its PIN can then use {whose}."),
         String::new(),
         format!(
             "This needs the shares of any {} of {} custodians.",

@@ -35,6 +35,7 @@ pub fn hsm(config: &Config) -> Result<process::Settings, TokenError> {
             kek_ttl: hsm.kek_ttl.0,
             kek_uses: hsm.kek_uses,
             probe_interval: hsm.probe_interval.0,
+            max_objects: hsm.max_objects,
         },
         pin: pin(hsm.pin_file.as_ref(), hsm.pin_credential.as_ref()),
     };

@@ -115,7 +115,7 @@ pub(super) async fn open_system_secret(
     secret: &SystemSecret,
 ) -> Result<Key256, HsmError> {
     let operation = Operation::OpenKey {
-        kek: Kek { root: secret.root, wrapped: secret.kek.clone() },
+        kek: Kek::Sealed { root: secret.root, wrapped: secret.kek.clone() },
         aad: binding::system_secret(deployment),
         sealed: secret.sealed.clone(),
     };

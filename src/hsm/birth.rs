@@ -1,4 +1,4 @@
-//! The birth of a root key: what is asked for, and what comes out.
+//! The birth of a master key, a root or a resident KEK: what is asked for, and what comes out.
 
 use minicbor::{Decode, Encode};
 
@@ -9,7 +9,7 @@ use crate::keyring::escrow::{AgreementPoint, SealedBox};
 use crate::keyring::wrapped::{Canary, WrappedKek};
 use crate::secret::Key256;
 
-/// What a key that wraps KEKs is for. It decides the label on the token.
+/// What a master key is for. It decides the label on the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum Purpose {
     /// The root of all tenants.
@@ -19,19 +19,29 @@ pub enum Purpose {
     /// installation destroys those that none of its records names, so the label says whose it is.
     #[n(1)]
     Erasure(#[n(0)] DeploymentId),
+    /// A KEK of one tenant, which stays in the HSM: it wraps nothing, it encrypts data keys.
+    #[n(2)]
+    Resident,
 }
 
 impl Purpose {
     /// How the labels of all purposes begin.
-    pub const LABELS: [&str; 2] = ["keyward root ", "keyward erasure "];
+    pub const LABELS: [&str; 3] = ["keyward root ", "keyward erasure ", "keyward kek "];
 
     /// How the labels on the token begin; the id follows.
     pub fn label(self) -> String {
-        let [root, erasure] = Self::LABELS;
+        let [root, erasure, kek] = Self::LABELS;
         match self {
             Self::Root => root.to_owned(),
             Self::Erasure(deployment) => format!("{erasure}{deployment} "),
+            Self::Resident => kek.to_owned(),
         }
+    }
+
+    /// Whether the key wraps KEKs, and does nothing else; a resident KEK encrypts with GCM, and does
+    /// nothing else.
+    pub(super) fn wraps(self) -> bool {
+        self != Self::Resident
     }
 }
 

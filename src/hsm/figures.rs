@@ -44,6 +44,32 @@ pub struct CacheFigures {
     pub evicted: u64,
 }
 
+/// How full a token is. PKCS#11 does not say how many objects a token can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Objects {
+    /// Token objects in all that the user sees.
+    #[n(0)]
+    pub total: usize,
+    /// Those that Keyward has made.
+    #[n(1)]
+    pub own: usize,
+    /// How many Keyward may have (`hsm.max_objects`).
+    #[n(2)]
+    pub limit: usize,
+}
+
+impl Objects {
+    /// Whether there is no room for another one.
+    pub fn is_full(self) -> bool {
+        self.own >= self.limit
+    }
+
+    /// Whether four fifths of what Keyward may have are used.
+    pub fn is_scarce(self) -> bool {
+        self.own.saturating_mul(5) >= self.limit.saturating_mul(4)
+    }
+}
+
 impl std::ops::Add for CacheFigures {
     type Output = Self;
 

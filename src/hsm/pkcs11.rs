@@ -6,7 +6,7 @@
 //! connection  login, handles and caches
 //! selftest  quirks  kek_cache  login
 //! module  primitive  raw   the library, calls on a session, what cryptoki does not wrap
-//! token  mechanisms        what a token says of itself, and names
+//! token  objects  mechanisms        what a token says of itself, what is stored on it, and names
 //! ```
 
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ mod kek_cache;
 mod login;
 mod mechanisms;
 mod module;
+mod objects;
 pub mod pool;
 mod primitive;
 pub mod quirks;
@@ -67,6 +68,9 @@ pub struct Settings {
     /// A connection is proved healthy this often.
     #[n(5)]
     pub probe_interval: Duration,
+    /// Token objects that Keyward may have on the token; at this number no resident KEK is made any more.
+    #[n(9)]
+    pub max_objects: usize,
 }
 
 impl Settings {
@@ -78,6 +82,8 @@ impl Settings {
     pub const KEK_TTL: Duration = Duration::from_secs(60 * 60);
     /// Default of [`Settings::kek_uses`].
     pub const KEK_USES: u64 = 1_000_000;
+    /// Default of [`Settings::max_objects`]: what small HSMs hold.
+    pub const MAX_OBJECTS: usize = 256;
     /// Default of [`Settings::probe_interval`].
     pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -93,6 +99,7 @@ impl Settings {
             kek_ttl: Self::KEK_TTL,
             kek_uses: Self::KEK_USES,
             probe_interval: Self::PROBE_INTERVAL,
+            max_objects: Self::MAX_OBJECTS,
         }
     }
 }

@@ -55,6 +55,11 @@ pub struct Escrow {
     pub shares: Vec<EscrowShare>,
 }
 
+/// The escrow of a resident KEK. It is kept before the KEK is a token object, and goes after it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct KekEscrow(#[n(0)] pub Escrow);
+
 /// One custodian's share of a backup key.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

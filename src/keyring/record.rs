@@ -245,6 +245,9 @@ pub struct Tenant {
     /// Its destruction, planned or done.
     #[n(8)]
     pub destruction: Option<Destruction>,
+    /// Whether its primary KEK version is in the HSM.
+    #[n(9)]
+    pub resident: Option<bool>,
 }
 
 impl Tenant {
@@ -259,6 +262,7 @@ impl Tenant {
             rotating_to: None,
             schedule: None,
             destruction: None,
+            resident: None,
         }
     }
 
@@ -276,10 +280,10 @@ impl Tenant {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct KekRecord {
-    /// The root that wraps it.
+    /// The root that wraps it; of a resident one, its own CKA_ID on the tokens.
     #[n(1)]
     pub root: RootId,
-    /// The wrapped key.
+    /// The wrapped key; of a resident one, its escrow under a one-time backup key.
     #[n(2)]
     pub wrapped: WrappedKek,
     /// What it may do: a decrypt-only KEK seals nothing new.
@@ -294,6 +298,9 @@ pub struct KekRecord {
     /// Its destruction, while that is planned; a destroyed one has a tombstone in place of this record.
     #[n(6)]
     pub destruction: Option<Destruction>,
+    /// Of a resident one, which is a token object of its own: what proves that a token has it.
+    #[n(7)]
+    pub resident: Option<Canary>,
 }
 
 /// A named key.

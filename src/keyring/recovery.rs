@@ -1,4 +1,4 @@
-//! What is carried from hand to hand when a lost root is put together again. Nothing
+//! What is carried from hand to hand when a lost root, or a lost resident KEK, is put together again. Nothing
 //! in these files is secret: shares are sealed to their holders, or to the process
 //! that takes the root over.
 
@@ -9,7 +9,8 @@ use super::custodian::AgreementKey;
 use super::escrow::{Escrow, EscrowShare, SealedBox};
 use super::record::Root;
 use super::roster::Members;
-use crate::id::{CeremonyId, CustodianId, DeploymentId};
+use super::wrapped::Canary;
+use crate::id::{CeremonyId, CustodianId, DeploymentId, KekVersion, TenantId};
 
 /// A root as it can be restored: its wrapped copy, the sealed shares of its backup key, and who holds them.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -27,6 +28,27 @@ pub struct EscrowFile {
     /// The ceremonies that put them in force: JSON, as in a transcript.
     #[n(4)]
     pub chain: String,
+    /// The KEKs that are in the HSM and not in the store, one for each such tenant.
+    #[n(5)]
+    pub keks: Option<Vec<EscrowedKek>>,
+}
+
+/// A resident KEK as it can be restored: a backup key of its own, split among the same custodians.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct EscrowedKek {
+    /// Whose it is.
+    #[n(1)]
+    pub tenant: TenantId,
+    /// Its version.
+    #[n(2)]
+    pub version: KekVersion,
+    /// The sealed shares.
+    #[n(3)]
+    pub escrow: Escrow,
+    /// What it must open.
+    #[n(4)]
+    pub canary: Canary,
 }
 
 impl Armoured for EscrowFile {
@@ -50,7 +72,7 @@ pub struct RestoreRequest {
     /// The key to which the share is to be sealed.
     #[n(4)]
     pub transport: AgreementKey,
-    /// The ceremony that made the root and its shares.
+    /// The ceremony that made the key and its shares.
     #[n(5)]
     pub made_by: CeremonyId,
     /// The sealed shares.

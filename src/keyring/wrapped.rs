@@ -76,15 +76,15 @@ impl KeyCheck {
     }
 }
 
-/// A sealed key with a known fingerprint: proves that a root is the right one and works.
+/// A sealed key with a known fingerprint: proves that a master key is the right one and works.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Canary {
-    /// The root that is proved.
+    /// The root, or the resident KEK, that is proved.
     #[n(0)]
     pub root: RootId,
-    /// A KEK made for this purpose only.
+    /// A KEK made for this purpose only, under the root; a resident KEK seals the key itself.
     #[n(1)]
-    pub kek: WrappedKek,
+    pub kek: Option<WrappedKek>,
     /// A key sealed under it, bound to [`Canary::AAD`].
     #[n(2)]
     pub sealed: SealedKey,
@@ -101,6 +101,34 @@ impl Canary {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As canaries were written before there were resident KEKs.
+    #[derive(Encode)]
+    struct Earlier {
+        #[n(0)]
+        root: RootId,
+        #[n(1)]
+        kek: WrappedKek,
+        #[n(2)]
+        sealed: SealedKey,
+        #[cbor(n(3), with = "minicbor::bytes")]
+        fingerprint: [u8; 32],
+    }
+
+    #[test]
+    fn an_earlier_canary_is_written_as_before() {
+        let kek = WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes: vec![2; 40] };
+        let mechanism = SealMechanism::AesGcm;
+        let sealed = SealedKey { mechanism, iv: [3; 12], ciphertext: [4; 48], check: None };
+        let (root, fingerprint) = (RootId([1; 16]), [5; 32]);
+        let earlier = Earlier { root, kek: kek.clone(), sealed: sealed.clone(), fingerprint };
+        let now = Canary { root, kek: Some(kek), sealed, fingerprint };
+        let bytes = minicbor::to_vec(&earlier).unwrap();
+        assert_eq!(minicbor::to_vec(&now).unwrap(), bytes);
+        assert_eq!(minicbor::decode::<Canary>(&bytes).unwrap(), now);
+        let resident = Canary { kek: None, ..now };
+        assert_eq!(minicbor::decode::<Canary>(&minicbor::to_vec(&resident).unwrap()).unwrap(), resident);
+    }
 
     #[test]
     fn a_check_value_is_hkdf_expand() {

@@ -124,7 +124,7 @@ impl Vault {
             erasure: self.erasure_status().await?.generation,
             ciphertext,
         };
-        let kek = Kek { root: info.root, wrapped: kek };
+        let kek = Kek::Sealed { root: info.root, wrapped: kek };
         let aad = binding::export_key(self.deployment(), &Snapshot::hash(&header));
         let Reply::NewKey { key, sealed } = self.hsm(Operation::GenerateKey { kek, aad }).await? else {
             return Err(misfit("an export's key"));

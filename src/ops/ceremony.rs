@@ -300,7 +300,8 @@ impl Vault {
         let escrow = self.records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?.record;
         let chain = serde_json::to_string(&self.chain_to(version).await?);
         let chain = chain.map_err(|error| Error::Internal(error.to_string()))?;
-        Ok(EscrowFile { root, escrow, members: roster.record.members, chain })
+        let keks = Some(self.escrowed_keks().await?);
+        Ok(EscrowFile { root, escrow, members: roster.record.members, chain, keks })
     }
 
     /// A ceremony with its members, and the revision of its record. One whose time has passed shows as expired.
@@ -402,9 +403,16 @@ impl Vault {
             }
             Action::Found(_) => Ok(()),
             _ if !founded => Err(unfounded(action)),
-            Action::RotateTenant(tenant) | Action::MoveTenant { tenant, .. } => {
-                self.tenant(tenant).await.map(drop)
-            }
+            Action::RotateTenant(tenant) => self.tenant(tenant).await.map(drop),
+            Action::MoveTenant { tenant, resident } => match (self.is_resident(tenant).await?, *resident) {
+                (true, true) => {
+                    Err(Error::NotAllowed(format!("the KEK of tenants/{tenant} is in the HSM already")))
+                }
+                (false, false) => {
+                    Err(Error::NotAllowed(format!("the KEK of tenants/{tenant} is in the store already")))
+                }
+                _ => Ok(()),
+            },
             Action::RaiseMinVersion { key, .. } => self.key_record(key).await.map(drop),
             Action::RotateRoot | Action::ChangeRoster(_) => Ok(()),
             Action::Unfreeze(name) => self.check_resource(name).await,

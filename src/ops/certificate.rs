@@ -99,7 +99,7 @@ pub struct IndexKeyGone {
 pub struct KekGone {
     /// Its full name: `tenants/acme/kekVersions/2`.
     pub name: String,
-    /// SHA-256 over the wrapped key as it was stored, or over the CKA_ID of a token object.
+    /// SHA-256 over its record as it was stored: the wrapped key, or the escrow of a token object.
     pub fingerprint: String,
     /// Whether it was an object of the token, and not a wrapped key in the store.
     pub resident: bool,

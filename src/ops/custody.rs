@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::vault::Vault;
-use crate::id::Epoch;
+use crate::id::{Epoch, TenantId};
 
 /// Something that one person does not decide alone once the root is founded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub(super) enum Matter<'a> {
     /// Another minimum version of a key: a higher one makes data unreadable, a lower one undoes what a
     /// ceremony decided.
     MinVersion(&'a str, Epoch),
+    /// The rotation of a tenant whose KEK is in the HSM.
+    RotateResident(&'a TenantId),
 }
 
 impl Matter<'_> {
@@ -20,6 +22,7 @@ impl Matter<'_> {
         match self {
             Self::Destroy(name) => format!("destroy {name}"),
             Self::MinVersion(name, version) => format!("raise-min-version {name} {version}"),
+            Self::RotateResident(tenant) => format!("rotate-tenant tenants/{tenant}"),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! plan      the state forbids use at once; a line of the agenda has the date
 //! bury      wrapped keys leave the records, tombstones take their place, in one transaction
+//! remove    the token objects of resident KEKs are destroyed, their absence looked at; their escrow follows
 //! forget    open keys are wiped, handles in every HSM process destroyed
 //! prove     the records are absent; the files hold the wrapped bytes no more
 //! done      the record says so, the line leaves the agenda
@@ -31,6 +32,7 @@ mod bury;
 mod certify;
 mod execute;
 mod kek;
+mod resident;
 mod target;
 
 pub use again::destroy_again;

@@ -72,7 +72,7 @@ pub async fn make(
         return Err(misfit());
     };
     let generate = || Operation::GenerateKey {
-        kek: Kek { root, wrapped: wrapped.clone() },
+        kek: Kek::Sealed { root, wrapped: wrapped.clone() },
         aad: binding::erasure_secret(deployment, generation),
     };
     let Reply::NewKey { key: secret, sealed } = repeated(hsm, generate).await? else {
@@ -101,7 +101,7 @@ pub async fn open(
         return Ok(None);
     }
     let open = || Operation::OpenKey {
-        kek: Kek { root: record.root, wrapped: wrapped.clone() },
+        kek: Kek::Sealed { root: record.root, wrapped: wrapped.clone() },
         aad: binding::erasure_secret(deployment, generation),
         sealed: sealed.clone(),
     };

@@ -56,15 +56,10 @@ impl Vault {
         let generation =
             generation.ok_or_else(|| Error::NotAllowed("no root generations are left".into()))?;
         self.give_up_unborn(generation).await?;
-        let quorum = members.quorum();
-        let holders = members.custodians().iter().map(|custodian| Holder {
-            key: AgreementPoint(custodian.agreement().point()),
-            context: share_context(self.deployment(), ceremony, quorum, custodian.name()),
-        });
-        let plan = BackupPlan::Split { quorum: quorum.get(), holders: holders.collect() };
+        let plan = self.split_among(ceremony, members);
         let keep: KeepNewborn<'_> = Box::new(move |newborn| {
             Box::pin(async move {
-                let escrow = escrow(ceremony, members, newborn)?;
+                let escrow = escrow_of(ceremony, members, newborn)?;
                 let mut changes = Changes::default();
                 changes.create(&tables::escrow(generation), &escrow);
                 let resource = format!("roots/{generation}");
@@ -77,6 +72,16 @@ impl Vault {
         let root = self.hsm.create_root(Purpose::Root, plan, keep).await?;
         tracing::info!(%generation, "root key: it is made on every token");
         Ok(Minted { generation, root })
+    }
+
+    /// The backup key of a new master key, split among the members.
+    pub(super) fn split_among(&self, ceremony: CeremonyId, members: &Members) -> BackupPlan {
+        let quorum = members.quorum();
+        let holders = members.custodians().iter().map(|custodian| Holder {
+            key: AgreementPoint(custodian.agreement().point()),
+            context: share_context(self.deployment(), ceremony, quorum, custodian.name()),
+        });
+        BackupPlan::Split { quorum: quorum.get(), holders: holders.collect() }
     }
 
     /// An escrow without a root record: its making was interrupted, and its backup key is gone.
@@ -131,10 +136,10 @@ impl Vault {
         };
         let aad = binding::system_secret(root.deployment);
         let moved = Operation::MoveKey {
-            from: Kek { root: old.root, wrapped: old.kek },
+            from: Kek::Sealed { root: old.root, wrapped: old.kek },
             from_aad: aad.clone(),
             sealed: old.sealed,
-            to: Kek { root: root.id, wrapped: kek.clone() },
+            to: Kek::Sealed { root: root.id, wrapped: kek.clone() },
             to_aad: aad,
         };
         match self.hsm(moved).await? {
@@ -167,7 +172,8 @@ impl Vault {
     }
 }
 
-fn escrow(ceremony: CeremonyId, members: &Members, newborn: Newborn) -> Result<Escrow, String> {
+/// The escrow of a new master key.
+pub(super) fn escrow_of(ceremony: CeremonyId, members: &Members, newborn: Newborn) -> Result<Escrow, String> {
     let Backup::Split(sealed) = newborn.backup else {
         return Err("the HSM process did not split the backup key".into());
     };

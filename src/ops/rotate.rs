@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::commit::{self, Affects, unhindered};
+use super::custody::Matter;
 use super::done::Done;
 use super::epoch::Opening;
 use super::sealed::sealed_keys;
@@ -63,6 +64,17 @@ impl Drop for Working<'_> {
     }
 }
 
+/// The KEK to which a rotation moves a tenant.
+#[derive(Clone, Copy)]
+pub(super) enum Making<'a> {
+    /// One of the kind that the tenant has; a resident one is not made without custodians.
+    AsBefore,
+    /// One in the store.
+    Sealed,
+    /// This resident one, made for this version.
+    Born(KekVersion, &'a KekRecord),
+}
+
 /// A rotation and what it waits for.
 #[derive(Debug)]
 pub struct RotationInfo {
@@ -114,11 +126,15 @@ impl Vault {
     ) -> Result<Done<RotationInfo>, Error> {
         let id = &right.resource().0;
         self.unfrozen_tenant(id).await?;
-        unhindered!(self.begin_rotation_of(id))
+        unhindered!(self.begin_rotation_of(id, Making::AsBefore))
     }
 
     /// The same, also of a frozen tenant.
-    pub(super) async fn begin_rotation_of(&self, id: &TenantId) -> Result<Done<RotationInfo>, Error> {
+    pub(super) async fn begin_rotation_of(
+        &self,
+        id: &TenantId,
+        making: Making<'_>,
+    ) -> Result<Done<RotationInfo>, Error> {
         let tenant = self.tenant(id).await?;
         if let Some(to) = tenant.record.rotating_to {
             return Ok(Done::new(self.rotation_info(id, to).await?).detail("was running already"));
@@ -133,14 +149,27 @@ impl Vault {
             Rotation { from, done: 0, total, finished_key: None, created: Date::now(), finished: None };
         let old = self.kek(id, from).await?;
         let mut changes = Changes::default();
-        let kek = self.new_kek(&mut changes).await?;
+        let kek = match making {
+            Making::AsBefore if old.record.resident.is_some() => {
+                self.require_unfounded_or_ceremony(Matter::RotateResident(id))?;
+                return Err(Error::Internal("a resident KEK under an unfounded root".into()));
+            }
+            Making::AsBefore | Making::Sealed => self.new_kek(&mut changes).await?,
+            Making::Born(version, kek) if version == to => kek.clone(),
+            // Another rotation was faster.
+            Making::Born(..) => return Err(Error::Conflict),
+        };
         changes.create(&tables::kek(id, to), &kek);
         let retired = KekRecord { state: KeyState::DecryptOnly, ..old.record };
         changes.replace(&tables::kek(id, from), &retired, old.revision);
         changes.create(&tables::rotation(&name), &rotation);
         changes.create(&tables::running(id), &RunningRotation { to });
-        let schedule = tenant.record.schedule.as_ref().map(|schedule| schedule.renewed(rotation.created));
-        let record = Tenant { primary_kek: to, rotating_to: Some(to), schedule, ..tenant.record.clone() };
+        // What is in the HSM is rotated by its custodians only.
+        let schedule = tenant.record.schedule.as_ref().filter(|_| kek.resident.is_none());
+        let schedule = schedule.map(|schedule| schedule.renewed(rotation.created));
+        let resident = kek.resident.is_some().then_some(true);
+        let record =
+            Tenant { primary_kek: to, rotating_to: Some(to), schedule, resident, ..tenant.record.clone() };
         self.follow_tenant_schedule(&mut changes, id, &tenant.record, &record).await?;
         changes.replace(&tables::tenant(id), &record, tenant.revision);
         let change = self.commit(changes, Affects::Tenant(id)).await?;
@@ -186,7 +215,8 @@ impl Vault {
         }
     }
 
-    /// Rotates a tenant, frozen or not, until its keys are under the root in force. Takes over a rotation that runs.
+    /// Rotates a tenant, frozen or not, until its keys are under the root in force, or under a KEK of its
+    /// own in the HSM. Takes over a rotation that runs.
     pub(super) async fn rotate_to_new_root(&self, id: &TenantId) -> Result<(), Error> {
         loop {
             self.rotate_to_end(id).await?;
@@ -195,7 +225,8 @@ impl Vault {
                 return Ok(());
             }
             let primary = tenant.primary_kek;
-            if self.kek(id, primary).await?.record.root == self.root().id {
+            let kek = self.kek(id, primary).await?.record;
+            if kek.resident.is_some() || kek.root == self.root().id {
                 return Ok(());
             }
             self.begin_own_rotation(id).await?;
@@ -204,7 +235,7 @@ impl Vault {
 
     /// Begins a rotation of the daemon's own.
     pub(super) async fn begin_own_rotation(&self, id: &TenantId) -> Result<(), Error> {
-        let begun = unhindered!(self.begin_rotation_of(id))?;
+        let begun = unhindered!(self.begin_rotation_of(id, Making::AsBefore))?;
         self.record_own("rotate-tenant", Self::tenant_name(id).to_string(), begun.change()).await
     }
 

@@ -11,6 +11,7 @@ use super::Error;
 use super::agenda::Line;
 use super::commit::{Affects, unhindered};
 use super::destroy::{Authority, DestroyTarget};
+use super::rotate::Making;
 use super::vault::Vault;
 use crate::audit::{Outcome, Pending};
 use crate::clock::{Date, Moment};
@@ -167,7 +168,7 @@ impl Vault {
 
     async fn rotate_tenant_on_schedule(&self, id: &TenantId) -> Result<Ran, Error> {
         self.unfrozen_tenant(id).await?;
-        let mut begun = unhindered!(self.begin_rotation_of(id))?;
+        let mut begun = unhindered!(self.begin_rotation_of(id, Making::AsBefore))?;
         let resource = format!("tenants/{id}");
         let mut record = Pending::begin(self.audit.clone(), None, "rotate-tenant", resource, 0);
         record.detail("by date");

@@ -24,6 +24,8 @@ const MAX_DISPLAY_NAME: usize = 200;
 pub struct KekInfo {
     /// Its number.
     pub version: KekVersion,
+    /// Whether it is a token object of its own; not known of a destroyed one.
+    pub resident: bool,
     /// Its state.
     pub state: KeyState,
     /// How many DEKs and index keys it seals now.
@@ -129,6 +131,11 @@ impl Vault {
         }
         if let Some(period) = update.rotation_period {
             check_period(period)?;
+            if period.is_some() && self.is_resident(id).await? {
+                return Err(Error::NotAllowed(format!(
+                    "the KEK of tenants/{id} is in the HSM, so custodians rotate it: keyward ceremony propose rotate-tenant tenants/{id}"
+                )));
+            }
             let born = self.kek(id, record.primary_kek).await?.record.created;
             tenant.schedule = Schedule::new(period, None, born);
         }
@@ -171,12 +178,21 @@ impl Vault {
         if let Some(tombstone) = self.records.get(&tables::tombstone(&path)).await? {
             let destroyed = Some(tombstone.record.destroyed);
             let state = KeyState::Destroyed;
-            return Ok(KekInfo { version, state, sealed, uses_reserved: 0, created: None, destroyed });
+            return Ok(KekInfo {
+                version,
+                resident: false,
+                state,
+                sealed,
+                uses_reserved: 0,
+                created: None,
+                destroyed,
+            });
         }
-        let KekRecord { state, uses_reserved, created, destruction, .. } =
+        let KekRecord { state, uses_reserved, created, destruction, resident, .. } =
             self.kek(id, version).await?.record;
         let destroyed = destruction.map(|planned| planned.due);
-        Ok(KekInfo { version, state, sealed, uses_reserved, created: Some(created), destroyed })
+        let (resident, created) = (resident.is_some(), Some(created));
+        Ok(KekInfo { version, resident, state, sealed, uses_reserved, created, destroyed })
     }
 
     /// Replaces a tenant's record by a change of it.
@@ -204,7 +220,7 @@ impl Vault {
         changes.require(&tables::root(root.record.generation), root.revision);
         let (root, created) = (root.record.id, Date::now());
         let state = KeyState::Active;
-        Ok(KekRecord { root, wrapped, state, uses_reserved: 0, created, destruction: None })
+        Ok(KekRecord { root, wrapped, state, uses_reserved: 0, created, destruction: None, resident: None })
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Vault {
     pub(super) woken: Notify,
     /// Destructions are done one after the other.
     pub(super) destroying: Mutex<()>,
+    /// Resident KEKs are made one after the other.
+    pub(super) minting: Mutex<()>,
     /// At most one replacement of the erasure key is under way.
     pub(super) erasing: tokio::sync::Mutex<()>,
     /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
@@ -118,6 +120,7 @@ impl Vault {
             time,
             retries: Retries::default(),
             woken: Notify::new(),
+            minting: Mutex::default(),
             destroying: Mutex::new(()),
             erasing: tokio::sync::Mutex::new(()),
             committing: tokio::sync::RwLock::default(),
@@ -240,7 +243,7 @@ async fn latest_date(records: &Records) -> Result<Date, Error> {
 
 /// How the HSM names a KEK.
 pub(super) fn kek_of(record: &KekRecord) -> Kek {
-    Kek { root: record.root, wrapped: record.wrapped.clone() }
+    Kek::of(record)
 }
 
 /// An answer that does not fit its question: a bug.

@@ -117,6 +117,7 @@ pub(super) fn tenant(name: &TenantName, tenant: record::Tenant) -> proto::Tenant
         create_time: Some(timestamp(tenant.created)),
         display_name: tenant.display_name.unwrap_or_default(),
         rotation: rotation.unwrap_or_default(),
+        resident: tenant.resident.unwrap_or_default(),
     }
 }
 
@@ -155,6 +156,7 @@ pub(super) fn kek(tenant: &TenantName, info: &KekInfo) -> proto::KekVersion {
     proto::KekVersion {
         name: format!("{tenant}/kekVersions/{}", info.version),
         state: state(info.state).into(),
+        resident: info.resident,
         wrapped_count: info.sealed,
         uses_reserved: info.uses_reserved,
         create_time: info.created.map(timestamp),

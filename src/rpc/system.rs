@@ -15,7 +15,7 @@ use super::status::status;
 use crate::access::permission::{ManageDaemon, ViewStatus};
 use crate::clock::Date;
 use crate::config::value::Role;
-use crate::hsm::figures::CacheFigures;
+use crate::hsm::figures::{CacheFigures, Objects};
 use crate::hsm::{self, SlotState, SlotStatus};
 use crate::keyring::record::Custody;
 use crate::keyring::timekeeping::Verdict;
@@ -59,6 +59,7 @@ impl SystemService for System {
             erasure: erasure(vault.map(AsRef::as_ref)).await,
             principal: right.principal().to_string(),
             secret_memory: secret::protection().unwrap_or_default().to_owned(),
+            capacity_warning: scarce(&gate.hsm.slots()).unwrap_or_default(),
             schedule: Some(schedule(vault.map(AsRef::as_ref)).await),
             role: caller.principal.map(|known| role(known.role()).to_owned()).unwrap_or_default(),
         }))
@@ -150,6 +151,15 @@ fn missing(slots: &[SlotStatus]) -> Option<String> {
         .find_map(|slot| Some(format!("the token with {} is missing: {}", slot.name, slot.state.reason()?)))
 }
 
+/// Which token has nearly as many keys as it may.
+fn scarce(slots: &[SlotStatus]) -> Option<String> {
+    slots.iter().find_map(|slot| {
+        let Objects { own, limit, .. } = slot.objects.filter(|objects| objects.is_scarce())?;
+        let name = &slot.name;
+        Some(format!("the token with {name} has {own} keys of Keyward; hsm.max_objects allows {limit}"))
+    })
+}
+
 fn slot(slot: SlotStatus) -> proto::status::Slot {
     let reason = slot.state.reason().unwrap_or_default().to_owned();
     let (state, epoch, token_serial) = match slot.state {
@@ -159,7 +169,17 @@ fn slot(slot: SlotStatus) -> proto::status::Slot {
         SlotState::Refused(_) => ("refused", 0, String::new()),
         SlotState::Foreign(_) => ("foreign", 0, String::new()),
     };
-    proto::status::Slot { name: slot.name, state: state.to_owned(), reason, epoch, token_serial }
+    let Objects { total, own, limit } = slot.objects.unwrap_or_default();
+    proto::status::Slot {
+        name: slot.name,
+        state: state.to_owned(),
+        reason,
+        epoch,
+        token_serial,
+        objects: total as u64,
+        own_objects: own as u64,
+        max_objects: limit as u64,
+    }
 }
 
 fn words(status: &hsm::Status) -> (&'static str, String) {

@@ -18,7 +18,7 @@ use crate::id::{
 };
 use crate::keyring::agenda::{Due, Lease, Task};
 use crate::keyring::ceremony::Ceremony;
-use crate::keyring::escrow::Escrow;
+use crate::keyring::escrow::{Escrow, KekEscrow};
 use crate::keyring::record::{
     Dek, Erasure, Export, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation,
     SigningPurpose, SystemKey, SystemSecret, Tenant, Version,
@@ -76,6 +76,8 @@ pub enum Table {
     Export = 21,
     /// What is to be done at which date.
     Agenda = 22,
+    /// Shares of the backup keys of resident KEKs.
+    KekEscrow = 23,
     /// Nodes of the digest's hash tree.
     Digest = 0xf0,
     /// The one row that says what the store holds.
@@ -84,7 +86,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -107,6 +109,7 @@ impl Table {
         Self::SystemKey,
         Self::Erasure,
         Self::Export,
+        Self::KekEscrow,
         Self::Digest,
         Self::Meta,
     ];
@@ -136,7 +139,7 @@ impl Table {
 
     /// Whether its records hold wrapped keys, which are sealed once more under the erasure key.
     pub fn sealed(self) -> bool {
-        matches!(self, Self::Kek | Self::Dek | Self::IndexKey)
+        matches!(self, Self::Kek | Self::Dek | Self::IndexKey | Self::KekEscrow)
     }
 
     /// The word for it.
@@ -156,6 +159,7 @@ impl Table {
             Self::Roster => "roster",
             Self::Ceremony => "ceremony",
             Self::Escrow => "escrow",
+            Self::KekEscrow => "kek escrow",
             Self::Tombstone => "tombstone",
             Self::SchedulerLease => "scheduler lease",
             Self::ClockMark => "clock mark",
@@ -277,6 +281,11 @@ pub fn kek(tenant: &TenantId, version: KekVersion) -> Path<KekRecord> {
     Path::new((tenant.clone(), version))
 }
 
+/// The path of the escrow of a resident KEK.
+pub fn kek_escrow(tenant: &TenantId, version: KekVersion) -> Path<KekEscrow> {
+    Path::new((tenant.clone(), version))
+}
+
 /// The path of a named key.
 pub fn key(name: &KeyName) -> Path<Key> {
     Path::new(name.clone())
@@ -367,6 +376,11 @@ pub fn keks(tenant: &TenantId) -> Prefix<KekRecord> {
     Prefix::new(|out| tenant.put(out))
 }
 
+/// The escrows of all resident KEKs of a tenant.
+pub fn kek_escrows(tenant: &TenantId) -> Prefix<KekEscrow> {
+    Prefix::new(|out| tenant.put(out))
+}
+
 /// All named keys of a tenant.
 pub fn keys(tenant: &TenantId) -> Prefix<Key> {
     Prefix::new(|out| tenant.put(out))
@@ -439,6 +453,7 @@ records! {
     Roster: Roster, RosterVersion, |version| format!("rosters/{version}");
     Ceremony: Ceremony, CeremonyId, |ceremony| format!("ceremonies/{ceremony}");
     Escrow: Escrow, RootGeneration, |generation| format!("roots/{generation}/escrow");
+    KekEscrow: KekEscrow, (TenantId, KekVersion), |(tenant, version)| format!("tenants/{tenant}/kekVersions/{version}/escrow");
     Erasure: Erasure, ErasureGeneration, |generation| format!("erasure-keys/{generation}");
     Export: Export, ExportId, |export| format!("exports/{export}");
     RunningRotation: RunningRotation, TenantId, |tenant| format!("tenants/{tenant}/running-rotation");
@@ -588,6 +603,11 @@ impl Buried {
         Path::<KekRecord>::parse(&self.0).is_some()
     }
 
+    /// Whether it was the escrow of a resident KEK.
+    pub fn is_kek_escrow(&self) -> bool {
+        Path::<KekEscrow>::parse(&self.0).is_some()
+    }
+
     /// The name of the record, for people.
     pub fn describe(&self) -> String {
         describe(&self.0)
@@ -604,7 +624,8 @@ impl PathId for Buried {
         // Only wrapped keys are buried. Their paths have one spelling, and none is a prefix of another.
         let known = Path::<Dek>::parse(key).is_some()
             || Path::<IndexKey>::parse(key).is_some()
-            || Path::<KekRecord>::parse(key).is_some();
+            || Path::<KekRecord>::parse(key).is_some()
+            || Path::<KekEscrow>::parse(key).is_some();
         known.then(|| Self(key.to_vec()))
     }
 }

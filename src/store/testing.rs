@@ -125,7 +125,7 @@ pub(super) fn first_changes() -> Changes {
 pub(super) fn first_records() -> (Root, SystemSecret) {
     let id = RootId([1; 16]);
     let kek = WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes: vec![2; 40] };
-    let canary = Canary { root: id, kek: kek.clone(), sealed: sealed(3), fingerprint: [4; 32] };
+    let canary = Canary { root: id, kek: Some(kek.clone()), sealed: sealed(3), fingerprint: [4; 32] };
     let root = Root {
         id,
         generation: RootGeneration::FIRST,

@@ -109,7 +109,7 @@ async fn one(hsm: &HsmGroup, operation: Operation) -> Result<Reply, HsmError> {
 
 async fn new_kek(hsm: &HsmGroup, root: RootId) -> Result<Kek, Box<dyn Error>> {
     match one(hsm, Operation::GenerateKek { root }).await? {
-        Reply::Wrapped(wrapped) => Ok(Kek { root, wrapped }),
+        Reply::Wrapped(wrapped) => Ok(Kek::Sealed { root, wrapped }),
         other => Err(format!("{other:?}").into()),
     }
 }
@@ -212,16 +212,18 @@ async fn damage(bench: &Bench) -> Outcome {
     let hsm = bench.ready(bench.settings(), &root).await?;
     let kek = new_kek(&hsm, root.id).await?;
     let (_, sealed) = new_key(&hsm, &kek, b"aad").await?;
-    let with = |bytes: Vec<u8>| Kek { root: root.id, wrapped: WrappedKek { bytes, ..kek.wrapped.clone() } };
-    let mut flipped = kek.wrapped.bytes.clone();
+    let Kek::Sealed { wrapped, .. } = &kek else { return Err("a resident KEK".into()) };
+    let with =
+        |bytes: Vec<u8>| Kek::Sealed { root: root.id, wrapped: WrappedKek { bytes, ..wrapped.clone() } };
+    let mut flipped = wrapped.bytes.clone();
     flipped[7] ^= 0x10;
     let mut tampered = sealed.clone();
     tampered.ciphertext[0] ^= 1;
     let other = new_kek(&hsm, root.id).await?;
-    let unknown = Kek { root: RootId([9; 16]), ..kek.clone() };
+    let unknown = Kek::Sealed { root: RootId([9; 16]), wrapped: wrapped.clone() };
     let answers = json!({
         "tampered_kek": words(open(&hsm, &with(flipped), b"aad", &sealed).await),
-        "short_kek": words(open(&hsm, &with(kek.wrapped.bytes[..39].to_vec()), b"aad", &sealed).await),
+        "short_kek": words(open(&hsm, &with(wrapped.bytes[..39].to_vec()), b"aad", &sealed).await),
         "empty_kek": words(open(&hsm, &with(Vec::new()), b"aad", &sealed).await),
         "tampered_key": words(open(&hsm, &kek, b"aad", &tampered).await),
         "wrong_aad": words(open(&hsm, &kek, b"AAD", &sealed).await),
@@ -406,7 +408,7 @@ async fn strange_canary(bench: &Bench) -> Outcome {
     let mut other = root.born().canary.clone();
     other.fingerprint[0] ^= 1;
     let mut damaged = root.born().canary.clone();
-    damaged.kek.bytes[0] ^= 1;
+    damaged.kek.as_mut().ok_or("a canary without a KEK")?.bytes[0] ^= 1;
     let mut said = Vec::new();
     for canary in [missing, other, damaged] {
         let hsm = process::start(bench.settings(), Some(canary));

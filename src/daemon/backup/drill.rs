@@ -211,7 +211,7 @@ async fn open_dek(
     let path = tables::kek(&name.tenant, dek.kek);
     let kek: KekRecord = records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?.record;
     let operation = Operation::OpenKey {
-        kek: Kek { root: kek.root, wrapped: kek.wrapped },
+        kek: Kek::of(&kek),
         aad: binding::dek(head.header.deployment, name, dek.kek, dek.epoch, id, dek.family),
         sealed: dek.sealed.clone(),
     };

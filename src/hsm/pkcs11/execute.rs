@@ -5,7 +5,7 @@
 //! is followed by a health probe: when that fails too, the connection is lost;
 //! when it succeeds, the operation itself was refused.
 
-use std::sync::Arc;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cryptoki::error::{Error, RvError};
@@ -64,22 +64,41 @@ impl Own {
     }
 }
 
+/// A KEK that can be used.
+enum Open {
+    /// A session object, which lives as long as somebody uses it.
+    Unwrapped(Lease<Own>),
+    /// A token object, which is destroyed by a task of its own only.
+    Resident(Own),
+}
+
+impl Deref for Open {
+    type Target = Own;
+
+    fn deref(&self) -> &Own {
+        match self {
+            Self::Unwrapped(lease) => lease,
+            Self::Resident(own) => own,
+        }
+    }
+}
+
 /// The KEKs under which a list of operations has sealed keys.
 #[derive(Default)]
-struct Sealers(Vec<Lease<Own>>);
+struct Sealers(Vec<Open>);
 
 impl Sealers {
-    fn add(&mut self, kek: Lease<Own>) {
-        if !self.0.iter().any(|known| Arc::ptr_eq(known, &kek)) {
+    fn add(&mut self, kek: Open) {
+        if !self.0.iter().any(|known| **known == *kek) {
             self.0.push(kek);
         }
     }
 }
 
 /// The CKA_ID of an unwrapped KEK: the beginning of SHA-256 over its root and wrapped bytes.
-fn kek_id(kek: &Kek) -> KeyId {
-    let digest = Sha256::new_with_prefix(b"keyward/1/kek-handle").chain_update(kek.root.0);
-    let digest: [u8; 32] = digest.chain_update(&kek.wrapped.bytes).finalize().into();
+fn kek_id(root: &RootId, wrapped: &WrappedKek) -> KeyId {
+    let digest = Sha256::new_with_prefix(b"keyward/1/kek-handle").chain_update(root.0);
+    let digest: [u8; 32] = digest.chain_update(&wrapped.bytes).finalize().into();
     let (id, _) = digest.split_first_chunk().unwrap_or_else(|| unreachable!());
     *id
 }
@@ -165,7 +184,7 @@ impl Executor<'_> {
     /// lives so for one call and is destroyed whatever happens. What comes out
     /// is unwrapped once, so that no tenant begins under a KEK that is none.
     pub(super) fn generate_kek(&self, id: &RootId) -> Result<WrappedKek, Failure> {
-        let root = self.root(id)?;
+        let root = self.master(id)?;
         self.count();
         let key =
             primitive::generate(self.session, Usage::None, true).map_err(|error| self.refusal(&error))?;
@@ -177,7 +196,7 @@ impl Executor<'_> {
             return distrust(format!("a wrapped KEK has {} bytes instead of {WRAPPED_LEN}", bytes.len()));
         }
         let wrapped = WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes };
-        match self.kek(&Kek { root: *id, wrapped: wrapped.clone() }) {
+        match self.kek(&Kek::Sealed { root: *id, wrapped: wrapped.clone() }) {
             Ok(_) if primitive::reaches(self.session, root.handle, root.id) => Ok(wrapped),
             Ok(_) => distrust("the root's handle reaches another key"),
             Err(Failure::Answer(HsmError::Integrity)) => {
@@ -250,19 +269,25 @@ impl Executor<'_> {
         }
     }
 
-    /// The handle of a KEK, unwrapped now when it is not in the cache.
-    fn kek(&self, kek: &Kek) -> Result<Lease<Own>, Failure> {
-        self.connection.keks.lease(kek, || self.unwrap_kek(kek))
+    /// The handle of a KEK; one from the store is unwrapped now when it is not in the cache.
+    fn kek(&self, kek: &Kek) -> Result<Open, Failure> {
+        match kek {
+            Kek::Sealed { root, wrapped } => {
+                let lease = self.connection.keks.lease(kek, || self.unwrap_kek(root, wrapped));
+                lease.map(Open::Unwrapped)
+            }
+            Kek::Resident(id) => self.master(id).map(Open::Resident),
+        }
     }
 
-    fn unwrap_kek(&self, kek: &Kek) -> Result<Own, Failure> {
-        let WrapMechanism::AesKeyWrap = kek.wrapped.mechanism;
-        if kek.wrapped.bytes.len() != WRAPPED_LEN {
+    fn unwrap_kek(&self, root: &RootId, wrapped: &WrappedKek) -> Result<Own, Failure> {
+        let WrapMechanism::AesKeyWrap = wrapped.mechanism;
+        if wrapped.bytes.len() != WRAPPED_LEN {
             return Err(HsmError::Integrity.into());
         }
-        let (root, id) = (self.root(&kek.root)?, kek_id(kek));
+        let (id, root) = (kek_id(root, wrapped), self.master(root)?);
         let template = primitive::kek(id, self.connection.gcm_only);
-        let unwrap = || primitive::unwrap(self.session, root.handle, &kek.wrapped.bytes, &template);
+        let unwrap = || primitive::unwrap(self.session, root.handle, &wrapped.bytes, &template);
         let handle = self.verified(root, || {
             unwrap().or_else(|error| if self.make_room(&error) { unwrap() } else { Err(error) })
         })?;
@@ -293,8 +318,8 @@ impl Executor<'_> {
         }
     }
 
-    /// The handle of a root key: looked up once in each connection.
-    fn root(&self, root: &RootId) -> Result<Own, Failure> {
+    /// The handle of a root key or a resident KEK: looked up once in each connection.
+    fn master(&self, root: &RootId) -> Result<Own, Failure> {
         if let Some(handle) = self.connection.known_root(root) {
             return Ok(Own::root(handle, root));
         }
@@ -309,14 +334,14 @@ impl Executor<'_> {
             // A token that has gone also answers "none".
             [] => return Err(self.judged(HsmError::UnknownRoot(*root))),
             several => {
-                let reason = format!("the token has {} root keys {root}", several.len());
+                let reason = format!("the token has {} keys {root}", several.len());
                 return Err(HsmError::Misbehaved(reason).into());
             }
         };
         match primitive::protected(self.session, handle, root.0) {
             Ok(true) => self.connection.remember_root(*root, handle),
             Ok(false) => {
-                let reason = format!("the root key {root} is not sensitive and non-extractable");
+                let reason = format!("the key {root} is not sensitive and non-extractable");
                 return Err(HsmError::Misbehaved(reason).into());
             }
             Err(error) => return Err(self.refusal(&error)),
@@ -326,8 +351,7 @@ impl Executor<'_> {
 
     /// Opens the canary and compares it with its known answer.
     pub(super) fn prove(&self, canary: &Canary) -> Result<(), Failure> {
-        let kek = Kek { root: canary.root, wrapped: canary.kek.clone() };
-        let key = self.open_key(&kek, Canary::AAD, &canary.sealed)?;
+        let key = self.open_key(&Kek::of_canary(canary), Canary::AAD, &canary.sealed)?;
         let right = Sha256::digest(key.expose())[..] == canary.fingerprint;
         if right { Ok(()) } else { Err(HsmError::Integrity.into()) }
     }
@@ -336,9 +360,9 @@ impl Executor<'_> {
     pub(super) fn probe_root(&self, canary: &Canary) -> Result<(), String> {
         let failed = |error: Error| format!("the root key {} did not work: {}", canary.root, words(&error));
         let root = self.connection.known_root(&canary.root).ok_or("the root key was never found")?;
-        let id = kek_id(&Kek { root: canary.root, wrapped: canary.kek.clone() });
-        let template = primitive::kek(id, self.connection.gcm_only);
-        let kek = primitive::unwrap(self.session, root, &canary.kek.bytes, &template).map_err(failed)?;
+        let wrapped = canary.kek.as_ref().ok_or("the canary is not one of a root key")?;
+        let template = primitive::kek(kek_id(&canary.root, wrapped), self.connection.gcm_only);
+        let kek = primitive::unwrap(self.session, root, &wrapped.bytes, &template).map_err(failed)?;
         let sealed = &canary.sealed;
         let opened = primitive::gcm_decrypt(self.session, kek, sealed.iv, Canary::AAD, &sealed.ciphertext);
         self.session.destroy_object(kek).map_err(failed)?;

@@ -168,7 +168,7 @@ mod tests {
 
     fn kek(number: u8) -> Kek {
         let wrapped = WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes: vec![number; 40] };
-        Kek { root: RootId([0; 16]), wrapped }
+        Kek::Sealed { root: RootId([0; 16]), wrapped }
     }
 
     #[test]

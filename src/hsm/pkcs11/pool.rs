@@ -3,6 +3,7 @@
 //! A session belongs to one thread for life. KEKs are unwrapped on the session
 //! that first needs them and used by all, so all sessions are closed together.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -11,12 +12,13 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use cryptoki::session::Session;
 
-use crate::hsm::figures::CacheFigures;
+use crate::hsm::figures::{CacheFigures, Objects};
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::connection::{Connected, Connection};
-use crate::hsm::pkcs11::error::ConnectError;
+use crate::hsm::pkcs11::error::{ConnectError, words};
 use crate::hsm::pkcs11::execute::{Executor, Failure};
 use crate::hsm::pkcs11::module::Library;
+use crate::hsm::pkcs11::objects::Counter;
 use crate::hsm::{Forget, HsmError, Operation, Reply, TokenInfo};
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
@@ -55,6 +57,8 @@ pub struct Watch {
     holder: Session,
     connection: Arc<Connection>,
     losses: Receiver<String>,
+    counter: RefCell<Counter>,
+    max_objects: usize,
 }
 
 /// What the watch saw.
@@ -81,7 +85,8 @@ pub fn start(settings: &Settings, pin: &Pin, canary: Option<Canary>) -> Result<(
     let connection = Arc::new(connection);
     let (lost, losses) = unbounded();
     let token = connection.module.token().clone();
-    let mut watch = Watch { threads: Vec::new(), holder, connection, losses };
+    let (counter, max_objects) = (RefCell::default(), settings.max_objects);
+    let mut watch = Watch { threads: Vec::new(), holder, connection, losses, counter, max_objects };
     // Made after the watch, so that on an error it goes first and the threads end.
     let (work, queue) = bounded(settings.sessions.max(1));
     for _ in 0..settings.sessions.max(1) {
@@ -149,6 +154,12 @@ impl Watch {
     /// The cache of unwrapped KEKs.
     pub fn keks(&self) -> CacheFigures {
         self.connection.keks.figures()
+    }
+
+    /// How full the token is; `None` when it does not say.
+    pub fn objects(&self) -> Option<Objects> {
+        let counted = self.counter.borrow_mut().look(&self.holder, self.max_objects);
+        counted.inspect_err(|error| tracing::warn!(error = %words(error), "cannot count the objects")).ok()
     }
 
     fn tend(&self) -> Result<(), String> {

@@ -1,6 +1,6 @@
-//! Makes a root key, with escrow at birth, and destroys one.
+//! Makes a master key (a root, or a resident KEK) with escrow at birth, and destroys one.
 //!
-//! The root is born as an extractable session object, wrapped once under a
+//! The key is born as an extractable session object, wrapped once under a
 //! one-time backup key, destroyed, and unwrapped as a non-extractable token
 //! object. After that no call makes another copy of it: a later backup, or
 //! another set of custodians, means another root.
@@ -14,28 +14,30 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use cryptoki::error::Error;
-use cryptoki::mechanism::{Mechanism, MechanismType};
-use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 use minicbor::{Decode, Encode};
-use sha2::{Digest, Sha256};
 
 use crate::envelope::sealed_box::{self, Receiver};
 use crate::envelope::shamir;
+use crate::hsm::TokenInfo;
 use crate::hsm::birth::{Backup, BackupPlan, Delivery, Handover, Newborn, Purpose};
+use crate::hsm::figures::Objects;
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::connection::Connected;
 use crate::hsm::pkcs11::error::{ConnectError, words};
-use crate::hsm::pkcs11::execute::{Executor, Failure};
+use crate::hsm::pkcs11::execute::Failure;
 use crate::hsm::pkcs11::module::Library;
+use crate::hsm::pkcs11::objects::{self, named};
 use crate::hsm::pkcs11::primitive::{self, Usage, WRAPPED_LEN};
-use crate::hsm::{Kek, TokenInfo};
 use crate::id::RootId;
 use crate::keyring::escrow::{AgreementPoint, SealedBox, delivery_context};
 use crate::keyring::wrapped::{Canary, WrapMechanism, WrappedKek};
 use crate::secret::{Key256, Pin, SecretBytes};
 
-/// A root key on a token.
+mod prove;
+
+/// A master key on a token.
 #[derive(Debug, Clone, Encode, Decode)]
 pub struct Settled {
     /// What proves from now on that a token has this root.
@@ -61,7 +63,7 @@ pub struct Guards {
     /// Copyable=0: nobody can copy it.
     #[n(1)]
     pub uncopyable: bool,
-    /// AllowedMechanisms={CKM_AES_KEY_WRAP}: it does nothing but wrap and unwrap.
+    /// AllowedMechanisms: a root does nothing but CKM_AES_KEY_WRAP, a resident KEK nothing but CKM_AES_GCM.
     #[n(2)]
     pub limited: bool,
 }
@@ -76,18 +78,29 @@ pub enum RootError {
     #[error("the operating system gives no random bytes: {0}")]
     Random(#[from] getrandom::Error),
     /// The backup key could not be kept, so no root was made.
-    #[error("no root key was made, because its backup could not be kept")]
+    #[error("no key was made, because its backup could not be kept")]
     NotKept,
     /// A call failed; nothing stays on the token.
-    #[error("no root key was made: {step}: {reason}")]
+    #[error("no key was made: {step}: {reason}")]
     Module {
         /// What was being done.
         step: &'static str,
         /// What the module answered.
         reason: String,
     },
+    /// There is no room for another resident KEK.
+    #[error(
+        "token {token:?} has {} objects of Keyward, and hsm.max_objects allows {}: move a tenant out of the HSM, have old KEK versions destroyed, or raise hsm.max_objects if the token holds more",
+        objects.own, objects.limit
+    )]
+    Full {
+        /// The label of the token.
+        token: String,
+        /// How full it is.
+        objects: Objects,
+    },
     /// The root did not prove safe and was destroyed.
-    #[error("the new root key was destroyed, because {0}")]
+    #[error("the new key was destroyed, because {0}")]
     Unsafe(String),
     /// The backup key cannot be split or put together.
     #[error("{0}")]
@@ -158,6 +171,7 @@ pub fn create(
     registrar: &mut impl Registrar,
 ) -> Result<(), RootError> {
     let connected = connect(settings, pin, true)?;
+    room(&connected, settings, purpose)?;
     let birth = Birth { connected: &connected, session: &connected.holder, purpose, id: RootId::random()? };
     let uncounted = AtomicU64::new(0);
     let executor = connected.connection.executor(&connected.holder, &uncounted);
@@ -173,6 +187,19 @@ pub fn create(
     let root = birth.settle(backup, &wrapped)?;
     let proved = birth.prove(root, backup, || birth.canary(&executor));
     birth.finish(root, backup, proved, &backup_key, registrar)
+}
+
+/// That the token may take another resident KEK. A root is never refused: everything depends on it.
+fn room(connected: &Connected, settings: &Settings, purpose: Purpose) -> Result<(), RootError> {
+    if purpose != Purpose::Resident {
+        return Ok(());
+    }
+    let objects = objects::count(&connected.holder, settings.max_objects);
+    let objects = objects.map_err(failed("counting the objects on the token"))?;
+    match objects.is_full() {
+        true => Err(RootError::Full { token: connected.connection.module.token().label.clone(), objects }),
+        false => Ok(()),
+    }
 }
 
 /// What leaves this process of the backup key.
@@ -208,6 +235,7 @@ pub fn adopt(
 ) -> Result<(), RootError> {
     let backup_key = delivered(handover, receiver)?;
     let connected = connect(settings, pin, true)?;
+    room(&connected, settings, handover.purpose)?;
     let birth = Birth {
         connected: &connected,
         session: &connected.holder,
@@ -288,15 +316,6 @@ pub(super) fn list(session: &Session, purpose: Purpose) -> Result<Vec<RootId>, E
     Ok(found)
 }
 
-fn named(beginning: &str, shown: &[Attribute]) -> Option<RootId> {
-    match shown {
-        [Attribute::Label(label), Attribute::Id(id)] if label.starts_with(beginning.as_bytes()) => {
-            <[u8; 16]>::try_from(id.as_slice()).ok().map(RootId)
-        }
-        _ => None,
-    }
-}
-
 /// A root on its way.
 struct Birth<'a> {
     connected: &'a Connected,
@@ -354,9 +373,9 @@ impl Birth<'_> {
         Ok(WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes })
     }
 
-    /// Unwraps the root as a token object, in the safest of the ways that the module takes.
+    /// Unwraps the key as a token object, in the safest of the ways that the module takes.
     fn settle(&self, backup: ObjectHandle, escrow: &WrappedKek) -> Result<ObjectHandle, RootError> {
-        let limited = Attribute::AllowedMechanisms(vec![MechanismType::AES_KEY_WRAP]);
+        let limited = self.limited();
         let locks = [Attribute::Modifiable(false), Attribute::Copyable(false)];
         let everything = [limited.clone(), locks[0].clone(), locks[1].clone()];
         let root = match self.takes(backup, escrow, &everything) {
@@ -400,6 +419,9 @@ impl Birth<'_> {
         let mut template = self.attributes(token).to_vec();
         template.push(Attribute::Label(self.label().into_bytes()));
         template.extend_from_slice(guards);
+        if !self.purpose.wraps() {
+            return primitive::unwrap(self.session, backup, &escrow.bytes, &template);
+        }
         let inner = [Attribute::Sensitive(true), Attribute::Extractable(false)];
         let raw = self.connected.connection.module.raw();
         raw.unwrap_with_template(self.session, backup, &escrow.bytes, &template, &inner)
@@ -407,89 +429,6 @@ impl Birth<'_> {
 
     fn label(&self) -> String {
         format!("{}{}", self.purpose.label(), self.id)
-    }
-
-    fn attributes(&self, token: bool) -> [Attribute; 11] {
-        [
-            Attribute::Class(ObjectClass::SECRET_KEY),
-            Attribute::KeyType(KeyType::AES),
-            Attribute::Token(token),
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(false),
-            Attribute::Encrypt(false),
-            Attribute::Decrypt(false),
-            Attribute::Wrap(true),
-            Attribute::Unwrap(true),
-            Attribute::Id(self.id.0.to_vec()),
-        ]
-    }
-
-    /// Proves that the root is what was asked for, and that it opens its canary.
-    fn prove(
-        &self,
-        root: ObjectHandle,
-        backup: ObjectHandle,
-        canary: impl FnOnce() -> Result<Canary, String>,
-    ) -> Result<(Canary, Guards), String> {
-        let expected = self.attributes(true);
-        let types = expected.each_ref().map(Attribute::attribute_type);
-        if !primitive::shows(self.session, root, &types, &expected).map_err(|error| words(&error))? {
-            return Err("the token shows other attributes than were asked for".to_owned());
-        }
-        if primitive::wrap(self.session, backup, root).is_ok() {
-            return Err("it could be wrapped once more".to_owned());
-        }
-        self.refuses_decryption(root)?;
-        let canary = canary()?;
-        self.refuses_extractable(root, &canary.kek)?;
-        Ok((canary, self.guards(root).map_err(|error| words(&error))?))
-    }
-
-    fn guards(&self, root: ObjectHandle) -> Result<Guards, Error> {
-        let limited = Attribute::AllowedMechanisms(vec![MechanismType::AES_KEY_WRAP]);
-        let shows = |expected: Attribute| {
-            primitive::shows(self.session, root, &[expected.attribute_type()], &[expected])
-        };
-        Ok(Guards {
-            unmodifiable: shows(Attribute::Modifiable(false))?,
-            uncopyable: shows(Attribute::Copyable(false))?,
-            limited: shows(limited)?,
-        })
-    }
-
-    /// That a PIN holder cannot make a decryption key of it: AES in ECB mode under
-    /// the root is all that it takes to open a wrapped KEK by hand (RFC 3394).
-    fn refuses_decryption(&self, root: ObjectHandle) -> Result<(), String> {
-        let changed = self.session.update_attributes(root, &[Attribute::Decrypt(true)]).is_ok();
-        let modes = [Mechanism::AesEcb, Mechanism::AesKeyWrap];
-        let decrypts = modes.iter().any(|mode| self.session.decrypt(mode, root, &[0; 32]).is_ok());
-        if changed {
-            let restored = self.session.update_attributes(root, &[Attribute::Decrypt(false)]);
-            restored.map_err(|error| words(&error))?;
-        }
-        if decrypts { Err("it can be made to decrypt wrapped keys".to_owned()) } else { Ok(()) }
-    }
-
-    fn canary(&self, executor: &Executor<'_>) -> Result<Canary, String> {
-        let words = |failure| refused("the canary")(failure).to_string();
-        let kek = executor.generate_kek(&self.id).map_err(words)?;
-        let named = Kek { root: self.id, wrapped: kek.clone() };
-        let (key, sealed) = executor.generate_key(&named, Canary::AAD).map_err(words)?;
-        let fingerprint = Sha256::digest(key.expose()).into();
-        let canary = Canary { root: self.id, kek, sealed, fingerprint };
-        executor.prove(&canary).map_err(words)?;
-        Ok(canary)
-    }
-
-    /// That the unwrap template holds: without it a PIN holder could unwrap KEKs as extractable.
-    fn refuses_extractable(&self, root: ObjectHandle, kek: &WrappedKek) -> Result<(), String> {
-        let template = primitive::session_key(Usage::Cipher, true);
-        let Ok(extractable) = primitive::unwrap(self.session, root, &kek.bytes, &template) else {
-            return Ok(());
-        };
-        self.session.destroy_object(extractable).map_err(|error| words(&error))?;
-        Err("it unwraps keys as extractable when asked to".to_owned())
     }
 
     fn abandon<T>(&self, root: ObjectHandle, reason: String) -> Result<T, RootError> {

@@ -134,7 +134,8 @@ fn watch_over(watch: Watch, interval: Duration, mouth: &Mouth) {
     loop {
         match watch.look(interval) {
             Seen::Healthy => {
-                say(mouth, &FromChild::Healthy { resident: resident(), keks: watch.keks() });
+                let (keks, objects) = (watch.keks(), watch.objects());
+                say(mouth, &FromChild::Healthy { resident: resident(), keks, objects });
             }
             // The daemon ends this process now; what hangs in the library goes with it.
             Seen::Lost(reason) => return say(mouth, &FromChild::Lost(reason)),
@@ -204,6 +205,7 @@ fn finish(socket: &mut UnixStream, made: Result<(), RootError>) -> Result<(), Ch
 fn refused(error: RootError) -> FromChild {
     match error {
         RootError::Connect(error) => FromChild::Failed(error),
+        full @ RootError::Full { .. } => FromChild::Full(full.to_string()),
         other => FromChild::Refused(other.to_string()),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 
 use crate::clock::Moment;
-use crate::hsm::figures::{CacheFigures, Figures};
+use crate::hsm::figures::{CacheFigures, Figures, Objects};
 use crate::hsm::process::queue::Queue;
 use crate::hsm::{Forget, SlotState, SlotStatus, Status};
 use crate::keyring::wrapped::Canary;
@@ -83,7 +83,7 @@ impl Group {
             gone: CacheFigures::default(),
             live: vec![CacheFigures::default(); names.len()],
         });
-        let slot = |name| SlotStatus { name, state: SlotState::Starting };
+        let slot = |name| SlotStatus { name, state: SlotState::Starting, objects: None };
         let all = names.into_iter().map(slot).collect();
         Self {
             queue: Queue::new(queue),
@@ -137,6 +137,17 @@ impl Group {
         if let Some(live) = self.lock_keks().live.get_mut(slot) {
             *live = figures;
         }
+    }
+
+    /// Notes how full a token is, and warns once when it gets scarce.
+    pub(super) fn note_objects(&self, slot: usize, objects: Option<Objects>) {
+        let mut slots = self.lock();
+        let Some(slot) = slots.all.get_mut(slot) else { return };
+        let was_scarce = slot.objects.is_some_and(Objects::is_scarce);
+        if let Some(Objects { own, limit, .. }) = objects.filter(|now| now.is_scarce() && !was_scarce) {
+            tracing::warn!(token = %slot.name, own, limit, "the token has nearly as many keys as hsm.max_objects allows");
+        }
+        slot.objects = objects.or(slot.objects);
     }
 
     /// Notes that a process has ended: what it did is kept, what it held is not.

@@ -181,8 +181,9 @@ impl<'a> Service<'a> {
                 "the HSM process uses {} MiB of memory, more than hsm.memory allows",
                 resident >> 20
             )),
-            FromChild::Healthy { keks, .. } => {
+            FromChild::Healthy { keks, objects, .. } => {
                 self.group.note_keks(self.index, keks);
+                self.group.note_objects(self.index, objects);
                 Ok(())
             }
             FromChild::Lost(reason) => Err(reason),

@@ -22,8 +22,11 @@ pub enum TaskError {
     #[error("{0}")]
     Connect(#[from] ConnectError),
     /// The backup key could not be kept.
-    #[error("no root key was made, because its backup could not be kept: {0}")]
+    #[error("no key was made, because its backup could not be kept: {0}")]
     Persist(String),
+    /// A token has no room for another resident KEK; nothing was made.
+    #[error("{0}")]
+    Full(String),
     /// A token did not do what was asked; nothing stays on it.
     #[error("{0}")]
     Failed(String),
@@ -229,6 +232,7 @@ async fn keep_all(holders: Vec<Link>, id: RootId) -> Result<(), TaskError> {
 fn unexpected(heard: Result<FromChild, String>) -> TaskError {
     match heard {
         Ok(FromChild::Failed(error)) => error.into(),
+        Ok(FromChild::Full(reason)) => TaskError::Full(reason),
         Ok(FromChild::Refused(reason)) | Err(reason) => TaskError::Failed(reason),
         Ok(_) => TaskError::Failed("the HSM process speaks another protocol".to_owned()),
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 
 use crate::hsm::birth::{BackupPlan, Newborn, Purpose};
-use crate::hsm::figures::CacheFigures;
+use crate::hsm::figures::{CacheFigures, Objects};
 use crate::hsm::pkcs11::root::Settled;
 use crate::hsm::pkcs11::{ConnectError, Settings};
 use crate::hsm::{Forget, HsmError, Operation, Reply, TokenInfo, transfer};
@@ -142,6 +142,9 @@ pub(super) enum FromChild {
         /// Its cache of unwrapped KEKs.
         #[n(1)]
         keks: CacheFigures,
+        /// How full the token is.
+        #[n(2)]
+        objects: Option<Objects>,
     },
     /// The connection is lost; the process serves no more.
     #[n(4)]
@@ -152,7 +155,7 @@ pub(super) enum FromChild {
     /// The report on module and token, as JSON.
     #[n(10)]
     Report(#[n(0)] String),
-    /// A root key that is not on the token yet; waits for a [`Decision`].
+    /// A master key that is not on the token yet; waits for a [`Decision`].
     #[n(6)]
     Newborn(#[n(0)] Newborn),
     /// A root key on the token; waits for a [`Verdict`].
@@ -170,6 +173,9 @@ pub(super) enum FromChild {
     /// The task was not done, and why.
     #[n(9)]
     Refused(#[n(0)] String),
+    /// The token has no room for another key, in words.
+    #[n(18)]
+    Full(#[n(0)] String),
 }
 
 #[cfg(test)]
@@ -184,9 +190,12 @@ mod tests {
     use crate::keyring::wrapped::{KeyCheck, SealMechanism, SealedKey, WrapMechanism, WrappedKek};
     use crate::secret::{Key256, SecretBytes};
 
+    fn wrapped(byte: u8) -> WrappedKek {
+        WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes: vec![byte; 40] }
+    }
+
     fn kek(byte: u8) -> Kek {
-        let wrapped = WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes: vec![byte; 40] };
-        Kek { root: RootId([byte; 16]), wrapped }
+        Kek::Sealed { root: RootId([byte; 16]), wrapped: wrapped(byte) }
     }
 
     fn sealed(byte: u8) -> SealedKey {
@@ -198,7 +207,7 @@ mod tests {
         let public = TestKey::fixed();
         SigningKey {
             root: RootId([1; 16]),
-            kek: kek(2).wrapped,
+            kek: wrapped(2),
             wrap: SigningWrap::Rfc5649,
             wrapped: vec![3; 80],
             public,
@@ -220,7 +229,7 @@ mod tests {
                 from: kek(6),
                 from_aad: vec![7],
                 sealed: sealed(8),
-                to: kek(9),
+                to: Kek::Resident(RootId([9; 16])),
                 to_aad: vec![10],
             },
             Operation::GenerateSigningKey { root: RootId([11; 16]) },
@@ -246,7 +255,7 @@ mod tests {
             Ok(Reply::Random(SecretBytes::new(vec![1, 2]))),
             Ok(Reply::Key(key.duplicate())),
             Ok(Reply::NewKey { key, sealed: sealed(1) }),
-            Ok(Reply::Wrapped(kek(2).wrapped)),
+            Ok(Reply::Wrapped(wrapped(2))),
             Ok(Reply::Sealed(sealed(3))),
             Ok(Reply::NewSigningKey(signing_key())),
             Ok(Reply::Signature(Signature([13; 64]))),

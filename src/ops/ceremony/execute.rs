@@ -16,6 +16,7 @@ use crate::keyring::roster::Roster;
 use crate::keyring::state::KeyState;
 use crate::ops::destroy::{Authority, DestroyTarget};
 use crate::ops::error::Reason;
+use crate::ops::resident::{Goal, Mandate, refused_when_full};
 use crate::store::{Changes, Prefix, tables};
 
 /// The audit log's word for a step of a ceremony.
@@ -94,11 +95,11 @@ impl Vault {
             Action::Found(_) | Action::RotateRoot | Action::ChangeRoster(_) => {
                 self.change_root(&info).await?
             }
-            Action::RotateTenant(tenant) => self.rotate_one(id, tenant).await?,
+            Action::RotateTenant(tenant) => self.rotate_one(&info, tenant).await?,
+            Action::MoveTenant { tenant, resident } => self.move_one(&info, tenant, *resident).await?,
             Action::Unfreeze(name) => self.unfreeze(name).await?,
             Action::Destroy(name) => self.destroy_by_ceremony(id, name).await?,
             Action::RaiseMinVersion { key, version } => self.raise_min_version(key, *version).await?,
-            action => return Err(Error::NotAllowed(format!("{} is not possible yet", action.as_str()))),
         };
         self.end(id, State::Done, Some(outcome)).await.map(Some)
     }
@@ -110,7 +111,7 @@ impl Vault {
             self.new_root(info).await?;
         }
         self.move_audit_key(self.root().id).await?;
-        self.move_tenants(info.id).await?;
+        self.move_tenants(info).await?;
         for old in self.retired_roots().await? {
             self.prove_unused(&old.record.id).await?;
             self.bury_root(old).await?;
@@ -145,11 +146,19 @@ impl Vault {
         self.enthrone(minted, changes).await
     }
 
-    /// Gives every tenant a KEK under the root in force.
-    async fn move_tenants(self: &Arc<Self>, id: CeremonyId) -> Result<(), Error> {
+    /// Gives every tenant a KEK under the root in force. A resident KEK is under none; but where
+    /// the roster changes, its custodians do, so it is replaced by one that they have shares of.
+    async fn move_tenants(self: &Arc<Self>, info: &CeremonyInfo) -> Result<(), Error> {
+        let id = info.id;
+        let mandate = info.record.action.new_members().map(|members| Mandate { ceremony: id, members });
         let mut progress = self.ceremony(id).await?.0.record.progress;
         for (at, tenant) in self.tenants_after(progress.tenant.as_ref()).await?.into_iter().enumerate() {
             self.rotate_to_new_root(&tenant).await?;
+            if let Some(mandate) = mandate
+                && self.is_resident(&tenant).await?
+            {
+                self.rotate_until(&tenant, Goal::Reborn(mandate)).await?;
+            }
             progress.done += 1;
             progress.total = progress.total.max(progress.done);
             progress.tenant = Some(tenant);
@@ -189,7 +198,13 @@ impl Vault {
         Ok(())
     }
 
-    async fn rotate_one(self: &Arc<Self>, id: CeremonyId, tenant: &TenantId) -> Result<String, Error> {
+    async fn rotate_one(self: &Arc<Self>, info: &CeremonyInfo, tenant: &TenantId) -> Result<String, Error> {
+        let id = info.id;
+        if self.is_resident(tenant).await? {
+            let mandate = Mandate { ceremony: id, members: &info.members };
+            self.rotate_until(tenant, Goal::Reborn(mandate)).await.map_err(refused_when_full)?;
+            return self.where_it_is(tenant).await;
+        }
         let before = self.tenant(tenant).await?.record.primary_kek;
         let began = self.ceremony(id).await?.0.record.progress;
         if began.step.is_empty() {
@@ -200,6 +215,30 @@ impl Vault {
         self.rotate_to_end(tenant).await?;
         let now = self.tenant(tenant).await?.record.primary_kek;
         Ok(format!("tenants/{tenant} has KEK version {now}"))
+    }
+
+    /// Moves a tenant into the HSM, or back into the store.
+    async fn move_one(
+        self: &Arc<Self>,
+        info: &CeremonyInfo,
+        tenant: &TenantId,
+        resident: bool,
+    ) -> Result<String, Error> {
+        let goal = match resident {
+            true => Goal::Resident(Mandate { ceremony: info.id, members: &info.members }),
+            false => Goal::Sealed,
+        };
+        self.rotate_until(tenant, goal).await.map_err(refused_when_full)?;
+        self.where_it_is(tenant).await
+    }
+
+    async fn where_it_is(&self, tenant: &TenantId) -> Result<String, Error> {
+        let version = self.tenant(tenant).await?.record.primary_kek;
+        let place = match self.kek(tenant, version).await?.record.resident {
+            Some(_) => "in the HSM",
+            None => "in the store, under the root key",
+        };
+        Ok(format!("tenants/{tenant} has KEK version {version}, {place}"))
     }
 
     async fn unfreeze(&self, name: &str) -> Result<String, Error> {
@@ -246,6 +285,9 @@ impl Vault {
         state: State,
         outcome: Option<String>,
     ) -> Result<(CeremonyInfo, StoreChange), Error> {
+        if state == State::Failed {
+            self.give_up_minted().await?;
+        }
         let (info, revision) = self.ceremony(id).await?;
         let record = info.record.ended(state, Date::now(), outcome);
         let mut changes = Changes::default();

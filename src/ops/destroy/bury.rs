@@ -31,6 +31,10 @@ impl<'a> Grave<'a> {
         Self { target, authority, now: Date::now() }
     }
 
+    pub(super) fn target(&self) -> &'a DestroyTarget {
+        self.target
+    }
+
     /// Takes a record out and puts a tombstone in its place.
     pub(super) fn bury<T: Record>(
         &self,

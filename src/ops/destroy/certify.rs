@@ -42,7 +42,7 @@ impl Vault {
             what: what(&destroyed.target),
             data_keys: destroyed.objects.iter().filter_map(data_key).collect(),
             index_keys: destroyed.objects.iter().filter_map(index_key).collect(),
-            keks: destroyed.objects.iter().filter_map(kek).collect(),
+            keks: destroyed.objects.iter().filter_map(|object| kek(object, destroyed)).collect(),
             destroyed: rfc3339(destroyed.begun),
             authority: authority(&destroyed.target, &destroyed.authority),
             checks: checks(destroyed).into_iter().chain([self.no_open_keys(destroyed)]).collect(),
@@ -91,7 +91,7 @@ impl Vault {
     fn no_open_keys(&self, destroyed: &Destroyed) -> Check {
         let is_open = |object: &&Object| match &object.gone {
             Gone::Dek { id, .. } => self.deks.holds(id),
-            Gone::Kek | Gone::IndexKey => false,
+            Gone::Kek | Gone::KekEscrow | Gone::IndexKey => false,
         };
         let open = destroyed.objects.iter().filter(is_open).count();
         Check {
@@ -119,15 +119,17 @@ fn data_key(object: &Object) -> Option<DataKey> {
             kek_version: kek.map(crate::id::KekVersion::get).unwrap_or_default(),
             fingerprint: fingerprint(object),
         }),
-        Gone::Kek | Gone::IndexKey => None,
+        Gone::Kek | Gone::KekEscrow | Gone::IndexKey => None,
     }
 }
 
-fn kek(object: &Object) -> Option<KekGone> {
+fn kek(object: &Object, destroyed: &Destroyed) -> Option<KekGone> {
+    let escrow = format!("{}/escrow", object.name);
+    let own = |other: &Object| other.gone == Gone::KekEscrow && other.name == escrow;
     (object.gone == Gone::Kek).then(|| KekGone {
         name: object.name.clone(),
         fingerprint: fingerprint(object),
-        resident: false,
+        resident: destroyed.objects.iter().any(own),
     })
 }
 
@@ -158,8 +160,13 @@ fn authority(target: &DestroyTarget, authority: &Authority) -> certificate::Auth
 fn checks(destroyed: &Destroyed) -> Vec<Check> {
     let passed = |what: &str, found: String| Check { what: what.into(), found, passed: true };
     let index_keys = destroyed.objects.iter().filter(|object| object.gone == Gone::IndexKey).count();
+    let resident = destroyed.objects.iter().filter(|object| object.gone == Gone::KekEscrow).count();
+    let on_tokens = passed(
+        "HSM object gone on every token",
+        format!("{resident} KEKs were destroyed and looked for on each token before their escrow was buried"),
+    );
     let count = destroyed.objects.len();
-    vec![
+    let mut checks = vec![
         passed(
             "no record in the store",
             format!(
@@ -175,7 +182,9 @@ fn checks(destroyed: &Destroyed) -> Vec<Check> {
                 destroyed.files.files.join(", ")
             ),
         ),
-    ]
+    ];
+    checks.extend((resident > 0).then_some(on_tokens));
+    checks
 }
 
 fn rfc3339(date: Date) -> String {

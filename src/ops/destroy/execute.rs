@@ -28,7 +28,9 @@ impl Vault {
         authority: Authority,
     ) -> Result<Destroyed, Error> {
         let _alone = self.destroying.lock().await;
-        self.bury(&Grave::new(&target, &authority)).await?;
+        let grave = Grave::new(&target, &authority);
+        self.bury(&grave).await?;
+        self.bury_resident(&grave).await?;
         let tombstones = self.tombstones(&target).await?;
         let files = self.prove(&target, &tombstones).await?;
         let plan = self.note_done(&target, &tombstones, &files).await?;
@@ -79,7 +81,12 @@ impl Vault {
         };
         let prefixes: Vec<Prefix<Tombstone>> = match target {
             DestroyTarget::Kek(id, version) => {
-                return one(tables::tombstone(&tables::kek(id, *version))).await;
+                let mut found = one(tables::tombstone(&tables::kek(id, *version))).await?;
+                // Of a resident one only.
+                let escrow = tables::tombstone(&tables::kek_escrow(id, *version));
+                let stored = self.records.get(&escrow).await?;
+                found.extend(stored.map(|stored| (escrow, stored)));
+                return Ok(found);
             }
             DestroyTarget::Version(version) => {
                 let dek = self.version_record(&version.key, version.epoch).await?.record.dek;
@@ -90,6 +97,7 @@ impl Vault {
             }
             DestroyTarget::Tenant(id) => vec![
                 tables::buried(&tables::keks(id)),
+                tables::buried(&tables::kek_escrows(id)),
                 tables::buried(&tables::deks_of(id)),
                 tables::buried(&tables::index_keys_of(id)),
             ],
@@ -209,6 +217,7 @@ fn object(path: &Path<Tombstone>, tombstone: Tombstone) -> Object {
             Gone::Dek { id, version: VersionName { key, epoch }, kek: tombstone.kek }
         }
         _ if path.id.is_kek() => Gone::Kek,
+        _ if path.id.is_kek_escrow() => Gone::KekEscrow,
         _ => Gone::IndexKey,
     };
     let name = path.id.describe();

@@ -132,4 +132,6 @@ pub enum Gone {
     IndexKey,
     /// A KEK version.
     Kek,
+    /// The escrow of a KEK version that was in the HSM; its token object went before it.
+    KekEscrow,
 }

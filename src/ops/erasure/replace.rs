@@ -239,7 +239,7 @@ impl Vault {
         let root = unused.record.root;
         self.records.forget_erasure_key(path.id);
         if let Some(wrapped) = unused.record.kek.clone() {
-            self.hsm.forget(Forget::These(vec![Kek { root, wrapped }]));
+            self.hsm.forget(Forget::These(vec![Kek::Sealed { root, wrapped }]));
         }
         self.hsm.destroy_root(root).await.map_err(not_done)?;
         tracing::info!(generation = path.id.get(), "erasure key: the old root is gone");

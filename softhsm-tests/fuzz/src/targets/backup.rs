@@ -37,7 +37,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         id: ExportId([3; 16]),
         deployment: DeploymentId([9; 16]),
         root,
-        canary: wrapped::Canary { root, kek: kek.clone(), sealed: sealed(5), fingerprint: [6; 32] },
+        canary: wrapped::Canary { root, kek: Some(kek.clone()), sealed: sealed(5), fingerprint: [6; 32] },
         kek: kek.clone(),
         secret: SystemSecret { root, kek: kek.clone(), sealed: sealed(7) },
         created: Date(1),

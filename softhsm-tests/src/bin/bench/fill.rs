@@ -73,7 +73,7 @@ impl Filler {
         let keks = self.new_keks(names.len()).await?;
         let mut changes = Changes::new();
         for (number, (name, kek)) in names.iter().zip(&keks).enumerate() {
-            self.put_tenant(&mut changes, name, kek, number.is_multiple_of(WITH_KEY));
+            self.put_tenant(&mut changes, name, kek, number.is_multiple_of(WITH_KEY))?;
         }
         // Chunks begin at multiples of it.
         let with_key = || names.iter().zip(&keks).step_by(WITH_KEY);
@@ -91,7 +91,7 @@ impl Filler {
         let epochs: Vec<Epoch> = (1..=versions).filter_map(Epoch::new).collect();
         let primary = *epochs.last().ok_or("no versions")?;
         let mut changes = Changes::new();
-        self.put_tenant(&mut changes, &name, &kek, true);
+        self.put_tenant(&mut changes, &name, &kek, true)?;
         put_key(&mut changes, &name, primary);
         for epochs in epochs.chunks(TRANSACTION) {
             let wanted = epochs.iter().map(|epoch| (&name, *epoch, &kek)).collect();
@@ -108,7 +108,7 @@ impl Filler {
         let made = self.run(std::iter::repeat_with(one).take(count).collect()).await?;
         made.into_iter()
             .map(|reply| match reply {
-                Reply::Wrapped(wrapped) => Ok(Kek { root: self.0.root.id, wrapped }),
+                Reply::Wrapped(wrapped) => Ok(Kek::Sealed { root: self.0.root.id, wrapped }),
                 other => Err(format!("no KEK: {other:?}").into()),
             })
             .collect()
@@ -139,10 +139,11 @@ impl Filler {
         futures_util::future::join_all(lists).await.into_iter().flatten().collect()
     }
 
-    fn put_tenant(&self, changes: &mut Changes, name: &KeyName, kek: &Kek, has_key: bool) {
+    fn put_tenant(&self, changes: &mut Changes, name: &KeyName, kek: &Kek, has_key: bool) -> Outcome<()> {
         let (created, first) = (Date::now(), KekVersion::FIRST);
         let tenant = Tenant { keys: has_key.into(), ..Tenant::new(created, None) };
-        let (wrapped, state) = (kek.wrapped.clone(), KeyState::Active);
+        let Kek::Sealed { wrapped, .. } = kek else { return Err("a resident KEK".into()) };
+        let (wrapped, state) = (wrapped.clone(), KeyState::Active);
         let kek = KekRecord {
             root: self.0.root.id,
             wrapped,
@@ -150,10 +151,12 @@ impl Filler {
             uses_reserved: RESERVED,
             created,
             destruction: None,
+            resident: None,
         };
         changes
             .create(&tables::tenant(&name.tenant), &tenant)
             .create(&tables::kek(&name.tenant, first), &kek);
+        Ok(())
     }
 
     /// Without a record of the newest change the daemon would refuse the store as older than its log.

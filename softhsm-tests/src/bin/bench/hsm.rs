@@ -107,7 +107,7 @@ fn misfit() -> HsmError {
 
 async fn new_kek(group: &HsmGroup, root: &NewRoot) -> Outcome<Kek> {
     match group.run(vec![Operation::GenerateKek { root: root.id }]).await.pop() {
-        Some(Ok(Reply::Wrapped(wrapped))) => Ok(Kek { root: root.id, wrapped }),
+        Some(Ok(Reply::Wrapped(wrapped))) => Ok(Kek::Sealed { root: root.id, wrapped }),
         Some(Err(error)) => Err(error.into()),
         _ => Err(misfit().into()),
     }

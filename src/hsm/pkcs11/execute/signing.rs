@@ -44,7 +44,7 @@ impl Executor<'_> {
         let mechanism = self.padded_wrap()?;
         let kek = self.generate_kek(root)?;
         // It was tried as the KEK of a tenant, and is none.
-        self.connection.keks.forget(&Kek { root: *root, wrapped: kek.clone() });
+        self.connection.keks.forget(&Kek::Sealed { root: *root, wrapped: kek.clone() });
         let wrapping = self.wrapping_key(root, &kek)?;
         let born = self.born_under(wrapping, mechanism);
         self.destroy(wrapping.handle)?;
@@ -136,7 +136,7 @@ impl Executor<'_> {
         if kek.bytes.len() != WRAPPED_LEN {
             return Err(HsmError::Integrity.into());
         }
-        let (root, id) = (self.root(root)?, wrapping_id(root, kek));
+        let (root, id) = (self.master(root)?, wrapping_id(root, kek));
         let handle = self.verified(root, || self.unwrap_wrapping(root.handle, kek, id))?;
         self.only_protected(Own { handle, id })
     }
@@ -171,7 +171,7 @@ mod tests {
     fn handles_of_different_kinds_have_different_names() {
         let (root, kek) =
             (RootId([1; 16]), WrappedKek { mechanism: WrapMechanism::AesKeyWrap, bytes: vec![2; 40] });
-        let tenant = super::super::kek_id(&Kek { root, wrapped: kek.clone() });
+        let tenant = super::super::kek_id(&root, &kek);
         assert_ne!(wrapping_id(&root, &kek), tenant);
         let template = primitive::private_key(tenant);
         assert!(template.contains(&Attribute::Class(ObjectClass::PRIVATE_KEY)));

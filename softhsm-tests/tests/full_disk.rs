@@ -88,6 +88,20 @@ impl Small {
         writeln!(self.input, "DAEMON=$!").expect("the shell");
     }
 
+    /// Starts the daemon on a full disk, and waits until it has said why that is in vain. It ends
+    /// or waits, as the crash before has left the reserved room or not.
+    async fn start_in_vain(&mut self, world: &World) {
+        let wanted = |line: &&str| line.contains("audit log") && line.contains("No space left");
+        let told = || world.log().lines().filter(wanted).count();
+        let before = told();
+        self.start(world);
+        let deadline = Instant::now() + PATIENCE;
+        while told() == before {
+            assert!(Instant::now() < deadline, "{}", world.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Ends the daemon as a service manager does, or worse.
     fn end(&mut self, signal: &str) {
         writeln!(self.input, "kill -{signal} $DAEMON; wait $DAEMON; echo \"END $?\"").expect("the shell");
@@ -226,21 +240,7 @@ async fn a_full_audit_disk_stops_the_service_until_there_is_room() {
     small.fill(&world);
     while encrypt(&mut crypto, &mut acknowledged).await.is_ok() {}
     small.end("KILL");
-    // A start says why not. It ends or waits, as the crash has left the reserved room or not.
-    let told = || {
-        world
-            .log()
-            .lines()
-            .filter(|line| line.contains("audit log") && line.contains("No space left"))
-            .count()
-    };
-    let before = told();
-    small.start(&world);
-    let deadline = Instant::now() + PATIENCE;
-    while told() == before {
-        assert!(Instant::now() < deadline, "{}", world.log());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    small.start_in_vain(&world).await;
     small.end("KILL");
     small.make_room(&world);
     small.start(&world);

@@ -17,6 +17,7 @@ mod crypt;
 mod csv;
 mod data_key;
 mod destroy;
+mod document;
 mod erasure;
 pub mod exit;
 mod failure;

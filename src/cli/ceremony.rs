@@ -88,7 +88,7 @@ impl Command {
             Self::Share(share) => share.run(shell).await,
             Self::Roster => roster(shell).await,
             Self::Transcript(transcript) => transcript.run(shell).await,
-            Self::Verify(verify) => verify.run(shell),
+            Self::Verify(verify) => verify.run(shell).await,
         }
     }
 }

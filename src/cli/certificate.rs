@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::Shell;
 use super::audit::trusted;
+use super::document;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::name;
@@ -111,7 +112,7 @@ async fn write(path: &Path, page: &str, force: bool) -> Result<(), Failure> {
 
 impl Source {
     fn verify(&self, shell: &mut Shell) -> Result<Proved, Failure> {
-        let text = std::fs::read_to_string(&self.file).map_err(Failure::file("read", &self.file))?;
+        let text = document::read(&self.file)?;
         let document = Document::parse(&text).map_err(refused)?;
         let keys = match &self.key {
             Some(path) => trusted(path)?,

@@ -6,7 +6,6 @@ use serde_json::json;
 use super::crypt::input::Source;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::view::hex;
 use super::{Shell, name};
 use crate::id::{FieldId, KeyName};
 use crate::rpc::proto::{Normalization, RotateIndexKeyRequest};
@@ -88,7 +87,7 @@ async fn compute(
     let client = shell.client().await?;
     let answer = client.blind_index(&key.to_string(), field.as_str(), value, rule).await?;
     let (index, previous) =
-        (hex(&answer.index), answer.previous.iter().map(|index| hex(index)).collect::<Vec<_>>());
+        (hex::encode(&answer.index), answer.previous.iter().map(hex::encode).collect::<Vec<_>>());
     let lines = [std::slice::from_ref(&index), &previous].concat().join("\n");
     shell.print.answer(&lines, &json!({ "index": index, "previous": previous }))
 }

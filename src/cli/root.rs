@@ -5,19 +5,23 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
 use super::Shell;
+use super::document;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::local::ConfigFile;
 use super::name;
 use super::output::Output;
+use crate::audit::Outcome;
 use crate::config::Config;
+use crate::daemon;
 use crate::daemon::lock::StateLock;
+use crate::daemon::maintain::{self, MaintainError};
 use crate::daemon::restore::{Restore, RestoreError};
-use crate::daemon::{self, maintain};
-use crate::id::TenantName;
+use crate::id::{CeremonyId, DeploymentId, TenantName};
 use crate::keyring::armour::Armoured;
 use crate::keyring::recovery::{EscrowFile, RestoreShare};
 use crate::rpc::proto::GetEscrowRequest;
@@ -118,14 +122,25 @@ impl RestoreArgs {
         shell.print.show(&restore.request().statement);
         shell.print.note(&format!("waiting for {} shares in {}", restore.missing(), self.folder.display()));
         shell.print.note(&format!("each custodian runs `keyward ceremony share {}`", request.display()));
-        let collected = tokio::time::timeout(self.wait, collect(shell, &mut restore, &self.folder)).await;
-        collected
-            .map_err(|_| Failure::Input("not enough shares came in time; nothing was restored".into()))??;
-        let restored = restore.finish().await.map_err(refused)?;
         let what =
             self.kek.as_ref().map_or_else(|| "root key".to_owned(), |tenant| format!("KEK of {tenant}"));
-        let detail = format!("{what} restored onto token {}", restored.settled.token.serial);
-        record(&config, deployment, &detail).await?;
+        let log = Log { config: &config, deployment, id: restore.request().ceremony };
+        let collected = collect(shell, &log, &mut restore, &self.folder);
+        if tokio::time::timeout(self.wait, collected).await.map_or(Ok(false), |done| done.map(|()| true))? {
+            log.record(Outcome::Started, &format!("{what}, shares of {}", restore.givers())).await?;
+        } else {
+            let why = "not enough shares came in time; nothing was restored";
+            log.refused(why).await?;
+            return Err(Failure::Input(why.into()));
+        }
+        let restored = match restore.finish().await {
+            Ok(restored) => restored,
+            Err(error) => {
+                log.refused(&error.to_string()).await?;
+                return Err(refused(error));
+            }
+        };
+        log.record(Outcome::Ok, &format!("{what} onto token {}", restored.settled.token.serial)).await?;
         let transcript = self.folder.join("restore.json");
         write(&transcript, &restored.transcript).await?;
         let token = &restored.settled.token;
@@ -143,20 +158,38 @@ impl RestoreArgs {
     }
 }
 
-async fn record(config: &Config, deployment: crate::id::DeploymentId, detail: &str) -> Result<(), Failure> {
-    let recorded = maintain::record(config, deployment, "root-restore", detail, None).await;
-    recorded.map_err(|error| {
-        Failure::Input(format!("the root was restored, but that could not be recorded: {error}"))
-    })
+/// The audit log, as far as one restore goes.
+struct Log<'a> {
+    config: &'a Config,
+    deployment: DeploymentId,
+    id: CeremonyId,
+}
+
+impl Log<'_> {
+    async fn record(&self, outcome: Outcome, detail: &str) -> Result<(), Failure> {
+        let (event, detail) = (("root-restore", outcome), format!("ceremonies/{}: {detail}", self.id));
+        let recorded = maintain::record::<MaintainError>(self.config, self.deployment, event, &detail, None);
+        recorded.await.map_err(|error| Failure::Input(format!("the audit log: {error}")))
+    }
+
+    async fn refused(&self, why: &str) -> Result<(), Failure> {
+        self.record(Outcome::Failed("APPROVAL_REFUSED".to_owned()), why).await
+    }
 }
 
 /// Takes shares out of the folder until there are enough. What does not count is told once and passed over.
-async fn collect(shell: &mut Shell, restore: &mut Restore, folder: &Path) -> Result<(), Failure> {
+async fn collect(
+    shell: &mut Shell,
+    log: &Log<'_>,
+    restore: &mut Restore,
+    folder: &Path,
+) -> Result<(), Failure> {
     let mut seen = std::collections::BTreeSet::new();
     while restore.missing() > 0 {
         for path in shares(folder)? {
-            let Ok(text) = std::fs::read_to_string(&path) else { continue };
-            if !seen.insert((path.clone(), text.clone())) {
+            // One that is being copied may be read once more.
+            let Ok(text) = document::read(&path) else { continue };
+            if !seen.insert((path.clone(), Sha256::digest(&text))) {
                 continue;
             }
             let taken = RestoreShare::parse(&text).map_err(|error| format!("{error}"));
@@ -165,7 +198,11 @@ async fn collect(shell: &mut Shell, restore: &mut Restore, folder: &Path) -> Res
                 Ok(()) => {
                     shell.print.note(&format!("took {}; {} missing", path.display(), restore.missing()));
                 }
-                Err(why) => shell.print.warn(&format!("{} does not count: {why}", path.display())),
+                Err(why) => {
+                    let why = format!("{} does not count: {why}", path.display());
+                    shell.print.warn(&why);
+                    log.refused(&why).await?;
+                }
             }
         }
         tokio::time::sleep(LOOK).await;
@@ -185,7 +222,7 @@ fn shares(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 /// Reads a record that people carry.
 pub(super) fn read<T: Armoured>(path: &Path) -> Result<T, Failure> {
-    let text = std::fs::read_to_string(path).map_err(Failure::file("read", path))?;
+    let text = document::read(path)?;
     T::parse(&text).map_err(|error| Failure::Input(format!("{}: {error}", path.display())))
 }
 

@@ -129,7 +129,7 @@ impl View for KeyVersion {
             ("name", json!(self.name)),
             ("state", state(self.state())),
             ("kek_version", json!(self.kek_version)),
-            ("dek_id", json!(hex(&self.dek_id))),
+            ("dek_id", json!(hex::encode(&self.dek_id))),
             ("create_time", time(self.create_time.as_ref())),
             ("activate_time", time(self.activate_time.as_ref())),
             ("destroy_time", time(self.destroy_time.as_ref())),
@@ -313,11 +313,6 @@ impl View for status::Schedule {
             ("next_due_time", time(self.next_due_time.as_ref())),
         ]
     }
-}
-
-/// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use super::lock::{LockError, StateLock};
 use super::once::{self, SecretError};
 use super::settings;
 use crate::audit::checkpoint::NoteKey;
-use crate::audit::{self, FileLog, Outcome, Pending};
+use crate::audit::file::OpenError;
+use crate::audit::{self, AuditError, FileLog, Outcome, Pending};
 use crate::config::Config;
 use crate::id::DeploymentId;
 use crate::keyring::record::{Root, SigningPurpose, SystemSecret};
@@ -114,7 +115,8 @@ pub fn import(config: &Config, input: &Path) -> Result<Exported, MaintainError> 
         }
         let imported = done?;
         let detail = format!("{} records at revision {}", imported.records, imported.position.revision);
-        record(config, imported.deployment, "store-import", &detail, None).await?;
+        record::<MaintainError>(config, imported.deployment, ("store-import", Outcome::Ok), &detail, None)
+            .await?;
         Ok(imported)
     })
 }
@@ -142,7 +144,14 @@ pub fn repair(config: &Config) -> Result<RepairReport, MaintainError> {
         let repaired =
             repair::repair(&config.database(), &config.journal(), root.deployment, &secret).await?;
         if !repaired.notes.is_empty() {
-            record(config, root.deployment, "store-repair", &repaired.notes.join("; "), None).await?;
+            record::<MaintainError>(
+                config,
+                root.deployment,
+                ("store-repair", Outcome::Ok),
+                &repaired.notes.join("; "),
+                None,
+            )
+            .await?;
         }
         Ok(repaired)
     })
@@ -176,7 +185,14 @@ pub fn accept_rollback(config: &Config) -> Result<StoreChange, MaintainError> {
             doomed.len()
         );
         let position = records.position();
-        record(config, root.deployment, "store-rollback-accepted", &detail, Some(position)).await?;
+        record::<MaintainError>(
+            config,
+            root.deployment,
+            ("store-rollback-accepted", Outcome::Ok),
+            &detail,
+            Some(position),
+        )
+        .await?;
         Ok(position)
     })
 }
@@ -246,14 +262,14 @@ async fn open_store(config: &Config) -> Result<SqliteKv, MaintainError> {
     }
 }
 
-/// One record about what was done by hand.
-pub(crate) async fn record(
+/// One record about what was done by hand, while no daemon runs.
+pub(crate) async fn record<E: From<OpenError> + From<AuditError>>(
     config: &Config,
     deployment: DeploymentId,
-    operation: &'static str,
+    (operation, outcome): (&'static str, Outcome),
     detail: &str,
     change: Option<StoreChange>,
-) -> Result<(), MaintainError> {
+) -> Result<(), E> {
     let missing = !config.audit_dir().exists();
     let (log, _) = FileLog::open(settings::audit(config, missing), deployment)?;
     let mut pending = Pending::begin(log.clone(), None, operation, "", 0);
@@ -261,7 +277,7 @@ pub(crate) async fn record(
     if let Some(change) = change {
         pending.change(audit::StoreChange { revision: change.revision, digest: change.digest });
     }
-    pending.finish(Outcome::Ok)?.await?;
+    pending.finish(outcome)?.await?;
     Ok(log.close()?)
 }
 

@@ -16,6 +16,7 @@ use crate::hsm::birth::{DeliveredShare, Delivery, Handover, Purpose};
 use crate::hsm::pkcs11::root::Settled;
 use crate::hsm::process::{self, Heir, TaskError};
 use crate::id::{CeremonyId, CustodianId, TenantId};
+use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::{AgreementKey, Custodian};
 use crate::keyring::escrow::{Escrow, share_context};
 use crate::keyring::recovery::{EscrowFile, EscrowedKek, RestoreRequest, RestoreShare};
@@ -153,7 +154,8 @@ impl Restore {
         let transport =
             AgreementKey::of_point(&point.0).map_err(|error| RestoreError::Escrow(error.to_string()))?;
         let (ceremony, begun) = (CeremonyId::random()?, Date::now());
-        let statement = statement(&escrow, &subject, ceremony, &label, &serial, reason);
+        let head = Head { ceremony, label: &label, serial: &serial, transport: &transport, reason };
+        let statement = statement(&escrow, &subject, &head);
         Statement::new(&statement)?;
         let request = RestoreRequest {
             ceremony,
@@ -170,6 +172,11 @@ impl Restore {
     /// What custodians are given.
     pub fn request(&self) -> &RestoreRequest {
         &self.request
+    }
+
+    /// Whose shares have been taken, in words.
+    pub fn givers(&self) -> String {
+        self.shares.keys().map(CustodianId::as_str).collect::<Vec<_>>().join(", ")
     }
 
     /// How many shares are still missing.
@@ -267,14 +274,23 @@ pub fn envelope_of(request: &RestoreRequest, custodian: &Custodian) -> Result<En
     Ok(signed.envelope(request.deployment, custodian.signing().id()))
 }
 
-fn statement(
-    escrow: &EscrowFile,
-    subject: &Subject,
-    id: CeremonyId,
-    label: &str,
-    serial: &str,
-    reason: &str,
-) -> String {
+/// The line of the statement that names the key which shares are sealed to. Whoever gives a share
+/// compares it with the screen where the restore runs: a request by itself proves nothing.
+pub fn sealed_to(transport: &AgreementKey) -> String {
+    format!("Shares are sealed to: {}", CredentialId::of(transport.spki()))
+}
+
+/// What a restore has of its own.
+struct Head<'a> {
+    ceremony: CeremonyId,
+    label: &'a str,
+    serial: &'a str,
+    transport: &'a AgreementKey,
+    reason: &'a str,
+}
+
+fn statement(escrow: &EscrowFile, subject: &Subject, head: &Head<'_>) -> String {
+    let Head { ceremony, label, serial, transport, reason } = *head;
     let whose = match subject.purpose {
         Purpose::Resident => "that tenant's keys",
         _ => "every tenant's keys",
@@ -282,13 +298,16 @@ fn statement(
     let root = &escrow.root;
     [
         "KEYWARD CEREMONY".to_owned(),
-        format!("Ceremony: {id}"),
+        format!("Ceremony: {ceremony}"),
         format!("Deployment: {}", root.deployment),
         "Action: restore".to_owned(),
         String::new(),
         subject.what.clone(),
         format!("Onto token: {} serial {}", quote(label), quote(serial)),
-        "The custodians' shares put the key together inside that token's process.".to_owned(),
+        sealed_to(transport),
+        "The custodians' shares put the key together inside that token's process. Whoever".to_owned(),
+        "else has the key that they are sealed to gets it instead: compare that line with".to_owned(),
+        "the screen where the restore runs.".to_owned(),
         format!("Whoever has the token and its PIN can then use {whose}."),
         String::new(),
         format!(

@@ -100,11 +100,14 @@ impl CeremonyInfo {
 
 /// Ceremonies that are worked on, and what each waits for, in words.
 #[derive(Default)]
-pub(super) struct Ceremonies(Mutex<HashMap<CeremonyId, Option<String>>>);
+pub(super) struct Ceremonies {
+    working: Mutex<HashMap<CeremonyId, Option<String>>>,
+    proposing: tokio::sync::Mutex<()>,
+}
 
 impl Ceremonies {
     fn lock(&self) -> MutexGuard<'_, HashMap<CeremonyId, Option<String>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.working.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,6 +136,8 @@ impl Vault {
         reason: &str,
         lasts: Duration,
     ) -> Result<Done<CeremonyInfo>, Error> {
+        // Whoever holds this sees every other one that is open.
+        let _alone = self.ceremonies.proposing.lock().await;
         let roster = self.roster().await?;
         let action = self.action(proposal, roster.as_ref().map(|(_, roster)| roster))?;
         self.check_action(&action).await?;
@@ -164,11 +169,12 @@ impl Vault {
             finished: None,
             outcome: None,
         };
-        let mut changes = Changes::default();
-        changes.create(&tables::ceremony(id), &record);
-        let change = self.commit(changes, Affects::Nothing).await?;
         let info = CeremonyInfo { id, deployment: self.deployment(), record, members, waiting_for: None };
+        // A statement that nobody could sign is not kept.
         info.envelope(&info.members.custodians()[0])?;
+        let mut changes = Changes::default();
+        changes.create(&tables::ceremony(id), &info.record);
+        let change = self.commit(changes, Affects::Nothing).await?;
         Ok(Done::with_change(info, change).detail(format!("ceremonies/{id}")))
     }
 

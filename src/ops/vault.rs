@@ -49,7 +49,7 @@ pub struct Vault {
     pub(super) woken: Notify,
     /// Destructions are done one after the other.
     pub(super) destroying: Mutex<()>,
-    /// Resident KEKs are made one after the other.
+    /// Roots and resident KEKs are made one after the other.
     pub(super) minting: Mutex<()>,
     /// At most one replacement of the erasure key is under way.
     pub(super) erasing: tokio::sync::Mutex<()>,

@@ -51,8 +51,8 @@ fn name() -> Result<KeyName, StoreError> {
 }
 
 fn context(head: &[u8; 32]) -> Result<Context, StoreError> {
-    let hash = head.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-    Context::new([("header", hash.as_str())]).map_err(|_| StoreError::Primitive("the context of the export"))
+    Context::new([("header", hex::encode(head).as_str())])
+        .map_err(|_| StoreError::Primitive("the context of the export"))
 }
 
 /// The key of the export with this header.

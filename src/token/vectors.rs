@@ -14,7 +14,6 @@ use crate::keyring::custodian::AgreementKey;
 use crate::token::envelope::{Ceremony, Enrolment, Envelope, Matter, RestoreShare};
 use crate::token::printable::{Statement, quote};
 use crate::token::verify::{normalise, verify};
-use crate::token::wire::{hex, unhex};
 
 const ABOUT: &str = "Envelopes that tokens sign (docs/tokens.md), and texts in them. The keys are public; \
                      use them for nothing else.";
@@ -42,7 +41,7 @@ fn check_signature(case: &Value) {
     let fields = &case["fields"];
     let built = matter(word(&case["purpose"]), fields)
         .envelope(DeploymentId(fixed(&case["deployment"])), CredentialId(fixed(&case["credential"])));
-    assert_eq!(hex(built.as_bytes()), word(&case["envelope"]), "{}", case["name"]);
+    assert_eq!(hex::encode(built.as_bytes()), word(&case["envelope"]), "{}", case["name"]);
     assert_eq!(Envelope::parse(built.as_bytes()), Ok(built.clone()));
     let accepted = verify(&credential, &built, &bytes(&case["signature"])).is_ok();
     assert_eq!(accepted, word(&case["expect"]) == "accepted", "{}", case["name"]);
@@ -82,7 +81,7 @@ fn word(value: &Value) -> &str {
 }
 
 fn bytes(value: &Value) -> Vec<u8> {
-    unhex(word(value)).unwrap()
+    hex::decode(word(value)).unwrap()
 }
 
 fn fixed<const N: usize>(value: &Value) -> [u8; N] {
@@ -98,7 +97,7 @@ const POINTS: [&str; 2] = [
 ];
 
 fn bless() -> Value {
-    let point = unhex(POINTS[0]).unwrap();
+    let point = hex::decode(POINTS[0]).unwrap();
     let mut one = [0; 32];
     one[31] = 1;
     let random = SystemRandom::new();
@@ -131,14 +130,14 @@ fn bless() -> Value {
 }
 
 fn all_fields() -> [(&'static str, Value); 3] {
-    let spki = AgreementKey::of_point(&unhex(POINTS[1]).unwrap()).unwrap();
-    let ceremony = hex(&[0x33; 16]);
+    let spki = AgreementKey::of_point(&hex::decode(POINTS[1]).unwrap()).unwrap();
+    let ceremony = hex::encode([0x33; 16]);
     [
-        ("enrolment", json!({ "name": "alice", "agreement": hex(spki.spki()) })),
+        ("enrolment", json!({ "name": "alice", "agreement": hex::encode(spki.spki()) })),
         (
             "ceremony",
             json!({
-                "ceremony": ceremony, "roster": hex(&[0x44; 32]),
+                "ceremony": ceremony, "roster": hex::encode([0x44; 32]),
                 "created": 1_800_000_000_000_u64, "expires": 1_800_000_600_000_u64,
                 "statement": "Rotate the root key.\nReason: \"yearly\"",
             }),
@@ -147,7 +146,7 @@ fn all_fields() -> [(&'static str, Value); 3] {
             "restore-share",
             json!({
                 "ceremony": ceremony, "statement": "Restore the root key.",
-                "transport": hex(spki.spki()),
+                "transport": hex::encode(spki.spki()),
             }),
         ),
     ]
@@ -163,9 +162,9 @@ fn case(
     let (deployment, credential) = (DeploymentId([0x11; 16]), CredentialId::of(&spki));
     let envelope = matter(purpose, fields).envelope(deployment, credential);
     json!({
-        "name": name, "expect": "accepted", "algorithm": algorithm.as_str(), "public_key": hex(&spki),
+        "name": name, "expect": "accepted", "algorithm": algorithm.as_str(), "public_key": hex::encode(&spki),
         "purpose": purpose, "deployment": deployment.to_string(), "credential": credential.to_string(),
-        "fields": fields, "envelope": hex(envelope.as_bytes()), "signature": hex(&sign(envelope.as_bytes())),
+        "fields": fields, "envelope": hex::encode(envelope.as_bytes()), "signature": hex::encode(sign(envelope.as_bytes())),
     })
 }
 
@@ -175,13 +174,13 @@ fn spoilt(case: &Value, name: &str, spoil: fn(&mut Vec<u8>)) -> Value {
     spoil(&mut signature);
     case["name"] = json!(name);
     case["expect"] = json!("refused");
-    case["signature"] = json!(hex(&signature));
+    case["signature"] = json!(hex::encode(&signature));
     case
 }
 
 /// The other s of the same signature.
 fn high_s(signature: &mut [u8]) {
-    let order = unhex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551").unwrap();
+    let order = hex::decode("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551").unwrap();
     let mut borrow = 0;
     for (digit, order) in signature[32..].iter_mut().zip(order).rev() {
         let difference = i16::from(order) - i16::from(*digit) - borrow;

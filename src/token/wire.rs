@@ -161,7 +161,7 @@ pub struct TokenKey {
 impl TokenKey {
     /// Label and id, as a person may name it.
     fn name(&self) -> String {
-        format!("{:?} (id:{})", self.label, hex(&self.id))
+        format!("{:?} (id:{})", self.label, hex::encode(&self.id))
     }
 }
 
@@ -230,7 +230,7 @@ impl KeySelector {
         let Some(digits) = text.strip_prefix("id:") else {
             return if text.is_empty() { Err(NoKeySelector) } else { Ok(Self::Label(text.to_owned())) };
         };
-        let id = unhex(digits).filter(|id| !id.is_empty()).ok_or(NoKeySelector)?;
+        let id = hex::decode(digits).ok().filter(|id| !id.is_empty()).ok_or(NoKeySelector)?;
         Ok(Self::Id(id))
     }
 
@@ -278,21 +278,9 @@ impl fmt::Display for KeySelector {
         match self {
             Self::Made(made) => write!(f, "label {:?} and more", made.label()),
             Self::Label(label) => write!(f, "label {label:?}"),
-            Self::Id(id) => write!(f, "id {}", hex(id)),
+            Self::Id(id) => write!(f, "id {}", hex::encode(id)),
         }
     }
-}
-
-/// Bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The bytes of hexadecimal digits, two for each.
-pub(crate) fn unhex(digits: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = digits.as_bytes().chunks(2);
-    pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
 }
 
 /// A key pair to be made.
@@ -366,7 +354,7 @@ mod tests {
     proptest! {
         #[test]
         fn hexadecimal_comes_back(bytes: Vec<u8>) {
-            prop_assert_eq!(unhex(&hex(&bytes)), Some(bytes));
+            prop_assert_eq!(hex::decode(hex::encode(&bytes)), Ok(bytes));
         }
 
         #[test]

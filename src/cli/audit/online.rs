@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::audit::checkpoint::{NoteError, NoteKey, SignedCheckpoint, read_keys};
 use crate::audit::verify::{self, Against};
 use crate::cli::Shell;
+use crate::cli::document;
 use crate::cli::failure::Failure;
 use crate::cli::view::{Fields, View, date};
 use crate::config::Config;
@@ -18,12 +19,12 @@ use crate::rpc::proto::{AttestRecordRequest, GetCheckpointRequest, GetPublicKeys
 
 /// Reads trusted keys from a file.
 pub(in crate::cli) fn trusted(path: &Path) -> Result<Vec<NoteKey>, Failure> {
-    let text = std::fs::read_to_string(path).map_err(Failure::file("read", path))?;
+    let text = document::read(path)?;
     read_keys(&text).map_err(|error| Failure::Input(format!("{}: {error}", path.display())))
 }
 
 fn kept_elsewhere(path: &Path) -> Result<SignedCheckpoint, Failure> {
-    let text = std::fs::read_to_string(path).map_err(Failure::file("read", path))?;
+    let text = document::read(path)?;
     text.parse().map_err(|error: NoteError| Failure::Input(format!("{}: {error}", path.display())))
 }
 
@@ -77,7 +78,7 @@ pub(super) async fn prove(shell: &mut Shell, sequence: u64) -> Result<(), Failur
 
 /// Any attested document, without the daemon.
 pub(super) fn check(shell: &mut Shell, file: &Path, key: &Path) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(file).map_err(Failure::file("read", file))?;
+    let text = document::read(file)?;
     let keys = trusted(key)?;
     let verified = Document::parse(&text).and_then(|document| document.verify(&keys));
     let verified = verified

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::shown;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
-use crate::cli::{Shell, name};
+use crate::cli::{Shell, document, name};
 use crate::config::value::Span;
 use crate::id::{KeyName, TenantName};
 use crate::rpc::proto::ProposeRequest;
@@ -165,5 +165,5 @@ impl Propose {
 }
 
 fn read(cards: &[PathBuf]) -> Result<Vec<String>, Failure> {
-    cards.iter().map(|card| std::fs::read_to_string(card).map_err(Failure::file("read", card))).collect()
+    cards.iter().map(|card| document::read(card)).collect()
 }

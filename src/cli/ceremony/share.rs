@@ -12,7 +12,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::cli::root::read;
 use crate::cli::token::TokenArgs;
-use crate::daemon::restore::envelope_of;
+use crate::daemon::restore::{envelope_of, sealed_to};
 use crate::envelope::sealed_box;
 use crate::keyring::armour::Armoured;
 use crate::keyring::custodian::{AgreementKey, Custodian};
@@ -85,6 +85,7 @@ fn check(request: &RestoreRequest) -> Result<(), Failure> {
         format!("Ceremony: {}", request.ceremony),
         format!("Deployment: {}", request.deployment),
         "Action: restore".to_owned(),
+        sealed_to(&request.transport),
     ];
     match lines.into_iter().find(|line| !request.statement.lines().any(|said| said == line)) {
         Some(line) => Err(refused(&format!("the statement does not say {line:?}: nothing was signed"))),

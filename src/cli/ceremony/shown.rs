@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Shell;
 use crate::cli::failure::Failure;
-use crate::cli::view::{Fields, View, hex, object, time, word};
+use crate::cli::view::{Fields, View, object, time, word};
 use crate::keyring::credential::CredentialId;
 use crate::rpc::proto::ceremony::State;
 use crate::rpc::proto::{Ceremony, Custodian, Roster};
@@ -39,8 +39,8 @@ impl View for Full<'_> {
         let approved = ceremony.approvals.iter().map(|approval| approval.custodian.clone());
         fields.extend([
             ("approved_by", json!(approved.collect::<Vec<_>>().join(", "))),
-            ("deployment", json!(hex(&ceremony.deployment))),
-            ("roster_digest", json!(hex(&ceremony.roster_digest))),
+            ("deployment", json!(hex::encode(&ceremony.deployment))),
+            ("roster_digest", json!(hex::encode(&ceremony.roster_digest))),
             ("step", json!(ceremony.step)),
             ("done", json!(ceremony.done)),
             ("total", json!(ceremony.total)),
@@ -75,7 +75,7 @@ impl View for Roster {
             ("name", json!(self.name)),
             ("quorum", json!(self.quorum)),
             ("custodians", Value::Object(custodians)),
-            ("digest", json!(hex(&self.digest))),
+            ("digest", json!(hex::encode(&self.digest))),
             ("ceremony", json!(self.ceremony)),
             ("create_time", time(self.create_time.as_ref())),
         ]

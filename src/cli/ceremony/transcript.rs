@@ -10,6 +10,7 @@ use super::{find, html};
 use crate::audit::checkpoint::NoteKey;
 use crate::cli::Shell;
 use crate::cli::audit::trusted;
+use crate::cli::document;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::output::Output;
@@ -82,17 +83,13 @@ impl Transcript {
 }
 
 impl Verify {
-    pub(super) fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
-        let text = read(&self.file)?;
-        let anchor = self.anchor.as_deref().map(read).transpose()?;
+    pub(super) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
+        let text = document::read(&self.file)?;
+        let anchor = self.anchor.as_deref().map(document::read).transpose()?;
         let keys = self.key.as_deref().map(trusted).transpose()?;
         let verified = verified(&text, anchor.as_deref(), keys.as_deref())?;
         if let Some(path) = &self.html {
-            let mut options = std::fs::File::options();
-            let created = options.write(true).create(true).create_new(!self.force).truncate(true).open(path);
-            let written = created
-                .and_then(|mut file| std::io::Write::write_all(&mut file, html::page(&verified).as_bytes()));
-            written.map_err(Failure::file("write", path))?;
+            write(path, self.force, html::page(&verified).as_bytes()).await?;
         }
         shell.print.view(&verified)?;
         if anchor.is_none() {
@@ -102,11 +99,6 @@ impl Verify {
         }
         Ok(Exit::Ok)
     }
-}
-
-fn read(path: impl AsRef<Path>) -> Result<String, Failure> {
-    let path = path.as_ref();
-    std::fs::read_to_string(path).map_err(Failure::file("read", path))
 }
 
 fn verified(text: &str, anchor: Option<&str>, keys: Option<&[NoteKey]>) -> Result<Verified, Failure> {

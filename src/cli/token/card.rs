@@ -18,7 +18,6 @@ use crate::keyring::custodian::{Certificate, Custodian, CustodianCard};
 use crate::rpc::proto::GetStatusRequest;
 use crate::token::enrolment;
 use crate::token::error::TokenError;
-use crate::token::wire::unhex;
 
 /// `keyward token card`
 #[derive(Debug, Args)]
@@ -46,7 +45,7 @@ pub(super) fn deployment(text: &str) -> Result<DeploymentId, String> {
 
 /// Bytes of a known number, in hexadecimal.
 pub(super) fn exact<const N: usize>(text: &str) -> Result<[u8; N], String> {
-    let bytes = unhex(text).and_then(|bytes| bytes.try_into().ok());
+    let bytes = hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or_else(|| format!("expected {} hexadecimal digits", 2 * N))
 }
 

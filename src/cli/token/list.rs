@@ -10,7 +10,7 @@ use crate::cli::failure::Failure;
 use crate::cli::view::{Fields, View};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::public_key::KeyType;
-use crate::token::wire::{TokenKey, TokenReport, hex};
+use crate::token::wire::{TokenKey, TokenReport};
 
 /// `keyward token list`
 #[derive(Debug, Args)]
@@ -55,7 +55,7 @@ impl View for Row<'_> {
             ("serial", json!(token.serial)),
             ("pin", json!(self.report.pin.as_str())),
             ("key", key(|key| json!(key.label))),
-            ("id", key(|key| json!(hex(&key.id)))),
+            ("id", key(|key| json!(hex::encode(&key.id)))),
             ("type", key(|key| json!(key_type(key)))),
             ("use", key(|key| json!(uses(key).join(", ")))),
             ("credential", key(|key| json!(credential(key)))),
@@ -75,10 +75,10 @@ fn token_value(report: &TokenReport) -> Value {
 /// A key, in JSON.
 pub(super) fn key_value(key: &TokenKey) -> Value {
     json!({
-        "label": key.label, "id": hex(&key.id), "type": key_type(key), "use": uses(key),
+        "label": key.label, "id": hex::encode(&key.id), "type": key_type(key), "use": uses(key),
         "credential": credential(key),
-        "public_key": key.spki.as_deref().map(hex),
-        "certificate": key.certificate.as_deref().map(hex),
+        "public_key": key.spki.as_deref().map(hex::encode),
+        "certificate": key.certificate.as_deref().map(hex::encode),
     })
 }
 

@@ -17,7 +17,6 @@ use crate::id::{CeremonyId, DeploymentId};
 use crate::keyring::custodian::AgreementKey;
 use crate::token::envelope::{Ceremony, Matter, RestoreShare};
 use crate::token::printable::Statement;
-use crate::token::wire::{hex, unhex};
 
 /// What a statement can be signed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -69,7 +68,7 @@ fn ceremony(text: &str) -> Result<CeremonyId, String> {
 }
 
 fn transport(text: &str) -> Result<AgreementKey, String> {
-    let spki = unhex(text).ok_or("expected hexadecimal digits")?;
+    let spki = hex::decode(text).map_err(|_| "expected hexadecimal digits")?;
     AgreementKey::new(spki).map_err(|error| error.to_string())
 }
 
@@ -107,11 +106,11 @@ impl Sign {
             "purpose": envelope.purpose().as_str(),
             "credential": credential.id().to_string(),
             "algorithm": credential.algorithm().as_str(),
-            "signature": hex(&signature),
+            "signature": hex::encode(&signature),
         });
         match &self.out {
             Some(out) => shell.print.report(&format!("signed; wrote {}", out.display()), &value)?,
-            None => shell.print.answer(&hex(&signature), &value)?,
+            None => shell.print.answer(&hex::encode(&signature), &value)?,
         }
         Ok(Exit::Ok)
     }

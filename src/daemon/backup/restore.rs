@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{BackupError, Unlocked, block_on, connect, read_head, unlock};
-use crate::audit::{self, FileLog, Outcome, Pending};
+use crate::audit::Outcome;
 use crate::clock::Date;
 use crate::config::Config;
 use crate::daemon::lock::StateLock;
-use crate::daemon::settings;
+use crate::daemon::{maintain, settings};
 use crate::hsm::{Hsm, HsmError};
 use crate::id::{DeploymentId, ErasureGeneration, ExportId};
 use crate::keyring::record::ErasureState;
@@ -87,7 +87,10 @@ async fn fill(config: &Config, hsm: &dyn Hsm, unlocked: Unlocked) -> Result<Rest
     let accept = config.audit_dir().exists();
     let detail =
         format!("from backups/{}, {} records at revision {}", header.id, restored.records, header.revision);
-    record(config, header.deployment, &detail, (!accept).then_some(position)).await?;
+    // A log that was there before keeps the change that it knows as its newest: the daemon refuses to
+    // start until the operator accepts the restored one.
+    let (event, change) = (("backup-restore", Outcome::Ok), (!accept).then_some(position));
+    maintain::record::<BackupError>(config, header.deployment, event, &detail, change).await?;
     Ok(Restore {
         export: header.id,
         deployment: header.deployment,
@@ -97,23 +100,4 @@ async fn fill(config: &Config, hsm: &dyn Hsm, unlocked: Unlocked) -> Result<Rest
         erasure: generation,
         accept,
     })
-}
-
-/// One record about it. A log that was there before keeps the change that it knows
-/// as its newest: the daemon refuses to start until the operator accepts the restored one.
-async fn record(
-    config: &Config,
-    deployment: DeploymentId,
-    detail: &str,
-    change: Option<StoreChange>,
-) -> Result<(), BackupError> {
-    let missing = !config.audit_dir().exists();
-    let (log, _) = FileLog::open(settings::audit(config, missing), deployment)?;
-    let mut pending = Pending::begin(log.clone(), None, "backup-restore", "", 0);
-    pending.detail(detail);
-    if let Some(change) = change {
-        pending.change(audit::StoreChange { revision: change.revision, digest: change.digest });
-    }
-    pending.finish(Outcome::Ok)?.await?;
-    Ok(log.close()?)
 }

@@ -125,6 +125,8 @@ impl Vault {
 
     /// Makes the root and puts it in force, with the roster that goes with it.
     async fn new_root(&self, info: &CeremonyInfo) -> Result<(), Error> {
+        // Whoever holds this may take an escrow without a root for one that nobody works on.
+        let _alone = self.minting.lock().await;
         self.step(info.id, Progress { step: "making the root key".into(), ..Progress::default() }).await?;
         let members = info.record.action.new_members().unwrap_or(&info.members);
         let minted = self.mint_root(info.id, members).await?;

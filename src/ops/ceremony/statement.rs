@@ -120,8 +120,7 @@ fn roster(members: &Members) -> String {
         )
         .unwrap_or_default();
     }
-    let digest = members.digest().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
-    text + &format!("Roster: {digest}")
+    text + &format!("Roster: {}", hex::encode(members.digest()))
 }
 
 /// RFC 3339, UTC, whole seconds.

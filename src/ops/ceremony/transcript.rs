@@ -119,6 +119,9 @@ pub enum TranscriptError {
         /// The founding that is trusted.
         anchor: String,
     },
+    /// The anchor is no transcript of a founding that verifies.
+    #[error("the anchor: {0}")]
+    NoAnchor(#[source] Box<TranscriptError>),
     /// A statement says something else than the transcript around it.
     #[error("ceremony {ceremony}: the statement does not say {line:?}")]
     Statement {
@@ -203,7 +206,7 @@ impl Vault {
         let unfit = |error: String| Error::Internal(format!("the transcript of {id}: {error}"));
         let body = serde_json::to_value(transcript).map_err(|error| unfit(error.to_string()))?;
         let spelling = canonical(&body).map_err(|error| unfit(error.to_string()))?;
-        let detail = format!("transcript SHA-256 {}", hex(&Sha256::digest(spelling)));
+        let detail = format!("transcript SHA-256 {}", hex::encode(Sha256::digest(spelling)));
         let recorded = self.record_words("ceremony-transcript", format!("ceremonies/{id}"), detail).await?;
         self.attest(KIND, &body, recorded.sequence()).await
     }
@@ -285,9 +288,10 @@ pub fn verify(
     let (deciding, put) = transcript.decision.check(deployment, members.as_ref())?;
     let (founding, roster) =
         founding.unwrap_or_else(|| (transcript.decision.ceremony.clone(), put.as_ref().map(Members::digest)));
-    let founding_roster = hex(&roster.unwrap_or_default());
+    let founding_roster = hex::encode(roster.unwrap_or_default());
     if let Some(anchor) = anchor {
-        let trusted = verify(anchor, None, None)?;
+        let trusted =
+            verify(anchor, None, None).map_err(|error| TranscriptError::NoAnchor(Box::new(error)))?;
         if (&trusted.founding, &trusted.founding_roster) != (&founding, &founding_roster)
             || trusted.transcript.deployment != transcript.deployment
         {
@@ -382,7 +386,7 @@ impl Decision {
             format!("Deployment: {deployment}"),
             format!("Action: {}", self.action),
         ];
-        lines.extend(put.map(|members| format!("Roster: {}", hex(&members.digest()))));
+        lines.extend(put.map(|members| format!("Roster: {}", hex::encode(members.digest()))));
         match lines.into_iter().find(|line| self.statement.lines().filter(|said| said == line).count() != 1) {
             Some(line) => Err(TranscriptError::Statement { ceremony: self.ceremony.clone(), line }),
             None => Ok(()),
@@ -439,8 +443,4 @@ impl Decision {
             false => Err(self.wrong(format!("{} signed it, and {needed} were needed", signers.len()))),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }

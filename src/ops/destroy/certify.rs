@@ -29,7 +29,7 @@ impl Vault {
         let unfit = |error: String| Error::Internal(format!("the certificate of {name}: {error}"));
         let body = serde_json::to_value(&certificate).map_err(|error| unfit(error.to_string()))?;
         let spelling = canonical(&body).map_err(|error| unfit(error.to_string()))?;
-        let detail = format!("certificate SHA-256 {}", hex(&Sha256::digest(spelling)));
+        let detail = format!("certificate SHA-256 {}", hex::encode(Sha256::digest(spelling)));
         let recorded = self.record_words("destruction-certificate", certificate.name.clone(), detail).await?;
         Ok(Done::new(self.certify(&certificate, recorded.sequence()).await?))
     }
@@ -139,11 +139,7 @@ fn index_key(object: &Object) -> Option<IndexKeyGone> {
 }
 
 fn fingerprint(object: &Object) -> String {
-    hex(&object.remains.fingerprint)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(object.remains.fingerprint)
 }
 
 fn authority(target: &DestroyTarget, authority: &Authority) -> certificate::Authority {

@@ -43,6 +43,11 @@ impl Person {
         Self { name: name.to_owned(), signing, custodian }
     }
 
+    /// The key that shares are encrypted to.
+    pub fn agreement(&self) -> AgreementKey {
+        self.custodian.agreement().clone()
+    }
+
     /// The card for the roster of an installation.
     pub fn card(&self, deployment: DeploymentId) -> String {
         let custodian = self.custodian.clone();

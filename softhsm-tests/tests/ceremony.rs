@@ -211,6 +211,9 @@ async fn an_expired_ceremony_takes_no_approval() {
             && record.detail.is_some_and(|detail| detail.contains("expired"))
     });
     assert!(recorded);
+    // It is on record, so that no clock brings it back.
+    let expired = world.audit().into_iter().filter(|record| record.operation == "ceremony-expired");
+    assert_eq!(expired.map(|record| record.resource).collect::<Vec<_>>(), [proposed.name]);
     // It is in nobody's way.
     rotate(&client).await;
 }

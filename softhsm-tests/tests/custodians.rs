@@ -5,7 +5,12 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::Instant;
 
+use keyward::audit::Outcome;
 use keyward::client::context;
+use keyward::id::CustodianId;
+use keyward::keyring::armour::Armoured;
+use keyward::keyring::recovery::{RestoreRequest, RestoreShare};
+use keyward_softhsm_tests::custodians::Person;
 use keyward_softhsm_tests::{Daemon, KEY, PATIENCE, World, softhsm_module, text};
 
 const PEOPLE: [&str; 3] = ["alice", "bob", "carol"];
@@ -164,6 +169,7 @@ impl<'a> Meeting<'a> {
 #[tokio::test]
 async fn a_root_is_put_together_again_on_another_token() {
     let (mut world, daemon) = ready().await;
+    enrol(&world, "mallory");
     found(&world);
     let escrow = path(&world, "root.escrow");
     ok(&world.cli(["root", "escrow", "--out", &escrow]));
@@ -196,7 +202,15 @@ async fn a_root_is_put_together_again_on_another_token() {
     let meeting = Meeting::begin(&world, &escrow, &folder);
     std::fs::copy(earlier.join("bob.share"), folder.join("bob-old.share")).expect("a copy");
     std::fs::write(folder.join("junk.share"), "junk").expect("a file");
+    let stranger = meeting.share("mallory", &folder);
+    assert!(text(&stranger).contains("this token is none of the custodians"), "{}", text(&stranger));
+    a_request_with_another_key_is_refused(&world, &folder);
     ok(&meeting.share("alice", &folder));
+    // Alice gives no share in Bob's name.
+    let alice = std::fs::read_to_string(folder.join("alice.share")).expect("a share");
+    let mut forged = RestoreShare::parse(&alice).expect("a share");
+    forged.custodian = CustodianId::new("bob").expect("a name");
+    std::fs::write(folder.join("forged.share"), forged.to_text()).expect("a file");
     // One share of two, and copies of it, are not enough.
     std::fs::copy(folder.join("alice.share"), folder.join("alice-again.share")).expect("a copy");
     let shared = meeting.share("carol", &folder);
@@ -207,6 +221,18 @@ async fn a_root_is_put_together_again_on_another_token() {
     ok(&restored);
     assert!(said.contains("bob-old.share does not count") && said.contains("of another restore"), "{said}");
     assert!(said.contains("junk.share does not count"), "{said}");
+    assert!(said.contains("forged.share does not count: the share of bob"), "{said}");
+    let refused: Vec<_> = world
+        .audit()
+        .into_iter()
+        .filter(|record| {
+            record.operation == "root-restore" && record.outcome == Outcome::Failed("APPROVAL_REFUSED".into())
+        })
+        .filter_map(|record| record.detail)
+        .collect();
+    for share in ["bob-old.share", "junk.share", "forged.share"] {
+        assert!(refused.iter().any(|detail| detail.contains(share)), "{share}: {refused:?}");
+    }
     let transcript = folder.join("restore.json");
     let verified = ok(&world.cli(["ceremony", "verify", transcript.to_str().expect("text")]));
     assert!(verified.contains("restore") && verified.contains("alice, carol"), "{verified}");
@@ -216,6 +242,48 @@ async fn a_root_is_put_together_again_on_another_token() {
     assert!(world.audit().iter().any(|record| record.operation == "root-restore"));
     let again = Meeting::begin_refused(&world, &escrow);
     assert!(again.contains("has the key already"), "{again}");
+}
+
+/// Somebody puts a key of their own into a request: the token does not sign it.
+fn a_request_with_another_key_is_refused(world: &World, folder: &Path) {
+    let text_of = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a file");
+    let mut request = RestoreRequest::parse(&text_of("restore.request")).expect("a request");
+    request.transport = Person::new("mallory").agreement();
+    let (forged, out) = (path(world, "forged.request"), path(world, "x.share"));
+    std::fs::write(&forged, request.to_text()).expect("a file");
+    let refused = with_token(world, "alice", &["ceremony", "share", &forged, "--out", &out]);
+    assert!(text(&refused).contains("does not say \"Shares are sealed to: "), "{}", text(&refused));
+    assert!(!Path::new(&out).exists());
+}
+
+#[tokio::test]
+async fn with_too_few_shares_nothing_is_restored() {
+    let (mut world, daemon) = ready().await;
+    found(&world);
+    let escrow = path(&world, "root.escrow");
+    ok(&world.cli(["root", "escrow", "--out", &escrow]));
+    daemon.stop().await;
+    world.make_token("second");
+    world.reconfigure("token = \"token\"", "token = \"second\"");
+    let folder = world.path("meeting");
+    let meeting = Meeting::begin_for(&world, &escrow, &folder, &["--wait", "3s"]);
+    ok(&meeting.share("alice", &folder));
+    let ended = meeting.end();
+    assert!(!ended.status.success());
+    assert!(
+        text(&ended).contains("not enough shares came in time; nothing was restored"),
+        "{}",
+        text(&ended)
+    );
+    assert!(!folder.join("restore.json").exists());
+    let report = world.cli(["hsm", "check", "--config", &world.config_file(), "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).expect("a report");
+    assert_eq!(report["roots"], "", "{report}");
+    let recorded = world.audit().into_iter().any(|record| {
+        record.operation == "root-restore"
+            && record.detail.is_some_and(|detail| detail.contains("not enough shares came in time"))
+    });
+    assert!(recorded);
 }
 
 impl Meeting<'_> {

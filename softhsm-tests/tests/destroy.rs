@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use keyward::client::{Client, Code, Context, context};
 use keyward::rpc::proto::ceremony::State;
-use keyward::rpc::proto::propose_request::{Action, RaiseMinVersion, RotateRoot};
+use keyward::rpc::proto::propose_request::{Action, RotateRoot, SetMinVersion};
 use keyward::rpc::proto::{
-    CancelDestroyRequest, CreateKeyRequest, Destruction, FreezeRequest, GetKeyRequest, GetKeyVersionRequest,
-    GetTenantRequest, Key, KeyState, ListKekVersionsRequest, Normalization, RotateKeyRequest,
-    RotateTenantRequest, ScheduleDestroyRequest, UpdateKeyRequest,
+    CancelDestroyRequest, CancelRequest, CreateKeyRequest, Destruction, FreezeRequest, GetKeyRequest,
+    GetKeyVersionRequest, GetTenantRequest, Key, KeyState, ListKekVersionsRequest, Normalization,
+    RotateKeyRequest, RotateTenantRequest, ScheduleDestroyRequest, UpdateKeyRequest,
 };
 use keyward_softhsm_tests::custodians::{approve_by, ended, found, people, propose};
 use keyward_softhsm_tests::{Daemon, KEY, Random, World, create_key, eventually, text};
@@ -379,13 +379,37 @@ async fn custodians_destroy_and_forbid_what_an_operator_may_not() {
     assert_eq!(reason(&refused), "CEREMONY_REQUIRED", "{refused}");
 
     let [alice, bob, _] = &custodians;
-    let raise = RaiseMinVersion { name: KEY.into(), version: 2 };
-    let proposed = propose(&client, Action::RaiseMinVersion(raise)).await.unwrap();
+    let raise = SetMinVersion { name: KEY.into(), version: 2 };
+    let proposed = propose(&client, Action::SetMinVersion(raise)).await.unwrap();
     approve_by(&client, &proposed, &[alice, bob]).await;
     let done = ended(&client, &proposed.name).await;
     assert_eq!(done.state(), State::Done, "{}", done.outcome);
     assert_eq!(client.decrypt(KEY, old.ciphertext, &about()).await.unwrap_err().reason(), "VERSION_TOO_OLD");
     client.decrypt(KEY, new.ciphertext.clone(), &about()).await.unwrap();
+    let same = SetMinVersion { name: KEY.into(), version: 2 };
+    let same = propose(&client, Action::SetMinVersion(same)).await.unwrap_err();
+    assert!(same.message.contains("2 is the minimum version"), "{same}");
+    // What is lowered says so to those who sign.
+    let lower = SetMinVersion { name: KEY.into(), version: 1 };
+    let proposed = propose(&client, Action::SetMinVersion(lower)).await.unwrap();
+    assert!(proposed.statement.contains("Data of versions 1 to 1 can be decrypted AGAIN."), "{proposed:?}");
+    client
+        .call(client.ceremonies().cancel(CancelRequest { name: proposed.name, reason: "x".into() }))
+        .await
+        .unwrap();
+
+    // A freeze stops what was approved, for good: the end of the freeze destroys nothing.
+    let kept = "tenants/acme/keys/kept".to_owned();
+    let frozen = FreezeRequest { name: kept.clone(), reason: "a test".into() };
+    client.access().freeze(frozen).await.unwrap();
+    let proposed = propose(&client, Action::Destroy(kept.clone())).await.unwrap();
+    approve_by(&client, &proposed, &[bob, alice]).await;
+    let stopped = ended(&client, &proposed.name).await;
+    assert_eq!(stopped.state(), State::Failed, "{}", stopped.outcome);
+    let proposed = propose(&client, Action::Unfreeze(kept.clone())).await.unwrap();
+    approve_by(&client, &proposed, &[bob, alice]).await;
+    assert_eq!(ended(&client, &proposed.name).await.state(), State::Done);
+    client.encrypt(&kept, "x", &about()).await.unwrap();
 
     let gone = wrapped(&world, &dek_rows("customer-pii"));
     assert!(gone.len() >= 3);

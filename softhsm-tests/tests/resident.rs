@@ -3,17 +3,19 @@
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use keyward::client::{Client, Code, context};
 use keyward::rpc::proto::ceremony::State;
 use keyward::rpc::proto::propose_request::{Action, ChangeRoster, MoveTenant, RotateRoot};
 use keyward::rpc::proto::{
-    Ceremony, GetTenantRequest, KekVersion, KeyState, ListKekVersionsRequest, RotateTenantRequest, Tenant,
+    Ceremony, GetCeremonyRequest, GetEscrowRequest, GetTenantRequest, KekVersion, KeyState,
+    ListKekVersionsRequest, RotateTenantRequest, Tenant,
 };
 use keyward_softhsm_tests::custodians::{
     Person, approve_by, deployment, ended, found, kill_until_done, people, propose,
 };
-use keyward_softhsm_tests::{Daemon, KEY, World, create_key, eventually, softhsm_module, text};
+use keyward_softhsm_tests::{Daemon, KEY, PATIENCE, World, create_key, eventually, softhsm_module, text};
 use rustix::process::Signal;
 
 const ACME: &str = "tenants/acme";
@@ -246,6 +248,25 @@ async fn nothing_moves_in_without_custodians_or_room() {
     assert_eq!(objects(&world, "token").len(), 2);
     let sealed = seal(&client, "tenants/zeta/keys/k", "x").await;
     opens(&client, "tenants/zeta/keys/k", &sealed, "x").await;
+
+    // A change of the roster waits for room. Meanwhile no copy is made that would need keys of both sides.
+    let change = ChangeRoster { quorum: 3, ..ChangeRoster::default() };
+    let proposed = propose(&client, Action::ChangeRoster(change)).await.expect("a proposal");
+    approve_by(&client, &proposed, &[&custodians[0], &custodians[1]]).await;
+    let deadline = Instant::now() + PATIENCE;
+    while ceremony(&client, &proposed.name).await.waiting_for.is_empty() {
+        assert!(Instant::now() < deadline, "{}", world.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let escrow = client.call(client.ceremonies().get_escrow(GetEscrowRequest {})).await.unwrap_err();
+    assert!(escrow.message.contains("is giving tenants other keys"), "{escrow}");
+    let backup = world.cli(["backup", "create", "--out", &world.path("b.kwb").display().to_string()]);
+    assert!(text(&backup).contains("is giving tenants other keys"), "{}", text(&backup));
+}
+
+async fn ceremony(client: &Client, name: &str) -> Ceremony {
+    let asked = GetCeremonyRequest { name: name.to_owned() };
+    client.call(client.ceremonies().get_ceremony(asked)).await.expect("the ceremony")
 }
 
 #[tokio::test]

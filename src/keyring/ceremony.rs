@@ -37,15 +37,18 @@ pub enum Action {
     /// Ends a freeze.
     #[n(6)]
     Unfreeze(#[n(0)] String),
-    /// Lets older versions of a key decrypt no more.
+    /// Puts another minimum version of a key in force: versions below it decrypt no more.
     #[n(7)]
-    RaiseMinVersion {
+    SetMinVersion {
         /// The key.
         #[n(0)]
         key: KeyName,
         /// The oldest version that still decrypts.
         #[n(1)]
         version: u32,
+        /// The oldest version that decrypted when this was proposed; it must not have changed since.
+        #[n(2)]
+        today: u32,
     },
     /// Moves a tenant's KEK into the HSM for good, or back into the store.
     #[n(8)]
@@ -69,7 +72,7 @@ impl Action {
             Self::RotateTenant(_) => "rotate-tenant",
             Self::Destroy(_) => "destroy",
             Self::Unfreeze(_) => "unfreeze",
-            Self::RaiseMinVersion { .. } => "raise-min-version",
+            Self::SetMinVersion { .. } => "set-min-version",
             Self::MoveTenant { .. } => "move-tenant",
         }
     }

@@ -72,6 +72,7 @@ impl Vault {
         if keep_for.is_zero() || keep_for > LONGEST {
             return Err(Error::Argument("keep_for: say how long it may be kept, at most ten years".into()));
         }
+        self.require_settled_keys().await?;
         let root = self.root();
         let info = self.put_on_record(root.id, keep_for).await?;
         let ciphertext = self.canary().await?;

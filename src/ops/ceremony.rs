@@ -11,16 +11,18 @@ use super::Error;
 use super::commit::{Affects, unhindered};
 use super::destroy::DestroyTarget;
 use super::done::Done;
+use super::freeze::Freezable;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::id::{CeremonyId, CustodianId, KeyName, RosterVersion, TenantId};
+use crate::id::{CeremonyId, CustodianId, Epoch, KeyName, RosterVersion, TenantId};
 use crate::keyring::armour::Armoured;
 use crate::keyring::ceremony::{Action, Approval, Ceremony, Progress, State};
 use crate::keyring::custodian::{Custodian, CustodianCard};
 use crate::keyring::record::Custody;
 use crate::keyring::recovery::EscrowFile;
 use crate::keyring::roster::{Members, Roster};
+use crate::keyring::state::KeyState;
 use crate::store::{Changes, Prefix, StoreError, Stored, tables};
 use crate::token::enrolment;
 use crate::token::envelope::Envelope;
@@ -58,6 +60,13 @@ pub enum Proposal {
         add: Vec<String>,
         /// Those who leave.
         remove: Vec<CustodianId>,
+    },
+    /// To put another minimum version of a key in force.
+    SetMinVersion {
+        /// The key.
+        key: KeyName,
+        /// The oldest version that decrypts from then on.
+        version: u32,
     },
     /// Anything else.
     Other(Action),
@@ -138,8 +147,9 @@ impl Vault {
     ) -> Result<Done<CeremonyInfo>, Error> {
         // Whoever holds this sees every other one that is open.
         let _alone = self.ceremonies.proposing.lock().await;
+        self.keep_expired().await?;
         let roster = self.roster().await?;
-        let action = self.action(proposal, roster.as_ref().map(|(_, roster)| roster))?;
+        let action = self.action(proposal, roster.as_ref().map(|(_, roster)| roster)).await?;
         self.check_action(&action).await?;
         let deciding = match &action {
             Action::Found(members) => (None, members.clone()),
@@ -199,15 +209,19 @@ impl Vault {
         custodian: &CustodianId,
         signature: &[u8],
     ) -> Result<Done<CeremonyInfo>, Error> {
+        self.keep_expired().await?;
         let (info, revision) = self.ceremony(id).await?;
-        let now = Date::now();
+        let now = self.ceremony_time();
         let member = info.members.find(custodian);
         info.record.check_approval(&info.members, custodian, now)?;
         let member = member.ok_or_else(|| Error::Internal("an approval by nobody".into()))?;
         verify(member.signing(), &info.envelope(member)?, signature)
             .map_err(|_| Error::Signature(custodian.clone()))?;
+        // Whatever puts another roster in force puts another root in force.
+        let root = self.root_in_force().await?;
+        self.require_roster(&info.record).await?;
         let mut changes = Changes::default();
-        self.require_roster(&info.record, &mut changes).await?;
+        changes.require(&tables::root(root.record.generation), root.revision);
         let approval = Approval { custodian: custodian.clone(), signature: signature.to_vec(), date: now };
         let record = info.record.approve(&info.members, approval)?;
         changes.replace(&tables::ceremony(id), &record, revision);
@@ -296,10 +310,15 @@ impl Vault {
         &self,
         _right: &Authorized<permission::ProposeCeremony>,
     ) -> Result<Done<String>, Error> {
-        Ok(Done::new(self.escrow_of_root().await?.to_text()))
+        let text = self.escrow_of_root().await?.to_text();
+        match text.len() <= EscrowFile::LONGEST {
+            true => Ok(Done::new(text)),
+            false => Err(Error::Internal("the escrow is longer than a restore would read".into())),
+        }
     }
 
     pub(super) async fn escrow_of_root(&self) -> Result<EscrowFile, Error> {
+        self.require_settled_keys().await?;
         let root = self.root_in_force().await?.record;
         let (version, roster) = self.roster().await?.ok_or_else(|| unfounded_word("restores"))?;
         let path = tables::escrow(root.generation);
@@ -319,11 +338,48 @@ impl Vault {
             (_, Some(version)) => self.roster_of(version).await?.record.members,
             (_, None) => return Err(Error::Internal(format!("ceremonies/{id} has no roster"))),
         };
-        if record.is_overdue(Date::now()) {
+        if record.is_overdue(self.ceremony_time()) {
             record.state = State::Expired;
         }
         let waiting_for = self.ceremonies.lock().get(&id).cloned().flatten();
         Ok((CeremonyInfo { id, deployment: self.deployment(), record, members, waiting_for }, revision))
+    }
+
+    /// The time for ceremonies: a clock that is set back does not open again what has expired.
+    fn ceremony_time(&self) -> Date {
+        Date::now().max(self.schedule_status().high)
+    }
+
+    /// Writes down which ceremonies have expired, so that no clock brings one back.
+    async fn keep_expired(&self) -> Result<(), Error> {
+        let now = self.ceremony_time();
+        let all = super::commit::all(&self.records, &Prefix::<Ceremony>::all()).await?;
+        for (path, Stored { record, revision }) in all {
+            if record.is_overdue(now) {
+                let expired = record.ended(State::Expired, now, None);
+                let mut changes = Changes::default();
+                changes.replace(&path, &expired, revision);
+                let resource = format!("ceremonies/{}", path.id);
+                self.commit_own(changes, Affects::Nothing, "ceremony-expired", resource).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// That no ceremony is giving tenants other KEKs: a copy that is made meanwhile would need keys of both sides.
+    pub(super) async fn require_settled_keys(&self) -> Result<(), Error> {
+        let all = super::commit::all(&self.records, &Prefix::<Ceremony>::all()).await?;
+        let at_work = |ceremony: &Ceremony| {
+            ceremony.state == State::Executing
+                && (ceremony.action.changes_root() || matches!(ceremony.action, Action::MoveTenant { .. }))
+        };
+        match all.into_iter().find(|(_, stored)| at_work(&stored.record)) {
+            Some((path, _)) => Err(Error::NotAllowed(format!(
+                "ceremonies/{} is giving tenants other keys; do this when it is done",
+                path.id
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The newest roster.
@@ -337,24 +393,32 @@ impl Vault {
         Ok(self.records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?)
     }
 
-    /// That the roster which decides is still the one in force: custodians who left decide nothing any more.
-    async fn require_roster(&self, record: &Ceremony, changes: &mut Changes) -> Result<(), Error> {
-        match (record.roster, self.roster().await?) {
-            (None, None) => Ok(()),
-            (Some(version), Some((newest, stored))) if version == newest => {
-                changes.require(&tables::roster(version), stored.revision);
-                Ok(())
-            }
-            _ => Err(Error::NotAllowed(
-                "the roster has changed since this was proposed; propose it again".into(),
-            )),
+    /// That the roster which decides is the one in force: custodians who left decide nothing any more,
+    /// and a founded root is not founded again.
+    pub(super) async fn require_roster(&self, record: &Ceremony) -> Result<(), Error> {
+        let newest = self.roster().await?.map(|(version, _)| version);
+        match record.roster == newest {
+            true => Ok(()),
+            false => Err(outdated()),
         }
     }
 
-    fn action(&self, proposal: Proposal, roster: Option<&Stored<Roster>>) -> Result<Action, Error> {
+    /// That these members are in force.
+    pub(super) async fn require_members(&self, members: &Members) -> Result<(), Error> {
+        match self.roster().await? {
+            Some((_, stored)) if stored.record.members == *members => Ok(()),
+            _ => Err(outdated()),
+        }
+    }
+
+    async fn action(&self, proposal: Proposal, roster: Option<&Stored<Roster>>) -> Result<Action, Error> {
         Ok(match proposal {
             Proposal::Found { quorum, cards } => {
                 Action::Found(Members::new(quorum, self.custodians(&cards)?)?)
+            }
+            Proposal::SetMinVersion { key, version } => {
+                let today = self.key_record(&key).await?.record.min_version.unwrap_or(Epoch::FIRST).get();
+                Action::SetMinVersion { key, version, today }
             }
             Proposal::RotateRoot => Action::RotateRoot,
             Proposal::ChangeRoster { quorum, add, remove } => {
@@ -390,6 +454,9 @@ impl Vault {
 
     /// The custodians of cards whose tokens have proved their keys.
     fn custodians(&self, cards: &[String]) -> Result<Vec<Custodian>, Error> {
+        if cards.len() > Members::MOST {
+            return Err(Error::Argument(format!("there can be {} custodians at most", Members::MOST)));
+        }
         let custodian = |(at, text): (usize, &String)| {
             let card = CustodianCard::parse(text);
             let card = card.map_err(|error| Error::Argument(format!("card {}: {error}", at + 1)))?;
@@ -409,20 +476,35 @@ impl Vault {
             }
             Action::Found(_) => Ok(()),
             _ if !founded => Err(unfounded(action)),
-            Action::RotateTenant(tenant) => self.tenant(tenant).await.map(drop),
-            Action::MoveTenant { tenant, resident } => match (self.is_resident(tenant).await?, *resident) {
-                (true, true) => {
-                    Err(Error::NotAllowed(format!("the KEK of tenants/{tenant} is in the HSM already")))
+            Action::RotateTenant(tenant) => self.living_tenant(tenant).await,
+            Action::MoveTenant { tenant, resident } => {
+                self.living_tenant(tenant).await?;
+                match (self.is_resident(tenant).await?, *resident) {
+                    (true, true) => {
+                        Err(Error::NotAllowed(format!("the KEK of tenants/{tenant} is in the HSM already")))
+                    }
+                    (false, false) => {
+                        Err(Error::NotAllowed(format!("the KEK of tenants/{tenant} is in the store already")))
+                    }
+                    _ => Ok(()),
                 }
-                (false, false) => {
-                    Err(Error::NotAllowed(format!("the KEK of tenants/{tenant} is in the store already")))
-                }
-                _ => Ok(()),
-            },
-            Action::RaiseMinVersion { key, .. } => self.key_record(key).await.map(drop),
+            }
+            Action::SetMinVersion { key, version, today } if version == today => {
+                Err(Error::NotAllowed(format!("{version} is the minimum version of {key} already")))
+            }
+            Action::SetMinVersion { key, version, .. } => self.min_version_allowed(key, *version).await,
             Action::RotateRoot | Action::ChangeRoster(_) => Ok(()),
             Action::Unfreeze(name) => self.check_resource(name).await,
             Action::Destroy(name) => self.check_target(name).await,
+        }
+    }
+
+    async fn living_tenant(&self, id: &TenantId) -> Result<(), Error> {
+        match self.tenant(id).await?.record.state() {
+            KeyState::Destroyed => {
+                Err(Error::TenantState(crate::id::TenantName(id.clone()), KeyState::Destroyed))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -439,17 +521,17 @@ impl Vault {
     }
 
     async fn check_resource(&self, name: &str) -> Result<(), Error> {
-        match Resource::parse(name)? {
-            Resource::Tenant(tenant) => self.tenant(&tenant).await.map(drop),
-            Resource::Key(key) => self.key_record(&key).await.map(drop),
-            Resource::Principal(principal) if self.policy.knows(&principal) => Ok(()),
-            Resource::Principal(principal) => Err(Error::NoPrincipal(principal)),
+        match Freezable::parse(name)? {
+            Freezable::Tenant(tenant) => self.tenant(&tenant).await.map(drop),
+            Freezable::Key(key) => self.key_record(&key).await.map(drop),
+            Freezable::Principal(principal) if self.policy.knows(&principal) => Ok(()),
+            Freezable::Principal(principal) => Err(Error::NoPrincipal(principal)),
         }
     }
 
     /// That not too many are open, and no other one is about to make a new root.
     async fn check_open(&self, action: &Action) -> Result<(), Error> {
-        let now = Date::now();
+        let now = self.ceremony_time();
         let all = super::commit::all(&self.records, &Prefix::<Ceremony>::all()).await?;
         let live = all
             .iter()
@@ -473,23 +555,8 @@ impl Vault {
     }
 }
 
-/// What can be frozen.
-pub(super) enum Resource {
-    Tenant(TenantId),
-    Key(KeyName),
-    Principal(crate::id::PrincipalId),
-}
-
-impl Resource {
-    fn parse(name: &str) -> Result<Self, Error> {
-        if let Some(principal) = name.strip_prefix("principals/") {
-            return Ok(Self::Principal(crate::id::PrincipalId::new(principal)?));
-        }
-        match name.contains("/keys/") {
-            true => Ok(Self::Key(KeyName::parse(name)?)),
-            false => Ok(Self::Tenant(crate::id::TenantName::parse(name)?.0)),
-        }
-    }
+fn outdated() -> Error {
+    Error::NotAllowed("the roster has changed since this was proposed; propose it again".into())
 }
 
 fn unfounded(action: &Action) -> Error {

@@ -21,7 +21,7 @@ impl Matter<'_> {
     fn proposal(self) -> String {
         match self {
             Self::Destroy(name) => format!("destroy {name}"),
-            Self::MinVersion(name, version) => format!("raise-min-version {name} {version}"),
+            Self::MinVersion(name, version) => format!("set-min-version {name} {version}"),
             Self::RotateResident(tenant) => format!("rotate-tenant tenants/{tenant}"),
         }
     }

@@ -6,9 +6,30 @@ use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::id::{KeyName, PrincipalId, TenantId};
+use crate::id::{KeyName, PrincipalId, TenantId, TenantName};
 use crate::keyring::record::{Key, Principal, Tenant};
 use crate::store::{Changes, Stored, tables};
+
+/// What can be frozen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Freezable {
+    Tenant(TenantId),
+    Key(KeyName),
+    Principal(PrincipalId),
+}
+
+impl Freezable {
+    /// Reads `tenants/…`, `tenants/…/keys/…` or `principals/…`.
+    pub(super) fn parse(name: &str) -> Result<Self, Error> {
+        if let Some(principal) = name.strip_prefix("principals/") {
+            return Ok(Self::Principal(PrincipalId::new(principal)?));
+        }
+        match name.contains("/keys/") {
+            true => Ok(Self::Key(KeyName::parse(name)?)),
+            false => Ok(Self::Tenant(TenantName::parse(name)?.0)),
+        }
+    }
+}
 
 impl Vault {
     /// Freezes or unfreezes a tenant; its open data keys are wiped before the answer.
@@ -22,7 +43,8 @@ impl Vault {
         reason: &str,
     ) -> Result<Done<()>, Error> {
         self.require_unfounded_to_unfreeze(frozen, &right.resource().to_string())?;
-        Ok(self.set_tenant_frozen(&right.resource().0, frozen).await?.detail(reason))
+        let what = Freezable::Tenant(right.resource().0.clone());
+        Ok(unhindered!(self.set_frozen(&what, frozen, reason, Changes::default()))?.detail(reason))
     }
 
     /// Freezes or unfreezes a key; its open data keys are wiped before the answer.
@@ -36,7 +58,8 @@ impl Vault {
         reason: &str,
     ) -> Result<Done<()>, Error> {
         self.require_unfounded_to_unfreeze(frozen, &right.resource().to_string())?;
-        Ok(self.set_key_frozen(right.resource(), frozen).await?.detail(reason))
+        let what = Freezable::Key(right.resource().clone());
+        Ok(unhindered!(self.set_frozen(&what, frozen, reason, Changes::default()))?.detail(reason))
     }
 
     /// Freezes or unfreezes a principal of the configuration.
@@ -54,57 +77,62 @@ impl Vault {
             return Err(Error::NotAllowed("nobody can freeze themselves: who would end it?".into()));
         }
         self.require_unfounded_to_unfreeze(frozen, &format!("principals/{name}"))?;
-        Ok(self.set_principal_frozen(name, frozen, reason).await?.detail(reason))
+        let what = Freezable::Principal(name.clone());
+        Ok(unhindered!(self.set_frozen(&what, frozen, reason, Changes::default()))?.detail(reason))
     }
 
     fn require_unfounded_to_unfreeze(&self, frozen: bool, name: &str) -> Result<(), Error> {
         if frozen { Ok(()) } else { self.require_unfounded(&format!("unfreeze {name}")) }
     }
 
-    pub(super) async fn set_tenant_frozen(&self, id: &TenantId, frozen: bool) -> Result<Done<()>, Error> {
-        unhindered!(self.try_set_tenant_frozen(id, frozen))
-    }
-
-    async fn try_set_tenant_frozen(&self, id: &TenantId, frozen: bool) -> Result<Done<()>, Error> {
-        let changed = self.change_tenant(id, true, |tenant| Tenant { frozen, ..tenant }).await?;
-        Ok(changed.map(drop))
-    }
-
-    pub(super) async fn set_key_frozen(&self, name: &KeyName, frozen: bool) -> Result<Done<()>, Error> {
-        unhindered!(self.try_set_key_frozen(name, frozen))
-    }
-
-    async fn try_set_key_frozen(&self, name: &KeyName, frozen: bool) -> Result<Done<()>, Error> {
-        let Stored { record, revision } = self.key_record(name).await?;
-        Ok(self.replace_key(name, Key { frozen, ..record }, revision).await?.map(drop))
-    }
-
-    pub(super) async fn set_principal_frozen(
+    /// Freezes or unfreezes something, together with `further` changes.
+    pub(super) async fn set_frozen(
         &self,
+        what: &Freezable,
+        frozen: bool,
+        reason: &str,
+        mut further: Changes,
+    ) -> Result<Done<()>, Error> {
+        // The order in the store is the order in memory.
+        let _alone = self.freezing.lock().await;
+        let affects = match what {
+            Freezable::Tenant(id) => {
+                let Stored { record, revision } = self.tenant(id).await?;
+                further.replace(&tables::tenant(id), &Tenant { frozen, ..record }, revision);
+                Affects::TenantAndItsDeks(id)
+            }
+            Freezable::Key(name) => {
+                let Stored { record, revision } = self.key_record(name).await?;
+                further.replace(&tables::key(name), &Key { frozen, ..record }, revision);
+                Affects::KeyAndItsDeks(name)
+            }
+            Freezable::Principal(name) => {
+                self.freeze_principal_in(&mut further, name, frozen, reason).await?;
+                Affects::Nothing
+            }
+        };
+        let change = self.commit(further, affects).await?;
+        if let Freezable::Principal(name) = what {
+            self.policy.set_frozen(name, frozen);
+        }
+        Ok(Done::with_change((), change))
+    }
+
+    async fn freeze_principal_in(
+        &self,
+        changes: &mut Changes,
         name: &PrincipalId,
         frozen: bool,
         reason: &str,
-    ) -> Result<Done<()>, Error> {
-        unhindered!(self.try_set_principal_frozen(name, frozen, reason))
-    }
-
-    async fn try_set_principal_frozen(
-        &self,
-        name: &PrincipalId,
-        frozen: bool,
-        reason: &str,
-    ) -> Result<Done<()>, Error> {
+    ) -> Result<(), Error> {
         if !self.policy.knows(name) {
             return Err(Error::NoPrincipal(name.clone()));
         }
         let record = Principal { frozen, reason: reason.to_owned(), changed: Date::now() };
-        let mut changes = Changes::default();
         match self.records.get(&tables::principal(name)).await? {
             Some(stored) => changes.replace(&tables::principal(name), &record, stored.revision),
             None => changes.create(&tables::principal(name), &record),
         };
-        let change = self.commit(changes, Affects::Nothing).await?;
-        self.policy.set_frozen(name, frozen);
-        Ok(Done::with_change((), change))
+        Ok(())
     }
 }

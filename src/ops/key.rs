@@ -146,6 +146,13 @@ impl Vault {
         self.commit(changes, Affects::KeyAndItsDeks(name)).await.map(Some)
     }
 
+    /// That the minimum version can be put in force as things are.
+    pub(super) async fn min_version_allowed(&self, name: &KeyName, version: u32) -> Result<(), Error> {
+        let minimum = Epoch::new(version).ok_or_else(|| Error::Argument("versions count from 1".into()))?;
+        let key = self.key_record(name).await?.record;
+        self.check_minimum(name, &key, Some(minimum)).await
+    }
+
     async fn new_schedule(
         &self,
         name: &KeyName,
@@ -213,18 +220,6 @@ impl Vault {
         self.commit_own(changes, Affects::Key(name), operation, resource).await?;
         self.dek_uses.forget(retired);
         Ok(())
-    }
-
-    pub(super) async fn replace_key(
-        &self,
-        name: &KeyName,
-        key: Key,
-        revision: u64,
-    ) -> Result<Done<Key>, Error> {
-        let mut changes = Changes::default();
-        changes.replace(&tables::key(name), &key, revision);
-        let change = self.commit(changes, Affects::KeyAndItsDeks(name)).await?;
-        Ok(Done::with_change(key, change))
     }
 
     pub(super) async fn key_record(&self, name: &KeyName) -> Result<Stored<Key>, Error> {

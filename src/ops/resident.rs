@@ -96,6 +96,8 @@ impl Vault {
     ) -> Result<Done<RotationInfo>, Error> {
         // Whoever holds this may take an escrow without a KEK for one that nobody works on.
         let _alone = self.minting.lock().await;
+        // Shares are for those who are custodians now.
+        self.require_members(mandate.members).await?;
         self.give_up_unborn_keks().await?;
         let primary = self.tenant(id).await?.record.primary_kek;
         let to = primary.next().ok_or_else(|| Error::NotAllowed("no KEK versions are left".into()))?;

@@ -195,22 +195,6 @@ impl Vault {
         Ok(KekInfo { version, resident, state, sealed, uses_reserved, created, destroyed })
     }
 
-    /// Replaces a tenant's record by a change of it.
-    pub(super) async fn change_tenant(
-        &self,
-        id: &TenantId,
-        wipe_deks: bool,
-        change: impl FnOnce(Tenant) -> Tenant,
-    ) -> Result<Done<Tenant>, Error> {
-        let Stored { record, revision } = self.tenant(id).await?;
-        let tenant = change(record);
-        let mut changes = Changes::default();
-        changes.replace(&tables::tenant(id), &tenant, revision);
-        let affects = if wipe_deks { Affects::TenantAndItsDeks(id) } else { Affects::Tenant(id) };
-        let change = self.commit(changes, affects).await?;
-        Ok(Done::with_change(tenant, change))
-    }
-
     /// A new KEK, wrapped under the root in force; `changes` are made only while it is.
     pub(super) async fn new_kek(&self, changes: &mut Changes) -> Result<KekRecord, Error> {
         let root = self.root_in_force().await?;

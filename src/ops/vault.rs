@@ -49,6 +49,8 @@ pub struct Vault {
     pub(super) woken: Notify,
     /// Destructions are done one after the other.
     pub(super) destroying: Mutex<()>,
+    /// Freezes, and their ends, are done one after the other.
+    pub(super) freezing: Mutex<()>,
     /// Roots and resident KEKs are made one after the other.
     pub(super) minting: Mutex<()>,
     /// At most one replacement of the erasure key is under way.
@@ -120,6 +122,7 @@ impl Vault {
             time,
             retries: Retries::default(),
             woken: Notify::new(),
+            freezing: Mutex::default(),
             minting: Mutex::default(),
             destroying: Mutex::new(()),
             erasing: tokio::sync::Mutex::new(()),

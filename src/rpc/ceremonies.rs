@@ -217,10 +217,9 @@ fn proposal(asked: Asked) -> Result<Proposal, Error> {
         Asked::RotateTenant(name) => Proposal::Other(Action::RotateTenant(TenantName::parse(&name)?.0)),
         Asked::Destroy(name) => Proposal::Other(Action::Destroy(name)),
         Asked::Unfreeze(name) => Proposal::Other(Action::Unfreeze(name)),
-        Asked::RaiseMinVersion(raise) => Proposal::Other(Action::RaiseMinVersion {
-            key: KeyName::parse(&raise.name)?,
-            version: raise.version,
-        }),
+        Asked::SetMinVersion(set) => {
+            Proposal::SetMinVersion { key: KeyName::parse(&set.name)?, version: set.version }
+        }
         Asked::MoveTenant(to) => Proposal::Other(Action::MoveTenant {
             tenant: TenantName::parse(&to.name)?.0,
             resident: to.resident,

@@ -12,7 +12,7 @@ use crate::config::value::Span;
 use crate::id::{KeyName, TenantName};
 use crate::rpc::proto::ProposeRequest;
 use crate::rpc::proto::propose_request::{
-    Action, ChangeRoster, Found, MoveTenant, RaiseMinVersion, RotateRoot,
+    Action, ChangeRoster, Found, MoveTenant, RotateRoot, SetMinVersion,
 };
 
 /// `keyward ceremony propose`
@@ -83,15 +83,15 @@ pub(crate) enum Propose {
         #[command(flatten)]
         how: How,
     },
-    /// Let older versions of a key decrypt no more
+    /// Put another minimum version of a key in force: versions below it decrypt no more
     #[command(
-        after_help = "Example:\n  keyward ceremony propose raise-min-version acme/customer-pii 3 --reason 'all re-encrypted'"
+        after_help = "Example:\n  keyward ceremony propose set-min-version acme/customer-pii 3 --reason 'all re-encrypted'"
     )]
-    RaiseMinVersion {
+    SetMinVersion {
         /// The key
         #[arg(value_parser = name::key)]
         key: KeyName,
-        /// The oldest version that still decrypts
+        /// The oldest version that decrypts from then on
         version: u32,
         #[command(flatten)]
         how: How,
@@ -154,8 +154,8 @@ impl Propose {
             Self::RotateTenant { tenant, how } => (Action::RotateTenant(tenant.to_string()), how),
             Self::Destroy { resource, how } => (Action::Destroy(name::any(&resource)), how),
             Self::Unfreeze { resource, how } => (Action::Unfreeze(name::any(&resource)), how),
-            Self::RaiseMinVersion { key, version, how } => {
-                (Action::RaiseMinVersion(RaiseMinVersion { name: key.to_string(), version }), how)
+            Self::SetMinVersion { key, version, how } => {
+                (Action::SetMinVersion(SetMinVersion { name: key.to_string(), version }), how)
             }
             Self::MoveTenant { tenant, resident, how } => {
                 (Action::MoveTenant(MoveTenant { name: tenant.to_string(), resident }), how)

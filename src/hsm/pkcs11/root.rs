@@ -340,9 +340,9 @@ impl Birth<'_> {
         registrar: &mut impl Registrar,
     ) -> Result<(), RootError> {
         let (canary, guards) = proved.or_else(|reason| self.abandon(root, reason))?;
-        self.session
-            .destroy_object(backup)
-            .map_err(failed("destroying the backup key's copy in the token"))?;
+        if let Err(error) = self.session.destroy_object(backup) {
+            return self.abandon(root, format!("destroying the backup key's copy in the token: {error}"));
+        }
         let connection = &self.connected.connection;
         let quirks =
             connection.quirks.iter().map(|quirk| format!("{}: {}", quirk.behaviour, quirk.lost)).collect();
@@ -405,7 +405,10 @@ impl Birth<'_> {
         let first = self.unwrap(backup, escrow, false, std::slice::from_ref(limited))?;
         let locked = [Attribute::Token(true), Attribute::Modifiable(false)];
         let copy = self.session.copy_object(first, &locked);
-        self.session.destroy_object(first)?;
+        if let (Err(error), Ok(copy)) = (self.session.destroy_object(first), &copy) {
+            self.session.destroy_object(*copy)?;
+            return Err(error);
+        }
         copy
     }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Error;
-use super::super::commit::{self, Affects};
+use super::super::commit::{self, Affects, unhindered};
+use super::super::freeze::Freezable;
 use super::super::vault::Vault;
-use super::{Ceremonies, CeremonyInfo, Resource};
+use super::{Ceremonies, CeremonyInfo};
 use crate::audit::StoreChange;
 use crate::clock::Date;
 use crate::id::{CeremonyId, Epoch, KeyName, RosterVersion, TenantId};
@@ -68,7 +69,7 @@ impl Vault {
         loop {
             let error = match self.work_on_ceremony(id).await {
                 Ok(finished) => return finished,
-                Err(error) if is_final(&error) => {
+                Err(error) if self.is_final(id, &error).await => {
                     match self.end(id, State::Failed, Some(error.to_string())).await {
                         Ok(ended) => return Some(ended),
                         Err(error) => error,
@@ -97,9 +98,11 @@ impl Vault {
             }
             Action::RotateTenant(tenant) => self.rotate_one(&info, tenant).await?,
             Action::MoveTenant { tenant, resident } => self.move_one(&info, tenant, *resident).await?,
-            Action::Unfreeze(name) => self.unfreeze(name).await?,
+            Action::Unfreeze(name) => return unhindered!(self.unfreeze(id, name)).map(Some),
             Action::Destroy(name) => self.destroy_by_ceremony(id, name).await?,
-            Action::RaiseMinVersion { key, version } => self.raise_min_version(key, *version).await?,
+            Action::SetMinVersion { key, version, today } => {
+                self.change_min_version(key, *version, *today).await?
+            }
         };
         self.end(id, State::Done, Some(outcome)).await.map(Some)
     }
@@ -127,6 +130,7 @@ impl Vault {
     async fn new_root(&self, info: &CeremonyInfo) -> Result<(), Error> {
         // Whoever holds this may take an escrow without a root for one that nobody works on.
         let _alone = self.minting.lock().await;
+        self.require_roster(&info.record).await?;
         self.step(info.id, Progress { step: "making the root key".into(), ..Progress::default() }).await?;
         let members = info.record.action.new_members().unwrap_or(&info.members);
         let minted = self.mint_root(info.id, members).await?;
@@ -159,7 +163,7 @@ impl Vault {
             if let Some(mandate) = mandate
                 && self.is_resident(&tenant).await?
             {
-                self.rotate_until(&tenant, Goal::Reborn(mandate)).await?;
+                self.rebirth(&tenant, mandate).await?;
             }
             progress.done += 1;
             progress.total = progress.total.max(progress.done);
@@ -170,6 +174,15 @@ impl Vault {
         }
         progress.step = "destroying the old root key".into();
         self.step(id, progress).await
+    }
+
+    async fn rebirth(&self, tenant: &TenantId, mandate: Mandate<'_>) -> Result<(), Error> {
+        let reborn = self.rotate_until(tenant, Goal::Reborn(mandate)).await;
+        match self.tenant(tenant).await?.record.state() {
+            // Another ceremony was faster.
+            KeyState::Destroyed => Ok(()),
+            _ => reborn,
+        }
     }
 
     async fn tenants_after(&self, after: Option<&TenantId>) -> Result<Vec<TenantId>, Error> {
@@ -243,15 +256,18 @@ impl Vault {
         Ok(format!("tenants/{tenant} has KEK version {version}, {place}"))
     }
 
-    async fn unfreeze(&self, name: &str) -> Result<String, Error> {
-        match Resource::parse(name)? {
-            Resource::Tenant(tenant) => self.set_tenant_frozen(&tenant, false).await.map(drop)?,
-            Resource::Key(key) => self.set_key_frozen(&key, false).await.map(drop)?,
-            Resource::Principal(principal) => {
-                self.set_principal_frozen(&principal, false, "by ceremony").await.map(drop)?;
-            }
-        }
-        Ok(format!("{name} is no longer frozen"))
+    /// Ends a freeze, and the ceremony with it: tried again it would end a freeze that came later.
+    async fn unfreeze(&self, id: CeremonyId, name: &str) -> Result<(CeremonyInfo, StoreChange), Error> {
+        let (info, revision) = self.ceremony(id).await?;
+        let outcome = format!("{name} is no longer frozen");
+        let record = info.record.ended(State::Done, Date::now(), Some(outcome));
+        let mut changes = Changes::default();
+        changes.replace(&tables::ceremony(id), &record, revision);
+        let reason = format!("by ceremonies/{id}");
+        let done = self.set_frozen(&Freezable::parse(name)?, false, &reason, changes).await?;
+        let change =
+            done.change().ok_or_else(|| Error::Internal("a freeze ended without a change".into()))?;
+        Ok((CeremonyInfo { record, waiting_for: None, ..info }, change))
     }
 
     async fn destroy_by_ceremony(&self, id: CeremonyId, name: &str) -> Result<String, Error> {
@@ -265,10 +281,16 @@ impl Vault {
         ))
     }
 
-    async fn raise_min_version(&self, name: &KeyName, version: u32) -> Result<String, Error> {
+    async fn change_min_version(&self, name: &KeyName, version: u32, today: u32) -> Result<String, Error> {
+        let now = self.key_record(name).await?.record.min_version.unwrap_or(Epoch::FIRST).get();
+        if now != today && now != version {
+            return Err(Error::NotAllowed(format!(
+                "the minimum version of {name} has changed from {today} to {now} since this was proposed"
+            )));
+        }
         let change = self.set_min_version(name, Epoch::new(version)).await?;
         self.record_own("min-version", name.to_string(), change).await?;
-        Ok(format!("versions of {name} below {version} no longer decrypt"))
+        Ok(format!("versions of {name} from {version} on decrypt, and none below"))
     }
 
     /// Keeps how far the execution is.
@@ -279,6 +301,33 @@ impl Vault {
         changes.replace(&tables::ceremony(id), &Ceremony { progress, ..info.record }, revision);
         self.commit_own(changes, Affects::Nothing, PROGRESS, format!("ceremonies/{id}")).await?;
         Ok(())
+    }
+
+    /// Whether trying again cannot help. What has begun to change keys goes on until it is done.
+    async fn is_final(&self, id: CeremonyId, error: &Error) -> bool {
+        let hopeless = matches!(
+            error.reason(),
+            Reason::AlreadyExists
+                | Reason::ArgumentInvalid
+                | Reason::Destroyed
+                | Reason::DestructionScheduled
+                | Reason::Frozen
+                | Reason::NameInvalid
+                | Reason::NotAllowed
+                | Reason::NotFound
+        );
+        hopeless && !self.has_begun(id).await.unwrap_or_else(|error| error.reason() != Reason::NotFound)
+    }
+
+    async fn has_begun(&self, id: CeremonyId) -> Result<bool, Error> {
+        let Ceremony { action, progress, .. } = self.ceremony(id).await?.0.record;
+        match action {
+            Action::Destroy(name) => {
+                let plan = self.plan_of(&DestroyTarget::parse(&name)?).await?;
+                Ok(plan.is_some_and(|plan| plan.begun.is_some()))
+            }
+            _ => Ok(progress.generation.is_some()),
+        }
     }
 
     async fn end(
@@ -297,16 +346,4 @@ impl Vault {
         let change = self.commit(changes, Affects::Nothing).await?;
         Ok((CeremonyInfo { record, waiting_for: None, ..info }, change))
     }
-}
-
-/// Whether trying again cannot help.
-fn is_final(error: &Error) -> bool {
-    matches!(
-        error.reason(),
-        Reason::AlreadyExists
-            | Reason::ArgumentInvalid
-            | Reason::NameInvalid
-            | Reason::NotAllowed
-            | Reason::NotFound
-    )
 }

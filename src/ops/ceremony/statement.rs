@@ -89,11 +89,13 @@ fn what(action: &Action) -> Vec<String> {
         Action::Unfreeze(name) => {
             return vec![format!("Resource: {name}"), "It was frozen, and works again.".into()];
         }
-        Action::RaiseMinVersion { key, version } => {
+        Action::SetMinVersion { key, version, today } => {
+            let (from, to) = (today.min(version), today.max(version) - 1);
+            let what = if version > today { "can no longer be decrypted" } else { "can be decrypted AGAIN" };
             return vec![
                 format!("Resource: {key}"),
-                format!("Minimum version: {version}"),
-                "Data of older versions can no longer be decrypted.".into(),
+                format!("Minimum version: {version} (today {today})"),
+                format!("Data of versions {from} to {to} {what}."),
             ];
         }
         Action::MoveTenant { tenant, resident } => {

@@ -54,7 +54,8 @@ impl Vault {
         Ok(Destroyed { target, asked, begun, done, objects, files, authority })
     }
 
-    async fn plan_of(&self, target: &DestroyTarget) -> Result<Option<Destruction>, Error> {
+    /// What is planned for a target, and how far it is.
+    pub(in crate::ops) async fn plan_of(&self, target: &DestroyTarget) -> Result<Option<Destruction>, Error> {
         Ok(match target {
             DestroyTarget::Tenant(id) => self.tenant(id).await?.record.destruction,
             DestroyTarget::Key(name) => self.key_record(name).await?.record.destruction,

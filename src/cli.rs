@@ -54,7 +54,7 @@ const SOCKET_VARIABLE: &str = "KEYWARD_SOCKET";
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 refused or bad input, 2 usage, 3 not permitted, 4 not found, 5 daemon or HSM
-unavailable (try again), 6 ciphertext refused, 7 partial failure, 70 internal, 130 interrupted.
+unavailable (try again), 6 does not verify, 7 partial failure, 70 internal, 130 interrupted.
 
 Example:
   keyward tenant create acme
@@ -143,7 +143,7 @@ enum Command {
     /// Verify and read the audit log
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Verify and read certificates of destruction, offline
+    /// Fetch, verify and read certificates of destruction
     #[command(subcommand)]
     Certificate(certificate::Command),
     /// Print a completion script for a shell

@@ -42,12 +42,12 @@ const ROWS: &[Row] = rows! {
     "DEADLINE_EXCEEDED" Unavailable "see `keyward status` and the log of keywardd, then try again"
     "DESTROYED" Refused "nothing brings it back"
     "DESTRUCTION_SCHEDULED" Refused "an operator can call it off with `cancel-destroy` until the due date"
-    "FROZEN" NotPermitted "find out why it was frozen before an operator runs `unfreeze`"
+    "FROZEN" NotPermitted "find out why it was frozen before `unfreeze`, or `ceremony propose unfreeze` once the root is founded"
     "HSM_BUSY" Unavailable "try again in a moment; if it stays so, raise hsm.sessions in the configuration"
     "HSM_UNAVAILABLE" Unavailable "see `keyward status`; the daemon connects again by itself when the HSM is back"
     "INTERNAL" Internal "this is a defect: the log of keywardd has the details"
     "KEY_DISABLED" Refused "see `keyward key show`; an operator can run `keyward key enable`"
-    "KEY_EXHAUSTED" Refused "rotate the tenant: `keyward tenant rotate`"
+    "KEY_EXHAUSTED" Refused "rotate the tenant: `keyward tenant rotate`, or by a ceremony where its KEK is in the HSM"
     "NAME_INVALID" Refused "names are short, `acme/customer-pii`, or full, `tenants/acme/keys/customer-pii`"
     "NOT_ALLOWED" Refused ""
     "NOT_FOUND" NotFound "see `keyward tenant list` and `keyward key list TENANT`"
@@ -73,7 +73,7 @@ const ROWS: &[Row] = rows! {
     "UNKNOWN_CALLER" NotPermitted "an administrator can add your user or group as a [[principal]] in the configuration"
     "UNREACHABLE" Unavailable "`systemctl status keywardd` shows the daemon; --socket or KEYWARD_SOCKET names another socket"
     "VERSION_DISABLED" Refused "see `keyward key versions`; an operator can run `keyward version enable`"
-    "VERSION_TOO_OLD" Refused "an operator can lower it again: `keyward key update --min-version`"
+    "VERSION_TOO_OLD" Refused "it can be lowered: `keyward key update --min-version`, or by a ceremony once the root is founded"
 };
 
 #[cfg(test)]

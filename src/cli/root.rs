@@ -56,10 +56,11 @@ pub(crate) enum Command {
 /// `keyward root restore`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The daemon must be stopped. A request is written to the folder; each custodian answers it with
-`keyward ceremony share`, and the answers are put into the folder. With enough of them the root is
-put onto the token. A KEK that is in the HSM (`tenant show`: resident) has an escrow of its own in the
-same file: restore the root, then each of them with --kek.
+    after_help = "The daemon must be stopped. A request is written to the folder; each custodian compares the line
+`Shares are sealed to:` with this screen, answers with `keyward ceremony share`, and puts the answer
+into the folder. With enough of them the root is put onto the token. A KEK that is in the HSM
+(`tenant show`: resident) has an escrow of its own in the same file: restore the root, then each of
+them with --kek.
 
 Example:
   keyward root restore --escrow root-2.escrow --folder /media/restore --reason 'HSM 1 burnt'"

@@ -23,11 +23,13 @@ use crate::token::printable::Statement;
 /// `keyward ceremony share`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The statement is shown in full before the PIN is asked for. The share is opened on this machine
-and sealed at once to the process that restores; it is never written down in the clear.
+    after_help = "The statement is shown in full before the PIN is asked for: compare the line `Shares are sealed to:`
+with the screen where the restore runs. The share is opened on this machine and sealed at once to
+the process that restores; it is never written down in the clear.
 
 Example:
-  keyward ceremony share /media/restore/restore.request --token alice-token --out /media/restore/alice.share"
+  keyward ceremony share /media/restore/restore.request --token alice-token \\
+      --out /media/restore/alice.share"
 )]
 pub(crate) struct Share {
     /// The request, as `keyward root restore` wrote it

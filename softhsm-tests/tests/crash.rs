@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use keyward::audit::Outcome;
-use keyward::client::{Client, Code, Context, Item, Options, context};
+use keyward::client::{Client, Code, Context, Error, Item, Options, context};
 use keyward::rpc::proto::crypto_service_client::CryptoServiceClient;
 use keyward::rpc::proto::{
     CreateKeyRequest, CreateTenantRequest, EncryptRequest, GetKeyRequest, GetRotationRequest,
@@ -123,8 +123,10 @@ impl Load {
         }
     }
 
-    /// A daemon that dies, or is busy, may say so; everything else is odd.
-    fn failed(&self, what: &str, code: Code, message: &str) {
+    /// A daemon that dies, or is busy, may say so; everything else is odd. The client's own errors
+    /// tell what the transport made up, in whatever words, from what the daemon said.
+    fn failed(&self, what: &str, error: impl Into<Error>) {
+        let error = error.into();
         let usual = [
             Code::Unavailable,
             Code::DeadlineExceeded,
@@ -132,10 +134,8 @@ impl Load {
             Code::Aborted,
             Code::ResourceExhausted,
         ];
-        // The transport of a process that was killed.
-        let cut = code == Code::Unknown && message.contains("transport");
-        if !usual.contains(&code) && !cut {
-            self.ledger().odd.push(format!("{what}: {code:?} {message}"));
+        if !usual.contains(&error.code) {
+            self.ledger().odd.push(format!("{what}: {:?} {error}", error.code));
         }
     }
 }
@@ -171,7 +171,7 @@ async fn unary(load: Arc<Load>, mut crypto: CryptoServiceClient<Channel>, mut ra
         let asked = EncryptRequest { name: key.clone(), plaintext: plaintext(id).into(), context: about(id) };
         match crypto.encrypt(asked).await {
             Ok(answer) => load.sealed("encrypt", key, [(id, answer.into_inner().ciphertext.to_vec())]),
-            Err(status) => return load.failed("encrypt", status.code(), status.message()),
+            Err(status) => return load.failed("encrypt", status),
         }
     }
 }
@@ -186,7 +186,7 @@ async fn session(load: Arc<Load>, client: Client, mut random: Random) {
             flying.spawn(async move {
                 match client.encrypt(&key, plaintext(id), &about(id)).await {
                     Ok(answer) => load.sealed("session-encrypt", &key, [(id, answer.ciphertext.to_vec())]),
-                    Err(error) => load.failed("session", error.code, &error.message),
+                    Err(error) => load.failed("session", error),
                 }
             });
         }
@@ -205,13 +205,13 @@ async fn batches(load: Arc<Load>, client: Client, mut random: Random) {
                 let done = results.into_iter().zip(ids).filter_map(|(result, id)| match result {
                     Ok(ciphertext) => Some((id, ciphertext.to_vec())),
                     Err(error) => {
-                        load.failed("item of a batch", error.code, &error.message);
+                        load.failed("item of a batch", error);
                         None
                     }
                 });
                 load.sealed("batch-encrypt", key, done.collect::<Vec<_>>());
             }
-            Err(error) => return load.failed("batch", error.code, &error.message),
+            Err(error) => return load.failed("batch", error),
         }
     }
 }
@@ -230,9 +230,10 @@ async fn changes(load: Arc<Load>, client: Client, mut random: Random) {
         match changed {
             Ok(()) => *load.ledger().done.entry(what).or_default() += 1,
             Err(status) => {
-                load.failed(what, status.code(), status.message());
+                let code = status.code();
+                load.failed(what, status);
                 // Two changes of the same thing: the other one won.
-                if status.code() != Code::Aborted {
+                if code != Code::Aborted {
                     return;
                 }
             }

@@ -12,6 +12,9 @@ pub enum NameError {
         "{0:?} is not a valid {1}: use 1 to 63 lower-case letters, digits, '-' or '_', starting with a letter or digit"
     )]
     Identifier(String, &'static str),
+    /// It is no origin.
+    #[error("{0:?} is no origin: use 1 to 255 visible ASCII characters, as in https://crm.example.com")]
+    Origin(String),
     /// The resource name does not have the expected shape.
     #[error("{0:?} is not a resource name of the form {1}")]
     Shape(String, &'static str),
@@ -85,10 +88,58 @@ identifier!(
     /// A key custodian: a person on the roster, who holds a share of the root's backup key.
     CustodianId, "custodian name"
 );
+identifier!(
+    /// A staff member who logs in; immutable and never reused.
+    AccountId, "account name"
+);
+identifier!(
+    /// What a staff member calls a token.
+    TokenName, "token name"
+);
 
 /// `tenants/{tenant}`
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantName(pub TenantId);
+
+/// `accounts/{account}`
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountName(pub AccountId);
+
+/// Where staff see themselves log in: the origin of a web application (RFC 6454), or the name of
+/// another program. 1 to 255 visible ASCII characters.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin(Box<str>);
+
+impl Origin {
+    /// Checks and takes an origin.
+    ///
+    /// # Errors
+    /// [`NameError::Origin`] when it has another length, or other characters.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        let valid = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        match valid {
+            true => Ok(Self(text.into())),
+            false => Err(NameError::Origin(text.chars().take(80).collect())),
+        }
+    }
+
+    /// The origin.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
 
 /// `tenants/{tenant}/keys/{key}`
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,6 +177,19 @@ impl TenantName {
         match segments::<2>(text) {
             Some(["tenants", tenant]) => Ok(Self(TenantId::new(tenant)?)),
             _ => Err(shape(text, "tenants/{tenant}")),
+        }
+    }
+}
+
+impl AccountName {
+    /// Parses `accounts/{account}`.
+    ///
+    /// # Errors
+    /// [`NameError`] when the shape or the identifier is wrong.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        match segments::<2>(text) {
+            Some(["accounts", account]) => Ok(Self(AccountId::new(account)?)),
+            _ => Err(shape(text, "accounts/{account}")),
         }
     }
 }
@@ -208,6 +272,12 @@ impl fmt::Display for TenantName {
     }
 }
 
+impl fmt::Display for AccountName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "accounts/{}", self.0)
+    }
+}
+
 impl fmt::Display for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tenants/{}/keys/{}", self.tenant, self.key)
@@ -235,7 +305,7 @@ macro_rules! debug_as_display {
         }
     )*};
 }
-debug_as_display!(TenantName, KeyName, VersionName, RotationName);
+debug_as_display!(AccountName, TenantName, KeyName, VersionName, RotationName);
 
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident) => {
@@ -363,6 +433,22 @@ random_id!(
 random_id!(
     /// Names one recovery export.
     ExportId
+);
+random_id!(
+    /// Names one attempt to log in.
+    LoginId
+);
+random_id!(
+    /// Names one permission to enrol a token.
+    TicketId
+);
+random_id!(
+    /// Names one act that an administrator is asked to approve.
+    ProposalId
+);
+random_id!(
+    /// Names one login assertion: its `jti`.
+    AssertionId
 );
 random_id!(
     /// Names one installation, so that its records and signatures fit no other.

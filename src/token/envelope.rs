@@ -8,7 +8,9 @@
 //! Whoever signs and whoever verifies each build it; nobody signs a digest that was handed over.
 
 use crate::clock::Date;
-use crate::id::{CeremonyId, CustodianId, DeploymentId};
+use crate::id::{
+    AccountId, CeremonyId, CustodianId, DeploymentId, LoginId, Origin, ProposalId, TicketId, TokenName,
+};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::AgreementKey;
 use crate::token::printable::{Statement, StatementError};
@@ -36,11 +38,13 @@ pub enum Purpose {
     Report = 6,
     /// Handing over one's share for a restore.
     RestoreShare = 7,
+    /// Proving that a token has the key that a staff member is going to log in with.
+    LoginEnrolment = 8,
 }
 
 impl Purpose {
     /// Every purpose.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Login,
         Self::Enrolment,
         Self::StepUp,
@@ -48,6 +52,7 @@ impl Purpose {
         Self::Grant,
         Self::Report,
         Self::RestoreShare,
+        Self::LoginEnrolment,
     ];
 
     /// Its number.
@@ -70,6 +75,7 @@ impl Purpose {
             Self::Grant => "grant",
             Self::Report => "report",
             Self::RestoreShare => "restore-share",
+            Self::LoginEnrolment => "login-enrolment",
         }
     }
 }
@@ -115,12 +121,67 @@ struct Content {
 /// The fields of each purpose that something is signed for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Matter {
+    /// [`Purpose::Login`].
+    Login(Login),
     /// [`Purpose::Enrolment`].
     Enrolment(Enrolment),
+    /// [`Purpose::StepUp`].
+    StepUp(StepUp),
     /// [`Purpose::Ceremony`].
     Ceremony(Ceremony),
     /// [`Purpose::RestoreShare`].
     RestoreShare(RestoreShare),
+    /// [`Purpose::LoginEnrolment`].
+    LoginEnrolment(LoginEnrolment),
+}
+
+/// A staff member logs in to one application, once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The application, as the daemon's configuration names it.
+    pub origin: Origin,
+    /// The attempt.
+    pub login: LoginId,
+    /// Drawn by the daemon for this attempt.
+    pub nonce: [u8; 32],
+    /// Who logs in.
+    pub account: AccountId,
+    /// When it began.
+    pub issued: Date,
+    /// When it is too late.
+    pub expires: Date,
+    /// The key that the session proves itself with: P-256.
+    pub session: AgreementKey,
+}
+
+/// An administrator approves one act.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepUp {
+    /// The act.
+    pub proposal: ProposalId,
+    /// The administrator.
+    pub account: AccountId,
+    /// When it was proposed.
+    pub created: Date,
+    /// When it is too late.
+    pub expires: Date,
+    /// What is approved, word for word.
+    pub statement: Statement,
+}
+
+/// A staff member's token has the key that signs this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginEnrolment {
+    /// Whose token it is.
+    pub account: AccountId,
+    /// The permission to enrol it.
+    pub ticket: TicketId,
+    /// Drawn by the daemon for this ticket.
+    pub nonce: [u8; 32],
+    /// When it is too late.
+    pub expires: Date,
+    /// What the staff member calls the token.
+    pub name: TokenName,
 }
 
 /// A custodian's token has both keys: signed by the one, naming the other.
@@ -162,14 +223,40 @@ impl Matter {
     /// What it is signed for.
     pub fn purpose(&self) -> Purpose {
         match self {
+            Self::Login(_) => Purpose::Login,
             Self::Enrolment(_) => Purpose::Enrolment,
+            Self::StepUp(_) => Purpose::StepUp,
             Self::Ceremony(_) => Purpose::Ceremony,
             Self::RestoreShare(_) => Purpose::RestoreShare,
+            Self::LoginEnrolment(_) => Purpose::LoginEnrolment,
         }
     }
 
     fn put(&self, out: &mut Vec<u8>) {
         match self {
+            Self::Login(Login { origin, login, nonce, account, issued, expires, session }) => {
+                lp(out, origin.as_str().as_bytes());
+                lp(out, &login.0);
+                lp(out, nonce);
+                lp(out, account.as_str().as_bytes());
+                lp(out, &issued.millis().to_be_bytes());
+                lp(out, &expires.millis().to_be_bytes());
+                lp(out, session.spki());
+            }
+            Self::StepUp(StepUp { proposal, account, created, expires, statement }) => {
+                lp(out, &proposal.0);
+                lp(out, account.as_str().as_bytes());
+                lp(out, &created.millis().to_be_bytes());
+                lp(out, &expires.millis().to_be_bytes());
+                lp(out, statement.as_str().as_bytes());
+            }
+            Self::LoginEnrolment(LoginEnrolment { account, ticket, nonce, expires, name }) => {
+                lp(out, account.as_str().as_bytes());
+                lp(out, &ticket.0);
+                lp(out, nonce);
+                lp(out, &expires.millis().to_be_bytes());
+                lp(out, name.as_str().as_bytes());
+            }
             Self::Enrolment(Enrolment { name, agreement }) => {
                 lp(out, name.as_str().as_bytes());
                 lp(out, agreement.spki());
@@ -210,7 +297,7 @@ macro_rules! builders {
         }
     )*};
 }
-builders!(Enrolment, Ceremony, RestoreShare);
+builders!(Login, Enrolment, StepUp, Ceremony, RestoreShare, LoginEnrolment);
 
 /// Every field is far shorter than 4 GiB.
 fn lp(out: &mut Vec<u8>, field: &[u8]) {
@@ -250,7 +337,8 @@ impl Envelope {
     /// The text that a person reads before it is signed, where the purpose has one.
     pub fn statement(&self) -> Option<&Statement> {
         match &self.content.matter {
-            Matter::Enrolment(_) => None,
+            Matter::Login(_) | Matter::Enrolment(_) | Matter::LoginEnrolment(_) => None,
+            Matter::StepUp(act) => Some(&act.statement),
             Matter::Ceremony(ceremony) => Some(&ceremony.statement),
             Matter::RestoreShare(share) => Some(&share.statement),
         }

@@ -152,7 +152,7 @@ fn shown(matter: &Matter) -> String {
         }
         Matter::RestoreShare(share) => (&share.statement, share.ceremony, None),
         // Cards are not made from statements.
-        Matter::Enrolment(_) => return String::new(),
+        _ => return String::new(),
     };
     let until = until.map_or(String::new(), |(created, expires)| {
         format!("proposed {}, expires {}\n", words(created), words(expires))

@@ -1,8 +1,13 @@
 //! Reading an envelope: what is read is what a builder writes, byte for byte.
 
-use super::{Ceremony, Enrolment, Envelope, EnvelopeError, Matter, PREFIX, Purpose, RestoreShare};
+use super::{
+    Ceremony, Enrolment, Envelope, EnvelopeError, Login, LoginEnrolment, Matter, PREFIX, Purpose,
+    RestoreShare, StepUp,
+};
 use crate::clock::Date;
-use crate::id::{CeremonyId, CustodianId, DeploymentId};
+use crate::id::{
+    AccountId, CeremonyId, CustodianId, DeploymentId, LoginId, Origin, ProposalId, TicketId, TokenName,
+};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::AgreementKey;
 use crate::token::printable::Statement;
@@ -22,9 +27,12 @@ impl Envelope {
         let deployment = DeploymentId(fields.exact()?);
         let credential = CredentialId(fields.exact()?);
         let matter = match Purpose::of(*number) {
+            Some(Purpose::Login) => fields.login()?,
             Some(Purpose::Enrolment) => fields.enrolment()?,
+            Some(Purpose::StepUp) => fields.step_up()?,
             Some(Purpose::Ceremony) => fields.ceremony()?,
             Some(Purpose::RestoreShare) => fields.restore_share()?,
+            Some(Purpose::LoginEnrolment) => fields.login_enrolment()?,
             _ => return Err(EnvelopeError::Purpose(*number)),
         };
         let envelope = matter.envelope(deployment, credential);
@@ -67,6 +75,42 @@ impl<'a> Fields<'a> {
     fn agreement(&mut self) -> Result<AgreementKey, EnvelopeError> {
         let key = AgreementKey::new(self.next()?.to_vec());
         key.map_err(|_| EnvelopeError::Fields("a key is no P-256 key"))
+    }
+
+    fn account(&mut self) -> Result<AccountId, EnvelopeError> {
+        AccountId::new(self.text()?).map_err(|_| EnvelopeError::Fields("the account is none"))
+    }
+
+    fn login(&mut self) -> Result<Matter, EnvelopeError> {
+        let origin = Origin::new(self.text()?).map_err(|_| EnvelopeError::Fields("the origin is none"))?;
+        Ok(Matter::Login(Login {
+            origin,
+            login: LoginId(self.exact()?),
+            nonce: self.exact()?,
+            account: self.account()?,
+            issued: self.date()?,
+            expires: self.date()?,
+            session: self.agreement()?,
+        }))
+    }
+
+    fn step_up(&mut self) -> Result<Matter, EnvelopeError> {
+        Ok(Matter::StepUp(StepUp {
+            proposal: ProposalId(self.exact()?),
+            account: self.account()?,
+            created: self.date()?,
+            expires: self.date()?,
+            statement: self.statement()?,
+        }))
+    }
+
+    fn login_enrolment(&mut self) -> Result<Matter, EnvelopeError> {
+        let account = self.account()?;
+        let (ticket, nonce) = (TicketId(self.exact()?), self.exact()?);
+        let expires = self.date()?;
+        let name =
+            TokenName::new(self.text()?).map_err(|_| EnvelopeError::Fields("the token's name is none"))?;
+        Ok(Matter::LoginEnrolment(LoginEnrolment { account, ticket, nonce, expires, name }))
     }
 
     fn enrolment(&mut self) -> Result<Matter, EnvelopeError> {

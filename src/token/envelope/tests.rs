@@ -38,8 +38,47 @@ fn restore_share() -> RestoreShare {
     }
 }
 
-fn all() -> [Matter; 3] {
-    [Matter::Enrolment(enrolment()), Matter::Ceremony(ceremony()), Matter::RestoreShare(restore_share())]
+fn login() -> Login {
+    Login {
+        origin: Origin::new("https://crm.example").unwrap(),
+        login: LoginId([0x55; 16]),
+        nonce: [0x66; 32],
+        account: AccountId::new("bob").unwrap(),
+        issued: Date(1_800_000_000_000),
+        expires: Date(1_800_000_120_000),
+        session: key(TWO),
+    }
+}
+
+fn step_up() -> StepUp {
+    StepUp {
+        proposal: ProposalId([0x77; 16]),
+        account: AccountId::new("carol").unwrap(),
+        created: Date(1_800_000_000_000),
+        expires: Date(1_800_000_600_000),
+        statement: Statement::new("Approve a token.").unwrap(),
+    }
+}
+
+fn login_enrolment() -> LoginEnrolment {
+    LoginEnrolment {
+        account: AccountId::new("bob").unwrap(),
+        ticket: TicketId([0x88; 16]),
+        nonce: [0x99; 32],
+        expires: Date(1_800_000_600_000),
+        name: TokenName::new("blue").unwrap(),
+    }
+}
+
+fn all() -> [Matter; 6] {
+    [
+        Matter::Enrolment(enrolment()),
+        Matter::Ceremony(ceremony()),
+        Matter::RestoreShare(restore_share()),
+        Matter::Login(login()),
+        Matter::StepUp(step_up()),
+        Matter::LoginEnrolment(login_enrolment()),
+    ]
 }
 
 const HEAD: &str = "6b6579776172642d7573626b65792d763100";
@@ -62,6 +101,20 @@ fn the_bytes_are_those_of_the_document() {
         format!(
             "{HEAD}07{NAMES}0000001033333333333333333333333333333333\
              00000015526573746f72652074686520726f6f74206b65792e0000005b{SPKI}{TWO}"
+        ),
+        format!(
+            "{HEAD}01{NAMES}0000001368747470733a2f2f63726d2e6578616d706c650000001055555555555555555555555555555555\
+             000000206666666666666666666666666666666666666666666666666666666666666666\
+             00000003626f6200000008000001a3185c500000000008000001a3185e24c00000005b{SPKI}{TWO}"
+        ),
+        format!(
+            "{HEAD}03{NAMES}0000001077777777777777777777777777777777000000056361726f6c00000008000001a3185c500000000008000001a3186577c0\
+             00000010417070726f7665206120746f6b656e2e"
+        ),
+        format!(
+            "{HEAD}08{NAMES}00000003626f620000001088888888888888888888888888888888\
+             000000209999999999999999999999999999999999999999999999999999999999999999\
+             00000008000001a3186577c000000004626c7565"
         ),
     ];
     for (matter, golden) in all().into_iter().zip(golden) {
@@ -86,7 +139,42 @@ fn every_field_counts() {
         change(&mut matter);
         matter.envelope(DEPLOYMENT, CREDENTIAL)
     };
+    let login_with = |change: fn(&mut Login)| {
+        let mut matter = login();
+        change(&mut matter);
+        matter.envelope(DEPLOYMENT, CREDENTIAL)
+    };
+    let step_up_with = |change: fn(&mut StepUp)| {
+        let mut matter = step_up();
+        change(&mut matter);
+        matter.envelope(DEPLOYMENT, CREDENTIAL)
+    };
+    let login_enrolment_with = |change: fn(&mut LoginEnrolment)| {
+        let mut matter = login_enrolment();
+        change(&mut matter);
+        matter.envelope(DEPLOYMENT, CREDENTIAL)
+    };
     let mut envelopes = vec![
+        login_with(|_| ()),
+        login_with(|l| l.origin = Origin::new("https://crm.examplf").unwrap()),
+        login_with(|l| l.login.0[0] ^= 1),
+        login_with(|l| l.nonce[31] ^= 1),
+        login_with(|l| l.account = AccountId::new("boc").unwrap()),
+        login_with(|l| l.issued.0 += 1),
+        login_with(|l| l.expires.0 += 1),
+        login_with(|l| l.session = key(ONE)),
+        step_up_with(|_| ()),
+        step_up_with(|a| a.proposal.0[0] ^= 1),
+        step_up_with(|a| a.account = AccountId::new("carom").unwrap()),
+        step_up_with(|a| a.created.0 += 1),
+        step_up_with(|a| a.expires.0 += 1),
+        step_up_with(|a| a.statement = Statement::new("Approve a token").unwrap()),
+        login_enrolment_with(|_| ()),
+        login_enrolment_with(|e| e.account = AccountId::new("boc").unwrap()),
+        login_enrolment_with(|e| e.ticket.0[0] ^= 1),
+        login_enrolment_with(|e| e.nonce[0] ^= 1),
+        login_enrolment_with(|e| e.expires.0 += 1),
+        login_enrolment_with(|e| e.name = TokenName::new("blud").unwrap()),
         enrolment_with(|_| ()),
         enrolment_with(|e| e.name = CustodianId::new("alicf").unwrap()),
         enrolment_with(|e| e.agreement = key(TWO)),
@@ -127,10 +215,11 @@ fn purposes_are_not_confused() {
 #[test]
 fn the_registry_is_what_it_was() {
     let registry = Purpose::ALL.map(|purpose| (purpose.number(), purpose.as_str()));
-    let fixed = ["login", "enrolment", "step-up", "ceremony", "grant", "report", "restore-share"];
+    let fixed =
+        ["login", "enrolment", "step-up", "ceremony", "grant", "report", "restore-share", "login-enrolment"];
     assert!((1..).zip(fixed).eq(registry));
     assert!(Purpose::ALL.iter().all(|purpose| Purpose::of(purpose.number()) == Some(*purpose)));
-    assert_eq!((Purpose::of(0), Purpose::of(8)), (None, None));
+    assert_eq!((Purpose::of(0), Purpose::of(9)), (None, None));
 }
 
 #[test]
@@ -170,7 +259,7 @@ fn keys_of_other_types_are_no_agreement_keys() {
 
 proptest! {
     #[test]
-    fn one_changed_bit_is_another_envelope(which in 0usize..3, at: prop::sample::Index, bit in 0u8..8) {
+    fn one_changed_bit_is_another_envelope(which in 0usize..6, at: prop::sample::Index, bit in 0u8..8) {
         let envelope = all()[which].clone().envelope(DEPLOYMENT, CREDENTIAL);
         let mut bytes = envelope.as_bytes().to_vec();
         bytes[at.index(envelope.as_bytes().len())] ^= 1 << bit;

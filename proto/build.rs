@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let files = ["access", "audit", "backup", "ceremony", "crypto", "key", "system"]
+    let files = ["access", "audit", "backup", "ceremony", "crypto", "key", "login", "system"]
         .map(|name| format!("keyward/v1/{name}.proto"));
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_files(files)?;

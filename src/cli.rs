@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod account;
 mod audit;
 mod backup;
 mod ceremony;
@@ -18,6 +19,7 @@ mod csv;
 mod data_key;
 mod destroy;
 mod document;
+mod enrolment;
 mod erasure;
 pub mod exit;
 mod failure;
@@ -102,6 +104,9 @@ enum Command {
     /// Freeze and unfreeze callers
     #[command(subcommand)]
     Principal(freeze::PrincipalCommand),
+    /// Manage staff accounts, their one-time passwords and tokens
+    #[command(subcommand)]
+    Account(account::Command),
     /// Compute and rotate blind indexes
     #[command(subcommand)]
     Index(index::Command),
@@ -239,6 +244,7 @@ impl Command {
             Self::Key(command) => command.run(shell).await,
             Self::Version(command) => command.run(shell).await,
             Self::Principal(command) => command.run(shell).await,
+            Self::Account(command) => command.run(shell).await,
             Self::Index(command) => command.run(shell).await,
             Self::Encrypt(command) => command.run(shell).await,
             Self::Decrypt(command) => command.run(shell).await,

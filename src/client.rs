@@ -55,6 +55,7 @@ use crate::rpc::proto::crypt_session_request::Request;
 use crate::rpc::proto::crypt_session_response::Response;
 use crate::rpc::proto::crypto_service_client::CryptoServiceClient;
 use crate::rpc::proto::key_service_client::KeyServiceClient;
+use crate::rpc::proto::login_service_client::LoginServiceClient;
 use crate::rpc::proto::system_service_client::SystemServiceClient;
 use crate::rpc::proto::{DecryptRequest, EncryptRequest};
 use crate::secret::SecretBytes;
@@ -199,6 +200,11 @@ impl Client {
     /// The generated client of the ceremony service, for [`call`](Self::call).
     pub fn ceremonies(&self) -> CeremonyServiceClient<Channel> {
         CeremonyServiceClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
+    /// The generated client of the login service, for [`call`](Self::call).
+    pub fn logins(&self) -> LoginServiceClient<Channel> {
+        LoginServiceClient::new(self.channel.clone())
     }
 
     /// The generated client of the audit service, for [`call`](Self::call).

@@ -15,7 +15,7 @@ pub mod value;
 use pattern::KeyPattern;
 use value::{Bytes, Mode, Operation, Role, Span, User};
 
-use crate::id::PrincipalId;
+use crate::id::{Origin, PrincipalId};
 use crate::keyring::state::DataClass;
 use crate::secret::SecretMemory;
 
@@ -64,6 +64,9 @@ pub struct Config {
     /// How the clock is watched.
     #[serde(default)]
     pub clock: Clock,
+    /// Logins of staff.
+    #[serde(default)]
+    pub login: Login,
     /// Who may call.
     #[serde(default, rename = "principal")]
     pub principals: Vec<Principal>,
@@ -258,6 +261,20 @@ pub struct Clock {
 impl Default for Clock {
     fn default() -> Self {
         Self { max_ahead: Span(DAY) }
+    }
+}
+
+/// Logins of staff.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Login {
+    /// How long an assertion is good for: 1 minute to 12 hours.
+    pub assertion_ttl: Span,
+}
+
+impl Default for Login {
+    fn default() -> Self {
+        Self { assertion_ttl: Span(Duration::from_secs(600)) }
     }
 }
 
@@ -461,6 +478,9 @@ pub struct Principal {
     /// What it may do with data.
     #[serde(default)]
     pub allow: Vec<Allow>,
+    /// How staff who log in to it know it: the origin of a web application, or another name.
+    #[serde(default, deserialize_with = "value::origin")]
+    pub origin: Option<Origin>,
 }
 
 /// One grant.
@@ -551,6 +571,10 @@ impl Config {
         }
         if self.audit.checkpoint_interval.0 < Duration::from_millis(100) {
             return Err("audit.checkpoint_interval must be at least 100ms".into());
+        }
+        let ttl = self.login.assertion_ttl.0;
+        if !(Duration::from_secs(60)..=DAY / 2).contains(&ttl) {
+            return Err("login.assertion_ttl must be from 1m to 12h".into());
         }
         let mut names = BTreeSet::new();
         for principal in &self.principals {

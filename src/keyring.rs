@@ -1,6 +1,7 @@
 //! Tenants, keys and their versions: records and states, and what follows from
 //! them at a given time. Pure: no I/O, no clock of its own.
 
+pub mod account;
 pub mod agenda;
 pub mod armour;
 pub mod binding;
@@ -8,6 +9,7 @@ pub mod ceremony;
 pub mod credential;
 pub mod custodian;
 pub mod escrow;
+pub mod otp;
 pub mod public_key;
 pub mod record;
 pub mod recovery;

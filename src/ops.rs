@@ -16,6 +16,7 @@ pub mod error;
 pub mod freeze;
 pub mod group;
 pub mod key;
+pub mod login;
 pub mod re_encrypt;
 mod resident;
 pub mod rotate;

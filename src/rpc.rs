@@ -14,6 +14,7 @@ mod crypto;
 mod destroy;
 mod files;
 mod keys;
+mod login;
 mod session;
 mod status;
 mod system;

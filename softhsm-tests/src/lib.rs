@@ -26,6 +26,7 @@ pub mod faketime;
 pub mod faults;
 pub mod modules;
 pub mod offline;
+pub mod staff;
 
 /// The key that most tests use.
 pub const KEY: &str = "tenants/acme/keys/customer-pii";

@@ -49,6 +49,7 @@ fn every_option_stands_in_the_example() {
         ("store", format!("{top}\n{hsm}[store]\nnonsense = 1\n")),
         ("erasure", format!("{top}\n{hsm}[erasure]\nnonsense = 1\n")),
         ("audit", format!("{top}\n{hsm}[audit]\nnonsense = 1\n")),
+        ("login", format!("{top}\n{hsm}[login]\nnonsense = 1\n")),
         ("limits", format!("{top}\n{hsm}[limits]\nnonsense = 1\n")),
         ("classes", format!("{top}\n{hsm}[class]\nnonsense = 1\n")),
         ("class", format!("{top}\n{hsm}[class.1]\nnonsense = 1\n")),

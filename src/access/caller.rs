@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::value::Role;
 use crate::config::{Allow, Principal as Configured};
-use crate::id::PrincipalId;
+use crate::id::{Origin, PrincipalId};
 
 /// The process at the other end, as the kernel recorded it at connect (SO_PEERCRED).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub struct Principal {
     name: PrincipalId,
     role: Role,
     allow: Vec<Allow>,
+    origin: Option<Origin>,
     frozen: AtomicBool,
 }
 
@@ -42,6 +43,7 @@ impl Principal {
             name: configured.name.clone(),
             role: configured.role,
             allow: configured.allow.clone(),
+            origin: configured.origin.clone(),
             frozen: AtomicBool::new(false),
         }
     }
@@ -59,6 +61,11 @@ impl Principal {
     /// Its grants.
     pub(super) fn allow(&self) -> &[Allow] {
         &self.allow
+    }
+
+    /// How staff know it, if they log in to it.
+    pub(super) fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// Whether nothing works for it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::caller::Principal;
 use crate::config::value::Operation;
-use crate::id::{KeyName, PrincipalId, TenantName};
+use crate::id::{AccountName, KeyName, Origin, PrincipalId, TenantName};
 
 /// Something that can be permitted on a resource.
 pub trait Permission: Send + Sync + 'static {
@@ -27,6 +27,7 @@ impl Resource for KeyName {
         Some(self)
     }
 }
+impl Resource for AccountName {}
 impl Resource for TenantName {}
 impl Resource for PrincipalId {}
 impl Resource for () {}
@@ -40,6 +41,8 @@ pub enum Needs {
     Sight,
     /// The role operator.
     Operator,
+    /// To be an application that staff log in to.
+    Origin,
     /// To be known.
     Known,
 }
@@ -69,6 +72,7 @@ impl<P: Permission> Authorized<P> {
             Needs::Grant(_) => "grant",
             Needs::Sight => "grant or operator",
             Needs::Operator => "operator",
+            Needs::Origin => "application with logins",
             Needs::Known => "known caller",
         }
     }
@@ -76,6 +80,11 @@ impl<P: Permission> Authorized<P> {
     /// To whom.
     pub fn principal(&self) -> &PrincipalId {
         self.principal.name()
+    }
+
+    /// How staff know the application that it was granted to.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.principal.origin()
     }
 
     /// Whether the principal was frozen after the decision. Long-lived calls ask for each item.
@@ -136,6 +145,16 @@ permissions! {
     ManageErasure(()) needs Needs::Operator;
     /// Make and list recovery exports.
     ManageBackups(()) needs Needs::Operator;
+    /// Have staff log in to the application that calls.
+    LogIn(()) needs Needs::Origin;
+    /// See the keys that verify assertions.
+    ViewLoginKeys(()) needs Needs::Known;
+    /// See and change a staff account and its tokens.
+    ManageAccount(AccountName) needs Needs::Operator;
+    /// See all staff accounts.
+    ListAccounts(()) needs Needs::Operator;
+    /// Hand in what a token has signed for its enrolment, which proves itself.
+    SubmitEnrolment(()) needs Needs::Known;
     /// See the state of the daemon.
     ViewStatus(()) needs Needs::Known;
 }

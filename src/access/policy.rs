@@ -39,6 +39,9 @@ pub enum Denied {
         /// For what.
         operation: String,
     },
+    /// Nobody logs in to it.
+    #[error("nobody logs in to {0}; an administrator can give it an origin")]
+    NoOrigin(PrincipalId),
     /// Only operators may.
     #[error("{0} is not an operator")]
     NotOperator(PrincipalId),
@@ -153,6 +156,8 @@ fn decide(principal: &Principal, needs: Needs, key: Option<&KeyName>) -> Result<
     };
     match needs {
         Needs::Known => Ok(()),
+        Needs::Origin if principal.origin().is_some() => Ok(()),
+        Needs::Origin => Err(Denied::NoOrigin(principal.name().clone())),
         Needs::Operator if operator => Ok(()),
         Needs::Operator => Err(Denied::NotOperator(principal.name().clone())),
         Needs::Sight if operator || granted(None) => Ok(()),

@@ -1,12 +1,18 @@
 //! Names as people type them: short (`acme/customer-pii`) or full (`tenants/acme/keys/customer-pii`).
 
-use crate::id::{KeyName, NameError, PrincipalId, RotationName, TenantName, VersionName};
+use crate::id::{AccountName, KeyName, NameError, PrincipalId, RotationName, TenantName, VersionName};
 
 fn expand(text: &str, short: impl FnOnce(&[&str]) -> Option<String>) -> String {
     if text.starts_with("tenants/") {
         return text.to_owned();
     }
     short(&text.split('/').collect::<Vec<_>>()).unwrap_or_else(|| text.to_owned())
+}
+
+/// `alice` or `accounts/alice`.
+pub(crate) fn account(text: &str) -> Result<AccountName, NameError> {
+    let short = !text.contains('/');
+    AccountName::parse(&if short { format!("accounts/{text}") } else { text.to_owned() })
 }
 
 /// `acme` or `tenants/acme`.

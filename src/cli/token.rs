@@ -6,8 +6,10 @@ use super::Shell;
 use super::exit::Exit;
 use super::failure::Failure;
 
+mod agent;
 mod args;
 mod card;
+mod enroll;
 mod generate;
 mod list;
 mod sign;
@@ -36,6 +38,18 @@ Example:
   keyward token card --name alice --token alice-token --out alice.card"
     )]
     Card(card::Card),
+    /// Enroll a token to log in with, from the ticket that an operator gave you
+    #[command(after_help = "Example:
+  keyward token enroll --ticket alice.ticket --name blue-key --out alice.enrolment")]
+    Enroll(Box<enroll::Enroll>),
+    /// Sign logins for a browser or login page: JSON lines on stdin and stdout
+    #[command(
+        after_help = "Reads {\"id\":1,\"method\":\"list\"} and {\"id\":2,\"method\":\"login\",\"params\":{…}}: docs/login.md.
+
+Example:
+  keyward token agent --origin https://crm.example.com"
+    )]
+    Agent(Box<agent::Agent>),
     /// Sign a statement, away from the daemon, after showing it in full
     #[command(override_usage = "keyward token sign [OPTIONS] --purpose <PURPOSE> --statement <FILE> …")]
     #[command(after_help = "What stands around the statement comes from `keyward ceremony show --json`.
@@ -54,6 +68,8 @@ impl Command {
             Self::List(list) => list.run(shell).await,
             Self::Generate(generate) => generate.run(shell).await,
             Self::Card(card) => card.run(shell).await,
+            Self::Enroll(enroll) => enroll.run(shell).await,
+            Self::Agent(agent) => agent.run(shell).await,
             Self::Sign(sign) => sign.run(shell).await,
         }
     }

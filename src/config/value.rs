@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::id::PrincipalId;
+use crate::id::{Origin, PrincipalId};
 
 /// A length of time: `"500ms"`, `"5s"`, `"15m"`, `"1h 30m"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +130,10 @@ pub enum Operation {
 
 pub(super) fn principal_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PrincipalId, D::Error> {
     PrincipalId::new(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+pub(super) fn origin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Origin>, D::Error> {
+    Origin::new(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
 }
 
 #[cfg(test)]

@@ -101,6 +101,7 @@ pub(super) fn vault(config: &Config, node: Node) -> vault::Settings {
         limits: config.limits.clone(),
         classes: config.class.clone(),
         list_decrypted_items: config.audit.list_decrypted_items,
+        assertion_ttl: config.login.assertion_ttl.0,
         erasure: erasure::Settings { replace_every: config.erasure.replace_every.0 },
         lifecycle: vault::Lifecycle {
             rotation: config.rotation.clone(),

@@ -13,6 +13,7 @@ use crate::id::DeploymentId;
 use crate::keyring::binding;
 use crate::keyring::record::{Root, SystemSecret};
 use crate::ops::erasure::{self, ErasureError};
+use crate::ops::login::keys::LoginKeys;
 use crate::ops::vault::Settings;
 use crate::ops::{Error, Vault};
 use crate::secret::Key256;
@@ -95,7 +96,8 @@ impl Locked {
         if !erasure::open_all(hsm, self.root.deployment, &records).await? {
             erasure::found(hsm, &self.root, &records, self.audit.clone()).await?;
         }
-        Ok(Vault::open(self.hsm, records, self.audit, self.root, self.policy, self.settings).await?)
+        let login = LoginKeys::derive(secret)?;
+        Ok(Vault::open(self.hsm, records, self.audit, self.root, self.policy, self.settings, login).await?)
     }
 }
 

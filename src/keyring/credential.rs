@@ -117,6 +117,14 @@ impl CredentialId {
     pub fn of(spki: &[u8]) -> Self {
         Self(Sha256::digest(spki).into())
     }
+
+    /// Reads the 64 lower-case hexadecimal digits that it is shown as.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).ok()?;
+        let id = Self(bytes);
+        (id.to_string() == text).then_some(id)
+    }
 }
 
 impl fmt::Display for CredentialId {

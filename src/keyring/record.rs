@@ -101,13 +101,19 @@ pub enum SigningPurpose {
     /// for both: whoever trusts one needs the other, and their texts cannot be
     /// taken for each other.
     Audit = 1,
+    /// Login assertions (RFC 7519).
+    Login = 2,
 }
 
 impl SigningPurpose {
+    /// Every purpose.
+    pub const ALL: [Self; 2] = [Self::Audit, Self::Login];
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Audit => "audit",
+            Self::Login => "login",
         }
     }
 }
@@ -522,6 +528,9 @@ macro_rules! identifier_codec {
     };
 }
 identifier_codec!(CustodianId);
+identifier_codec!(crate::id::AccountId);
+identifier_codec!(crate::id::PrincipalId);
+identifier_codec!(crate::id::TokenName);
 identifier_codec!(FieldId);
 identifier_codec!(KeyId);
 identifier_codec!(crate::id::TenantId);

@@ -70,6 +70,23 @@ pub enum Error {
     /// There is no such ceremony.
     #[error("ceremonies/{0} does not exist")]
     NoCeremony(CeremonyId),
+    /// There is no such account.
+    #[error("{0} does not exist")]
+    NoAccount(crate::id::AccountName),
+    /// A login failed. The caller is told that, and nothing more.
+    #[error("login of {whose}: {why}")]
+    LoginFailed {
+        /// The account, and where from.
+        whose: String,
+        /// Why.
+        why: super::login::Refusal,
+    },
+    /// Too many logins are open.
+    #[error("too many logins are open; try again in a while")]
+    LoginLimit(Duration),
+    /// A token cannot be put on record.
+    #[error("{0}")]
+    EnrolmentRefused(String),
     /// An approval does not count.
     #[error(transparent)]
     Approval(#[from] ApprovalError),
@@ -179,12 +196,15 @@ pub enum Reason {
     ContextInvalid,
     Destroyed,
     DestructionScheduled,
+    EnrolmentRefused,
     Frozen,
     HsmBusy,
     HsmUnavailable,
     Internal,
     KeyDisabled,
     KeyExhausted,
+    LoginFailed,
+    LoginLimit,
     NameInvalid,
     NotAllowed,
     NotFound,
@@ -202,7 +222,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 35] = [
         Self::AlreadyExists,
         Self::ApprovalRefused,
         Self::ArgumentInvalid,
@@ -216,12 +236,15 @@ impl Reason {
         Self::ContextInvalid,
         Self::Destroyed,
         Self::DestructionScheduled,
+        Self::EnrolmentRefused,
         Self::Frozen,
         Self::HsmBusy,
         Self::HsmUnavailable,
         Self::Internal,
         Self::KeyDisabled,
         Self::KeyExhausted,
+        Self::LoginFailed,
+        Self::LoginLimit,
         Self::NameInvalid,
         Self::NotAllowed,
         Self::NotFound,
@@ -253,12 +276,15 @@ impl Reason {
             Self::ContextInvalid => "CONTEXT_INVALID",
             Self::Destroyed => "DESTROYED",
             Self::DestructionScheduled => "DESTRUCTION_SCHEDULED",
+            Self::EnrolmentRefused => "ENROLMENT_REFUSED",
             Self::Frozen => "FROZEN",
             Self::HsmBusy => "HSM_BUSY",
             Self::HsmUnavailable => "HSM_UNAVAILABLE",
             Self::Internal => "INTERNAL",
             Self::KeyDisabled => "KEY_DISABLED",
             Self::KeyExhausted => "KEY_EXHAUSTED",
+            Self::LoginFailed => "LOGIN_FAILED",
+            Self::LoginLimit => "LOGIN_LIMIT",
             Self::NameInvalid => "NAME_INVALID",
             Self::NotAllowed => "NOT_ALLOWED",
             Self::NotFound => "NOT_FOUND",
@@ -293,7 +319,10 @@ impl Error {
             Self::TooLarge { .. } => Reason::TooLarge,
             Self::NoTenant(_) | Self::NoKey(_) | Self::NoVersion(_) => Reason::NotFound,
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
-            Self::NoCeremony(_) => Reason::NotFound,
+            Self::NoCeremony(_) | Self::NoAccount(_) => Reason::NotFound,
+            Self::LoginFailed { .. } => Reason::LoginFailed,
+            Self::LoginLimit(_) => Reason::LoginLimit,
+            Self::EnrolmentRefused(_) => Reason::EnrolmentRefused,
             Self::NoRecord(_) => Reason::NotFound,
             Self::Tree(TreeError::Io { .. }) => Reason::AuditUnavailable,
             Self::Tree(_) | Self::Forged { .. } => Reason::AuditTampered,
@@ -318,6 +347,16 @@ impl Error {
         }
     }
 
+    /// What the caller is told. The audit log is told more of a login that failed.
+    pub fn told(&self) -> String {
+        match self {
+            Self::LoginFailed { .. } => {
+                "the login failed: begin again, with the right token and a new one-time password".to_owned()
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// How long to wait before another try, where another try can help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -325,6 +364,7 @@ impl Error {
             Self::Hsm(HsmError::Unavailable(_)) | Self::NotReady(_) => Some(Duration::from_secs(1)),
             Self::Store(error) if error.is_full() => Some(Duration::from_secs(1)),
             Self::Audit(_) => Some(Duration::from_secs(1)),
+            Self::LoginLimit(pause) => Some(*pause),
             Self::Conflict => Some(Duration::from_millis(20)),
             _ => None,
         }

@@ -41,10 +41,18 @@ impl Vault {
     /// # Errors
     /// When the store does not serve.
     pub async fn audit_keys(&self) -> Result<Vec<Generation>, Error> {
+        self.signing_keys(SigningPurpose::Audit).await
+    }
+
+    /// Every generation of one of the daemon's signing keys, the first one first.
+    ///
+    /// # Errors
+    /// When the store does not serve.
+    pub(super) async fn signing_keys(&self, purpose: SigningPurpose) -> Result<Vec<Generation>, Error> {
         let (mut found, mut next) = (Vec::new(), Some(SigningGeneration::FIRST));
         // Each is asked for by its name: the store proves that the one behind the last is not there.
         while let Some(generation) = next {
-            let path = tables::system_key(SigningPurpose::Audit, generation);
+            let path = tables::system_key(purpose, generation);
             let Some(stored) = self.records.get(&path).await? else { break };
             found.push((generation, stored.record));
             next = generation.next();
@@ -66,9 +74,18 @@ impl Vault {
     /// # Errors
     /// When the HSM or the store does not serve.
     pub(super) async fn audit_key(&self) -> Result<Generation, Error> {
-        match self.audit_keys().await?.pop() {
+        self.signing_key(SigningPurpose::Audit).await
+    }
+
+    /// As [`audit_key`](Self::audit_key), for any purpose.
+    pub(super) async fn signing_key(&self, purpose: SigningPurpose) -> Result<Generation, Error> {
+        match self.signing_keys(purpose).await?.pop() {
             Some(newest) => Ok(newest),
-            None => self.make_audit_key(self.root().id, None).await,
+            None => match self.make_signing_key(purpose, self.root().id, None).await {
+                // Another call has made it meanwhile.
+                Err(Error::Conflict) => self.signing_keys(purpose).await?.pop().ok_or(Error::Conflict),
+                made => made,
+            },
         }
     }
 
@@ -81,16 +98,33 @@ impl Vault {
         let _alone = self.checkpointing.lock().await;
         match self.audit_keys().await?.pop() {
             Some(newest) if newest.1.key.root == root => Ok(newest),
-            newest => self.make_audit_key(root, newest).await,
+            newest => self.make_signing_key(SigningPurpose::Audit, root, newest).await,
         }
     }
 
-    async fn make_audit_key(&self, root: RootId, before: Option<Generation>) -> Result<Generation, Error> {
-        let purpose = SigningPurpose::Audit;
+    /// As [`move_audit_key`](Self::move_audit_key), for the key that signs login assertions, if there is one.
+    ///
+    /// # Errors
+    /// When the HSM or the store does not serve; then nothing has changed.
+    pub async fn move_login_key(&self, root: RootId) -> Result<(), Error> {
+        match self.signing_keys(SigningPurpose::Login).await?.pop() {
+            Some(newest) if newest.1.key.root != root => {
+                self.make_signing_key(SigningPurpose::Login, root, Some(newest)).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn make_signing_key(
+        &self,
+        purpose: SigningPurpose,
+        root: RootId,
+        before: Option<Generation>,
+    ) -> Result<Generation, Error> {
         let Reply::NewSigningKey(key) = self.hsm(Operation::GenerateSigningKey { root }).await? else {
             return Err(misfit("a signing key"));
         };
-        let used_up = || Error::Internal("the generations of the audit key are used up".into());
+        let used_up = || Error::Internal("the generations of a signing key are used up".into());
         let generation = match &before {
             None => SigningGeneration::FIRST,
             Some((generation, _)) => generation.next().ok_or_else(used_up)?,

@@ -9,6 +9,8 @@ use super::dek_uses::UseCounters;
 use super::entropy::Entropy;
 use super::erasure;
 use super::kek_uses::KekUses;
+use super::login::Logins;
+use super::login::keys::LoginKeys;
 use super::opened::{OpenKeys, Rules};
 use super::rotate::Rotations;
 use super::schedule::{Node, Retries};
@@ -60,6 +62,7 @@ pub struct Vault {
     pub(super) ceremonies: Ceremonies,
     /// Held while a checkpoint is made: each is the end of the one before.
     pub(super) checkpointing: Mutex<()>,
+    pub(super) logins: Logins,
     /// Why the newest checkpoint is late.
     pub(super) late: watch::Sender<Option<String>>,
 }
@@ -73,6 +76,8 @@ pub struct Settings {
     pub classes: Classes,
     /// Whether audit records list decrypted items.
     pub list_decrypted_items: bool,
+    /// How long a login assertion is good for.
+    pub assertion_ttl: std::time::Duration,
     /// When the erasure key is replaced.
     pub erasure: erasure::Settings,
     /// What happens to keys by date.
@@ -104,6 +109,7 @@ impl Vault {
         root: Root,
         policy: Arc<Policy>,
         settings: Settings,
+        login: LoginKeys,
     ) -> Result<Arc<Self>, Error> {
         let Reply::Random(seed) = one(&*hsm, Operation::Random { len: 32 }).await? else {
             return Err(misfit("random"));
@@ -129,6 +135,7 @@ impl Vault {
             committing: tokio::sync::RwLock::default(),
             ceremonies: Ceremonies::default(),
             checkpointing: Mutex::new(()),
+            logins: Logins::new(login, settings.assertion_ttl),
             late: watch::Sender::new(None),
             hsm,
             records,

@@ -14,6 +14,7 @@ use super::call::{Gate, stopped};
 use super::ceremonies::CeremonyDesk;
 use super::crypto::Crypto;
 use super::keys::Keys;
+use super::login::Logins;
 use super::proto::DESCRIPTORS;
 use super::proto::access_service_server::AccessServiceServer;
 use super::proto::audit_service_server::AuditServiceServer;
@@ -21,6 +22,7 @@ use super::proto::backup_service_server::BackupServiceServer;
 use super::proto::ceremony_service_server::CeremonyServiceServer;
 use super::proto::crypto_service_server::CryptoServiceServer;
 use super::proto::key_service_server::KeyServiceServer;
+use super::proto::login_service_server::LoginServiceServer;
 use super::proto::system_service_server::SystemServiceServer;
 use super::system::System;
 use crate::audit::{Outcome, Pending};
@@ -56,6 +58,7 @@ pub fn services(
         .add_service(KeyServiceServer::new(Keys(gate.clone())))
         .add_service(AccessServiceServer::new(Access(gate.clone())))
         .add_service(CeremonyServiceServer::new(CeremonyDesk(gate.clone())))
+        .add_service(LoginServiceServer::new(Logins(gate.clone())))
         .add_service(AuditServiceServer::new(Audit(gate.clone())))
         .add_service(BackupServiceServer::new(Backups(gate.clone())))
         .add_service(SystemServiceServer::new(system))
@@ -68,7 +71,7 @@ pub fn services(
 /// that works with keys.
 pub async fn report_health(reporter: &HealthReporter, serving: bool) {
     let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for service in ["", "keyward.v1.CryptoService", "keyward.v1.KeyService"] {
+    for service in ["", "keyward.v1.CryptoService", "keyward.v1.KeyService", "keyward.v1.LoginService"] {
         reporter.set_service_status(service, status).await;
     }
 }

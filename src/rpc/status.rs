@@ -22,7 +22,8 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::TooLarge => Code::InvalidArgument,
         Reason::Conflict => Code::Aborted,
         Reason::Frozen | Reason::PermissionDenied | Reason::UnknownCaller => Code::PermissionDenied,
-        Reason::HsmBusy | Reason::StoreFull => Code::ResourceExhausted,
+        Reason::HsmBusy | Reason::LoginLimit | Reason::StoreFull => Code::ResourceExhausted,
+        Reason::LoginFailed => Code::Unauthenticated,
         Reason::AuditUnavailable
         | Reason::HsmUnavailable
         | Reason::NotReady
@@ -34,6 +35,7 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::ClockSuspect
         | Reason::Destroyed
         | Reason::DestructionScheduled
+        | Reason::EnrolmentRefused
         | Reason::KeyDisabled
         | Reason::KeyExhausted
         | Reason::NotAllowed
@@ -50,7 +52,7 @@ pub(super) fn status(error: &Error) -> Status {
     if let Some(delay) = error.retry_after() {
         details.set_retry_info(Some(delay));
     }
-    Status::with_error_details(code(reason), error.to_string(), details)
+    Status::with_error_details(code(reason), error.told(), details)
 }
 
 /// The same as a message, for items of batches and sessions.
@@ -68,7 +70,7 @@ pub(super) fn item_status(error: &Error) -> tonic_types::Status {
         let retry_delay = prost_types::Duration::try_from(delay).ok();
         details.push(any("RetryInfo", &pb::RetryInfo { retry_delay }));
     }
-    tonic_types::Status { code: i32::from(code(reason)), message: error.to_string(), details }
+    tonic_types::Status { code: i32::from(code(reason)), message: error.told(), details }
 }
 
 fn any(name: &str, message: &impl prost::Message) -> prost_types::Any {

@@ -12,12 +12,14 @@ use minicbor::{Decode, Encode};
 
 use crate::clock::Date;
 use crate::id::{
-    CeremonyId, DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion, KekVersion, KeyId, KeyName,
-    PrincipalId, RootGeneration, RosterVersion, RotationName, SigningGeneration, TenantId, TenantName,
-    VersionName,
+    AccountId, AssertionId, CeremonyId, DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion,
+    KekVersion, KeyId, KeyName, PrincipalId, RootGeneration, RosterVersion, RotationName, SigningGeneration,
+    TenantId, TenantName, TicketId, VersionName,
 };
+use crate::keyring::account::{Account, EndedAssertion, LoginCredential, Otp, Ticket};
 use crate::keyring::agenda::{Due, Lease, Task};
 use crate::keyring::ceremony::Ceremony;
+use crate::keyring::credential::CredentialId;
 use crate::keyring::escrow::{Escrow, KekEscrow};
 use crate::keyring::record::{
     Dek, Erasure, Export, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation,
@@ -78,6 +80,16 @@ pub enum Table {
     Agenda = 22,
     /// Shares of the backup keys of resident KEKs.
     KekEscrow = 23,
+    /// Staff accounts.
+    Account = 24,
+    /// Keys of USB tokens that staff log in with.
+    LoginCredential = 25,
+    /// One-time passwords of accounts.
+    Otp = 26,
+    /// Permissions to enrol a token.
+    Ticket = 27,
+    /// Login assertions that were ended before their time.
+    EndedAssertion = 28,
     /// Nodes of the digest's hash tree.
     Digest = 0xf0,
     /// The one row that says what the store holds.
@@ -86,7 +98,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 30] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -110,6 +122,11 @@ impl Table {
         Self::Erasure,
         Self::Export,
         Self::KekEscrow,
+        Self::Account,
+        Self::LoginCredential,
+        Self::Otp,
+        Self::Ticket,
+        Self::EndedAssertion,
         Self::Digest,
         Self::Meta,
     ];
@@ -168,6 +185,11 @@ impl Table {
             Self::SystemKey => "system key",
             Self::Erasure => "erasure key",
             Self::Export => "export",
+            Self::Account => "account",
+            Self::LoginCredential => "login credential",
+            Self::Otp => "one-time password",
+            Self::Ticket => "enrolment ticket",
+            Self::EndedAssertion => "ended assertion",
             Self::Digest => "digest",
             Self::Meta => "meta",
         }
@@ -341,6 +363,31 @@ pub fn ceremony(ceremony: CeremonyId) -> Path<Ceremony> {
     Path::new(ceremony)
 }
 
+/// The path of an account.
+pub fn account(account: &AccountId) -> Path<Account> {
+    Path::new(account.clone())
+}
+
+/// The path of a key that somebody logs in with.
+pub fn login_credential(credential: CredentialId) -> Path<LoginCredential> {
+    Path::new(credential)
+}
+
+/// The path of the one-time passwords of an account.
+pub fn otp(account: &AccountId) -> Path<Otp> {
+    Path::new(account.clone())
+}
+
+/// The path of a permission to enrol a token.
+pub fn ticket(ticket: TicketId) -> Path<Ticket> {
+    Path::new(ticket)
+}
+
+/// The path of an assertion that was ended.
+pub fn ended_assertion(assertion: AssertionId) -> Path<EndedAssertion> {
+    Path::new(assertion)
+}
+
 /// The path of the escrow of one generation of the root.
 pub fn escrow(generation: RootGeneration) -> Path<Escrow> {
     Path::new(generation)
@@ -450,6 +497,11 @@ records! {
     IndexKey: IndexKey, (KeyName, FieldId, IndexVersion), |(key, field, version)| format!("{key}/fields/{field}/versions/{version}");
     Rotation: Rotation, RotationName, |rotation| rotation.to_string();
     Principal: Principal, PrincipalId, |principal| format!("principals/{principal}");
+    Account: Account, AccountId, |account| format!("accounts/{account}");
+    LoginCredential: LoginCredential, CredentialId, |credential| format!("credentials/{credential}");
+    Otp: Otp, AccountId, |account| format!("accounts/{account}/otp");
+    Ticket: Ticket, TicketId, |ticket| format!("tickets/{ticket}");
+    EndedAssertion: EndedAssertion, AssertionId, |assertion| format!("assertions/{assertion}");
     Roster: Roster, RosterVersion, |version| format!("rosters/{version}");
     Ceremony: Ceremony, CeremonyId, |ceremony| format!("ceremonies/{ceremony}");
     Escrow: Escrow, RootGeneration, |generation| format!("roots/{generation}/escrow");
@@ -492,7 +544,7 @@ macro_rules! identifier_path {
         })*
     };
 }
-identifier_path!(TenantId KeyId FieldId PrincipalId);
+identifier_path!(AccountId TenantId KeyId FieldId PrincipalId);
 
 macro_rules! number_path {
     ($($type:ty)*) => {
@@ -519,7 +571,7 @@ impl PathId for SigningPurpose {
     fn take(rest: &mut &[u8]) -> Option<Self> {
         let (byte, tail) = rest.split_first()?;
         *rest = tail;
-        [Self::Audit].into_iter().find(|purpose| *purpose as u8 == *byte)
+        Self::ALL.into_iter().find(|purpose| *purpose as u8 == *byte)
     }
 }
 
@@ -538,7 +590,7 @@ macro_rules! random_path {
         })*
     };
 }
-random_path!(CeremonyId DekId ExportId);
+random_path!(AssertionId CeremonyId CredentialId DekId ExportId TicketId);
 
 impl PathId for () {
     fn put(&self, _: &mut Vec<u8>) {}

@@ -114,6 +114,7 @@ impl Vault {
             self.new_root(info).await?;
         }
         self.move_audit_key(self.root().id).await?;
+        self.move_login_key(self.root().id).await?;
         self.move_tenants(info).await?;
         for old in self.retired_roots().await? {
             self.prove_unused(&old.record.id).await?;

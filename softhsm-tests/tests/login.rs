@@ -1,0 +1,488 @@
+//! Logging in with a one-time password and a token: a real daemon and, where a token takes part, a real one.
+// A panic is how a test fails, in helper functions too.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use keyward::audit::Outcome;
+use keyward::client::{Client, Code, Error};
+use keyward::clock::Date;
+use keyward::keyring::otp::{OtpHash, OtpKind, OtpScheme};
+use keyward::rpc::proto::{
+    CompleteLoginRequest, EndAssertionRequest, GetJwksRequest, IntrospectAssertionRequest,
+    IntrospectAssertionResponse, OpenEnrolmentRequest, RevokeCredentialRequest, UnlockAccountRequest,
+    UpdateAccountRequest,
+};
+use keyward_softhsm_tests::staff::{
+    MemoryKey, ORIGIN, Staff, begin, complete, deployment, enroll, login, submission,
+};
+use keyward_softhsm_tests::{Daemon, World, binary, softhsm_module, text};
+use serde_json::{Value, json};
+
+/// Every failed login is answered after so long.
+const FAILURE: Duration = Duration::from_millis(250);
+
+fn world() -> World {
+    let mut world = World::new();
+    world.reconfigure("role = \"operator\"\n", &format!("role = \"operator\"\norigin = \"{ORIGIN}\"\n"));
+    world.init();
+    world
+}
+
+async fn serving() -> (World, Daemon, Client) {
+    let world = world();
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    (world, daemon, client)
+}
+
+/// A refused login says nothing of why, and takes its time.
+async fn refused(client: &Client, request: CompleteLoginRequest) {
+    let asked = Instant::now();
+    let error = complete(client, request).await.unwrap_err();
+    assert!(asked.elapsed() >= FAILURE, "{:?}", asked.elapsed());
+    assert_eq!((error.code, error.reason()), (Code::Unauthenticated, "LOGIN_FAILED"), "{error}");
+    assert_eq!(
+        error.message,
+        "the login failed: begin again, with the right token and a new one-time password"
+    );
+}
+
+/// Why the last login failed, in the audit log.
+fn why(world: &World) -> String {
+    let records = world.audit();
+    let last = records
+        .iter()
+        .rfind(|record| record.operation == "complete-login" && matches!(record.outcome, Outcome::Failed(_)));
+    last.unwrap().detail.clone().unwrap()
+}
+
+async fn introspect(client: &Client, assertion: &str) -> IntrospectAssertionResponse {
+    let request = IntrospectAssertionRequest { assertion: assertion.to_owned() };
+    client.call(client.logins().introspect_assertion(request)).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_assertion_says_what_was_verified_and_ends() {
+    let (_world, daemon, client) = serving().await;
+    let mut alice = Staff::new(&client, "alice").await;
+    let logged_in = alice.log_in(&client).await.unwrap();
+    assert_eq!((logged_in.account.as_str(), logged_in.level), ("accounts/alice", 1));
+    let claims = verify_as_others_do(&client, &logged_in.assertion).await;
+    assert_eq!(claims["sub"], "accounts/alice");
+    assert_eq!(claims["aud"], "tester");
+    assert_eq!(claims["amr"], json!(["pop", "otp", "mfa"]));
+    assert_eq!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap(), 600);
+    let seen = introspect(&client, &logged_in.assertion).await;
+    assert!(seen.active && seen.account == "accounts/alice");
+    assert_eq!(claims["cnf"]["jkt"], seen.session_thumbprint);
+    let mut forged = logged_in.assertion.clone();
+    forged.replace_range(10..11, "!");
+    assert!(!introspect(&client, &forged).await.active);
+    let request = EndAssertionRequest { assertion: logged_in.assertion.clone() };
+    client.call(client.logins().end_assertion(request.clone())).await.unwrap();
+    client.call(client.logins().end_assertion(request)).await.unwrap();
+    assert_eq!(introspect(&client, &logged_in.assertion).await, IntrospectAssertionResponse::default());
+    assert!(daemon.stop().await.success());
+}
+
+/// Verifies an assertion with nothing but the published keys (RFC 7515, RFC 7517).
+async fn verify_as_others_do(client: &Client, assertion: &str) -> Value {
+    let keys = client.call(client.logins().get_jwks(GetJwksRequest {})).await.unwrap().json;
+    let keys: Value = serde_json::from_str(&keys).unwrap();
+    let (input, signature) = assertion.rsplit_once('.').unwrap();
+    let (header, claims) = input.split_once('.').unwrap();
+    let decode = |text: &str| BASE64URL.decode(text).unwrap();
+    let header: Value = serde_json::from_slice(&decode(header)).unwrap();
+    let key = keys["keys"].as_array().unwrap().iter().find(|key| key["kid"] == header["kid"]).unwrap();
+    assert_eq!((&header["alg"], &key["crv"]), (&json!("ES256"), &json!("P-256")));
+    let coordinate = |name: &str| decode(key[name].as_str().unwrap());
+    let point = [vec![4], coordinate("x"), coordinate("y")].concat();
+    let public = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point);
+    public.verify(input.as_bytes(), &decode(signature)).unwrap();
+    serde_json::from_slice(&decode(claims)).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_refused_and_only_the_audit_log_says_why() {
+    let (world, daemon, client) = serving().await;
+    let mut alice = Staff::new(&client, "alice").await;
+    let bob = Staff::new(&client, "bob").await;
+    let other = MemoryKey::default();
+    enroll(&client, &alice.account, &other).await.unwrap();
+    let good = alice.passwords.at(1);
+
+    let begun = begin(&client, &alice.account).await.unwrap();
+    let named: Vec<_> = begun.answerers.iter().map(|answerer| answerer.credential.clone()).collect();
+    assert_eq!(named, [alice.token.credential().0.to_vec(), other.credential().0.to_vec()]);
+    let mut by_the_other = alice.answer(&begun, good.clone());
+    by_the_other.credential = other.credential().0.to_vec().into();
+    refused(&client, by_the_other).await;
+    assert!(why(&world).ends_with("the token's signature does not verify"), "{}", why(&world));
+    // The challenge is used up by that.
+    refused(&client, alice.answer(&begun, good.clone())).await;
+    assert!(why(&world).ends_with("there is no such login open"));
+
+    let begun = begin(&client, &alice.account).await.unwrap();
+    let mut of_bob = bob.answer(&begun, good.clone());
+    of_bob.credential = bob.token.credential().0.to_vec().into();
+    refused(&client, of_bob).await;
+    assert!(why(&world).ends_with("the key is not one of those that may answer"));
+
+    let alters: [fn(&mut CompleteLoginRequest); 5] = [
+        |answer| answer.signature = to_der(&answer.signature).into(),
+        |answer| answer.signature = with_high_s(&answer.signature).into(),
+        |answer| answer.signature = [&answer.signature[..], &[0]].concat().into(),
+        |answer| answer.signature = vec![7; 100_000].into(),
+        |answer| answer.session_public_key = MemoryKey::default().public().spki().to_vec().into(),
+    ];
+    for alter in alters {
+        let begun = begin(&client, &alice.account).await.unwrap();
+        let mut altered = alice.answer(&begun, good.clone());
+        alter(&mut altered);
+        refused(&client, altered).await;
+        assert!(why(&world).ends_with("the token's signature does not verify"), "{}", why(&world));
+    }
+    let begun = begin(&client, &alice.account).await.unwrap();
+    let mut without_session = alice.answer(&begun, good.clone());
+    without_session.session_public_key = b"no key".to_vec().into();
+    refused(&client, without_session).await;
+    assert!(why(&world).ends_with("the session key is no P-256 key"));
+
+    // Another statement: the challenge of another login, which was begun at the same time.
+    let (one, two) =
+        (begin(&client, &alice.account).await.unwrap(), begin(&client, &alice.account).await.unwrap());
+    let mut crossed = alice.answer(&one, good.clone());
+    crossed.login_id = two.login_id.clone();
+    refused(&client, crossed).await;
+    assert!(why(&world).ends_with("the token's signature does not verify"));
+
+    // None of these burnt the password or counted against the account.
+    alice.log_in(&client).await.unwrap();
+    assert!(daemon.stop().await.success());
+}
+
+fn with_high_s(signature: &[u8]) -> Vec<u8> {
+    /// The order of P-256 (FIPS 186-5).
+    const ORDER: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa,
+        0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    let (r, s) = signature.split_at(32);
+    let (mut high, mut borrow) = (vec![0; 32], 0);
+    for at in (0..32).rev() {
+        let difference = i16::from(ORDER[at]) - i16::from(s[at]) - borrow;
+        borrow = i16::from(difference < 0);
+        high[at] = u8::try_from(difference.rem_euclid(256)).unwrap();
+    }
+    [r, &high].concat()
+}
+
+fn to_der(signature: &[u8]) -> Vec<u8> {
+    keyward::keyring::signing::Signature::from_raw(signature).unwrap().to_der()
+}
+
+#[tokio::test]
+async fn a_password_counts_once_and_too_many_wrong_ones_lock() {
+    let (world, daemon, client) = serving().await;
+    let mut alice = Staff::new(&client, "alice").await;
+    alice.log_in(&client).await.unwrap();
+    let begun = begin(&client, &alice.account).await.unwrap();
+    refused(&client, alice.answer(&begun, alice.passwords.at(1))).await;
+    assert!(why(&world).ends_with("the one-time password was used before"));
+    for _ in 0..2 {
+        let begun = begin(&client, &alice.account).await.unwrap();
+        refused(&client, alice.answer(&begun, alice.passwords.wrong())).await;
+        assert!(why(&world).ends_with("the one-time password is wrong"));
+    }
+    assert_eq!(alice.log_in(&client).await.unwrap_err().reason(), "LOGIN_FAILED");
+    assert!(why(&world).ends_with("after wrong one-time passwords the account is paused"));
+    // A restart changes nothing of that.
+    daemon.kill();
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    assert_eq!(alice.log_in(&client).await.unwrap_err().reason(), "LOGIN_FAILED");
+    assert!(why(&world).ends_with("after wrong one-time passwords the account is paused"));
+    let (name, reason) = (alice.account.clone(), "called back".to_owned());
+    client.call(client.logins().unlock_account(UnlockAccountRequest { name, reason })).await.unwrap();
+    alice.log_in(&client).await.unwrap();
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_kill_ends_open_logins_and_brings_no_password_back() {
+    let (world, daemon, client) = serving().await;
+    let mut alice = Staff::new(&client, "alice").await;
+    let open = begin(&client, &alice.account).await.unwrap();
+    alice.log_in(&client).await.unwrap();
+    let used = alice.passwords.at(1);
+    daemon.kill();
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    refused(&client, alice.answer(&open, alice.passwords.at(2))).await;
+    assert!(why(&world).ends_with("there is no such login open"));
+    let begun = begin(&client, &alice.account).await.unwrap();
+    refused(&client, alice.answer(&begun, used)).await;
+    assert!(why(&world).ends_with("the one-time password was used before"));
+    alice.log_in(&client).await.unwrap();
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn one_challenge_serves_one_of_two_that_race() {
+    let (_world, daemon, client) = serving().await;
+    let alice = Staff::new(&client, "alice").await;
+    let begun = begin(&client, &alice.account).await.unwrap();
+    let answer = alice.answer(&begun, alice.passwords.at(1));
+    let (one, two) = tokio::join!(complete(&client, answer.clone()), complete(&client, answer));
+    assert_eq!([one.is_ok(), two.is_ok()].iter().filter(|good| **good).count(), 1, "{one:?} {two:?}");
+    // Nor does one password serve two challenges.
+    let (first, second) =
+        (begin(&client, &alice.account).await.unwrap(), begin(&client, &alice.account).await.unwrap());
+    let answers = [first, second].map(|begun| alice.answer(&begun, alice.passwords.at(2)));
+    let [first, second] = answers.map(|answer| complete(&client, answer));
+    let (one, two) = tokio::join!(first, second);
+    assert_eq!([one.is_ok(), two.is_ok()].iter().filter(|good| **good).count(), 1, "{one:?} {two:?}");
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn who_is_not_there_looks_like_who_is() {
+    let (world, daemon, client) = serving().await;
+    let alice = Staff::new(&client, "alice").await;
+    let known = begin(&client, &alice.account).await.unwrap();
+    let unknown = begin(&client, "accounts/mallory").await.unwrap();
+    let again = begin(&client, "accounts/mallory").await.unwrap();
+    assert_eq!(unknown.answerers, again.answerers);
+    let shape = |begun: &keyward::rpc::proto::BeginLoginResponse| {
+        let answerers = begun.answerers.iter();
+        let answerers = answerers.map(|one| (one.credential.len(), one.algorithm.clone(), one.kind.clone()));
+        (begun.login_id.len(), begun.nonce.len(), begun.origin.clone(), answerers.collect::<Vec<_>>())
+    };
+    assert_eq!(shape(&known), shape(&unknown));
+    refused(&client, alice.answer(&unknown, alice.passwords.at(1))).await;
+    assert!(why(&world).ends_with("there is no such account"));
+    // Suspended and without tokens are the same to see.
+    let request =
+        UpdateAccountRequest { name: alice.account.clone(), suspended: Some(true), ..Default::default() };
+    client.call(client.logins().update_account(request)).await.unwrap();
+    let suspended = begin(&client, &alice.account).await.unwrap();
+    assert_eq!(shape(&suspended), shape(&unknown));
+    refused(&client, alice.answer(&suspended, alice.passwords.at(1))).await;
+    assert!(why(&world).ends_with("the account is suspended"));
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_what_it_began() {
+    let (world, daemon, client) = serving().await;
+    let mut alice = Staff::new(&client, "alice").await;
+    let logged_in = alice.log_in(&client).await.unwrap();
+    let begun = begin(&client, &alice.account).await.unwrap();
+    let request = RevokeCredentialRequest {
+        name: alice.account.clone(),
+        credential: alice.token.credential().0.to_vec().into(),
+        reason: "lost".into(),
+    };
+    client.call(client.logins().revoke_credential(request)).await.unwrap();
+    assert!(!introspect(&client, &logged_in.assertion).await.active);
+    let otp = alice.passwords.take();
+    refused(&client, alice.answer(&begun, otp)).await;
+    assert!(why(&world).ends_with("the key is not active any more"));
+    // What was on record once is not put there again, for nobody.
+    let error = enroll(&client, &alice.account, &alice.token).await.unwrap_err();
+    assert_eq!(error.reason(), "ENROLMENT_REFUSED", "{error}");
+    let new = MemoryKey::default();
+    enroll(&client, &alice.account, &new).await.unwrap();
+    alice.token = new;
+    alice.log_in(&client).await.unwrap();
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_ticket_is_for_one_token_that_signs() {
+    let (_world, daemon, client) = serving().await;
+    let alice = Staff::new(&client, "alice").await;
+    let open = async || {
+        let request = OpenEnrolmentRequest { name: alice.account.clone(), ..Default::default() };
+        client.call(client.logins().open_enrolment(request)).await.unwrap()
+    };
+    let submit = async |request| client.call(client.logins().submit_enrolment(request)).await;
+    let reason = |error: Error| error.reason().to_owned();
+    let (ticket, key) = (open().await, MemoryKey::default());
+    let mut altered = submission(&ticket, &key);
+    altered.token = "another".into();
+    assert_eq!(reason(submit(altered).await.unwrap_err()), "ENROLMENT_REFUSED");
+    let mut swapped = submission(&ticket, &key);
+    swapped.public_key = MemoryKey::default().public().spki().to_vec().into();
+    assert_eq!(reason(submit(swapped).await.unwrap_err()), "ENROLMENT_REFUSED");
+    let enrolled = submit(submission(&ticket, &key)).await.unwrap();
+    assert_eq!(enrolled.state, "pending");
+    assert_eq!(
+        reason(submit(submission(&ticket, &MemoryKey::default())).await.unwrap_err()),
+        "ENROLMENT_REFUSED"
+    );
+    // Nobody logs in with what nobody has approved.
+    let begun = begin(&client, &alice.account).await.unwrap();
+    assert_eq!(begun.answerers.len(), 1);
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn ten_thousand_begins_do_not_fill_the_memory() {
+    let (_world, daemon, client) = serving().await;
+    let mut alice = Staff::new(&client, "alice").await;
+    let mut begins = tokio::task::JoinSet::new();
+    let (mut begun, mut refused) = (0, 0);
+    let mut count = |outcome: Result<Result<_, Error>, _>| match outcome.unwrap() {
+        Ok(_) => begun += 1,
+        Err(error) => {
+            assert_eq!((error.code, error.reason()), (Code::ResourceExhausted, "LOGIN_LIMIT"), "{error}");
+            assert!(error.retry_after.is_some());
+            refused += 1;
+        }
+    };
+    for number in 0..10_000 {
+        if begins.len() >= 256 {
+            count(begins.join_next().await.unwrap());
+        }
+        let client = client.clone();
+        begins.spawn(async move { begin(&client, &format!("accounts/a{number}")).await });
+    }
+    while let Some(outcome) = begins.join_next().await {
+        count(outcome);
+    }
+    assert_eq!((begun, refused), (4096, 10_000 - 4096));
+    // The application's share is used up; everything else goes on.
+    assert_eq!(alice.log_in(&client).await.unwrap_err().reason(), "LOGIN_LIMIT");
+    assert!(daemon.stop().await.success());
+}
+
+/// The way of a new staff member, with the commands of the README and a token of SoftHSM.
+#[tokio::test]
+async fn a_staff_member_enrolls_and_logs_in_with_a_real_token() {
+    let (world, daemon, client) = serving().await;
+    world.make_token("alice");
+    let module = softhsm_module();
+    let path = |name: &str| world.path(name).display().to_string();
+    let token = |command: &[&str]| {
+        let more = ["--module", &module, "--token", "alice", "--pin-file", &path("pin")].map(str::to_owned);
+        command.iter().map(|word| (*word).to_owned()).chain(more).collect::<Vec<_>>()
+    };
+    let run = |arguments: Vec<String>| {
+        let output = world.cli(&arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let words = |arguments: &[&str]| arguments.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    run(words(&["account", "create", "alice", "--display-name", "Alice Adams"]));
+    run(words(&["account", "otp", "alice", "--out", &path("otpauth")]));
+    let uri = std::fs::read_to_string(path("otpauth")).unwrap();
+    let (totp, seed) = authenticator(&uri);
+    let step = || Date::now().millis() / 30_000;
+    let first = step();
+    world.write_secret("first", &totp.password(&seed, first));
+    run(words(&["account", "otp-confirm", "alice", "--password-file", &path("first")]));
+
+    run(token(&["token", "generate", "--name", "alice"]));
+    run(words(&["account", "enroll", "alice", "--out", &path("ticket")]));
+    let enrolled: Value = serde_json::from_str(&run(token(&[
+        "token",
+        "enroll",
+        "--ticket",
+        &path("ticket"),
+        "--name",
+        "blue",
+        "--out",
+        &path("enrolment"),
+        "--json",
+    ])))
+    .unwrap();
+    run(words(&["account", "submit", &path("enrolment")]));
+    let credential = enrolled["credential"].as_str().unwrap();
+    run(words(&["account", "approve", "alice", &credential[..12]]));
+    let shown: Value = serde_json::from_str(&run(words(&["account", "show", "alice", "--json"]))).unwrap();
+    assert_eq!(shown["tokens"][0]["state"], "active", "{shown}");
+
+    let begun = begin(&client, "accounts/alice").await.unwrap();
+    let session = MemoryKey::default().public();
+    let envelope = login(&begun, session.clone());
+    let params = json!({
+        "deployment": hex(&begun.deployment), "origin": begun.origin, "account": begun.account,
+        "login_id": hex(&begun.login_id), "nonce": hex(&begun.nonce),
+        "issued": envelope.issued.millis(), "expires": envelope.expires.millis(),
+        "credentials": [credential], "session_public_key": hex(session.spki()),
+    });
+    let mut foreign = params.clone();
+    foreign["origin"] = json!("https://evil.example");
+    let answers = agent(
+        &world,
+        token(&["token", "agent", "--origin", ORIGIN]),
+        &[
+            json!({"id": 1, "method": "list"}),
+            json!({"id": 2, "method": "login", "params": foreign}),
+            json!({"id": 3, "method": "login", "params": params}),
+            json!({"id": 4, "method": "guess"}),
+        ],
+    );
+    assert_eq!(answers[0]["result"]["tokens"][0]["label"], "alice");
+    assert_eq!(answers[1]["error"]["reason"], "TOKEN_REFUSED", "{}", answers[1]);
+    assert_eq!(answers[3]["error"]["reason"], "REQUEST");
+    let signed = &answers[2]["result"];
+    assert_eq!(signed["credential"], credential, "{}", answers[2]);
+    let bytes = |value: &Value| data_encoding::HEXLOWER.decode(value.as_str().unwrap().as_bytes()).unwrap();
+    // The step of the first password is used up: the one after it is taken already.
+    let completed = complete(
+        &client,
+        CompleteLoginRequest {
+            login_id: begun.login_id.clone(),
+            otp: totp.password(&seed, first.max(step() - 1) + 1),
+            credential: bytes(&signed["credential"]).into(),
+            session_public_key: session.spki().to_vec().into(),
+            signature: bytes(&signed["signature"]).into(),
+        },
+    )
+    .await
+    .unwrap();
+    assert_eq!(completed.account, "accounts/alice");
+    assert_eq!(deployment(&begun.deployment).to_string(), hex(&begun.deployment));
+    let claims = verify_as_others_do(&client, &completed.assertion).await;
+    assert_eq!(claims["credential"], credential);
+    assert!(daemon.stop().await.success());
+}
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+/// What an authenticator program makes of a URI.
+fn authenticator(uri: &str) -> (OtpScheme, Vec<u8>) {
+    assert!(uri.starts_with("otpauth://totp/Keyward:alice?"), "{uri}");
+    let seed = uri.split_once("secret=").unwrap().1.split('&').next().unwrap();
+    let seed = data_encoding::BASE32_NOPAD.decode(seed.as_bytes()).unwrap();
+    (OtpScheme::new(OtpKind::Totp(30), OtpHash::Sha1, 6).unwrap(), seed)
+}
+
+/// Drives the agent as a browser's host does.
+fn agent(world: &World, arguments: Vec<String>, requests: &[Value]) -> Vec<Value> {
+    let mut command = world.command("keyward");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut agent = command.spawn().unwrap();
+    let (mut input, mut output) = (agent.stdin.take().unwrap(), BufReader::new(agent.stdout.take().unwrap()));
+    let answers = requests.iter().map(|request| {
+        writeln!(input, "{request}").unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    });
+    let answers: Vec<Value> = answers.collect();
+    drop(input);
+    assert!(agent.wait().unwrap().success());
+    assert!(binary("keyward").exists());
+    answers
+}

@@ -1,0 +1,153 @@
+//! `keyward account otp` and `otp-confirm`
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use zeroize::Zeroizing;
+
+use crate::cli::Shell;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::cli::name;
+use crate::cli::output::Output;
+use crate::id::AccountName;
+use crate::rpc::proto::{ConfirmOtpRequest, CreateOtpRequest};
+
+/// `keyward account otp`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The seed is shown once, as an otpauth URI that authenticator programs read. It counts
+once `keyward account otp-confirm` has seen a first password.
+
+Examples:
+  keyward account otp alice --out alice.otpauth
+  keyward account otp bob --hotp --seed-file token-4711.seed"
+)]
+pub(crate) struct Otp {
+    /// The account
+    #[arg(value_parser = name::account)]
+    account: AccountName,
+    /// By counter (RFC 4226), not by time (RFC 6238)
+    #[arg(long, conflicts_with = "period")]
+    hotp: bool,
+    /// Hash function
+    #[arg(long, value_name = "HASH", default_value = "SHA1", value_parser = ["SHA1", "SHA256", "SHA512"])]
+    hash: String,
+    /// Digits of a password
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u32).range(6..=8))]
+    digits: u32,
+    /// Seconds for which a password is shown
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(15..=120))]
+    period: Option<u32>,
+    /// Seed of a password token: 16 to 32 bytes in hexadecimal, in a file that only you can read
+    #[arg(long, value_name = "FILE")]
+    seed_file: Option<PathBuf>,
+    /// File to write the URI to; stdout when not given
+    #[arg(long, value_name = "FILE", conflicts_with = "seed_file")]
+    out: Option<PathBuf>,
+}
+
+impl Otp {
+    pub(super) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
+        let seed = match &self.seed_file {
+            Some(path) => read_seed(path)?,
+            None => Zeroizing::new(Vec::new()),
+        };
+        let mut output = match &self.out {
+            Some(path) => Some(Output::open(Some(path), false)?),
+            None => None,
+        };
+        let client = shell.client().await?;
+        let request = CreateOtpRequest {
+            name: self.account.to_string(),
+            hotp: self.hotp,
+            hash: self.hash.clone(),
+            digits: self.digits,
+            period: self.period.unwrap_or_default(),
+            seed: bytes::Bytes::from_owner(seed),
+        };
+        let made = client.call(client.logins().create_otp(request)).await?;
+        if let Some(output) = &mut output {
+            output.writer().write_all(&made.uri).await.map_err(Failure::file("write", output.path()))?;
+        }
+        if let Some(output) = output {
+            output.commit().await?;
+        }
+        self.tell(shell, &made.uri)?;
+        shell.print.note(&format!("next: `keyward account otp-confirm {}`", self.account.0));
+        Ok(Exit::Ok)
+    }
+
+    fn tell(&self, shell: &mut Shell, uri: &[u8]) -> Result<(), Failure> {
+        let name = self.account.to_string();
+        match (&self.out, uri.is_empty()) {
+            (Some(out), _) => {
+                let note = format!("wrote {}: delete it once the authenticator has it", out.display());
+                shell.print.report(&note, &json!({ "name": name, "out": out }))
+            }
+            (None, true) => shell.print.report("the token's seed is on record", &json!({ "name": name })),
+            (None, false) => {
+                let uri = std::str::from_utf8(uri).map_err(|error| Failure::Input(error.to_string()))?;
+                shell.print.answer(uri, &json!({ "name": name, "uri": uri }))
+            }
+        }
+    }
+}
+
+fn read_seed(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    /// Hexadecimal digits of the longest seed, and a line end.
+    const LONGEST: u64 = 66;
+    let length = std::fs::metadata(path).map_err(Failure::file("read", path))?;
+    if length.permissions().mode() & 0o077 != 0 {
+        let words = format!("others can read {}: chmod 600 it", path.display());
+        return Err(Failure::Input(words));
+    }
+    let bad = || Failure::Input(format!("{} has no seed of 16 to 32 bytes in hexadecimal", path.display()));
+    if length.len() > LONGEST {
+        return Err(bad());
+    }
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(Failure::file("read", path))?);
+    let seed = hex::decode(text.trim()).map(Zeroizing::new).map_err(|_| bad())?;
+    if (16..=32).contains(&seed.len()) { Ok(seed) } else { Err(bad()) }
+}
+
+/// `keyward account otp-confirm`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  keyward account otp-confirm alice")]
+pub(crate) struct Confirm {
+    /// The account
+    #[arg(value_parser = name::account)]
+    account: AccountName,
+    /// File with the password, for scripts; otherwise it is asked for on the terminal
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+impl Confirm {
+    pub(super) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
+        let password = match &self.password_file {
+            Some(path) => crate::cli::document::read(path)?.trim().to_owned(),
+            None => ask(&self.account).await?,
+        };
+        let client = shell.client().await?;
+        let request = ConfirmOtpRequest { name: self.account.to_string(), password };
+        let account = client.call(client.logins().confirm_otp(request)).await?;
+        shell.print.view(&account)?;
+        Ok(Exit::Ok)
+    }
+}
+
+async fn ask(account: &AccountName) -> Result<String, Failure> {
+    let prompt = format!("one-time password of {}: ", account.0);
+    let asked = tokio::task::spawn_blocking(move || rpassword::prompt_password(prompt)).await;
+    let asked = asked.map_err(|error| Failure::Input(error.to_string()))?;
+    let typed = asked.map_err(|error| {
+        Failure::Usage(format!(
+            "cannot ask for the password ({error}): run it in a terminal, or give --password-file"
+        ))
+    })?;
+    Ok(typed.trim().to_owned())
+}

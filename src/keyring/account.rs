@@ -1,0 +1,200 @@
+//! Staff accounts, and what they log in with.
+
+use minicbor::{Decode, Encode};
+
+use super::credential::{Credential, CredentialId};
+use super::otp::{Failures, OtpScheme};
+use crate::clock::Date;
+use crate::id::{AccountId, PrincipalId, TokenName};
+
+/// Most tokens of an account, whatever their state.
+pub const MOST_TOKENS: usize = 16;
+
+/// What a staff member may see: 1 basic fields, 2 edits, 3 administers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Level {
+    /// Basic fields.
+    #[n(1)]
+    One,
+    /// Edits.
+    #[n(2)]
+    Two,
+    /// Administers.
+    #[n(3)]
+    Three,
+}
+
+impl Level {
+    /// The level of a number from 1 to 3.
+    pub fn new(number: u32) -> Option<Self> {
+        [Self::One, Self::Two, Self::Three].into_iter().find(|level| level.get() == number)
+    }
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+            Self::Three => 3,
+        }
+    }
+}
+
+/// A staff member.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Account {
+    /// A name for people.
+    #[n(1)]
+    pub display_name: Option<String>,
+    /// What they may see.
+    #[n(2)]
+    pub level: Level,
+    /// Nobody logs in to a suspended account.
+    #[n(3)]
+    pub suspended: bool,
+    /// When it was made.
+    #[n(4)]
+    pub created: Date,
+    /// Every key that was ever put on record for it.
+    #[n(5)]
+    pub credentials: Vec<CredentialId>,
+}
+
+/// Whether a token's key may be logged in with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum CredentialState {
+    /// It waits for approval.
+    #[n(1)]
+    Pending,
+    /// It may.
+    #[n(2)]
+    Active,
+    /// It may never again.
+    #[n(3)]
+    Revoked,
+}
+
+impl CredentialState {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// What is known of where a token's key was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Assurance {
+    /// Nothing but the word of those who enrolled and approved it.
+    #[n(1)]
+    Witnessed,
+}
+
+impl Assurance {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Witnessed => "witnessed",
+        }
+    }
+}
+
+/// A token's key that a staff member logs in with.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LoginCredential {
+    /// Whose it is.
+    #[n(1)]
+    pub account: AccountId,
+    /// What they call the token.
+    #[n(2)]
+    pub name: TokenName,
+    /// The key.
+    #[n(3)]
+    pub credential: Credential,
+    /// What is known of where it was made.
+    #[n(4)]
+    pub assurance: Assurance,
+    /// Whether it may be logged in with.
+    #[n(5)]
+    pub state: CredentialState,
+    /// Who opened the enrolment.
+    #[n(6)]
+    pub requested_by: PrincipalId,
+    /// When it was enrolled.
+    #[n(7)]
+    pub enrolled: Date,
+    /// Who approved it.
+    #[n(8)]
+    pub approved_by: Option<PrincipalId>,
+    /// When it was logged in with last.
+    #[n(9)]
+    pub last_used: Option<Date>,
+    /// Why it was revoked.
+    #[n(10)]
+    pub reason: Option<String>,
+    /// The lost token that it replaces: revoked when this one is approved.
+    #[n(11)]
+    pub replaces: Option<CredentialId>,
+}
+
+/// A permission to enrol one token.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Ticket {
+    /// For whom.
+    #[n(1)]
+    pub account: AccountId,
+    /// Signed by the token that is enrolled.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub nonce: [u8; 32],
+    /// When it is too late.
+    #[n(3)]
+    pub expires: Date,
+    /// Who opened it.
+    #[n(4)]
+    pub requested_by: PrincipalId,
+    /// The lost token that the new one replaces.
+    #[n(5)]
+    pub replaces: Option<CredentialId>,
+}
+
+/// The one-time passwords of an account.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Otp {
+    /// How they are made.
+    #[n(1)]
+    pub scheme: OtpScheme,
+    /// The seed, sealed: nonce (12 bytes), ciphertext (32 bytes), tag (16 bytes).
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub sealed: Vec<u8>,
+    /// The first counter that still counts.
+    #[n(3)]
+    pub next: u64,
+    /// Whether a first password has shown that the staff member has the seed.
+    #[n(4)]
+    pub confirmed: bool,
+    /// Wrong passwords since the last right one.
+    #[n(5)]
+    pub failures: Failures,
+    /// When it was made.
+    #[n(6)]
+    pub created: Date,
+}
+
+/// A login assertion that was ended before its time.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct EndedAssertion {
+    /// When it would have ended by itself: after that the row may go.
+    #[n(1)]
+    pub expires: Date,
+}

@@ -1,0 +1,408 @@
+//! Logging in: the daemon checks the one-time password and the USB token; the account's own
+//! password, if it has one, is the application's matter.
+//!
+//! ```text
+//! begin → challenge (one try, 2 minutes) → complete: take it, token signature, one-time password → assertion
+//! ```
+//!
+//! Outside, every failure is the same answer after the same time; the audit log has the reason.
+//! Nobody without the token can burn passwords or lock an account: its signature is checked first.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use super::Error;
+use super::commit::{Affects, unhindered};
+use super::done::Done;
+use super::vault::Vault;
+use crate::access::{Authorized, permission};
+use crate::clock::{Date, Moment};
+use crate::id::{AccountId, AssertionId, DeploymentId, LoginId, Origin};
+use crate::keyring::account::{Account, CredentialState, LoginCredential, Otp};
+use crate::keyring::credential::{CredentialId, TokenAlgorithm, TokenKind};
+use crate::keyring::custodian::AgreementKey;
+use crate::keyring::otp::{Given, Lock};
+use crate::keyring::record::SigningPurpose;
+use crate::keyring::signing::PublicKey;
+use crate::store::{Changes, Stored, tables};
+use crate::token::envelope;
+use crate::token::verify::verify;
+
+pub mod accounts;
+pub mod assertion;
+pub mod challenge;
+pub mod enrol;
+pub mod keys;
+
+use assertion::{Claims, Confirmation};
+use challenge::{Caps, Challenge, Challenges};
+use keys::LoginKeys;
+
+/// How long a challenge can be answered: time to read, enter a PIN and touch a token.
+pub const CHALLENGE: Duration = Duration::from_secs(120);
+/// Every failure is answered after this time.
+const FAILURE: Duration = Duration::from_millis(250);
+/// Every challenge is answered after this time.
+const BEGINNING: Duration = Duration::from_millis(10);
+/// Longest text in bytes that an application states as its client's address.
+const LONGEST_ADDRESS: usize = 100;
+
+/// What logging in keeps in memory.
+pub(super) struct Logins {
+    pub(super) keys: LoginKeys,
+    challenges: Challenges,
+    /// How long an assertion is good for.
+    lasts: Duration,
+}
+
+impl Logins {
+    pub(super) fn new(keys: LoginKeys, lasts: Duration) -> Self {
+        Self { keys, challenges: Challenges::new(Caps::DEFAULT), lasts }
+    }
+}
+
+/// Why a login failed: for the audit log, not for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Never begun, completed already, or begun before the daemon started.
+    #[error("there is no such login open")]
+    NoChallenge,
+    /// Another application began it.
+    #[error("it was begun by another application")]
+    OtherApplication,
+    /// The challenge is too old.
+    #[error("the challenge has expired")]
+    Expired,
+    /// The account does not exist.
+    #[error("there is no such account")]
+    NoAccount,
+    /// The account is suspended.
+    #[error("the account is suspended")]
+    Suspended,
+    /// The key is none that the challenge named.
+    #[error("the key is not one of those that may answer")]
+    OtherCredential,
+    /// The key was revoked since the challenge was made.
+    #[error("the key is not active any more")]
+    Revoked,
+    /// The session's key is none.
+    #[error("the session key is no P-256 key")]
+    SessionKey,
+    /// The token's signature is not one over this login.
+    #[error("the token's signature does not verify")]
+    Signature,
+    /// The account has no one-time password yet.
+    #[error("the account has no confirmed one-time password")]
+    NoOtp,
+    /// The one-time password is wrong.
+    #[error("the one-time password is wrong")]
+    WrongOtp,
+    /// The one-time password was used before.
+    #[error("the one-time password was used before")]
+    UsedOtp,
+    /// Too many one-time passwords were wrong: a pause.
+    #[error("after wrong one-time passwords the account is paused")]
+    Paused,
+    /// Too many one-time passwords were wrong: locked.
+    #[error("after too many wrong one-time passwords the account is locked; an operator can unlock it")]
+    Locked,
+}
+
+/// A key that may answer a challenge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answerer {
+    /// The key.
+    pub credential: CredentialId,
+    /// How it signs.
+    pub algorithm: TokenAlgorithm,
+    /// How its token is reached.
+    pub kind: TokenKind,
+}
+
+/// A challenge, as the workstation needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// The attempt.
+    pub login: LoginId,
+    /// This installation.
+    pub deployment: DeploymentId,
+    /// What was begun.
+    pub challenge: Challenge,
+    /// The keys that may answer.
+    pub answerers: Vec<Answerer>,
+}
+
+/// The answer to a challenge.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// The attempt.
+    pub login: LoginId,
+    /// The one-time password.
+    pub otp: String,
+    /// The key that signed.
+    pub credential: CredentialId,
+    /// The session's key: SubjectPublicKeyInfo in DER.
+    pub session: Vec<u8>,
+    /// The signature of the envelope, in the form of the key's algorithm.
+    pub signature: Vec<u8>,
+}
+
+/// Somebody has logged in.
+#[derive(Debug, Clone)]
+pub struct LoggedIn {
+    /// The assertion (RFC 7519).
+    pub assertion: String,
+    /// What it says.
+    pub claims: Claims,
+}
+
+/// What was proved, before it counts.
+struct Proved {
+    account: Stored<Account>,
+    credential: Stored<LoginCredential>,
+    otp: Stored<Otp>,
+    session: PublicKey,
+}
+
+impl Vault {
+    /// Opens a login. It changes nothing that is kept, and tells nothing of whether the account exists.
+    ///
+    /// # Errors
+    /// [`Error::LoginLimit`] when too many are open.
+    pub async fn begin_login(
+        &self,
+        right: &Authorized<permission::LogIn>,
+        account: AccountId,
+        client: &str,
+    ) -> Result<Done<Begun>, Error> {
+        let answered = Instant::now() + BEGINNING;
+        check_address(client)?;
+        self.require_time_for_logins()?;
+        let answerers = self.answerers(&account).await?;
+        let (login, issued, now) = (LoginId::random()?, Date::now(), Moment::now());
+        let mut nonce = [0; 32];
+        getrandom::fill(&mut nonce)?;
+        let challenge = Challenge {
+            application: right.principal().clone(),
+            origin: origin_of(right)?,
+            account,
+            client: client.to_owned(),
+            nonce,
+            credentials: answerers.iter().map(|answerer| answerer.credential).collect(),
+            issued,
+            expires: issued.after(CHALLENGE),
+        };
+        let opened = self.logins.challenges.begin(login, challenge.clone(), now, now.after(CHALLENGE));
+        opened.map_err(Error::LoginLimit)?;
+        tokio::time::sleep_until(answered).await;
+        let detail = format!("accounts/{} from {client}", challenge.account);
+        Ok(Done::new(Begun { login, deployment: self.deployment(), challenge, answerers }).detail(detail))
+    }
+
+    /// The active keys of an account; one that is nobody's where there are none.
+    async fn answerers(&self, id: &AccountId) -> Result<Vec<Answerer>, Error> {
+        let decoy = self.logins.keys.decoy(id);
+        let account = self.records.get(&tables::account(id)).await?.map(|stored| stored.record);
+        let known = account.filter(|account| !account.suspended).map(|account| account.credentials);
+        let mut answerers = Vec::new();
+        for credential in known.unwrap_or_else(|| vec![decoy]) {
+            let stored = self.records.get(&tables::login_credential(credential)).await?;
+            let active = stored.filter(|stored| stored.record.state == CredentialState::Active);
+            answerers.extend(active.map(|stored| Answerer {
+                credential,
+                algorithm: stored.record.credential.algorithm(),
+                kind: stored.record.credential.kind(),
+            }));
+        }
+        if answerers.is_empty() {
+            let (algorithm, kind) = (TokenAlgorithm::EcdsaP256Sha256, TokenKind::Pkcs11);
+            answerers.push(Answerer { credential: decoy, algorithm, kind });
+        }
+        Ok(answerers)
+    }
+
+    /// Completes a login: takes the challenge, checks the token's signature, then the one-time password.
+    ///
+    /// # Errors
+    /// [`Error::LoginFailed`] for everything that somebody who logs in could have done wrong.
+    pub async fn complete_login(
+        &self,
+        right: &Authorized<permission::LogIn>,
+        completion: &Completion,
+    ) -> Result<Done<LoggedIn>, Error> {
+        let answered = Instant::now() + FAILURE;
+        let completed = self.try_complete(right, completion).await;
+        if matches!(completed, Err(Error::LoginFailed { .. })) {
+            tokio::time::sleep_until(answered).await;
+        }
+        completed
+    }
+
+    async fn try_complete(
+        &self,
+        right: &Authorized<permission::LogIn>,
+        completion: &Completion,
+    ) -> Result<Done<LoggedIn>, Error> {
+        let taken = self.logins.challenges.take(completion.login, Moment::now());
+        let (challenge, fresh) = taken.ok_or_else(|| failed(None, Refusal::NoChallenge))?;
+        self.require_time_for_logins()?;
+        let refused = |why| failed(Some(&challenge), why);
+        if challenge.application != *right.principal() {
+            return Err(refused(Refusal::OtherApplication));
+        }
+        if !fresh {
+            return Err(refused(Refusal::Expired));
+        }
+        let (account, change) = unhindered!(self.judge(&challenge, completion))?;
+        let claims = self.claims(right, &challenge, completion, &account)?;
+        let assertion = self.issue(&claims).await?;
+        let from = format!("accounts/{} from {}", challenge.account, challenge.client);
+        let detail = format!("{from}, credential {}, assertion {}", completion.credential, claims.jti);
+        Ok(Done::with_change(LoggedIn { assertion, claims }, change).detail(detail))
+    }
+
+    /// Checks everything, and keeps that the password is used, or that it was wrong.
+    async fn judge(
+        &self,
+        challenge: &Challenge,
+        completion: &Completion,
+    ) -> Result<((Account, PublicKey), crate::audit::StoreChange), Error> {
+        let refused = |why| failed(Some(challenge), why);
+        let Proved { account, credential, otp, session } = self.check_token(challenge, completion).await?;
+        let now = Date::now();
+        match otp.record.failures.lock(now) {
+            Lock::Open => {}
+            Lock::Until(_) => return Err(refused(Refusal::Paused)),
+            Lock::Hard => return Err(refused(Refusal::Locked)),
+        }
+        let seed = self.logins.keys.open(self.deployment(), &challenge.account, &otp.record.sealed)?;
+        let given = otp.record.scheme.judge(seed.expose(), otp.record.next, now, &completion.otp);
+        let path = tables::otp(&challenge.account);
+        let mut changes = Changes::default();
+        changes.require(&tables::account(&challenge.account), account.revision);
+        let why = match given {
+            Given::Right(counter) => {
+                let next = counter.saturating_add(1);
+                let used = Otp { next, failures: Default::default(), ..otp.record };
+                changes.replace(&path, &used, otp.revision);
+                let seen = LoginCredential { last_used: Some(now), ..credential.record };
+                changes.replace(&tables::login_credential(completion.credential), &seen, credential.revision);
+                let change = self.commit(changes, Affects::Nothing).await?;
+                return Ok(((account.record, session), change));
+            }
+            Given::Used => Refusal::UsedOtp,
+            Given::Wrong => Refusal::WrongOtp,
+        };
+        let failures = otp.record.failures.and(now);
+        changes.replace(&path, &Otp { failures, ..otp.record }, otp.revision);
+        let resource = format!("accounts/{}", challenge.account);
+        self.commit_own(changes, Affects::Nothing, "login-failure", resource).await?;
+        Err(refused(why))
+    }
+
+    /// That the account's token signed this login.
+    async fn check_token(&self, challenge: &Challenge, completion: &Completion) -> Result<Proved, Error> {
+        let refused = |why| failed(Some(challenge), why);
+        let id = &challenge.account;
+        let account = self.records.get(&tables::account(id)).await?;
+        let account = account.ok_or_else(|| refused(Refusal::NoAccount))?;
+        if account.record.suspended {
+            return Err(refused(Refusal::Suspended));
+        }
+        if !challenge.credentials.contains(&completion.credential) {
+            return Err(refused(Refusal::OtherCredential));
+        }
+        let credential = self.records.get(&tables::login_credential(completion.credential)).await?;
+        let credential = credential
+            .filter(|stored| stored.record.account == *id && stored.record.state == CredentialState::Active)
+            .ok_or_else(|| refused(Refusal::Revoked))?;
+        let session =
+            PublicKey::from_spki(&completion.session).ok_or_else(|| refused(Refusal::SessionKey))?;
+        let agreed =
+            AgreementKey::new(completion.session.clone()).map_err(|_| refused(Refusal::SessionKey))?;
+        let signed = envelope::Login {
+            origin: challenge.origin.clone(),
+            login: completion.login,
+            nonce: challenge.nonce,
+            account: id.clone(),
+            issued: challenge.issued,
+            expires: challenge.expires,
+            session: agreed,
+        };
+        let signed = signed.envelope(self.deployment(), completion.credential);
+        verify(&credential.record.credential, &signed, &completion.signature)
+            .map_err(|_| refused(Refusal::Signature))?;
+        let otp = self.records.get(&tables::otp(id)).await?.filter(|stored| stored.record.confirmed);
+        let otp = otp.ok_or_else(|| refused(Refusal::NoOtp))?;
+        Ok(Proved { account, credential, otp, session })
+    }
+
+    fn claims(
+        &self,
+        right: &Authorized<permission::LogIn>,
+        challenge: &Challenge,
+        completion: &Completion,
+        (account, session): &(Account, PublicKey),
+    ) -> Result<Claims, Error> {
+        let issued = Date::now().millis() / 1000;
+        Ok(Claims {
+            iss: issuer(self.deployment()),
+            sub: format!("accounts/{}", challenge.account),
+            aud: right.principal().to_string(),
+            iat: issued,
+            exp: issued.saturating_add(self.logins.lasts.as_secs()),
+            jti: AssertionId::random()?.to_string(),
+            // A signature by a key that nothing proves to be in hardware, and a password that counts once.
+            amr: ["pop", "otp", "mfa"].map(str::to_owned).to_vec(),
+            acr: crate::keyring::account::Assurance::Witnessed.as_str().to_owned(),
+            level: account.level.get(),
+            credential: completion.credential.to_string(),
+            cnf: Confirmation { jkt: assertion::thumbprint(session) },
+        })
+    }
+
+    async fn issue(&self, claims: &Claims) -> Result<String, Error> {
+        let (_, record) = self.signing_key(SigningPurpose::Login).await?;
+        let input = assertion::signing_input(&record.key.public, claims);
+        let input = input.map_err(|error| Error::Internal(error.to_string()))?;
+        let signature = self.sign(&record.key, Sha256::digest(&input).into()).await?;
+        Ok(assertion::complete(&input, &signature))
+    }
+
+    /// A clock that was set back would let old passwords count again.
+    fn require_time_for_logins(&self) -> Result<(), Error> {
+        match self.schedule_status().verdict {
+            Some(verdict) if !verdict.permits_schedules() => {
+                Err(Error::ClockSuspect(verdict.reason().unwrap_or_else(|| "the clock was set back".into())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Who issues the assertions of an installation.
+pub(super) fn issuer(deployment: DeploymentId) -> String {
+    format!("keyward:{deployment}")
+}
+
+fn origin_of(right: &Authorized<permission::LogIn>) -> Result<Origin, Error> {
+    right.origin().cloned().ok_or_else(|| Error::Internal("a right to log in without an origin".into()))
+}
+
+fn failed(challenge: Option<&Challenge>, why: Refusal) -> Error {
+    let whose =
+        challenge.map(|challenge| format!("accounts/{} from {}", challenge.account, challenge.client));
+    Error::LoginFailed { whose: whose.unwrap_or_else(|| "an unknown login".into()), why }
+}
+
+fn check_address(client: &str) -> Result<(), Error> {
+    let printable = client.bytes().all(|byte| byte.is_ascii_graphic());
+    match printable && (1..=LONGEST_ADDRESS).contains(&client.len()) {
+        true => Ok(()),
+        false => Err(Error::Argument(format!(
+            "client_address: the address that the browser or workstation has, in 1 to {LONGEST_ADDRESS} visible ASCII characters"
+        ))),
+    }
+}

@@ -1,0 +1,421 @@
+//! LoginService: logins of staff, and what they log in with.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tonic::{Request, Response, Status};
+
+use super::access::check_reason;
+use super::call::{Gate, settled};
+use super::convert::timestamp;
+use super::proto::login_service_server::LoginService;
+use super::proto::{self, *};
+use crate::access::permission;
+use crate::clock::Date;
+use crate::id::{AccountName, LoginId, TicketId, TokenName};
+use crate::keyring::account::Level;
+use crate::keyring::credential::{Credential, CredentialId, TokenAlgorithm, TokenKind};
+use crate::keyring::otp::{Lock, OtpHash, OtpKind, OtpScheme};
+use crate::ops::Error;
+use crate::ops::login::accounts::{AccountChange, AccountInfo};
+use crate::ops::login::enrol::{EnrolmentRequest, OpenTicket};
+use crate::ops::login::{Begun, Completion, LoggedIn};
+use crate::secret::{Key256, SecretBytes};
+
+/// Shortest seed of a password token in bytes (RFC 4226, section 4, R6).
+const SHORTEST_SEED: usize = 16;
+
+/// The service.
+pub(super) struct Logins(pub(super) Arc<Gate>);
+
+/// One call that works to its end even when the caller goes away: name of the record, resource, and work.
+macro_rules! call {
+    ($self:ident, $request:ident, $operation:literal, $resource:expr, |$call:ident, $message:ident| $work:block) => {{
+        let resource: String = $resource;
+        let mut $call = $self.0.call(&$request, $operation, &resource);
+        let $message = $request.into_inner();
+        let work = async move { settled!($call, $work) };
+        $self.0.detached(work).await.map(Response::new)
+    }};
+}
+
+#[tonic::async_trait]
+impl LoginService for Logins {
+    async fn begin_login(
+        &self,
+        request: Request<BeginLoginRequest>,
+    ) -> Result<Response<BeginLoginResponse>, Status> {
+        call!(self, request, "begin-login", request.get_ref().account.clone(), |call, message| {
+            let account = AccountName::parse(&message.account)?.0;
+            let (vault, right) = call.authorize::<permission::LogIn>(())?;
+            Ok(vault.begin_login(&right, account, &message.client_address).await?.map(begun))
+        })
+    }
+
+    async fn complete_login(
+        &self,
+        request: Request<CompleteLoginRequest>,
+    ) -> Result<Response<CompleteLoginResponse>, Status> {
+        call!(self, request, "complete-login", "logins".to_owned(), |call, message| {
+            let completion = Completion {
+                login: LoginId(exact(&message.login_id, "login_id")?),
+                otp: message.otp,
+                credential: CredentialId(exact(&message.credential, "credential")?),
+                session: message.session_public_key.to_vec(),
+                signature: message.signature.to_vec(),
+            };
+            let (vault, right) = call.authorize::<permission::LogIn>(())?;
+            Ok(vault.complete_login(&right, &completion).await?.map(logged_in))
+        })
+    }
+
+    async fn introspect_assertion(
+        &self,
+        request: Request<IntrospectAssertionRequest>,
+    ) -> Result<Response<IntrospectAssertionResponse>, Status> {
+        call!(self, request, "introspect-assertion", "assertions".to_owned(), |call, message| {
+            let (vault, right) = call.authorize::<permission::LogIn>(())?;
+            let found = vault.introspect(&right, &message.assertion).await?;
+            Ok(found.map(|claims| {
+                claims.map_or_else(IntrospectAssertionResponse::default, |claims| {
+                    IntrospectAssertionResponse {
+                        active: true,
+                        account: claims.sub,
+                        level: claims.level,
+                        expire_time: Some(timestamp(Date(claims.exp.saturating_mul(1000)))),
+                        session_thumbprint: claims.cnf.jkt,
+                    }
+                })
+            }))
+        })
+    }
+
+    async fn end_assertion(
+        &self,
+        request: Request<EndAssertionRequest>,
+    ) -> Result<Response<EndAssertionResponse>, Status> {
+        call!(self, request, "end-assertion", "assertions".to_owned(), |call, message| {
+            let (vault, right) = call.authorize::<permission::LogIn>(())?;
+            Ok(vault.end_assertion(&right, &message.assertion).await?.map(|()| EndAssertionResponse {}))
+        })
+    }
+
+    async fn get_jwks(&self, request: Request<GetJwksRequest>) -> Result<Response<GetJwksResponse>, Status> {
+        call!(self, request, "get-jwks", "system-keys/login".to_owned(), |call, _message| {
+            let (vault, right) = call.authorize::<permission::ViewLoginKeys>(())?;
+            Ok(vault.jwks(&right).await?.map(|json| GetJwksResponse { json }))
+        })
+    }
+
+    async fn create_account(
+        &self,
+        request: Request<CreateAccountRequest>,
+    ) -> Result<Response<Account>, Status> {
+        call!(self, request, "create-account", request.get_ref().name.clone(), |call, message| {
+            let name = AccountName::parse(&message.name)?;
+            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
+            let level = level(message.level.max(1))?;
+            let display_name = super::keys::optional(message.display_name);
+            Ok(vault.create_account(&right, level, display_name).await?.map(account))
+        })
+    }
+
+    async fn get_account(&self, request: Request<GetAccountRequest>) -> Result<Response<Account>, Status> {
+        call!(self, request, "get-account", request.get_ref().name.clone(), |call, message| {
+            let name = AccountName::parse(&message.name)?;
+            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
+            Ok(vault.show_account(&right).await?.map(account))
+        })
+    }
+
+    async fn list_accounts(
+        &self,
+        request: Request<ListAccountsRequest>,
+    ) -> Result<Response<ListAccountsResponse>, Status> {
+        call!(self, request, "list-accounts", "accounts".to_owned(), |call, _message| {
+            let (vault, right) = call.authorize::<permission::ListAccounts>(())?;
+            let all = vault.list_accounts(&right).await?;
+            Ok(all.map(|all| ListAccountsResponse { accounts: all.into_iter().map(account).collect() }))
+        })
+    }
+
+    async fn update_account(
+        &self,
+        request: Request<UpdateAccountRequest>,
+    ) -> Result<Response<Account>, Status> {
+        call!(self, request, "update-account", request.get_ref().name.clone(), |call, message| {
+            let name = AccountName::parse(&message.name)?;
+            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
+            let change = AccountChange {
+                level: message.level.map(level).transpose()?,
+                suspended: message.suspended,
+                display_name: message.display_name,
+            };
+            Ok(vault.update_account(&right, change).await?.map(account))
+        })
+    }
+
+    async fn unlock_account(
+        &self,
+        request: Request<UnlockAccountRequest>,
+    ) -> Result<Response<Account>, Status> {
+        call!(self, request, "unlock-account", request.get_ref().name.clone(), |call, message| {
+            let name = AccountName::parse(&message.name)?;
+            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
+            check_reason(&message.reason)?;
+            Ok(vault.unlock_account(&right, &message.reason).await?.map(account))
+        })
+    }
+
+    async fn create_otp(
+        &self,
+        request: Request<CreateOtpRequest>,
+    ) -> Result<Response<CreateOtpResponse>, Status> {
+        call!(self, request, "create-otp", request.get_ref().name.clone(), |call, message| {
+            let name = AccountName::parse(&message.name)?;
+            let scheme = scheme(&message)?;
+            let (vault, right) = call.authorize::<permission::ManageAccount>(name.clone())?;
+            let given = given_seed(&message.seed)?;
+            let own = given.is_some();
+            let made = vault.create_otp(&right, scheme, given).await?;
+            Ok(made.map(|seed| CreateOtpResponse {
+                uri: if own { Bytes::new() } else { uri(&name, scheme, &seed) },
+            }))
+        })
+    }
+
+    async fn confirm_otp(&self, request: Request<ConfirmOtpRequest>) -> Result<Response<Account>, Status> {
+        call!(self, request, "confirm-otp", request.get_ref().name.clone(), |call, message| {
+            let name = AccountName::parse(&message.name)?;
+            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
+            Ok(vault.confirm_otp(&right, &message.password).await?.map(account))
+        })
+    }
+
+    async fn open_enrolment(
+        &self,
+        request: Request<OpenEnrolmentRequest>,
+    ) -> Result<Response<Ticket>, Status> {
+        call!(self, request, "open-enrolment", request.get_ref().name.clone(), |call, message| {
+            let name = AccountName::parse(&message.name)?;
+            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
+            let replaces = match message.replaces.is_empty() {
+                true => None,
+                false => Some(CredentialId(exact(&message.replaces, "replaces")?)),
+            };
+            Ok(vault.open_enrolment(&right, replaces).await?.map(ticket))
+        })
+    }
+
+    async fn submit_enrolment(
+        &self,
+        request: Request<SubmitEnrolmentRequest>,
+    ) -> Result<Response<LoginCredential>, Status> {
+        call!(self, request, "submit-enrolment", "tickets".to_owned(), |call, message| {
+            let (vault, right) = call.authorize::<permission::SubmitEnrolment>(())?;
+            let submitted = vault.submit_enrolment(&right, enrolment(message)?).await?;
+            Ok(submitted.map(|(info, id)| {
+                let found = info.credentials.into_iter().find(|(known, _)| *known == id);
+                found.map(|(id, record)| credential(id, record)).unwrap_or_default()
+            }))
+        })
+    }
+
+    async fn approve_credential(
+        &self,
+        request: Request<ApproveCredentialRequest>,
+    ) -> Result<Response<Account>, Status> {
+        call!(self, request, "approve-credential", request.get_ref().name.clone(), |call, message| {
+            let name = AccountName::parse(&message.name)?;
+            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
+            let id = CredentialId(exact(&message.credential, "credential")?);
+            Ok(vault.approve_credential(&right, id).await?.map(account))
+        })
+    }
+
+    async fn revoke_credential(
+        &self,
+        request: Request<RevokeCredentialRequest>,
+    ) -> Result<Response<Account>, Status> {
+        call!(self, request, "revoke-credential", request.get_ref().name.clone(), |call, message| {
+            let name = AccountName::parse(&message.name)?;
+            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
+            check_reason(&message.reason)?;
+            let id = CredentialId(exact(&message.credential, "credential")?);
+            Ok(vault.revoke_credential(&right, id, &message.reason).await?.map(account))
+        })
+    }
+}
+
+fn exact<const N: usize>(bytes: &[u8], field: &str) -> Result<[u8; N], Error> {
+    bytes.try_into().map_err(|_| Error::Argument(format!("{field} has {} bytes, not {N}", bytes.len())))
+}
+
+fn level(number: u32) -> Result<Level, Error> {
+    Level::new(number).ok_or_else(|| Error::Argument("level is 1, 2 or 3".into()))
+}
+
+fn scheme(message: &CreateOtpRequest) -> Result<OtpScheme, Error> {
+    let or = |given: u32, usual: u32| if given == 0 { usual } else { given };
+    let kind = if message.hotp { OtpKind::Hotp } else { OtpKind::Totp(or(message.period, 30)) };
+    let hash = if message.hash.is_empty() { Some(OtpHash::Sha1) } else { OtpHash::parse(&message.hash) };
+    let hash = hash.ok_or_else(|| Error::Argument("hash is SHA1, SHA256 or SHA512".into()))?;
+    let digits = u8::try_from(or(message.digits, 6)).unwrap_or(u8::MAX);
+    OtpScheme::new(kind, hash, digits)
+        .ok_or_else(|| Error::Argument("digits are 6 to 8, and a period has 15 to 120 seconds".into()))
+}
+
+/// A seed filled up with zeros, which leaves its HMAC what it was (RFC 2104, section 2).
+fn given_seed(seed: &[u8]) -> Result<Option<Key256>, Error> {
+    match seed.len() {
+        0 => Ok(None),
+        SHORTEST_SEED..=Key256::LEN => {
+            Ok(Some(Key256::init_with(|key| key[..seed.len()].copy_from_slice(seed))))
+        }
+        other => Err(Error::Argument(format!("seed has {other} bytes, not {SHORTEST_SEED} to 32"))),
+    }
+}
+
+/// The seed as authenticator programs read it. The buffer is wiped when the transport has dropped it.
+fn uri(name: &AccountName, scheme: OtpScheme, seed: &Key256) -> Bytes {
+    let kind = if matches!(scheme.kind, OtpKind::Hotp) { "hotp" } else { "totp" };
+    let counted = match scheme.kind {
+        OtpKind::Totp(period) => format!("period={period}"),
+        OtpKind::Hotp => "counter=0".to_owned(),
+    };
+    let head = format!("otpauth://{kind}/Keyward:{}?secret=", name.0);
+    let tail =
+        format!("&issuer=Keyward&algorithm={}&digits={}&{counted}", scheme.hash.as_str(), scheme.digits);
+    let encoding = data_encoding::BASE32_NOPAD;
+    let length = encoding.encode_len(Key256::LEN);
+    let mut text = Vec::with_capacity(head.len() + length + tail.len());
+    text.extend_from_slice(head.as_bytes());
+    let at = text.len();
+    text.resize(at + length, 0);
+    encoding.encode_mut(seed.expose(), &mut text[at..]);
+    text.extend_from_slice(tail.as_bytes());
+    Bytes::from_owner(SecretBytes::new(text))
+}
+
+fn enrolment(message: SubmitEnrolmentRequest) -> Result<EnrolmentRequest, Error> {
+    let word = |what: &str, word: &str| Error::Argument(format!("there is no {what} {word:?}"));
+    let kind = TokenKind::parse(&message.kind).ok_or_else(|| word("kind of token", &message.kind))?;
+    let algorithm = TokenAlgorithm::parse(&message.algorithm);
+    let algorithm = algorithm.ok_or_else(|| word("algorithm", &message.algorithm))?;
+    let credential = Credential::new(kind, algorithm, message.public_key.to_vec())
+        .map_err(|error| Error::Argument(format!("public_key: {error}")))?;
+    Ok(EnrolmentRequest {
+        ticket: TicketId(exact(&message.ticket, "ticket")?),
+        name: TokenName::new(&message.token)?,
+        credential,
+        signature: message.signature.to_vec(),
+    })
+}
+
+fn begun(begun: Begun) -> BeginLoginResponse {
+    let Begun { login, deployment, challenge, answerers } = begun;
+    let answerer = |found: crate::ops::login::Answerer| proto::Answerer {
+        credential: found.credential.0.to_vec().into(),
+        algorithm: found.algorithm.as_str().to_owned(),
+        kind: found.kind.as_str().to_owned(),
+    };
+    BeginLoginResponse {
+        login_id: login.0.to_vec().into(),
+        nonce: challenge.nonce.to_vec().into(),
+        deployment: deployment.0.to_vec().into(),
+        origin: challenge.origin.to_string(),
+        account: format!("accounts/{}", challenge.account),
+        issue_time: Some(timestamp(challenge.issued)),
+        expire_time: Some(timestamp(challenge.expires)),
+        answerers: answerers.into_iter().map(answerer).collect(),
+    }
+}
+
+fn logged_in(found: LoggedIn) -> CompleteLoginResponse {
+    CompleteLoginResponse {
+        assertion: found.assertion,
+        account: found.claims.sub,
+        level: found.claims.level,
+        expire_time: Some(timestamp(Date(found.claims.exp.saturating_mul(1000)))),
+    }
+}
+
+fn account(info: AccountInfo) -> Account {
+    let AccountInfo { id, record, otp, lock, credentials } = info;
+    Account {
+        name: format!("accounts/{id}"),
+        display_name: record.display_name.unwrap_or_default(),
+        level: record.level.get(),
+        suspended: record.suspended,
+        otp: match otp {
+            None => "none",
+            Some(otp) if otp.confirmed => "confirmed",
+            Some(_) => "unconfirmed",
+        }
+        .to_owned(),
+        lock: match lock {
+            Lock::Open => "",
+            Lock::Until(_) => "paused",
+            Lock::Hard => "locked",
+        }
+        .to_owned(),
+        credentials: credentials.into_iter().map(|(id, record)| credential(id, record)).collect(),
+        create_time: Some(timestamp(record.created)),
+    }
+}
+
+fn credential(id: CredentialId, record: crate::keyring::account::LoginCredential) -> LoginCredential {
+    LoginCredential {
+        id: id.0.to_vec().into(),
+        token: record.name.to_string(),
+        kind: record.credential.kind().as_str().to_owned(),
+        algorithm: record.credential.algorithm().as_str().to_owned(),
+        state: record.state.as_str().to_owned(),
+        assurance: record.assurance.as_str().to_owned(),
+        requested_by: record.requested_by.to_string(),
+        approved_by: record.approved_by.map(|by| by.to_string()).unwrap_or_default(),
+        enrol_time: Some(timestamp(record.enrolled)),
+        last_use_time: record.last_used.map(timestamp),
+        reason: record.reason.unwrap_or_default(),
+    }
+}
+
+fn ticket(ticket: OpenTicket) -> Ticket {
+    Ticket {
+        id: ticket.id.0.to_vec().into(),
+        account: format!("accounts/{}", ticket.record.account),
+        nonce: ticket.record.nonce.to_vec().into(),
+        deployment: ticket.deployment.0.to_vec().into(),
+        expire_time: Some(timestamp(ticket.record.expires)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_has_what_authenticators_read() {
+        let name = AccountName::parse("accounts/alice").unwrap();
+        let seed = Key256::init_with(|key| key.fill(0));
+        let totp = scheme(&CreateOtpRequest::default()).unwrap();
+        let zeros = "A".repeat(52);
+        assert_eq!(
+            uri(&name, totp, &seed),
+            format!(
+                "otpauth://totp/Keyward:alice?secret={zeros}&issuer=Keyward&algorithm=SHA1&digits=6&period=30"
+            )
+        );
+        let hotp = scheme(&CreateOtpRequest { hotp: true, digits: 8, ..Default::default() }).unwrap();
+        assert!(uri(&name, hotp, &seed).ends_with(b"&digits=8&counter=0"));
+    }
+
+    #[test]
+    fn seeds_of_other_lengths_are_refused() {
+        for (length, good) in
+            [(0, true), (1, false), (15, false), (16, true), (20, true), (32, true), (33, false)]
+        {
+            assert_eq!(given_seed(&vec![7; length]).is_ok(), good, "{length}");
+        }
+    }
+}

@@ -297,6 +297,25 @@ async fn a_tampered_log_is_refused_with_its_reason() {
     daemon.kill();
 }
 
+/// Without its checkpoints a log fits itself, and its keys have verified nothing.
+#[tokio::test]
+async fn keys_prove_nothing_without_a_checkpoint() {
+    let world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    encrypt(&client, 3).await;
+    let keys = save(&world, "keys.txt", &["audit", "keys"]);
+    save(&world, "kept", &["audit", "checkpoint", "--fresh"]);
+    assert!(daemon.stop().await.success(), "{}", world.log());
+    assert!(verify_log(&world, Some(&keys)).status.success());
+    for name in ["checkpoint", "checkpoints"] {
+        fs::remove_file(audit_dir(&world).join(name)).unwrap();
+    }
+    assert!(verify_log(&world, None).status.success());
+    let said = verify_log(&world, Some(&keys));
+    assert_eq!(said.status.code(), Some(6), "{}", text(&said));
+    assert!(text(&said).contains("no checkpoint that the given keys could verify"), "{}", text(&said));
+}
+
 /// Where each frame of a segment begins.
 fn frames(bytes: &[u8]) -> Vec<usize> {
     let mut starts = vec![172];

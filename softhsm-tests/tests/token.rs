@@ -336,7 +336,7 @@ fn a_pin_comes_through_a_descriptor_or_not_at_all() {
     assert_eq!(both.status.code(), Some(2), "{}", text(&both));
     stdout(&run(&format!("3<{}", bed.path("pin")), "--pin-fd 3"));
     let exposed = bed.write("exposed", "8521-test");
-    keyward_softhsm_tests::set_mode(bed.world.path("exposed").as_path(), 0o644);
+    keyward_softhsm_tests::set_mode(bed.world.path("exposed").as_path(), 0o640);
     let refused = bed.token(
         "card",
         &["--token", "alice", "--name", "alice", "--deployment", DEPLOYMENT, "--pin-file", &exposed],

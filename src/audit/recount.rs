@@ -22,7 +22,7 @@ pub struct Counted {
     pub checkpoints: u64,
     /// How many records the newest one covers; 0 when there is none.
     pub covered: u64,
-    /// Whether their signatures were checked.
+    /// Whether there are some, and their signatures were checked.
     pub signatures_checked: bool,
 }
 
@@ -63,7 +63,7 @@ impl<'k> Recount<'k> {
         let next = notes.next()?;
         let frontier = Frontier::default();
         let head = TreeHead { size: 0, root: merkle::empty() };
-        let counted = Counted { head, checkpoints: 0, covered: 0, signatures_checked: trusted.is_some() };
+        let counted = Counted { head, checkpoints: 0, covered: 0, signatures_checked: false };
         let levels = (0..LEVELS).map(|level| Level::open(dir.join(DIR).join(level.to_string())));
         Ok(Self {
             frontier,
@@ -138,6 +138,7 @@ impl<'k> Recount<'k> {
             return Err(error);
         }
         self.counted.head = TreeHead { size: records, root: self.frontier.root() };
+        self.counted.signatures_checked = self.notes.trusted.is_some() && self.counted.checkpoints > 0;
         Ok(self.counted)
     }
 }

@@ -88,10 +88,12 @@ impl Command {
             Self::Verify(source) => {
                 let proved = source.verify(shell)?;
                 shell.print.view(&Verdict(&proved))?;
+                return Ok(proved.exit(shell));
             }
             Self::Show { source, html: None, .. } => {
                 let proved = source.verify(shell)?;
                 shell.print.view(&proved)?;
+                return Ok(proved.exit(shell));
             }
             Self::Show { source, html: Some(path), force } => {
                 let page = page::render(&source.verify(shell)?);
@@ -101,6 +103,24 @@ impl Command {
             }
         }
         Ok(Exit::Ok)
+    }
+}
+
+impl Proved {
+    fn all_checks_passed(&self) -> bool {
+        let checks = &self.certificate.checks;
+        !checks.is_empty() && checks.iter().all(|check| check.passed)
+    }
+
+    /// A certificate that says itself that something was not found as it should be proves no destruction.
+    fn exit(&self, shell: &mut Shell) -> Exit {
+        if self.all_checks_passed() {
+            return Exit::Ok;
+        }
+        shell
+            .print
+            .warn("not every check that the certificate tells of has passed: it proves no destruction");
+        Exit::Integrity
     }
 }
 
@@ -150,7 +170,7 @@ impl View for Verdict<'_> {
             ("log_records", json!(verified.head.size)),
             ("key", json!(verified.key.to_string())),
             ("key_trusted", json!(trusted)),
-            ("all_checks_passed", json!(certificate.checks.iter().all(|check| check.passed))),
+            ("all_checks_passed", json!(self.0.all_checks_passed())),
         ]
     }
 }
@@ -178,6 +198,10 @@ impl View for Proved {
             .map(|key| format!("{} {} {}", key.id, key.version, key.fingerprint))
             .collect();
         fields.push(("data_key", numbered(&data_keys)));
+        let index_keys = certificate.index_keys.iter();
+        let index_keys: Vec<String> =
+            index_keys.map(|key| format!("{} {}", key.name, key.fingerprint)).collect();
+        fields.push(("index_key", numbered(&index_keys)));
         let keks: Vec<String> =
             certificate.keks.iter().map(|kek| format!("{} {}", kek.name, kek.fingerprint)).collect();
         fields.push(("kek", numbered(&keks)));

@@ -28,6 +28,8 @@ use crate::secret::{NoPin, Pin};
 pub enum PinSource {
     /// The first line of a file that others cannot read.
     File(PathBuf),
+    /// The first line of a file that nobody but the user that runs this can read.
+    Own(PathBuf),
     /// A credential of the service manager: a file in `$CREDENTIALS_DIRECTORY`.
     Credential(String),
     /// The terminal.
@@ -50,6 +52,9 @@ pub enum PinError {
         "the PIN file {0} can be read by every user of this machine: run `chmod 600` on it and change the PIN"
     )]
     Exposed(PathBuf),
+    /// Others than its owner can read the file, or another user owns it.
+    #[error("the PIN file {0} is not yours alone: run `chmod 600` on it, as the user that owns it")]
+    NotAlone(PathBuf),
     /// It is no regular file of a sane size.
     #[error("the PIN file {0} is not a regular file of 1 to {MAX_PIN_FILE} bytes")]
     NotAPinFile(PathBuf),
@@ -111,6 +116,13 @@ impl PinSource {
     pub fn read(&self) -> Result<Pin, PinError> {
         let pin = match self {
             Self::File(path) => read_file(path)?,
+            Self::Own(path) => {
+                let (file, meta) = open_file(path)?;
+                if meta.mode() & 0o077 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
+                    return Err(PinError::NotAlone(path.clone()));
+                }
+                read_pin(path, file)?
+            }
             Self::Credential(name) => {
                 read_file(&credential(name).ok_or_else(|| PinError::NoCredential(name.clone()))?)?
             }
@@ -126,7 +138,7 @@ impl PinSource {
     /// Changes whenever somebody writes or replaces the file, or changes its mode.
     pub(crate) fn stamp(&self) -> Option<Stamp> {
         match self {
-            Self::File(path) => stamp(path),
+            Self::File(path) | Self::Own(path) => stamp(path),
             Self::Credential(name) => credential(name).and_then(|path| stamp(&path)),
             Self::Prompt => None,
         }
@@ -146,20 +158,33 @@ fn credential(name: &str) -> Option<PathBuf> {
     Some(Path::new(&folder).join(name))
 }
 
-fn read_file(path: &Path) -> Result<Pin, PinError> {
+/// Opens a regular file of a sane size. A pipe is not waited for.
+fn open_file(path: &Path) -> Result<(File, fs::Metadata), PinError> {
     let failed = |source| PinError::File { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
+    let without_waiting = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().read(true).custom_flags(without_waiting).open(path);
+    let file = opened.map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
-    if !meta.is_file() || meta.len() > MAX_PIN_FILE {
-        return Err(PinError::NotAPinFile(path.to_owned()));
+    match meta.is_file() && meta.len() <= MAX_PIN_FILE {
+        true => Ok((file, meta)),
+        false => Err(PinError::NotAPinFile(path.to_owned())),
     }
+}
+
+fn read_pin(path: &Path, file: File) -> Result<Pin, PinError> {
+    let failed = |source| PinError::File { path: path.to_owned(), source };
+    Pin::read(file).map_err(failed)?.map_err(|NoPin| PinError::TooLong)
+}
+
+fn read_file(path: &Path) -> Result<Pin, PinError> {
+    let (file, meta) = open_file(path)?;
     if meta.mode() & 0o007 != 0 {
         return Err(PinError::Exposed(path.to_owned()));
     }
     if meta.mode() & 0o070 != 0 {
         tracing::warn!("the PIN file {} is open to its group; mode 0600 is enough", path.display());
     }
-    Pin::read(file).map_err(failed)?.map_err(|NoPin| PinError::TooLong)
+    read_pin(path, file)
 }
 
 /// The record of refused PINs: the file `pin-refused` in the state folder.

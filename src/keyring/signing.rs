@@ -71,8 +71,11 @@ impl PublicKey {
 
     /// Takes `CKA_EC_POINT`: a DER octet string around the point; some modules leave it out.
     pub fn from_ec_point(bytes: &[u8]) -> Option<Self> {
-        let inner = <&der::asn1::OctetStringRef>::from_der(bytes).map(|octets| octets.as_bytes());
-        Self::from_point(inner.unwrap_or(bytes))
+        // A bare point may read as an octet string by chance: 4, then its length.
+        Self::from_point(bytes).or_else(|| {
+            let inner = <&der::asn1::OctetStringRef>::from_der(bytes).ok()?;
+            Self::from_point(inner.as_bytes())
+        })
     }
 
     /// Takes a SubjectPublicKeyInfo in DER (RFC 5480).

@@ -8,13 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::audit::checkpoint::{NoteError, NoteKey, SignedCheckpoint, TreeHead};
+use crate::audit::checkpoint::{NoteError, NoteKey, SignedCheckpoint, TreeHead, origin};
 use crate::audit::merkle::{self, Hash};
 use crate::audit::{Record, proof};
+use crate::id::DeploymentId;
 use crate::keyring::signing::Signature;
 
 mod canonical;
 mod make;
+pub mod strict;
 
 pub use canonical::{NotCanonical, canonical};
 pub use make::RECORD;
@@ -54,6 +56,20 @@ pub struct Inclusion {
     pub proof: Vec<String>,
 }
 
+impl Verified {
+    /// That the installation which the body names is the one whose log the key signs.
+    ///
+    /// # Errors
+    /// [`AttestError::Deployment`] when it is another one.
+    pub fn require_deployment(&self, named: &str) -> Result<(), AttestError> {
+        let own = DeploymentId::parse(named).is_some_and(|id| origin(id) == self.key.name);
+        match own {
+            true => Ok(()),
+            false => Err(AttestError::Deployment(named.to_owned(), self.key.name.clone())),
+        }
+    }
+}
+
 /// What a document says that verified.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verified {
@@ -86,6 +102,9 @@ pub enum AttestError {
     /// The checkpoint is not one of this log.
     #[error("its checkpoint: {0}")]
     Checkpoint(#[from] NoteError),
+    /// It says that it is of another installation than its key.
+    #[error("it is of deployment {0:?}, and its key is of the log {1}")]
+    Deployment(String, String),
     /// The record is not in the tree of the checkpoint.
     #[error("its record {0} is not in the log that the checkpoint covers")]
     Inclusion(u64),
@@ -120,7 +139,8 @@ impl Document {
     /// # Errors
     /// [`AttestError::Malformed`].
     pub fn parse(text: &str) -> Result<Self, AttestError> {
-        serde_json::from_str(text).map_err(|error| malformed(error.to_string()))
+        let value = strict::parse(text).map_err(|error| malformed(error.to_string()))?;
+        serde_json::from_value(value).map_err(|error| malformed(error.to_string()))
     }
 
     /// The text of its file.

@@ -142,7 +142,9 @@ impl DestructionCertificate {
             return Err(AttestError::Malformed(format!("it is a {}, not a {KIND}", verified.kind)));
         }
         let body = serde_json::from_value(verified.body.clone());
-        body.map_err(|error| AttestError::Malformed(error.to_string()))
+        let body: Self = body.map_err(|error| AttestError::Malformed(error.to_string()))?;
+        verified.require_deployment(&body.deployment)?;
+        Ok(body)
     }
 }
 
@@ -165,7 +167,10 @@ pub(crate) mod tests {
                 kek_version: 2,
                 fingerprint: "cd".repeat(32),
             }],
-            index_keys: Vec::new(),
+            index_keys: vec![IndexKeyGone {
+                name: "tenants/acme/keys/pii/fields/phone/versions/1".into(),
+                fingerprint: "12".repeat(32),
+            }],
             keks: vec![KekGone {
                 name: "tenants/acme/kekVersions/2".into(),
                 fingerprint: "ef".repeat(32),
@@ -186,6 +191,15 @@ pub(crate) mod tests {
         let read = crate::ops::attest::Document::parse(&whole.to_text()).unwrap();
         let verified = read.verify(std::slice::from_ref(&key)).unwrap();
         assert_eq!(DestructionCertificate::of(&verified), Ok(sample()));
+    }
+
+    #[test]
+    fn a_certificate_of_another_installation_is_refused() {
+        let foreign = DestructionCertificate { deployment: "06".repeat(16), ..sample() };
+        let (whole, key) = document(&TestKey::new(), KIND, serde_json::to_value(foreign).unwrap());
+        let verified = whole.verify(&[key]).unwrap();
+        let refused = DestructionCertificate::of(&verified);
+        assert!(matches!(refused, Err(AttestError::Deployment(..))), "{refused:?}");
     }
 
     #[test]

@@ -54,6 +54,12 @@ pub(super) async fn verify(
     let note = checkpoint.map(kept_elsewhere).transpose()?;
     let against = Against { keys, witness: checkpoint.zip(note.as_ref()) };
     let report = verify::verify_against(&config.audit_dir(), against).map_err(super::unsound)?;
+    if key.is_some() && !report.counted.signatures_checked {
+        return Err(Failure::Refused {
+            reason: "AUDIT_UNSOUND",
+            message: "the log has no checkpoint that the given keys could verify: it proves nothing yet, or its checkpoints were removed".into(),
+        });
+    }
     shell.print.view(&report)
 }
 

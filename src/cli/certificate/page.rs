@@ -62,7 +62,7 @@ fn checks(page: &mut String, proved: &Proved) {
 
 fn keys(page: &mut String, proved: &Proved) {
     let certificate = &proved.certificate;
-    if certificate.data_keys.is_empty() && certificate.keks.is_empty() {
+    if certificate.data_keys.is_empty() && certificate.index_keys.is_empty() && certificate.keks.is_empty() {
         return;
     }
     heading(page, "Keys that are gone");
@@ -80,7 +80,11 @@ fn keys(page: &mut String, proved: &Proved) {
         let place = if kek.resident { "object of the token" } else { "wrapped in the store" };
         (escaped(&kek.name), format!("KEK, {place}<br><code>SHA-256 {}</code>", escaped(&kek.fingerprint)))
     });
-    table(page, data_keys.chain(keks));
+    let index_keys = certificate.index_keys.iter().map(|key| {
+        let fingerprint = escaped(&key.fingerprint);
+        (escaped(&key.name), format!("blind index key<br><code>SHA-256 {fingerprint}</code>"))
+    });
+    table(page, data_keys.chain(index_keys).chain(keks));
 }
 
 fn proof(page: &mut String, proved: &Proved) {
@@ -142,6 +146,7 @@ mod tests {
         let page = render(&proved(true));
         for words in [
             "tenants/acme/keys/pii/versions/3",
+            "tenants/acme/keys/pii/fields/phone/versions/1",
             "ceremony c-17",
             "2026-12-25",
             "an export",

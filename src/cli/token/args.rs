@@ -166,7 +166,7 @@ impl PinArgs {
     fn read_blocking(&self, prompt: &str) -> Result<Pin, Failure> {
         let input = |message: &str| Failure::Input(message.to_owned());
         if let Some(path) = &self.pin_file {
-            let read = PinSource::File(path.clone()).read();
+            let read = PinSource::Own(path.clone()).read();
             return read.map_err(|error| Failure::Input(error.to_string()));
         }
         let pin = match self.pin_fd {

@@ -20,7 +20,7 @@ use crate::id::{CeremonyId, CustodianId, DeploymentId, RosterVersion};
 use crate::keyring::ceremony::Ceremony;
 use crate::keyring::custodian::{AgreementKey, Custodian};
 use crate::keyring::roster::{Members, Roster};
-use crate::ops::attest::{AttestError, Document, canonical};
+use crate::ops::attest::{AttestError, Document, canonical, strict};
 use crate::ops::{Done, Error, Vault};
 use crate::store::Prefix;
 use crate::token::envelope::{self, Matter};
@@ -305,8 +305,7 @@ pub fn verify(
 /// The transcript, out of the document that attests it when there is one.
 fn read(text: &str, keys: Option<&[NoteKey]>) -> Result<(Transcript, Option<Attested>), TranscriptError> {
     let malformed = |error: String| TranscriptError::Malformed(error);
-    let value: serde_json::Value =
-        serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
+    let value = strict::parse(text).map_err(|error| malformed(error.to_string()))?;
     let (value, attested) = match value.get("hsm_signature") {
         Some(_) => attested(text, keys)?,
         None if keys.is_some() => return Err(malformed("no HSM has attested it".into())),
@@ -334,6 +333,8 @@ fn attested(
     if verified.kind != KIND {
         return Err(TranscriptError::Malformed(format!("it is a {}", verified.kind)));
     }
+    let deployment = verified.body.get("deployment").and_then(serde_json::Value::as_str);
+    verified.require_deployment(deployment.unwrap_or_default())?;
     let (sequence, key) = (verified.sequence, verified.key.to_string());
     Ok((verified.body, Some(Attested { sequence, key, trusted: keys.is_some() })))
 }

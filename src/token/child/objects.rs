@@ -108,9 +108,13 @@ fn curve(params: &[u8]) -> Option<KeyType> {
     }
 }
 
-/// CKA_EC_POINT is an OCTET STRING around the point; some tokens leave it out.
+/// CKA_EC_POINT is an OCTET STRING around the point; some tokens leave it out. A bare point (65, 97 or 32
+/// bytes) may read as such a string by chance; none of those is a point then.
 fn point(value: &[u8]) -> &[u8] {
-    <&OctetStringRef>::from_der(value).map_or(value, OctetStringRef::as_bytes)
+    match value.len() {
+        65 | 97 | 32 => value,
+        _ => <&OctetStringRef>::from_der(value).map_or(value, OctetStringRef::as_bytes),
+    }
 }
 
 /// The public keys and certificates of a token, as everybody sees them.
@@ -185,4 +189,21 @@ fn certified_key(certificate: &[u8]) -> Option<Vec<u8>> {
 
 fn find(session: &Session, class: ObjectClass) -> Result<Vec<ObjectHandle>, TokenError> {
     session.find_objects(&[Attribute::Class(class)]).map_err(|error| failed("list its keys", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_point_is_taken_as_it_is() {
+        for length in [65u8, 97, 32] {
+            // Each reads as an OCTET STRING of two bytes less.
+            let mut bare = vec![7; usize::from(length)];
+            (bare[0], bare[1]) = (4, length - 2);
+            assert_eq!(point(&bare), bare);
+            let wrapped = [&[4, length], &bare[..]].concat();
+            assert_eq!(point(&wrapped), bare);
+        }
+    }
 }

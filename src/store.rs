@@ -28,7 +28,7 @@ mod compact;
 pub mod conformance;
 mod digest;
 mod erasure;
-mod files;
+pub(crate) mod files;
 #[cfg(test)]
 mod formats;
 mod journal;

@@ -144,8 +144,19 @@ async fn a_store_is_restored_and_what_was_destroyed_since_is_back() {
     let file = world.path("b.kwb").display().to_string();
     let occupied = with_config(&world, &["backup", "restore", "--in", &file]);
     assert!(!occupied.status.success() && text(&occupied).contains("is not empty"), "{}", text(&occupied));
-    for lost in ["store.db", "store.db-wal", "store.db-shm", "journal.kwj"] {
-        std::fs::remove_file(world.path("state").join(lost)).ok();
+    let state = world.path("state");
+    for lost in ["store.db", "store.db-wal", "store.db-shm"] {
+        std::fs::remove_file(state.join(lost)).ok();
+    }
+    // The journal is the other copy of every key: it is not touched.
+    let journal = std::fs::read(state.join("journal.kwj")).unwrap();
+    let occupied = with_config(&world, &["backup", "restore", "--in", &file]);
+    assert!(!occupied.status.success() && text(&occupied).contains("is not empty"), "{}", text(&occupied));
+    assert_eq!(std::fs::read(state.join("journal.kwj")).unwrap(), journal);
+    // Nor is it when the export is no good, and what was begun before does not stay in the way.
+    std::fs::remove_file(state.join("journal.kwj")).unwrap();
+    for begun in ["store.db.restoring", "store.db.restoring-wal", "journal.kwj.restoring"] {
+        std::fs::write(state.join(begun), &journal[..journal.len() / 2]).unwrap();
     }
     let restored = with_config(&world, &["backup", "restore", "--in", &file]);
     assert!(restored.status.success(), "{}", text(&restored));

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
 /// Makes a file, mode 0600, and its directory entry durable. It must not exist.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
@@ -18,8 +20,14 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_directory(to)
 }
 
+/// Gives a file its name, durably. Nothing must have that name.
+pub(crate) fn name_new(from: &Path, to: &Path) -> io::Result<()> {
+    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?;
+    sync_directory(to)
+}
+
 /// Removes a file if it is there, durably.
-pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<bool> {
     match std::fs::remove_file(path) {
         Ok(()) => sync_directory(path).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -34,7 +42,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 /// `path` with `suffix` behind its whole name: `journal.kwj` and `.new` make `journal.kwj.new`.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

@@ -1,6 +1,7 @@
 //! `keyward backup restore`: a new store out of a recovery export.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{BackupError, Unlocked, block_on, connect, read_head, unlock};
@@ -13,6 +14,7 @@ use crate::hsm::{Hsm, HsmError};
 use crate::id::{DeploymentId, ErasureGeneration, ExportId};
 use crate::keyring::record::ErasureState;
 use crate::ops::erasure;
+use crate::store::files;
 use crate::store::{Records, Refusal, SqliteKv, StoreChange, StoreError, StoreKeys};
 
 /// What was restored.
@@ -40,50 +42,79 @@ pub struct Restore {
 /// [`BackupError`]; a store that exists is never touched.
 pub fn restore(config: &Config, input: &Path) -> Result<Restore, BackupError> {
     let _lock = StateLock::take(&config.state_dir)?;
-    if config.database().exists() {
-        return Err(StoreError::from(Refusal::NotEmpty(config.database().display().to_string())).into());
+    for place in [config.database(), config.journal()] {
+        if place.exists() {
+            return Err(StoreError::from(Refusal::NotEmpty(place.display().to_string())).into());
+        }
     }
+    // What a restore left that was cut short.
+    let begun = Begun::of(config);
+    begun.remove()?;
     block_on(async {
         let closed = read_head(input).await?;
         let hsm = connect(settings::hsm(config)?, &closed.head).await?;
-        let restored = async { fill(config, &*hsm, unlock(&*hsm, closed).await?).await }.await;
+        let restored = async { fill(config, &begun, &*hsm, unlock(&*hsm, closed).await?).await }.await;
         hsm.shutdown().await;
         if restored.is_err() {
-            remove_begun(config)?;
+            begun.remove()?;
         }
         restored
     })
 }
 
-/// What was begun is no store; nothing was there before.
-fn remove_begun(config: &Config) -> Result<(), BackupError> {
-    let store = config.database();
-    let beside = |suffix: &str| {
-        let mut name = store.as_os_str().to_owned();
-        name.push(suffix);
-        std::path::PathBuf::from(name)
-    };
-    for file in [store.clone(), beside("-wal"), beside("-shm"), config.journal()] {
-        match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-    }
-    Ok(())
+/// Store and journal under names of their own until both are whole. Nothing else is ever removed.
+struct Begun {
+    store: PathBuf,
+    journal: PathBuf,
 }
 
-async fn fill(config: &Config, hsm: &dyn Hsm, unlocked: Unlocked) -> Result<Restore, BackupError> {
+impl Begun {
+    fn of(config: &Config) -> Self {
+        let own = |place: PathBuf| files::beside(&place, ".restoring");
+        Self { store: own(config.database()), journal: own(config.journal()) }
+    }
+
+    fn write_ahead_log(&self) -> PathBuf {
+        files::beside(&self.store, "-wal")
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        let shared = files::beside(&self.store, "-shm");
+        for file in [self.write_ahead_log(), shared, self.store.clone(), self.journal.clone()] {
+            files::remove_if_there(&file)?;
+        }
+        Ok(())
+    }
+
+    /// Gives them their names, the store last: without it nothing starts.
+    fn finish(&self, config: &Config) -> io::Result<()> {
+        if self.write_ahead_log().exists() {
+            return Err(io::Error::other("the database was not closed"));
+        }
+        files::name_new(&self.journal, &config.journal())?;
+        files::name_new(&self.store, &config.database())
+    }
+}
+
+async fn fill(
+    config: &Config,
+    begun: &Begun,
+    hsm: &dyn Hsm,
+    unlocked: Unlocked,
+) -> Result<Restore, BackupError> {
     let Unlocked { head, opened, secret } = unlocked;
     let header = &head.header;
     let generation =
         header.erasure.next().ok_or_else(|| HsmError::Misbehaved("erasure keys are used up".into()))?;
     let made = erasure::make(hsm, header.deployment, generation, ErasureState::Current).await?;
-    let kv = Arc::new(SqliteKv::open(config.database()).await?);
+    let kv = Arc::new(SqliteKv::open(&begun.store).await?);
     let sealing = (generation, made.secret.duplicate());
-    let restored = opened.restore(&head, kv.clone(), &config.journal(), &secret, sealing).await?;
+    let restored = opened.restore(&head, kv.clone(), &begun.journal, &secret, sealing).await?;
     let keys = StoreKeys::derive(&secret);
-    let (records, _) = Records::open(kv, &config.journal(), header.deployment, keys, None).await?;
+    let (records, _) = Records::open(kv, &begun.journal, header.deployment, keys, None).await?;
     let position = erasure::take_over_restored(&records, generation, made).await?;
+    drop(records);
+    begun.finish(config)?;
     let accept = config.audit_dir().exists();
     let detail =
         format!("from backups/{}, {} records at revision {}", header.id, restored.records, header.revision);

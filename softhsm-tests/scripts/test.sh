@@ -10,6 +10,7 @@ stage 'set-up' softhsm-tests/scripts/setup.sh test
 # Tests that start the daemon need the binaries of every member, and the PKCS#11 module that fails on command.
 stage 'build' cargo build --locked --workspace
 stage 'build Kryoptic' softhsm-tests/scripts/kryoptic.sh
+stage 'build the PIV card' softhsm-tests/scripts/piv-card.sh
 stage 'build tests' cargo test --locked --workspace --no-run
 stage 'tests' cargo test --locked --workspace
 # The one place where all parts of a ceremony meet.

@@ -3,7 +3,7 @@
 //! The PKCS#11 module is loaded by the daemon and the command line only, never
 //! by the test process.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ pub mod faketime;
 pub mod faults;
 pub mod modules;
 pub mod offline;
+pub mod piv;
 pub mod staff;
 
 /// The key that most tests use.
@@ -45,6 +46,8 @@ pub struct World {
     environment: Vec<(&'static str, PathBuf)>,
     /// A program with its arguments that starts every program of this world, such as `prlimit`.
     pub launcher: Vec<String>,
+    /// The same for the command line alone, such as `nsenter`.
+    pub cli_launcher: Vec<String>,
     helper: Option<modules::Helper>,
 }
 
@@ -74,6 +77,7 @@ impl World {
             folder,
             environment: Vec::new(),
             launcher: Vec::new(),
+            cli_launcher: Vec::new(),
             helper: None,
         };
         world.make_token("token");
@@ -89,6 +93,7 @@ impl World {
             folder,
             environment: Vec::new(),
             launcher: Vec::new(),
+            cli_launcher: Vec::new(),
             helper: None,
         };
         world.write_secret("pin", PIN);
@@ -243,16 +248,11 @@ pin_file = "{folder}/pin"
 
     /// One of the project's programs, with this world's environment.
     pub fn command(&self, program: &str) -> Command {
-        let program = binary(program);
-        let mut command = match self.launcher.split_first() {
-            None => Command::new(program),
-            Some((launcher, arguments)) => {
-                let mut command = Command::new(launcher);
-                command.args(arguments).arg(program);
-                command
-            }
-        };
+        let own = if program == "keyward" { &self.cli_launcher[..] } else { &[] };
+        let mut words = own.iter().chain(&self.launcher).map(Into::into).chain([binary(program).into()]);
+        let mut command = Command::new(words.next().unwrap_or_else(OsString::new));
         command
+            .args(words)
             .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
             .env("KEYWARD_SOCKET", self.socket())
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -593,6 +593,18 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: 
         }
         assert!(Instant::now() < deadline, "it never happened: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The same, where nothing else goes on.
+pub fn eventually_now<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "it never happened: {what}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

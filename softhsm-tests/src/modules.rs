@@ -49,7 +49,7 @@ impl Module {
 }
 
 /// A library where Linux distributions put it.
-fn installed(library: &str) -> PathBuf {
+pub fn installed(library: &str) -> PathBuf {
     let known = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
     let mut files = known.into_iter().map(|folder| Path::new(folder).join(library));
     files

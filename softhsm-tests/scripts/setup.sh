@@ -37,11 +37,12 @@ missing() {
     compgen -G '/usr/lib/*/libtpm2_pkcs11.so.1' >/dev/null || echo libtpm2-pkcs11-1
     compgen -G '/usr/lib/*/libtss2-tcti-swtpm.so*' >/dev/null || echo libtss2-tcti-swtpm0
     compgen -G '/usr/lib/*/libsoftokn3.so' >/dev/null || echo libnss3
-    # keyward-piv is built with PC/SC, and tested with card readers in software in a network of their own.
-    { has pkg-config && pkg-config --exists libpcsclite; } || echo libpcsclite-dev
+    # PIV cards are tested with card readers in software, in a network of their own.
     has pcscd || [[ -x /usr/sbin/pcscd ]] || echo pcscd
     compgen -G '/usr/lib*/pcsc/drivers/serial/libifdvpcd.so' >/dev/null || echo vsmartcard-vpcd
     compgen -G '/usr/lib/*/opensc-pkcs11.so' >/dev/null || echo opensc-pkcs11
+    has yubico-piv-tool || echo yubico-piv-tool
+    has openssl || echo openssl
     has ip || [[ -x /sbin/ip ]] || echo iproute2
 }
 

@@ -1,5 +1,8 @@
 //! Staff whose token and session keys the test holds itself, for what the daemon makes of their logins.
 
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use keyward::client::{Client, Error};
@@ -15,6 +18,7 @@ use keyward::rpc::proto::{
 };
 use keyward::token::envelope::{Login, LoginEnrolment};
 use keyward::token::verify;
+use serde_json::{Value, json};
 
 /// How staff know the application of the tests.
 pub const ORIGIN: &str = "https://crm.example";
@@ -136,6 +140,50 @@ pub fn login(begun: &BeginLoginResponse, session: AgreementKey) -> Login {
         issued: date(begun.issue_time),
         expires: date(begun.expire_time),
         session,
+    }
+}
+
+/// A challenge as `keyward token agent` takes it.
+pub fn challenge(begun: &BeginLoginResponse, session: &AgreementKey) -> Value {
+    let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+    let credentials: Vec<_> = begun.answerers.iter().map(|one| hex(&one.credential)).collect();
+    json!({
+        "deployment": hex(&begun.deployment), "origin": begun.origin, "account": begun.account,
+        "login_id": hex(&begun.login_id), "nonce": hex(&begun.nonce),
+        "issued": date(begun.issue_time).millis(), "expires": date(begun.expire_time).millis(),
+        "credentials": credentials, "session_public_key": hex(session.spki()),
+    })
+}
+
+/// `keyward token agent`, driven as a browser's host does.
+pub struct Agent {
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Agent {
+    /// Starts it.
+    pub fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().expect("keyward");
+        let input = process.stdin.take().expect("piped");
+        let output = BufReader::new(process.stdout.take().expect("piped"));
+        Self { process, input, output }
+    }
+
+    /// The answer to one line.
+    pub fn ask(&mut self, request: &Value) -> Value {
+        writeln!(self.input, "{request}").expect("a pipe");
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("a pipe");
+        serde_json::from_str(&line).expect("JSON")
+    }
+
+    /// Closes its input, upon which it ends.
+    pub fn end(mut self) {
+        drop(self.input);
+        assert!(self.process.wait().expect("keyward").success());
     }
 }
 

@@ -2,8 +2,6 @@
 // A panic is how a test fails, in helper functions too.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
@@ -18,7 +16,9 @@ use keyward::rpc::proto::{
     IntrospectAssertionResponse, OpenEnrolmentRequest, RevokeCredentialRequest, UnlockAccountRequest,
     UpdateAccountRequest,
 };
-use keyward_softhsm_tests::staff::{MemoryKey, ORIGIN, Staff, begin, complete, enroll, login, submission};
+use keyward_softhsm_tests::staff::{
+    Agent, MemoryKey, ORIGIN, Staff, begin, challenge, complete, enroll, submission,
+};
 use keyward_softhsm_tests::{Daemon, World, softhsm_module, text};
 use serde_json::{Value, json};
 
@@ -429,13 +429,7 @@ async fn a_staff_member_enrolls_and_logs_in_with_a_real_token() {
     let credential = desk.enroll();
     let begun = begin(&client, "accounts/alice").await.unwrap();
     let session = MemoryKey::default().public();
-    let envelope = login(&begun, session.clone());
-    let params = json!({
-        "deployment": hex(&begun.deployment), "origin": begun.origin, "account": begun.account,
-        "login_id": hex(&begun.login_id), "nonce": hex(&begun.nonce),
-        "issued": envelope.issued.millis(), "expires": envelope.expires.millis(),
-        "credentials": [credential], "session_public_key": hex(session.spki()),
-    });
+    let params = challenge(&begun, &session);
     let mut foreign = params.clone();
     foreign["origin"] = json!("https://evil.example");
     let requests = [
@@ -444,7 +438,10 @@ async fn a_staff_member_enrolls_and_logs_in_with_a_real_token() {
         json!({"id": 3, "method": "login", "params": params}),
         json!({"id": 4, "method": "guess"}),
     ];
-    let answers = agent(&world, desk.with_token(&["token", "agent", "--origin", ORIGIN]), &requests);
+    let arguments = desk.with_token(&["token", "agent", "--origin", ORIGIN]);
+    let mut agent = Agent::start(world.command("keyward").args(arguments));
+    let answers = requests.map(|request| agent.ask(&request));
+    agent.end();
     assert_eq!(answers[0]["result"]["tokens"][0]["label"], "alice");
     assert_eq!(answers[1]["error"]["reason"], "TOKEN_REFUSED", "{}", answers[1]);
     assert_eq!(answers[3]["error"]["reason"], "REQUEST");
@@ -468,32 +465,10 @@ async fn a_staff_member_enrolls_and_logs_in_with_a_real_token() {
     assert!(daemon.stop().await.success());
 }
 
-fn hex(bytes: &[u8]) -> String {
-    data_encoding::HEXLOWER.encode(bytes)
-}
-
 /// What an authenticator program makes of a URI.
 fn authenticator(uri: &str) -> (OtpScheme, Vec<u8>) {
     assert!(uri.starts_with("otpauth://totp/Keyward:alice?"), "{uri}");
     let seed = uri.split_once("secret=").unwrap().1.split('&').next().unwrap();
     let seed = data_encoding::BASE32_NOPAD.decode(seed.as_bytes()).unwrap();
     (OtpScheme::new(OtpKind::Totp(30), OtpHash::Sha1, 6).unwrap(), seed)
-}
-
-/// Drives the agent as a browser's host does.
-fn agent(world: &World, arguments: Vec<String>, requests: &[Value]) -> Vec<Value> {
-    let mut command = world.command("keyward");
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut agent = command.spawn().unwrap();
-    let (mut input, mut output) = (agent.stdin.take().unwrap(), BufReader::new(agent.stdout.take().unwrap()));
-    let answers = requests.iter().map(|request| {
-        writeln!(input, "{request}").unwrap();
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
-    });
-    let answers: Vec<Value> = answers.collect();
-    drop(input);
-    assert!(agent.wait().unwrap().success());
-    answers
 }

@@ -263,10 +263,14 @@ impl KeySelector {
         match (keys.pop(), keys.len()) {
             (Some(only), 0) => Ok(only),
             (found, _) => {
-                let many = if found.is_some() { "several keys" } else { "no key" };
                 let does = key_use.words();
+                let many = match (found.is_some(), key_use) {
+                    (true, _) => format!("several keys that {does}"),
+                    (false, KeyUse::Sign) => "no key that signs".to_owned(),
+                    (false, KeyUse::Agree) => "no key that agrees on secrets".to_owned(),
+                };
                 Err(TokenError::Key(format!(
-                    "{many} that {does} with {self} on this token; those that {does}: {present}"
+                    "{many} with {self} on this token; those that {does}: {present}"
                 )))
             }
         }

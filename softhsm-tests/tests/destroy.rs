@@ -9,9 +9,10 @@ use keyward::client::{Client, Code, Context, context};
 use keyward::rpc::proto::ceremony::State;
 use keyward::rpc::proto::propose_request::{Action, RotateRoot, SetMinVersion};
 use keyward::rpc::proto::{
-    CancelDestroyRequest, CancelRequest, CreateKeyRequest, Destruction, FreezeRequest, GetKeyRequest,
-    GetKeyVersionRequest, GetTenantRequest, Key, KeyState, ListKekVersionsRequest, Normalization,
-    RotateKeyRequest, RotateTenantRequest, ScheduleDestroyRequest, UpdateKeyRequest,
+    CancelDestroyRequest, CancelRequest, CreateKeyRequest, CreateKeyVersionRequest, Destruction,
+    FreezeRequest, GetKeyRequest, GetKeyVersionRequest, GetTenantRequest, Key, KeyState,
+    ListKekVersionsRequest, Normalization, RotateKeyRequest, RotateTenantRequest, ScheduleDestroyRequest,
+    UpdateKeyRequest,
 };
 use keyward_softhsm_tests::custodians::{approve_by, ended, found, people, propose};
 use keyward_softhsm_tests::{Daemon, KEY, Random, World, create_key, eventually, text};
@@ -359,6 +360,59 @@ async fn an_older_store_does_not_bring_a_key_back() {
 }
 
 /// Since the root is founded no operator destroys, and a ceremony does.
+/// A version that was made for later, and is passed by while its destruction is planned, does not come
+/// into use when that is called off: it would be put in place of the newer one again and again.
+#[tokio::test]
+async fn a_version_that_was_passed_by_is_not_activated() {
+    let world = at_once();
+    let (daemon, client) = world.start_with_key().await;
+    let soon = keyward::clock::Date::now().millis() / 1000 + 4;
+    let asked = CreateKeyVersionRequest {
+        parent: KEY.into(),
+        activate_time: Some(prost_types::Timestamp { seconds: soon.cast_signed(), nanos: 0 }),
+    };
+    client.keys().create_key_version(asked).await.unwrap();
+    let second = format!("{KEY}/versions/2");
+    schedule(&client, &second, Some(3600)).await.unwrap();
+    let rotated = client.keys().rotate_key(RotateKeyRequest { name: KEY.into() }).await.unwrap().into_inner();
+    assert_eq!(rotated.primary_version, 3);
+    let kept = cancel(&client, &second).await.unwrap();
+    assert_eq!(kept.state(), KeyState::DecryptOnly);
+    // Another version that comes into use after the date shows that the scheduler has been there.
+    let later = CreateKeyVersionRequest {
+        parent: KEY.into(),
+        activate_time: Some(prost_types::Timestamp { seconds: soon.cast_signed() + 1, nanos: 0 }),
+    };
+    client.keys().create_key_version(later).await.unwrap();
+    eventually("the fourth version is the primary one", || async {
+        let key = client.keys().get_key(GetKeyRequest { name: KEY.into() }).await.ok()?.into_inner();
+        assert!(key.primary_version <= 4, "{key:?}");
+        (key.primary_version == 4).then_some(())
+    })
+    .await;
+    assert_whole(&world, daemon).await;
+}
+
+/// Once there are custodians, what one operator planned before is theirs to decide.
+#[tokio::test]
+async fn what_was_planned_before_the_founding_waits_for_custodians() {
+    let world = at_once();
+    let (daemon, client) = world.start_with_key().await;
+    let sealed = client.encrypt(KEY, "kept", &about()).await.unwrap().ciphertext;
+    schedule(&client, KEY, Some(5)).await.unwrap();
+    let custodians = people(["alice", "bob"]);
+    found(&client, 2, &custodians).await;
+    eventually("the destruction is due, and waits", || async {
+        let log = world.log();
+        (log.contains("due, and waits") && log.contains("so custodians decide")).then_some(())
+    })
+    .await;
+    assert!(cancel(&client, KEY).await.is_ok());
+    let opened = client.decrypt(KEY, sealed, &about()).await.unwrap();
+    assert_eq!(opened.plaintext.expose(), b"kept");
+    assert!(daemon.stop().await.success());
+}
+
 #[tokio::test]
 async fn custodians_destroy_and_forbid_what_an_operator_may_not() {
     let world = at_once();

@@ -201,14 +201,19 @@ impl Vault {
             let Stored { record, revision } = self.version_record(name, epoch).await?;
             let plan = cancellable(record.destruction.as_ref(), &version.to_string())?;
             let back = record.state.after(Act::Cancel(plan.was));
-            let state = back.ok_or_else(|| Error::VersionState(version.clone(), record.state))?;
-            let mut changes = Changes::default();
-            let activation = Task::Activate(version.clone());
-            self.reschedule(&mut changes, &activation, None, record.activates).await?;
+            let mut state = back.ok_or_else(|| Error::VersionState(version.clone(), record.state))?;
+            let key = self.key_record(name).await?;
+            let (mut changes, mut activates) = (Changes::default(), record.activates);
+            changes.require(&tables::key(name), key.revision);
+            // A newer one has taken the place meanwhile that it was made for.
+            if state == KeyState::PreActive && key.record.primary > epoch {
+                (state, activates) = (KeyState::DecryptOnly, None);
+            }
+            self.reschedule(&mut changes, &Task::Activate(version.clone()), None, activates).await?;
             self.reschedule(&mut changes, &Task::DestroyVersion(version), Some(plan.due), None).await?;
             changes.replace(
                 &tables::version(name, epoch),
-                &Version { state, destruction: None, ..record },
+                &Version { state, activates, destruction: None, ..record },
                 revision,
             );
             let change = self.commit(changes, Affects::Key(name)).await?;

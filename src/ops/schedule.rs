@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Error;
 use super::agenda::Line;
 use super::commit::{Affects, unhindered};
+use super::custody::Matter;
 use super::destroy::{Authority, DestroyTarget};
 use super::rotate::Making;
 use super::vault::Vault;
@@ -162,7 +163,14 @@ impl Vault {
         Ok(Ran::Done)
     }
 
+    /// What an operator planned before the founding waits for custodians, unless it has begun. An old KEK
+    /// that seals nothing goes by the rule of the configuration.
     async fn destroy_due(&self, target: DestroyTarget) -> Result<(), Error> {
+        let by_rule = matches!(target, DestroyTarget::Kek(..));
+        let begun = self.plan_of(&target).await?.is_some_and(|plan| plan.begun.is_some());
+        if !by_rule && !begun {
+            self.require_unfounded_or_ceremony(Matter::Destroy(&target.to_string()))?;
+        }
         self.destroy(target, Authority::Schedule).await.map(drop)
     }
 

@@ -38,7 +38,7 @@ pub(crate) struct ModuleArgs {
     #[arg(long)]
     wait: bool,
     /// Longest wait for an answer of the token, with touching it
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timeout)]
     timeout: Duration,
 }
 
@@ -69,6 +69,15 @@ pub(crate) struct PinArgs {
     /// Try the PIN although a wrong one locks the token
     #[arg(long)]
     last_try: bool,
+}
+
+/// From a second to an hour; a token that makes a key may take five times as long.
+fn timeout(text: &str) -> Result<Duration, String> {
+    let span = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&span) {
+        true => Ok(span),
+        false => Err("expected a time from 1s to 1h".to_owned()),
+    }
 }
 
 /// A label, `serial:NUMBER`, or a PKCS#11 URI (RFC 7512).
@@ -310,6 +319,14 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_timeout_is_one_that_somebody_waits() {
+        assert_eq!(timeout("90s"), Ok(Duration::from_secs(90)));
+        for text in ["", "0s", "999ms", "61min", "18446744073709551615s", "500000000000years"] {
+            assert!(timeout(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_token_is_named_by_label_serial_or_uri() {

@@ -34,13 +34,21 @@ pub(crate) fn text(value: &Value) -> String {
         Value::Bool(false) => "no".into(),
         Value::String(text) if text.is_empty() => "-".into(),
         Value::String(text) => plain(text),
-        other => other.to_string(),
+        other => plain(&other.to_string()),
     }
 }
 
-/// The text with control characters spelled out.
+/// The text with every character spelled out that steers a terminal or turns the order of others around.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
+    text.chars().map(|c| if steers(c) { c.escape_default().to_string() } else { c.into() }).collect()
+}
+
+/// Controls, line and paragraph separators, and the marks, embeddings, overrides and isolates of the
+/// bidirectional algorithm (UAX #9, section 2).
+fn steers(c: char) -> bool {
+    let bidirectional =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || bidirectional || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// RFC 3339, UTC, whole seconds.
@@ -327,6 +335,15 @@ mod tests {
         let status = Status { serving: status::Serving::NotServing.into(), ..Status::default() };
         assert_eq!(status.fields()[0].1, "not-serving");
         assert_eq!(text(&time(None)), "-");
+    }
+
+    #[test]
+    fn nothing_turns_the_order_of_others_around() {
+        for hidden in ['\u{202e}', '\u{2066}', '\u{200f}', '\u{2028}', '\u{9b}', '\u{7f}'] {
+            let shown = text(&json!({ "name": format!("a{hidden}b") }));
+            assert!(!shown.contains(hidden), "{shown:?}");
+        }
+        assert_eq!(plain("Zoë Ångström 王"), "Zoë Ångström 王");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::cli::Shell;
 use crate::cli::failure::Failure;
+use crate::cli::view::plain;
 use crate::daemon;
 use crate::hsm::pin::PinSource;
 use crate::id::token::{TokenInfo, TokenSelector};
@@ -167,7 +168,7 @@ impl PinArgs {
     /// Reads the PIN; a terminal takes its time.
     async fn read(&self, token: &TokenInfo) -> Result<Pin, Failure> {
         let source = self.clone();
-        let prompt = format!("PIN of token {:?} (serial {}): ", token.label, token.serial);
+        let prompt = format!("PIN of token {:?} (serial {}): ", token.label, plain(&token.serial));
         let read = tokio::task::spawn_blocking(move || source.read_blocking(&prompt)).await;
         read.map_err(|error| Failure::Input(error.to_string()))?
     }

@@ -14,6 +14,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::Output;
 use crate::clock::Date;
 use crate::id::{CeremonyId, DeploymentId};
+use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::AgreementKey;
 use crate::token::envelope::{Ceremony, Matter, RestoreShare};
 use crate::token::printable::Statement;
@@ -86,7 +87,7 @@ impl Sign {
     pub(super) async fn run(self: Box<Self>, shell: &mut Shell) -> Result<Exit, Failure> {
         let matter = self.matter()?;
         // Before the PIN: whoever enters it has read this.
-        shell.print.show(&shown(&matter));
+        shell.print.show(&shown(&matter, self.deployment));
         let mut output = match &self.out {
             Some(path) => Some(Output::open(Some(path), self.force)?),
             None => None,
@@ -143,22 +144,25 @@ fn read(path: &Path) -> Result<Statement, Failure> {
     Statement::new(&text).map_err(|error| bad(error.to_string()))
 }
 
-/// The statement between two lines, and what else is signed with it.
-fn shown(matter: &Matter) -> String {
+/// The statement between two lines, and everything else that is signed with it.
+fn shown(matter: &Matter, deployment: DeploymentId) -> String {
     let rule = "-".repeat(72);
-    let (statement, ceremony, until) = match matter {
+    let (statement, ceremony, rest) = match matter {
         Matter::Ceremony(ceremony) => {
-            (&ceremony.statement, ceremony.ceremony, Some((ceremony.created, ceremony.expires)))
+            let (created, expires) = (words(ceremony.created), words(ceremony.expires));
+            let roster = hex::encode(ceremony.roster);
+            let rest = format!("roster {roster}\nproposed {created}, expires {expires}\n");
+            (&ceremony.statement, ceremony.ceremony, rest)
         }
-        Matter::RestoreShare(share) => (&share.statement, share.ceremony, None),
-        // Cards are not made from statements.
+        Matter::RestoreShare(share) => {
+            let transport = CredentialId::of(share.transport.spki());
+            (&share.statement, share.ceremony, format!("the share is sealed to {transport}\n"))
+        }
+        // Nothing else is made from a statement here.
         _ => return String::new(),
     };
-    let until = until.map_or(String::new(), |(created, expires)| {
-        format!("proposed {}, expires {}\n", words(created), words(expires))
-    });
     format!(
-        "you sign for purpose {}, ceremony {ceremony}:\n{rule}\n{statement}\n{rule}\n{until}",
+        "you sign for purpose {}, ceremony {ceremony}:\n{rule}\n{statement}\n{rule}\ndeployment {deployment}\n{rest}",
         matter.purpose()
     )
 }
@@ -172,6 +176,26 @@ fn words(date: Date) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn everything_that_is_signed_is_shown() {
+        let here = DeploymentId([0xd1; 16]);
+        let statement = || Statement::new("Rotate.").unwrap();
+        let (ceremony, roster) = (CeremonyId([0xc2; 16]), [0xb3; 32]);
+        let (created, expires) = (Date(1_800_000_000_000), Date(1_800_000_600_000));
+        let matter =
+            Matter::Ceremony(Ceremony { ceremony, roster, created, expires, statement: statement() });
+        let said = shown(&matter, here);
+        for part in ["d1".repeat(16), "c2".repeat(16), "b3".repeat(32), "2027-01-15T08:10:00Z".into()] {
+            assert!(said.contains(&part), "{said}");
+        }
+        let transport = crate::keyring::public_key::tests::one_of_each()[0].1.clone();
+        let transport = AgreementKey::new(transport).unwrap();
+        let sealed_to = CredentialId::of(transport.spki()).to_string();
+        let matter = Matter::RestoreShare(RestoreShare { ceremony, statement: statement(), transport });
+        let said = shown(&matter, here);
+        assert!(said.contains(&sealed_to) && said.contains(&"d1".repeat(16)), "{said}");
+    }
 
     #[test]
     fn dates_have_whole_milliseconds() {

@@ -30,9 +30,30 @@ fn still_world() -> World {
     world
 }
 
+/// How many records the newest checkpoint on disk covers; none when the daemon before was too short for one.
+fn checkpointed(world: &World) -> u64 {
+    match std::fs::read_to_string(world.path("state/audit/checkpoint")) {
+        Ok(note) => note.lines().nth(1).unwrap().parse().unwrap(),
+        Err(error) => {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+            0
+        }
+    }
+}
+
+/// Starts a daemon, and waits for the checkpoint that it makes first: from then on it is still.
+async fn start_still(world: &World) -> Daemon {
+    let before = checkpointed(world);
+    let mut daemon = world.start().await;
+    if let Err(error) = daemon.wait_for(|status| status.audit_checkpoint > before).await {
+        panic!("{error}");
+    }
+    daemon
+}
+
 /// What the HSM did for the first use of a key in a fresh daemon, by so many callers at once.
 async fn cost_of_first_use(world: &World, callers: usize) -> (u64, Cache) {
-    let daemon = world.start().await;
+    let daemon = start_still(world).await;
     let crypto = daemon.crypto().await;
     let before = operations(&daemon.status().await.unwrap());
     let calls = (0..callers).map(|_| {
@@ -97,7 +118,7 @@ async fn a_kek_is_unwrapped_anew_when_it_is_too_old() {
         let (daemon, _) = world.start_with_key().await;
         assert!(daemon.stop().await.success());
         world.config.push_str("\n[class.2]\ncache_ttl = \"0s\"\n");
-        let daemon = world.start().await;
+        let daemon = start_still(&world).await;
         let before = operations(&daemon.status().await.unwrap());
         encrypt(&daemon, 5).await;
         assert_eq!(operations(&daemon.status().await.unwrap()) - before, cost, "{ttl}");

@@ -140,6 +140,10 @@ impl FromStr for SignedCheckpoint {
     type Err = NoteError;
 
     fn from_str(note: &str) -> Result<Self, NoteError> {
+        // C2SP signed-note: no control character but the end of a line.
+        if note.chars().any(|character| character.is_ascii_control() && character != '\n') {
+            return Err(NoteError::Malformed("a control character stands in it"));
+        }
         let (text, signatures) = note
             .rsplit_once("\n\n")
             .ok_or(NoteError::Malformed("no empty line stands before the signatures"))?;

@@ -218,9 +218,16 @@ impl<'k> NoteFile<'k> {
     /// The next one, verified; what is not whole at the end was not finished.
     fn next(&mut self) -> Result<Option<SignedCheckpoint>, VerifyError> {
         let Some(text) = self.text()? else { return Ok(None) };
-        let flaw = |words: String| self.flaw(self.size, Flaw::Checkpoint(words));
-        let note: SignedCheckpoint = text.parse().map_err(|error: NoteError| flaw(error.to_string()))?;
-        self.judge(&note).map_err(flaw)?;
+        let note: SignedCheckpoint = match text.parse() {
+            Ok(note) => note,
+            // An unfinished one with holes in it; behind it nothing stands.
+            Err(_) if self.text()?.is_none() => return Ok(None),
+            Err(error) => {
+                let error: NoteError = error;
+                return Err(self.flaw(self.size, Flaw::Checkpoint(error.to_string())));
+            }
+        };
+        self.judge(&note).map_err(|words| self.flaw(self.size, Flaw::Checkpoint(words)))?;
         let size = note.checkpoint.head.size;
         if size <= self.size {
             let words = format!("a checkpoint over {size} records stands behind one over {}", self.size);

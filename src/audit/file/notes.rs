@@ -84,7 +84,8 @@ impl Notes {
     }
 }
 
-/// Where the last whole checkpoint ends, and what it is.
+/// Where the last whole checkpoint ends, and what it is. What stands behind it is no checkpoint: the
+/// blocks of an unfinished one reach the disk in any order, so that holes may be in it.
 fn tail(all: &File, path: &Path) -> Result<(u64, Option<SignedCheckpoint>), OpenError> {
     let read = || -> io::Result<(u64, Vec<u8>)> {
         let length = all.metadata()?.len();
@@ -94,14 +95,9 @@ fn tail(all: &File, path: &Path) -> Result<(u64, Option<SignedCheckpoint>), Open
         Ok((from, bytes))
     };
     let (from, bytes) = read().map_err(OpenError::io(path))?;
-    let found = whole_notes(&bytes).last();
-    match found {
-        Some((end, text)) => {
-            let note = text
-                .parse()
-                .map_err(|error: crate::audit::checkpoint::NoteError| flaw(path, error.to_string()))?;
-            Ok((from + end as u64, Some(note)))
-        }
+    let good = |(end, text): (usize, &str)| Some((end, text.parse::<SignedCheckpoint>().ok()?));
+    match whole_notes(&bytes).filter_map(good).last() {
+        Some((end, note)) => Ok((from + end as u64, Some(note))),
         // Nothing whole: a first one that was not finished, or no checkpoints at all.
         None if from == 0 => Ok((0, None)),
         None => Err(flaw(path, "it does not end with a checkpoint".to_owned())),

@@ -260,6 +260,30 @@ fn a_checkpoint_torn_at_any_byte_is_cut() {
     }
 }
 
+/// Its last block may reach the disk before its first.
+#[test]
+fn a_checkpoint_with_a_hole_is_cut() {
+    let key = TestKey::new();
+    let (_temp, settings) = log(&key, 5, 8);
+    let (log, _) = open(&settings);
+    let path = settings.dir.join("checkpoints");
+    let first = fs::read(&path).unwrap();
+    let newest = fs::read(settings.dir.join("checkpoint")).unwrap();
+    checkpoint(&log, &key);
+    drop(log);
+    let all = fs::read(&path).unwrap();
+    for hole in first.len() + 1..all.len() {
+        let mut torn = all.clone();
+        torn[first.len()..hole].fill(0);
+        fs::write(&path, &torn).unwrap();
+        fs::write(settings.dir.join("checkpoint"), &newest).unwrap();
+        verify::verify(&settings.dir).unwrap();
+        let found = open(&settings).0.checkpoint().unwrap();
+        assert_eq!(found.to_string().as_bytes(), newest, "{hole} bytes");
+        assert_eq!(fs::read(&path).unwrap(), first);
+    }
+}
+
 #[test]
 fn a_log_put_back_with_all_that_belongs_to_it_is_found_by_a_checkpoint_kept_elsewhere() {
     let key = TestKey::new();

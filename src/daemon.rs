@@ -7,6 +7,7 @@ pub mod transport;
 
 pub mod child;
 mod hardening;
+mod history;
 mod linger;
 pub mod listen;
 pub mod lock;

@@ -14,7 +14,7 @@ use keyward::hsm::process::{self, Program};
 use keyward::id::RootId;
 use keyward::rpc::proto::{ErasureKey, GetErasureKeyRequest, RotateTenantRequest};
 use keyward::store::{SqliteKv, bootstrap};
-use keyward_softhsm_tests::{Daemon, KEY, PATIENCE, Random, World, binary, create_key, text};
+use keyward_softhsm_tests::{Daemon, KEY, PATIENCE, Random, World, binary, create_key, eventually_now, text};
 
 const TEXT: &[u8] = b"0912345678";
 
@@ -257,6 +257,31 @@ async fn a_kill_at_any_step_loses_nothing_and_leaves_nothing() {
     assert!(whole, "{said}");
 }
 
+/// The record of the new key reaches the journal, not the store, and the daemon goes on: it must seal with
+/// the key that is recorded, not with another one that it makes.
+#[tokio::test]
+async fn a_key_that_was_recorded_half_is_taken_over_as_it_is_recorded() {
+    let world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    let ciphertext = encrypted(&client).await;
+    let before = erasure(&client).await.generation;
+    let lock = rusqlite::Connection::open(world.path("state/store.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = world.cli(["erasure", "replace"]);
+    assert!(!refused.status.success() && text(&refused).contains("may or may not"), "{}", text(&refused));
+    lock.execute_batch("ROLLBACK").unwrap();
+    drop(lock);
+    replace(&world);
+    let key = settled(&client).await;
+    assert_eq!(key.generation, before + 2, "what was begun is finished, then one is made as was asked for");
+    assert_decrypts(&client, &ciphertext).await;
+    assert!(daemon.stop().await.success());
+    let daemon = world.start().await;
+    assert_decrypts(&daemon.client().await, &ciphertext).await;
+    assert!(daemon.stop().await.success());
+    assert_eq!(roots(&world).await.len(), 1);
+}
+
 #[tokio::test]
 async fn a_key_that_is_old_enough_is_replaced_by_itself() {
     let mut world = World::new();
@@ -294,11 +319,19 @@ async fn all_tokens_of_a_group_have_the_key_and_lose_it() {
 
 #[tokio::test]
 async fn a_store_of_before_the_erasure_key_is_migrated() {
-    let world = World::new();
+    let mut world = World::new();
+    world.config.push_str("\n[destruction]\nmin_delay = \"0s\"\n");
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/format-1");
     std::fs::remove_dir_all(world.path("tokens")).unwrap();
     copy_tree(&fixture.join("tokens"), &world.path("tokens"));
     copy_tree(&fixture.join("state"), &world.path("state"));
+    // What is done by hand migrates nothing by the way.
+    let before = std::fs::read(world.path("state/store.db")).unwrap();
+    for command in [["store", "check"], ["store", "repair"], ["store", "accept-rollback"]] {
+        let (done, said) = cli(&world, &command);
+        assert!(!done && said.contains("start keywardd once"), "{command:?}: {said}");
+    }
+    assert_eq!(std::fs::read(world.path("state/store.db")).unwrap(), before);
     let daemon = world.start().await;
     let client = daemon.client().await;
     let key = settled(&client).await;
@@ -317,5 +350,17 @@ async fn a_store_of_before_the_erasure_key_is_migrated() {
     assert!(whole, "{said}");
     let daemon = world.start().await;
     replace(&world);
+    let destroyed = ["key", "destroy", KEY, "--delay", "0s", "--reason", "test", "--yes"];
+    let destroyed = world.cli(destroyed);
+    assert!(destroyed.status.success(), "{}", text(&destroyed));
+    let out = world.path("certificate.json");
+    let certificate = eventually_now("a certificate", || {
+        std::fs::remove_file(&out).ok();
+        let made = world.cli(["certificate", "get", KEY, "--out", out.to_str()?]);
+        made.status.success().then(|| std::fs::read_to_string(&out).unwrap())
+    });
+    // The copy of before is sealed under no erasure key: nobody can say how long it can be read.
+    assert!(certificate.contains("store.db.format-1.bak"), "{certificate}");
+    assert!(!certificate.contains("gone_from_backups"), "{certificate}");
     assert!(daemon.stop().await.success());
 }

@@ -230,16 +230,10 @@ fn grown(place: &Place, tip: Tip, newest: Option<&SignedCheckpoint>) -> Result<G
     if let Some(head) = head.filter(|head| head.size > records) {
         return Err(damaged(head.size, Flaw::Cut { records }));
     }
-    let growth = Growth::open(place, tip)?;
-    let Some(head) = head else { return Ok(growth) };
-    if growth.tree().head(head.size).is_ok_and(|found| found == head) {
-        return Ok(growth);
-    }
-    tracing::warn!("the tree over the audit log does not fit its newest checkpoint: it is computed again");
-    let growth = Growth::again(place, tip)?;
-    match growth.tree().head(head.size)? == head {
-        true => Ok(growth),
-        false => Err(damaged(head.size, Flaw::Forked)),
+    let growth = Growth::open(place, head.as_ref())?;
+    match head {
+        Some(head) if growth.tree().head(head.size)? != head => Err(damaged(head.size, Flaw::Forked)),
+        _ => Ok(growth),
     }
 }
 

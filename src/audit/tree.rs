@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::TreeHead;
 use super::frame::ChainHash;
-use super::merkle::{Hash, node};
+use super::merkle::{self, Hash, node};
 use super::proof::{self, Subtrees};
 
 /// The directory of the levels, in that of the log.
@@ -64,15 +64,25 @@ pub struct Tree {
     dir: PathBuf,
     open: fn(&Path) -> io::Result<File>,
     levels: [OnceLock<File>; LEVELS],
-    /// How many leaves are written with everything above them, and the chain hash of the newest record.
-    position: Mutex<(u64, ChainHash)>,
+    position: Mutex<Position>,
     grown: Condvar,
+}
+
+/// How far a tree is written, with everything above its leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Position {
+    /// Over the leaves, as they were hashed from the records.
+    pub(super) head: TreeHead,
+    /// The chain hash of the newest record.
+    pub(super) chain: ChainHash,
 }
 
 impl Tree {
     /// The tree of the log in `dir`, whose files are opened by `open`; nothing is known to be in it yet.
     pub(super) fn new(dir: &Path, open: fn(&Path) -> io::Result<File>) -> Self {
-        let (levels, position) = (Default::default(), Mutex::new((0, ChainHash([0; 32]))));
+        let nothing =
+            Position { head: TreeHead { size: 0, root: merkle::empty() }, chain: ChainHash([0; 32]) };
+        let (levels, position) = (Default::default(), Mutex::new(nothing));
         Self { dir: dir.join(DIR), open, levels, position, grown: Condvar::new() }
     }
 
@@ -88,11 +98,11 @@ impl Tree {
 
     /// How many records it covers.
     pub fn size(&self) -> u64 {
-        self.position().0
+        self.position().head.size
     }
 
-    /// The same, and the chain hash of the newest of them.
-    pub(super) fn position(&self) -> (u64, ChainHash) {
+    /// How far it is written.
+    pub(super) fn position(&self) -> Position {
         *self.position.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -104,7 +114,7 @@ impl Tree {
     pub(super) fn await_size(&self, size: u64, patience: Duration) -> Result<(), TreeError> {
         let until = Instant::now() + patience;
         let mut now = self.position.lock().unwrap_or_else(PoisonError::into_inner);
-        while now.0 < size {
+        while now.head.size < size {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(TreeError::Beyond(size));
@@ -114,9 +124,9 @@ impl Tree {
         Ok(())
     }
 
-    /// Says that so many leaves can be read.
-    pub(super) fn publish(&self, size: u64, chain: ChainHash) {
-        *self.position.lock().unwrap_or_else(PoisonError::into_inner) = (size, chain);
+    /// Says how far it can be read.
+    pub(super) fn publish(&self, position: Position) {
+        *self.position.lock().unwrap_or_else(PoisonError::into_inner) = position;
         self.grown.notify_all();
     }
 

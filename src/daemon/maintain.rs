@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::fs::File;
 use tokio::io::{BufReader, BufWriter};
 
+use super::history::{self, History, PutBack};
 use super::lock::{LockError, StateLock};
 use super::once::{self, SecretError};
 use super::settings;
@@ -19,7 +20,7 @@ use crate::audit::file::OpenError;
 use crate::audit::{self, AuditError, FileLog, Outcome, Pending};
 use crate::config::Config;
 use crate::id::DeploymentId;
-use crate::keyring::record::{Root, SigningPurpose, SystemSecret};
+use crate::keyring::record::{Export, Root, SigningPurpose, SystemSecret};
 use crate::ops::Error;
 use crate::ops::destroy::destroy_again;
 use crate::secret::Key256;
@@ -27,7 +28,9 @@ use crate::store::check::{self, CheckReport};
 use crate::store::kv::KvError;
 use crate::store::repair::{self, RepairReport};
 use crate::store::transfer::{self, Exported};
-use crate::store::{self, ErasureList, Records, Refusal, SqliteKv, StoreChange, StoreError, StoreKeys};
+use crate::store::{
+    self, ErasureList, Prefix, Records, Refusal, SqliteKv, StoreChange, StoreError, StoreKeys,
+};
 
 /// Why the store was not touched, or not read.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +178,7 @@ pub fn accept_rollback(config: &Config) -> Result<StoreChange, MaintainError> {
         let (records, _) =
             Records::open_accepting_rollback(kv, &config.journal(), root.deployment, keys, anchor).await?;
         let accepted = records.position();
-        let doomed = destroyed_after(config, accepted.revision)?;
+        let doomed = destroyed_since(config, &records).await?;
         let again =
             destroy_again(&records, &doomed).await.map_err(|error| MaintainError::Again(error.into()))?;
         let detail = format!(
@@ -188,7 +191,7 @@ pub fn accept_rollback(config: &Config) -> Result<StoreChange, MaintainError> {
         record::<MaintainError>(
             config,
             root.deployment,
-            ("store-rollback-accepted", Outcome::Ok),
+            (history::ACCEPTED, Outcome::Ok),
             &detail,
             Some(position),
         )
@@ -197,18 +200,22 @@ pub fn accept_rollback(config: &Config) -> Result<StoreChange, MaintainError> {
     })
 }
 
-/// The names of what the audit log knows to be destroyed after a revision of the store.
-fn destroyed_after(config: &Config, revision: u64) -> Result<Vec<String>, MaintainError> {
+/// The names of what the audit log knows to be destroyed since the store was as it is.
+async fn destroyed_since(config: &Config, records: &Records) -> Result<Vec<String>, MaintainError> {
     let failed = |error: audit::VerifyError| MaintainError::Unreadable(error.to_string());
-    let mut names = Vec::new();
+    let StoreChange { revision, digest } = records.position();
+    let exports = records.list(&Prefix::<Export>::all(), None, usize::MAX).await?;
+    let newest = exports.iter().max_by_key(|(_, stored)| stored.record.created);
+    let store = PutBack {
+        position: audit::StoreChange { revision, digest },
+        export: newest.map(|(path, _)| format!("backups/{}", path.id)),
+    };
+    let mut history = History::of(&store);
     for item in audit::verify::read(&config.audit_dir()).map_err(failed)? {
-        let (_, record) = item.map_err(failed)?;
-        let later = record.change.is_some_and(|change| change.revision > revision);
-        if later && record.operation == "destroy" && record.outcome == Outcome::Ok {
-            names.push(record.resource);
-        }
+        let (sequence, record) = item.map_err(failed)?;
+        history.see(sequence, record);
     }
-    Ok(names)
+    Ok(history.destroyed_since())
 }
 
 /// The keys of the audit log as they stand in the store, which is not verified.
@@ -241,7 +248,7 @@ async fn erasure_keys(config: &Config) -> Vec<ErasureList> {
 
 async fn first_records(config: &Config) -> Result<Option<(Root, SystemSecret)>, MaintainError> {
     if config.database().exists() {
-        let found = match SqliteKv::open(config.database()).await {
+        let found = match SqliteKv::open_current(config.database()).await {
             Ok(kv) => store::bootstrap(&kv).await,
             Err(error) => Err(error.into()),
         };
@@ -257,7 +264,7 @@ async fn first_records(config: &Config) -> Result<Option<(Root, SystemSecret)>, 
 
 async fn open_store(config: &Config) -> Result<SqliteKv, MaintainError> {
     match config.database().exists() {
-        true => Ok(SqliteKv::open(config.database()).await?),
+        true => Ok(SqliteKv::open_current(config.database()).await?),
         false => Err(StoreError::from(Refusal::NoStore).into()),
     }
 }

@@ -20,6 +20,9 @@ use crate::secret::Key256;
 use crate::store::kv::Kv;
 use crate::store::{Records, StoreChange, StoreError, StoreKeys};
 
+/// How long it is waited before the erasure keys are asked for again.
+const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What is needed to open the vault.
 pub(super) struct Locked {
     pub(super) hsm: Arc<dyn Hsm>,
@@ -65,7 +68,7 @@ impl Locked {
                 return Ok(None);
             }
             match open_secret(&*self.hsm, &self.root, &self.secret).await {
-                Ok(secret) => return self.open_with(&secret).await.map(Some),
+                Ok(secret) => return self.open_with(&secret, waiting_for).await,
                 Err(HsmError::Integrity | HsmError::UnknownRoot(_)) => {
                     return Err(UnlockError::OtherToken(self.root.id));
                 }
@@ -78,10 +81,14 @@ impl Locked {
         }
     }
 
-    async fn open_with(self, secret: &Key256) -> Result<Arc<Vault>, UnlockError> {
+    async fn open_with(
+        self,
+        secret: &Key256,
+        waiting_for: &watch::Sender<String>,
+    ) -> Result<Option<Arc<Vault>>, UnlockError> {
         let keys = StoreKeys::derive(secret);
         let (records, report) =
-            Records::open(self.kv, &self.journal, self.root.deployment, keys, self.anchor).await?;
+            Records::open(self.kv.clone(), &self.journal, self.root.deployment, keys, self.anchor).await?;
         if report.bootstrap != Some((self.root.clone(), self.secret.clone())) {
             return Err(UnlockError::Replaced);
         }
@@ -92,12 +99,38 @@ impl Locked {
             record.detail(repaired);
             record.finish(Outcome::Ok).map_err(Error::from)?;
         }
-        let hsm = &*self.hsm;
-        if !erasure::open_all(hsm, self.root.deployment, &records).await? {
-            erasure::found(hsm, &self.root, &records, self.audit.clone()).await?;
+        while let Err(error) = self.open_erasure_keys(&records).await {
+            // A token of the group may be missing still.
+            waiting_for.send_replace(passing(error)?);
+            tokio::time::sleep(PAUSE).await;
+            if !wait_until_ready(&mut self.hsm.status(), waiting_for).await {
+                return Ok(None);
+            }
         }
         let login = LoginKeys::derive(secret)?;
-        Ok(Vault::open(self.hsm, records, self.audit, self.root, self.policy, self.settings, login).await?)
+        let vault = Vault::open(self.hsm, records, self.audit, self.root, self.policy, self.settings, login);
+        Ok(Some(vault.await?))
+    }
+
+    /// Opens the erasure keys of the store; one of before there were any gets its first.
+    async fn open_erasure_keys(&self, records: &Records) -> Result<(), UnlockError> {
+        let (hsm, deployment) = (&*self.hsm, self.root.deployment);
+        if !erasure::open_all(hsm, deployment, records).await? {
+            erasure::found(hsm, &self.root, records, self.audit.clone()).await?;
+            erasure::open_all(hsm, deployment, records).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The words of a failure that passes by itself; any other one is given back.
+fn passing(error: UnlockError) -> Result<String, UnlockError> {
+    match error {
+        UnlockError::Erasure(ErasureError::Hsm(HsmError::Busy { .. } | HsmError::Unavailable(_)))
+        | UnlockError::Vault(Error::Hsm(HsmError::Busy { .. } | HsmError::Unavailable(_))) => {
+            Ok(error.to_string())
+        }
+        lasting => Err(lasting),
     }
 }
 

@@ -123,6 +123,7 @@ pub async fn open_all(
     deployment: DeploymentId,
     records: &Records,
 ) -> Result<bool, ErasureError> {
+    records.settle().await?;
     let mut newest = None;
     for (path, stored) in generations(records).await? {
         if let Some(secret) = open(hsm, deployment, path.id, &stored.record).await? {
@@ -136,11 +137,11 @@ pub async fn open_all(
     Ok(newest.is_some())
 }
 
-/// Gives a store of before the erasure key its first one. Its rows are sealed in the
-/// background; the copy that was made of it before is on record until it is deleted.
+/// Gives a store of before the erasure key its first one, to be opened from its record. Its rows are
+/// sealed in the background; the copy that was made of it before is on record until it is deleted.
 ///
 /// # Errors
-/// [`Error`]; the store is as it was then.
+/// [`Error`]; when it may help, try again from [`open_all`] on: the record may have been made.
 pub async fn found(
     hsm: &dyn Hsm,
     root: &Root,
@@ -159,8 +160,6 @@ pub async fn found(
     let mut changes = Changes::new();
     changes.create(&tables::erasure(generation), &made.record);
     changes.create(&tables::export(ExportId::random()?), &copy);
-    records.open_erasure_key(generation, made.secret);
-    records.seal_under(generation).await;
     let change = records.commit(changes).await?;
     let mut record = Pending::begin(audit, None, "erasure-key-new", format!("erasure-keys/{generation}"), 0);
     record.change(StoreChange { revision: change.revision, digest: change.digest });

@@ -19,6 +19,7 @@ use crate::clock::{Date, Moment};
 use crate::config::OldKek;
 use crate::id::TenantId;
 use crate::keyring::agenda::{Lease, Task};
+use crate::keyring::record::Tenant;
 use crate::keyring::schedule::{Destruction, Schedule};
 use crate::keyring::state::KeyState;
 use crate::keyring::timekeeping::Now;
@@ -176,6 +177,10 @@ impl Vault {
 
     async fn rotate_tenant_on_schedule(&self, id: &TenantId) -> Result<Ran, Error> {
         self.unfrozen_tenant(id).await?;
+        if self.tenant(id).await?.record.rotating_to.is_some() {
+            unhindered!(self.count_running_rotation(id))?;
+            return Ok(Ran::Done);
+        }
         let mut begun = unhindered!(self.begin_rotation_of(id, Making::AsBefore))?;
         let resource = format!("tenants/{id}");
         let mut record = Pending::begin(self.audit.clone(), None, "rotate-tenant", resource, 0);
@@ -185,6 +190,18 @@ impl Vault {
         }
         let committed = record.finish(Outcome::Ok)?.await?;
         Ok(Ran::Rotates(begun.release(committed).name.tenant))
+    }
+
+    /// A rotation that is running already is the one that was due: the next one has its date from now on.
+    async fn count_running_rotation(&self, id: &TenantId) -> Result<(), Error> {
+        let Stored { record, revision } = self.tenant(id).await?;
+        let schedule = record.schedule.as_ref().map(|schedule| schedule.renewed(Date::now()));
+        let renewed = Tenant { schedule, ..record.clone() };
+        let mut changes = Changes::default();
+        self.follow_tenant_schedule(&mut changes, id, &record, &renewed).await?;
+        changes.replace(&tables::tenant(id), &renewed, revision);
+        let resource = format!("tenants/{id}");
+        self.commit_own(changes, Affects::Tenant(id), "rotate-tenant-due", resource).await.map(drop)
     }
 
     /// Whether the record still says what the agenda says.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -25,6 +26,10 @@ use crate::ops::{Done, Error};
 
 /// Pieces that may wait for a slow reader.
 const QUEUE: usize = 4;
+
+/// How long a caller may leave the next piece unread: as long as an export lasts, what is
+/// destroyed meanwhile stays in the database's log.
+const STALLED: Duration = Duration::from_secs(30);
 
 type Replies = mpsc::Sender<Result<CreateBackupResponse, Status>>;
 
@@ -71,7 +76,7 @@ impl BackupService for Backups {
         self.0.spawn(async move {
             if let Err(failure) = create(opening, closing, request.into_inner(), &replies).await {
                 // Nobody is left to tell when this fails; the record tells.
-                replies.send(Err(failure)).await.ok();
+                timeout(STALLED, replies.send(Err(failure))).await.ok();
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
@@ -136,7 +141,13 @@ async fn begin(opening: &mut Call, request: CreateBackupRequest) -> Result<Done<
 
 async fn send(replies: &Replies, message: Message) -> Result<(), Status> {
     let reply = CreateBackupResponse { message: Some(message) };
-    replies.send(Ok(reply)).await.map_err(|_| Status::cancelled("the caller went away"))
+    match timeout(STALLED, replies.send(Ok(reply))).await {
+        Ok(sent) => sent.map_err(|_| Status::cancelled("the caller went away")),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "the export was not read for {} seconds: make it again",
+            STALLED.as_secs()
+        ))),
+    }
 }
 
 fn backup(info: &ExportInfo, records: u64) -> proto::Backup {

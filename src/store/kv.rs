@@ -135,6 +135,16 @@ pub enum KvError {
         /// The version that wrote it, or at least is needed.
         needed: String,
     },
+    /// The store has an older format, and what was asked for does not migrate it.
+    #[error(
+        "the store has format {found}, this program works on format {known}: start keywardd once, which copies and migrates it, then try again"
+    )]
+    Older {
+        /// The format found.
+        found: u32,
+        /// The format known here.
+        known: u32,
+    },
     /// Anything else.
     #[error("store: {0}")]
     Other(String),

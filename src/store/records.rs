@@ -154,6 +154,24 @@ impl Records {
         }
     }
 
+    /// Brings the store to the end of the journal, so that what is read from now on is what stays: a
+    /// change that failed with [`StoreError::Unsettled`] is made then, or was not begun.
+    ///
+    /// # Errors
+    /// When the store does not serve.
+    pub async fn settle(&self) -> Result<(), StoreError> {
+        let inner = self.inner.clone();
+        let settle = async move {
+            let mut writer = inner.writer.lock().await;
+            inner.settle(&mut writer).await
+        };
+        match tokio::spawn(settle).await {
+            Ok(done) => done,
+            Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+            Err(_) => Err(StoreError::Stopped),
+        }
+    }
+
     /// The newest acknowledged revision and its digest.
     pub fn position(&self) -> StoreChange {
         self.inner.timeline.current().totals.change()

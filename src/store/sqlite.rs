@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -37,9 +38,24 @@ impl SqliteKv {
     /// [`KvError::Damaged`] when the file is not a store of this program,
     /// [`KvError::Newer`] when a newer program wrote it, and whatever SQLite answers.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, KvError> {
-        let path = path.as_ref().to_owned();
+        Self::open_by(path.as_ref(), file::open).await
+    }
+
+    /// As [`open`](Self::open), but a store of an older format is left as it is.
+    ///
+    /// # Errors
+    /// [`KvError::Older`] for one, and those of [`open`](Self::open).
+    pub async fn open_current(path: impl AsRef<Path>) -> Result<Self, KvError> {
+        Self::open_by(path.as_ref(), file::open_current).await
+    }
+
+    async fn open_by(
+        path: &Path,
+        open: fn(&Path, &schema::Schema) -> Result<Connection, KvError>,
+    ) -> Result<Self, KvError> {
+        let path = path.to_owned();
         blocking(move || {
-            let writer = file::open(&path, &SCHEMA)?;
+            let writer = open(&path, &SCHEMA)?;
             let readers = Arc::new(Readers { path, idle: Mutex::default() });
             Ok(Self {
                 writer: Arc::new(Mutex::new(writer)),
@@ -106,13 +122,18 @@ impl Kv for SqliteKv {
     }
 }
 
+/// How long emptying the log waits for readers.
+const CHECKPOINT: Duration = Duration::from_millis(500);
+
 /// Moves the write-ahead log into the database and cuts it to nothing. What is deleted is overwritten
 /// in the database already (`secure_delete`), but the log has the pages as they were.
 fn empty_log(connection: &Connection) -> Result<(), KvError> {
-    // The busy timeout waits for readers. One that reads on and on keeps its part of the log.
-    let busy: i64 =
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).map_err(kv_error)?;
-    match busy {
+    // The busy timeout waits for readers. One that reads on and on keeps its part of the log, and must
+    // not keep the writers too.
+    connection.busy_timeout(CHECKPOINT).map_err(kv_error)?;
+    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    connection.busy_timeout(file::BUSY).map_err(kv_error)?;
+    match busy.map_err(kv_error)? {
         0 => Ok(()),
         _ => Err(KvError::Other("the log of the database is in use by a long read; try again".into())),
     }

@@ -11,15 +11,15 @@ use super::disk::{Disk, System, replace};
 use super::tail::Place;
 use crate::audit::VerifyError;
 use crate::audit::checkpoint::{Checkpoint, TreeHead, origin};
-use crate::audit::frame::{Batch, ChainHash, Tip};
+use crate::audit::frame::{Batch, ChainHash};
 use crate::audit::merkle::{self, Frontier, Hash};
 use crate::audit::proof;
 use crate::audit::reader::SegmentReader;
-use crate::audit::tree::{DIR, HASH, LEVELS, STEP, Tree, TreeError, entries};
+use crate::audit::tree::{DIR, HASH, LEVELS, Position, STEP, Tree, TreeError, entries};
 use crate::audit::verify;
 
 /// The head of the tree when its files were last made durable: not signed, and
-/// believed only if the files say the same.
+/// only compared with what the records say.
 const MARK: &str = "durable";
 /// Leaves that are hashed between two writes while a tree is made.
 const PIECE: u64 = 1 << 14;
@@ -35,37 +35,46 @@ pub(super) struct Growth {
 }
 
 impl Growth {
-    /// Brings the tree up to the log, whose newest record stands at `tip`. Reads what was
-    /// written since the tree was last durable, and proves on the way that
-    /// the records before are those that it was made of.
-    pub(super) fn open(place: &Place, tip: Tip) -> Result<Self, OpenError> {
+    /// Brings the tree up to the log. Leaves and nodes behind the
+    /// newest checkpoint are hashed from the records once more, and what is before it must have the root
+    /// that was signed: what somebody wrote into the files of the tree is never signed.
+    pub(super) fn open(place: &Place, newest: Option<&TreeHead>) -> Result<Self, OpenError> {
         make_dir(place).map_err(OpenError::io(&place.dir().join(DIR)))?;
-        let tree = new_tree(place);
-        let mark = mark(place).filter(|mark| mark.head.size <= tip.sequence && holds(&tree, mark));
-        if let Some(mark) = mark {
-            let mut growth = Self::at(tree, mark.head.size, mark.chain)?;
-            if growth.catch_up(place, tip)? {
+        if let Some(newest) = newest {
+            if let Some(mut growth) = Self::at_checkpoint(place, newest)
+                && growth.catch_up(place, mark(place).as_ref())?
+            {
                 return Ok(growth);
             }
             tracing::warn!(
-                "the tree was not made of the records that the audit log has: it is computed again"
+                "the tree does not fit the records and the newest checkpoint of the audit log: it is computed again"
             );
         }
-        Self::again(place, tip)
+        Self::again(place)
     }
 
     /// Computes the whole tree again from the records.
-    pub(super) fn again(place: &Place, tip: Tip) -> Result<Self, OpenError> {
-        let mut growth = Self::at(new_tree(place), 0, ChainHash([0; 32]))?;
-        growth.catch_up(place, tip)?;
+    fn again(place: &Place) -> Result<Self, OpenError> {
+        let mut growth = Self::at(new_tree(place), 0)?;
+        growth.catch_up(place, None)?;
         Ok(growth)
     }
 
-    fn at(tree: Arc<Tree>, size: u64, chain: ChainHash) -> Result<Self, OpenError> {
+    /// The tree of the newest checkpoint, if the files have it.
+    fn at_checkpoint(place: &Place, newest: &TreeHead) -> Option<Self> {
+        let tree = new_tree(place);
+        let whole = Tree::levels(newest.size).all(|(level, entries)| {
+            std::fs::metadata(tree.path(level)).is_ok_and(|found| found.len() >= entries * HASH)
+        });
+        let growth = Self::at(tree, newest.size).ok().filter(|_| whole)?;
+        (growth.frontier.root() == newest.root).then_some(growth)
+    }
+
+    /// The tree of the first `size` leaves; the chain hash of their last record is not known yet.
+    fn at(tree: Arc<Tree>, size: u64) -> Result<Self, OpenError> {
         let edge = proof::edge(&*tree, size)?;
         let frontier = Frontier::of(size, &edge).unwrap_or_default();
-        tree.publish(frontier.count(), chain);
-        Ok(Self { tree, frontier, chain, pending: Default::default() })
+        Ok(Self { tree, frontier, chain: ChainHash([0; 32]), pending: Default::default() })
     }
 
     /// The files.
@@ -100,30 +109,31 @@ impl Growth {
             disk.write(file, pending, end - pending.len() as u64)?;
             pending.clear();
         }
-        self.tree.publish(self.frontier.count(), self.chain);
+        self.tree.publish(self.position());
         Ok(())
     }
 
-    /// Adds what the log has beyond the tree; `false` when the tree was made of other records.
-    fn catch_up(&mut self, place: &Place, tip: Tip) -> Result<bool, OpenError> {
+    fn position(&self) -> Position {
+        let head = TreeHead { size: self.frontier.count(), root: self.frontier.root() };
+        Position { head, chain: self.chain }
+    }
+
+    /// Adds what the log has beyond the tree; `false` when the tree, as it was last durable, was made of
+    /// other records.
+    fn catch_up(&mut self, place: &Place, durable: Option<&Position>) -> Result<bool, OpenError> {
         self.cut(place).map_err(OpenError::io(self.tree.dir()))?;
-        let (base, chain) = self.tree.position();
-        if base == tip.sequence && (base == 0 || chain == tip.hash) {
-            return Ok(true);
-        }
-        tracing::info!(records = tip.sequence - base, "the tree over the audit log is brought up to it");
         let numbers = verify::segments(place.dir())?;
         for number in self.first_segment(place, &numbers)?..=numbers.len() as u64 {
             let mut reader = SegmentReader::open(place.dir(), number, number == numbers.len() as u64)?;
-            let other = |at: Tip| base > 0 && at.sequence == base && at.hash != chain;
-            if other(reader.header().previous) {
-                return Ok(false);
+            if reader.header().previous.sequence == self.frontier.count() {
+                self.chain = reader.header().previous.hash;
             }
             while reader.next()?.is_some() {
-                if other(reader.tip()) {
+                self.take(&reader, place)?;
+                let durable = durable.filter(|durable| durable.head.size == self.frontier.count());
+                if durable.is_some_and(|durable| *durable != self.position()) {
                     return Ok(false);
                 }
-                self.take(&reader, place)?;
             }
         }
         self.flush(&*place.disk).map_err(OpenError::io(self.tree.dir()))?;
@@ -133,6 +143,9 @@ impl Growth {
     /// Adds the record that was read last, unless the tree has it.
     fn take(&mut self, reader: &SegmentReader, place: &Place) -> Result<(), OpenError> {
         let tip = reader.tip();
+        if tip.sequence == self.frontier.count() {
+            self.chain = tip.hash;
+        }
         if tip.sequence <= self.frontier.count() {
             return Ok(());
         }
@@ -171,10 +184,12 @@ impl Growth {
     }
 }
 
-/// Makes the tree durable, so that the next start does not read these records again.
+/// Makes the tree durable. Its head is that of the records that were hashed, not of what the files say.
 pub(super) fn settle(tree: &Tree, place: &Place) -> Result<TreeHead, TreeError> {
-    let (size, chain) = tree.position();
-    let head = tree.head(size)?;
+    let Position { head, chain } = tree.position();
+    if tree.head(head.size)? != head {
+        return Err(TreeError::Unsound(tree.dir().to_owned()));
+    }
     tree.sync()?;
     let text = Checkpoint { origin: origin(place.deployment), head }.text();
     let path = place.dir().join(DIR).join(MARK);
@@ -187,27 +202,13 @@ fn new_tree(place: &Place) -> Arc<Tree> {
     Arc::new(Tree::new(place.dir(), |path| System.open(path)))
 }
 
-/// The tree as it was last durable, and the chain hash of its newest record.
-struct Mark {
-    head: TreeHead,
-    chain: ChainHash,
-}
-
-fn mark(place: &Place) -> Option<Mark> {
+/// The tree as it was last durable, if the file that says so is there.
+fn mark(place: &Place) -> Option<Position> {
     let text = std::fs::read_to_string(place.dir().join(DIR).join(MARK)).ok()?;
     let chain = text.trim_end().rsplit('\n').next()?;
     let checkpoint: Checkpoint = text.strip_suffix(&format!("{chain}\n"))?.parse().ok()?;
-    let mark = Mark { head: checkpoint.head, chain: chain.parse().ok()? };
+    let mark = Position { head: checkpoint.head, chain: chain.parse().ok()? };
     (checkpoint.origin == origin(place.deployment)).then_some(mark)
-}
-
-/// Whether the files have this tree, as far as its edge tells.
-fn holds(tree: &Tree, mark: &Mark) -> bool {
-    let mark = &mark.head;
-    let lengths = Tree::levels(mark.size).all(|(level, entries)| {
-        std::fs::metadata(tree.path(level)).is_ok_and(|found| found.len() >= entries * HASH)
-    });
-    lengths && proof::root(tree, mark.size).is_ok_and(|root| root == mark.root)
 }
 
 fn make_dir(place: &Place) -> io::Result<()> {

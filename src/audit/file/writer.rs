@@ -147,10 +147,12 @@ impl Writer {
         }
     }
 
-    /// Goes on only with the reserve in place, so that the next failure finds it.
+    /// Goes on only with the reserve in place, so that the next failure finds it, and with the tree
+    /// written as far as the records: the record says that everything is.
     fn recover(&mut self, reason: &str) -> Result<(), OpenError> {
         reserve::take(&self.place).map_err(OpenError::io(&self.place.settings.dir))?;
         self.restore()?;
+        self.growth.flush(&*self.place.disk).map_err(OpenError::io(&self.place.dir().join("tree")))?;
         self.append_own("audit-resumed", reason)
     }
 

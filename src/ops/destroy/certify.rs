@@ -1,5 +1,7 @@
 //! What the certificate of a destruction says.
 
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
 
 use super::target::{Authority, DestroyTarget, Destroyed, Gone, Object};
@@ -10,6 +12,10 @@ use crate::ops::certificate::{self, Check, DataKey, DestructionCertificate, Inde
 use crate::ops::erasure::Replacing;
 use crate::ops::vault::Vault;
 use crate::ops::{Done, Error};
+
+/// How the copy of a store ends that was made before there was an erasure key: no replacement of the
+/// key makes it unreadable.
+const UNSEALED: &str = ".format-1.bak";
 
 impl Vault {
     /// The certificate of a destruction that is done, attested by the HSM. Everything is looked for once
@@ -70,8 +76,13 @@ impl Vault {
         if !replaced {
             let until = last.map_or_else(|| "somebody replaces the erasure key".to_owned(), rfc3339);
             words.push(format!("a copy of store or key journal from before, until {until}"));
-            let copies = destroyed.files.copies.iter();
+            let copies = destroyed.files.copies.iter().filter(|copy| !copy.ends_with(UNSEALED));
             words.extend(copies.map(|copy| format!("the file {copy} beside the store, until {until}")));
+        }
+        let unsealed = |copy: &&String| copy.ends_with(UNSEALED) && Path::new(copy.as_str()).exists();
+        for copy in destroyed.files.copies.iter().filter(unsealed) {
+            words.push(format!("the file {copy} beside the store, until somebody deletes it"));
+            last = None;
         }
         for export in self.exports_alive(Date::now()).await? {
             if export.created <= destroyed.begun {

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{generations, make, not_done};
+use super::{ErasureError, generations, make, not_done, open};
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::hsm::birth::Purpose;
@@ -120,11 +120,11 @@ impl Vault {
         loop {
             look.tick().await;
             let _alone = self.erasing.lock().await;
-            match self.keep_once(every, stranded).await {
-                Ok(()) => stranded = false,
-                Err(error) => {
-                    tracing::error!(%error, "the erasure key is not replaced yet; it is tried again");
-                }
+            let outcome = self.keep_once(every, stranded).await;
+            // A birth that failed may have left its root on a token.
+            stranded = outcome.is_err();
+            if let Err(error) = outcome {
+                tracing::error!(%error, "the erasure key is not replaced yet; it is tried again");
             }
         }
     }
@@ -144,6 +144,8 @@ impl Vault {
 
     /// Destroys the erasure roots that no record names: their birth was cut short.
     async fn destroy_stranded(&self) -> Result<(), Error> {
+        // The record of a change that failed half may still come.
+        self.records.settle().await?;
         let records = generations(&self.records).await?;
         let alive = |stored: &Stored<Erasure>| stored.record.state != ErasureState::Destroyed;
         let named: Vec<RootId> = records
@@ -160,7 +162,7 @@ impl Vault {
         Ok(())
     }
 
-    /// Makes the next generation; from then on it seals.
+    /// Makes the next generation. It seals when it was opened from its record.
     async fn begin_replacing(&self) -> Result<(), Error> {
         let all = generations(&self.records).await?;
         let (path, old) = all.last().ok_or_else(none)?;
@@ -172,18 +174,18 @@ impl Vault {
         changes.create(&tables::erasure(next), &made.record);
         let retiring = Erasure { state: ErasureState::Retiring, ..old.record.clone() };
         changes.replace(path, &retiring, old.revision);
-        self.records.open_erasure_key(next, made.secret);
-        self.commit_erasure(changes, "erasure-key-new", next).await?;
-        self.records.seal_under(next).await;
-        Ok(())
+        self.commit_erasure(changes, "erasure-key-new", next).await
     }
 
     /// Does what is left of a replacement, from whichever step it is at.
     async fn finish_replacing(&self) -> Result<(), Error> {
         let find =
             |all: &[Generation], state| all.iter().find(|(_, stored)| stored.record.state == state).cloned();
+        // A change that failed half is made now, or not at all.
+        self.records.settle().await?;
         let all = generations(&self.records).await?;
-        if let Some((path, _)) = find(&all, ErasureState::TakingOver) {
+        if let Some((path, stored)) = find(&all, ErasureState::TakingOver) {
+            self.seal_by_record(path.id, &stored.record).await?;
             self.take_over(path.id).await?;
         }
         let all = generations(&self.records).await?;
@@ -193,12 +195,31 @@ impl Vault {
         }
     }
 
+    /// Seals with the secret that the record on disk leads to, never with one that
+    /// only this process has: rows under it would be lost with the process.
+    async fn seal_by_record(&self, generation: ErasureGeneration, record: &Erasure) -> Result<(), Error> {
+        let opened = open(&*self.hsm, self.deployment(), generation, record).await;
+        let secret = opened.map_err(|error| match error {
+            ErasureError::Hsm(error) => Error::Hsm(error),
+            ErasureError::Store(error) => Error::Store(error),
+            lost @ ErasureError::Destroyed(_) => Error::Internal(lost.to_string()),
+        })?;
+        self.records.open_erasure_key(generation, secret.ok_or_else(none)?);
+        self.records.seal_under(generation).await;
+        Ok(())
+    }
+
     /// Seals every row under `generation`, and leaves nothing of those before it behind.
     async fn take_over(&self, generation: ErasureGeneration) -> Result<(), Error> {
         tracing::info!(generation = generation.get(), "erasure key: rows are sealed anew");
         while !self.reseal_some(generation).await? {}
         tracing::info!(generation = generation.get(), "erasure key: the journal is compacted");
-        self.records.leave_behind(generation).await?;
+        if let Err(error) = self.records.leave_behind(generation).await {
+            if matches!(error, StoreError::NotResealed { .. }) {
+                self.reseal_from_start(generation).await?;
+            }
+            return Err(error.into());
+        }
         let all = generations(&self.records).await?;
         let mut changes = Changes::new();
         for (path, Stored { record, revision }) in all {
@@ -232,6 +253,15 @@ impl Vault {
             Err(Error::Conflict) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Forgets how far the sealing has come: a row before there was left out.
+    async fn reseal_from_start(&self, generation: ErasureGeneration) -> Result<(), Error> {
+        let path = tables::erasure(generation);
+        let Stored { record, revision } = self.records.get(&path).await?.ok_or_else(none)?;
+        let mut changes = Changes::new();
+        changes.replace(&path, &Erasure { resealed_to: None, ..record }, revision);
+        self.commit_erasure(changes, "erasure-key-reseal", generation).await
     }
 
     async fn destroy_unused(&self, path: &Path<Erasure>, unused: &Stored<Erasure>) -> Result<(), Error> {

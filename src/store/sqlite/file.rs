@@ -13,7 +13,7 @@ use crate::store::files;
 const STATEMENTS: usize = 16;
 
 /// How long a connection waits for a lock that a checkpoint or an export holds for a moment.
-const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// Opens the connection that writes.
 pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, KvError> {
@@ -39,6 +39,17 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, KvError> 
         return Err(KvError::Other(format!("{}: the file system does not support WAL", path.display())));
     }
     Ok(connection)
+}
+
+/// As [`open`], but a store of an older format stays as it is.
+pub(super) fn open_current(path: &Path, schema: &Schema) -> Result<Connection, KvError> {
+    if path.exists() {
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(kv_error)?;
+        if let Found::Older(found) = identify(&connection, schema).map_err(kv_error)? {
+            return Err(KvError::Older { found, known: schema.format });
+        }
+    }
+    open(path, schema)
 }
 
 /// SQLite would replay the log of a lost file into the new one.

@@ -113,6 +113,42 @@ fn a_damaged_tree_is_computed_again() {
     }
 }
 
+/// Whoever can write the files can make them fit each other. Only what was signed is taken from them.
+#[test]
+fn a_tree_that_somebody_wrote_is_not_signed() {
+    let (_temp, settings) = log(&TestKey::new(), 50, 60);
+    let honest = computed(&settings.dir);
+    let path = settings.dir.join("tree/0");
+    let mut leaves = fs::read(&path).unwrap();
+    leaves[32 * 54] ^= 1;
+    fs::write(&path, &leaves).unwrap();
+    let mut forged = Frontier::default();
+    leaves.chunks_exact(32).for_each(|leaf| forged.push(leaf.try_into().unwrap(), |_, _| ()));
+    let mark = settings.dir.join("tree/durable");
+    let text = fs::read_to_string(&mark).unwrap();
+    let chain = text.trim_end().rsplit('\n').next().unwrap();
+    let head = TreeHead { size: 60, root: forged.root() };
+    let origin = crate::audit::checkpoint::origin(DEPLOYMENT);
+    let text = crate::audit::checkpoint::Checkpoint { origin, head }.text();
+    fs::write(&mark, format!("{text}{chain}\n")).unwrap();
+    let (log, _) = open(&settings);
+    assert_eq!(log.settle(60).unwrap(), honest);
+    drop(log);
+    assert_tree(&settings.dir);
+}
+
+/// Nor while the daemon runs.
+#[test]
+fn a_tree_that_is_changed_under_way_is_not_signed() {
+    let (_temp, settings) = log(&TestKey::new(), 50, 60);
+    let (log, _) = open(&settings);
+    let path = settings.dir.join("tree/0");
+    let mut leaves = fs::read(&path).unwrap();
+    leaves[32 * 59] ^= 1;
+    fs::write(&path, &leaves).unwrap();
+    assert!(matches!(log.settle(60), Err(TreeError::Unsound(_))));
+}
+
 #[test]
 fn a_hash_damaged_inside_the_tree_leads_to_no_proof() {
     let (_temp, settings) = log(&TestKey::new(), 300, 300);

@@ -4,6 +4,7 @@
 pub mod caller;
 pub mod permission;
 pub mod policy;
+pub mod staff;
 
 pub use caller::{Caller, Peer};
 pub use permission::{Authorized, Permission};

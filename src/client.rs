@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 mod batch;
@@ -38,6 +39,7 @@ pub mod error;
 pub(crate) mod fake;
 mod retry;
 mod session;
+mod staff;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -45,6 +47,7 @@ mod tests;
 pub use batch::Item;
 pub use data::{BlindIndex, DataKey, ReEncrypted};
 pub use error::{Code, Error};
+pub use staff::{SessionKey, Staff, Stamp};
 pub use stream::{StreamError, Streamed};
 
 use crate::rpc::proto::access_service_client::AccessServiceClient;
@@ -87,9 +90,13 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Client {
     channel: Channel,
+    stamp: Stamp,
     session: Arc<session::Session>,
-    deadline: Duration,
+    options: Options,
 }
+
+/// CryptoService, with what belongs to each call in its metadata.
+pub type Crypto = CryptoServiceClient<InterceptedService<Channel, Stamp>>;
 
 /// An encrypted field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,8 +131,22 @@ impl Client {
     /// [`Error`] that says what is wrong with the socket.
     pub async fn connect_with(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
         let channel = retry::once(options.deadline, connect::channel(path.as_ref())).await?;
-        let session = Arc::new(session::Session::new(crypto(&channel), options.in_flight.max(1)));
-        Ok(Self { channel, session, deadline: options.deadline })
+        Ok(Self::over(channel, Stamp::default(), options))
+    }
+
+    fn over(channel: Channel, stamp: Stamp, options: Options) -> Self {
+        let crypto = crypto(&channel, &stamp);
+        let session = Arc::new(session::Session::new(crypto, options.in_flight.max(1)));
+        Self { channel, stamp, session, options }
+    }
+
+    /// A client over the same connection that acts for a staff member: encrypts and decrypts what both the
+    /// application and they may. It has a session of its own.
+    ///
+    /// # Errors
+    /// [`Error`] when the assertion or the address is none.
+    pub fn for_staff(&self, staff: Staff) -> Result<Self, Error> {
+        Ok(Self::over(self.channel.clone(), Stamp::of(staff)?, self.options.clone()))
     }
 
     /// Encrypts one field under the key `name` (`tenants/{tenant}/keys/{key}`).
@@ -169,12 +190,12 @@ impl Client {
     }
 
     async fn crypt(&self, request: Request) -> Result<Response, Error> {
-        retry::repeat(self.deadline, || self.session.call(request.clone())).await
+        retry::repeat(self.options.deadline, || self.session.call(request.clone())).await
     }
 
     /// CryptoService as it is, for calls that this client has no method for.
-    pub fn crypto(&self) -> CryptoServiceClient<Channel> {
-        crypto(&self.channel)
+    pub fn crypto(&self) -> Crypto {
+        crypto(&self.channel, &self.stamp)
     }
 
     /// The connection, for other services of the daemon such as health.
@@ -227,20 +248,16 @@ impl Client {
         &self,
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, Error> {
-        retry::once(self.deadline, async { Ok(call.await?.into_inner()) }).await
+        retry::once(self.options.deadline, async { Ok(call.await?.into_inner()) }).await
     }
 
     /// As [`call`](Self::call), for a call that is safe to repeat.
-    async fn repeat<R: Clone, T, F>(
-        &self,
-        request: R,
-        call: impl Fn(CryptoServiceClient<Channel>, R) -> F,
-    ) -> Result<T, Error>
+    async fn repeat<R: Clone, T, F>(&self, request: R, call: impl Fn(Crypto, R) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
-        retry::repeat(self.deadline, || {
-            let call = call(crypto(&self.channel), request.clone());
+        retry::repeat(self.options.deadline, || {
+            let call = call(self.crypto(), request.clone());
             async { Ok(call.await?.into_inner()) }
         })
         .await
@@ -248,8 +265,9 @@ impl Client {
 }
 
 /// How large a message may be is the daemon's rule, not the client's.
-fn crypto(channel: &Channel) -> CryptoServiceClient<Channel> {
-    CryptoServiceClient::new(channel.clone()).max_decoding_message_size(usize::MAX)
+fn crypto(channel: &Channel, stamp: &Stamp) -> Crypto {
+    CryptoServiceClient::with_interceptor(channel.clone(), stamp.clone())
+        .max_decoding_message_size(usize::MAX)
 }
 
 fn secret(bytes: Bytes) -> SecretBytes {

@@ -13,9 +13,10 @@ pub mod pattern;
 pub mod value;
 
 use pattern::KeyPattern;
-use value::{Bytes, Mode, Operation, Role, Span, User};
+use value::{Bytes, Mode, Operation, Role, Span, StaffLevel, User};
 
 use crate::id::{Origin, PrincipalId};
+use crate::keyring::account;
 use crate::keyring::state::DataClass;
 use crate::secret::SecretMemory;
 
@@ -382,15 +383,15 @@ impl Default for Limits {
     }
 }
 
-/// Caching by data class.
+/// Caching, and what staff need, by data class.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Classes {
     /// Class 1: basic.
-    #[serde(rename = "1")]
+    #[serde(rename = "1", deserialize_with = "Class::read_basic")]
     pub basic: Class,
     /// Class 2: sensitive.
-    #[serde(rename = "2")]
+    #[serde(rename = "2", deserialize_with = "Class::read_sensitive")]
     pub sensitive: Class,
     /// Class 3: highest.
     #[serde(rename = "3", deserialize_with = "Class::read_highest")]
@@ -399,7 +400,7 @@ pub struct Classes {
 
 impl Default for Classes {
     fn default() -> Self {
-        Self { basic: Class::default(), sensitive: Class::default(), highest: Class::highest() }
+        Self { basic: Class::basic(), sensitive: Class::sensitive(), highest: Class::highest() }
     }
 }
 
@@ -414,9 +415,8 @@ impl Classes {
     }
 }
 
-/// How long data keys of a class stay open.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// How long data keys of a class stay open, and what staff need for its data.
+#[derive(Debug, Clone)]
 pub struct Class {
     /// Longest age of an open data key while the HSM is there.
     pub cache_ttl: Span,
@@ -424,38 +424,63 @@ pub struct Class {
     pub cache_uses: u64,
     /// How long open data keys serve while the HSM is away.
     pub serve_without_hsm: Span,
+    /// The level that a staff member needs to read or search data of the class.
+    pub staff_read: account::Level,
+    /// The level that a staff member needs to make or change data of the class.
+    pub staff_write: account::Level,
 }
 
-impl Default for Class {
-    fn default() -> Self {
+impl Class {
+    fn basic() -> Self {
         Self {
             cache_ttl: Span(Duration::from_secs(900)),
             cache_uses: 1_000_000,
             serve_without_hsm: Span(Duration::from_secs(300)),
+            staff_read: account::Level::One,
+            staff_write: account::Level::Two,
         }
     }
-}
 
-impl Class {
-    fn highest() -> Self {
-        Self { serve_without_hsm: Span(Duration::ZERO), ..Self::default() }
+    fn sensitive() -> Self {
+        Self { staff_read: account::Level::Two, ..Self::basic() }
     }
 
-    /// What a `[class.3]` leaves out has the default of class 3, not of the others.
+    fn highest() -> Self {
+        let (staff_read, staff_write) = (account::Level::Three, account::Level::Three);
+        Self { serve_without_hsm: Span(Duration::ZERO), staff_read, staff_write, ..Self::basic() }
+    }
+
+    fn read_basic<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::read(deserializer, Self::basic())
+    }
+
+    fn read_sensitive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::read(deserializer, Self::sensitive())
+    }
+
     fn read_highest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::read(deserializer, Self::highest())
+    }
+
+    /// What a class leaves out has its own default, not that of another class.
+    fn read<'de, D: Deserializer<'de>>(deserializer: D, own: Self) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Written {
             cache_ttl: Option<Span>,
             cache_uses: Option<u64>,
             serve_without_hsm: Option<Span>,
+            staff_read: Option<StaffLevel>,
+            staff_write: Option<StaffLevel>,
         }
 
-        let (written, own) = (Written::deserialize(deserializer)?, Self::highest());
+        let written = Written::deserialize(deserializer)?;
         Ok(Self {
             cache_ttl: written.cache_ttl.unwrap_or(own.cache_ttl),
             cache_uses: written.cache_uses.unwrap_or(own.cache_uses),
             serve_without_hsm: written.serve_without_hsm.unwrap_or(own.serve_without_hsm),
+            staff_read: written.staff_read.map_or(own.staff_read, |level| level.0),
+            staff_write: written.staff_write.map_or(own.staff_write, |level| level.0),
         })
     }
 }

@@ -16,5 +16,6 @@ mod files;
 mod keys;
 mod login;
 mod session;
+pub(crate) mod staff;
 mod status;
 mod system;

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
-use keyward::client::{Client, Error};
+use keyward::client::{Client, Error, SessionKey};
 use keyward::clock::Date;
 use keyward::id::{AccountId, DeploymentId, LoginId, Origin, TicketId, TokenName};
 use keyward::keyring::credential::{CredentialId, TokenAlgorithm};
@@ -115,9 +115,32 @@ impl Staff {
         complete(client, self.answer(&begun, password)).await
     }
 
+    /// Logs in with a session's key, as a client library does that acts for the staff member afterwards.
+    ///
+    /// # Errors
+    /// The daemon's refusal.
+    pub async fn log_in_as(
+        &mut self,
+        client: &Client,
+        session: &SessionKey,
+    ) -> Result<CompleteLoginResponse, Error> {
+        let begun = begin(client, &self.account).await?;
+        let session = AgreementKey::new(session.public_key()).expect("a session key");
+        let password = self.passwords.take();
+        complete(client, self.answer_for(&begun, password, session)).await
+    }
+
     /// The right answer to a challenge.
     pub fn answer(&self, begun: &BeginLoginResponse, otp: String) -> CompleteLoginRequest {
-        let session = MemoryKey::default().public();
+        self.answer_for(begun, otp, MemoryKey::default().public())
+    }
+
+    fn answer_for(
+        &self,
+        begun: &BeginLoginResponse,
+        otp: String,
+        session: AgreementKey,
+    ) -> CompleteLoginRequest {
         let envelope = login(begun, session.clone());
         let envelope = envelope.envelope(deployment(&begun.deployment), self.token.credential());
         CompleteLoginRequest {

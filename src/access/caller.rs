@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::staff::Staff;
 use crate::config::value::Role;
 use crate::config::{Allow, Principal as Configured};
 use crate::id::{Origin, PrincipalId};
@@ -25,6 +26,10 @@ pub struct Caller {
     pub peer: Peer,
     /// Who it is; `None` for an unknown caller, who may do nothing.
     pub principal: Option<Arc<Principal>>,
+    /// The staff member whom it acts for, when that was verified.
+    pub staff: Option<Staff>,
+    /// Where that staff member or customer is, as the caller says.
+    pub client: Option<Arc<str>>,
 }
 
 /// A known caller.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::caller::Principal;
+use super::staff::Staff;
 use crate::config::value::Operation;
 use crate::id::{AccountName, KeyName, Origin, PrincipalId, TenantName};
 
@@ -53,12 +54,13 @@ pub enum Needs {
 pub struct Authorized<P: Permission> {
     resource: P::Resource,
     principal: Arc<Principal>,
+    staff: Option<Staff>,
 }
 
 impl<P: Permission> Authorized<P> {
     /// Only [`super::Policy`] decides.
-    pub(super) fn grant(resource: P::Resource, principal: Arc<Principal>) -> Self {
-        Self { resource, principal }
+    pub(super) fn grant(resource: P::Resource, principal: Arc<Principal>, staff: Option<Staff>) -> Self {
+        Self { resource, principal, staff }
     }
 
     /// What it was granted on.
@@ -69,6 +71,7 @@ impl<P: Permission> Authorized<P> {
     /// By which kind of rule, for the record.
     pub fn rule(&self) -> &'static str {
         match P::NEEDS {
+            Needs::Grant(_) if self.staff.is_some() => "grant and staff level",
             Needs::Grant(_) => "grant",
             Needs::Sight => "grant or operator",
             Needs::Operator => "operator",
@@ -82,6 +85,11 @@ impl<P: Permission> Authorized<P> {
         self.principal.name()
     }
 
+    /// The staff member whom the principal acts for.
+    pub fn staff(&self) -> Option<&Staff> {
+        self.staff.as_ref()
+    }
+
     /// How staff know the application that it was granted to.
     pub fn origin(&self) -> Option<&Origin> {
         self.principal.origin()
@@ -91,6 +99,38 @@ impl<P: Permission> Authorized<P> {
     pub fn revoked(&self) -> bool {
         self.principal.frozen()
     }
+}
+
+/// What is done with data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// It is read, or searched.
+    Read,
+    /// It is made or changed.
+    Write,
+}
+
+/// A permission to work on the data of a key.
+pub trait OnData {
+    /// What is done with it.
+    const DEED: Deed;
+}
+
+macro_rules! on_data {
+    ($($name:ident $deed:ident;)*) => {$(
+        impl OnData for $name {
+            const DEED: Deed = Deed::$deed;
+        }
+    )*};
+}
+
+on_data! {
+    Encrypt Write;
+    ReEncrypt Write;
+    GenerateDataKey Write;
+    Decrypt Read;
+    DecryptDataKey Read;
+    BlindIndex Read;
 }
 
 macro_rules! permissions {

@@ -103,7 +103,7 @@ impl Policy {
     /// Who a peer is: by user first, then by group.
     pub fn caller(&self, peer: Peer) -> Caller {
         let principal = self.by_user.get(&peer.uid).or_else(|| self.by_group.get(&peer.gid)).cloned();
-        Caller { peer, principal }
+        Caller { peer, principal, staff: None, client: None }
     }
 
     /// Decides.
@@ -122,7 +122,7 @@ impl Policy {
             return Err(Denied::Frozen(principal.name().clone()));
         }
         decide(principal, P::NEEDS, resource.key())?;
-        Ok(Authorized::grant(resource, principal.clone()))
+        Ok(Authorized::grant(resource, principal.clone(), caller.staff.clone()))
     }
 
     /// Takes over from the store that a principal is frozen, or not. Unknown names are ignored:

@@ -48,6 +48,11 @@ impl Pending {
         }
     }
 
+    /// Notes who is calling, when more is known of that than at the beginning.
+    pub fn caller(&mut self, caller: Caller) {
+        self.caller = Some(caller);
+    }
+
     /// Notes the rule that allowed or refused the call.
     pub fn policy(&mut self, policy: impl Into<String>) {
         self.policy = policy.into();
@@ -125,7 +130,15 @@ mod tests {
         let temp = TempDir::new().unwrap();
         let settings = settings(temp.path());
         let (log, _) = open(&settings);
-        let caller = Caller { principal: Some("app".into()), uid: 7, gid: 8, pid: None };
+        let caller = Caller {
+            principal: Some("app".into()),
+            uid: 7,
+            gid: 8,
+            pid: None,
+            staff: None,
+            assertion: None,
+            client: None,
+        };
         let begin = |id| Pending::begin(log.clone(), Some(caller.clone()), "encrypt", "tenants/a/keys/b", id);
         let items = Items { done: 1, refused: 0, root: [1; 32], digests: None };
 

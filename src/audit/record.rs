@@ -60,6 +60,15 @@ pub struct Caller {
     /// Process id, for the record only.
     #[n(4)]
     pub pid: Option<i32>,
+    /// The staff member whom it acted for, as their assertion proved: `accounts/alice`.
+    #[n(5)]
+    pub staff: Option<String>,
+    /// The assertion that it showed for that.
+    #[n(6)]
+    pub assertion: Option<String>,
+    /// Where they, or the customer, were, as the caller said.
+    #[n(7)]
+    pub client: Option<String>,
 }
 
 /// What came of a call.
@@ -199,8 +208,17 @@ pub(super) mod tests {
     }
 
     fn any_caller() -> impl Strategy<Value = Caller> {
-        (prop::option::of(".{0,20}"), any::<u32>(), any::<u32>(), any::<Option<i32>>())
-            .prop_map(|(principal, uid, gid, pid)| Caller { principal, uid, gid, pid })
+        (prop::option::of(".{0,20}"), any::<u32>(), any::<u32>(), any::<Option<i32>>()).prop_map(
+            |(principal, uid, gid, pid)| Caller {
+                principal: principal.clone(),
+                uid,
+                gid,
+                pid,
+                staff: principal.clone(),
+                assertion: pid.map(|pid| pid.to_string()),
+                client: principal,
+            },
+        )
     }
 
     fn any_items() -> impl Strategy<Value = Items> {
@@ -221,7 +239,15 @@ pub(super) mod tests {
         let short = "a7 01 19 03e8 02 07 04 67 656e6372797074 05 70 74656e616e74732f612f6b6579732f62 06 82 00 80 07 60 08 00";
         assert_eq!(hex::encode(minicbor::to_vec(&record).unwrap()), short.replace(' ', ""));
 
-        record.caller = Some(Caller { principal: None, uid: 0, gid: 33, pid: Some(9) });
+        record.caller = Some(Caller {
+            principal: None,
+            uid: 0,
+            gid: 33,
+            pid: Some(9),
+            staff: None,
+            assertion: None,
+            client: None,
+        });
         record.outcome = Outcome::Failed("FROZEN".into());
         record.items =
             Some(Items { done: 1, refused: 0, root: [1; 32], digests: Some(vec![ItemDigest([2; 32])]) });

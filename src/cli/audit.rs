@@ -18,7 +18,7 @@ use super::local::ConfigFile;
 use super::view::{Fields, View, date};
 use crate::audit::VerifyError;
 use crate::audit::verify::{self, Report};
-use crate::audit::{Outcome, Record};
+use crate::audit::{Caller, Outcome, Record};
 
 /// `keyward audit`
 #[derive(Debug, Subcommand)]
@@ -125,6 +125,8 @@ impl View for Shown {
         };
         let caller = record.caller.as_ref();
         let principal = caller.and_then(|caller| caller.principal.clone());
+        let of_caller =
+            |field: fn(&Caller) -> &Option<String>| json!(caller.and_then(|caller| field(caller).clone()));
         let items = record.items.as_ref().map(|items| items.done);
         vec![
             ("sequence", json!(sequence)),
@@ -137,6 +139,9 @@ impl View for Shown {
             ("items", json!(items)),
             ("policy", json!(record.policy)),
             ("latency_us", json!(record.latency_us)),
+            ("staff", of_caller(|caller| &caller.staff)),
+            ("assertion", of_caller(|caller| &caller.assertion)),
+            ("client", of_caller(|caller| &caller.client)),
             ("request", json!(format!("{:016x}", record.request_id))),
             ("detail", json!(record.detail)),
         ]

@@ -149,6 +149,17 @@ pub(crate) struct Changes {
     /// Versions below this no longer decrypt; 1 lets all of them decrypt
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     min_version: Option<u32>,
+    /// Whether applications may work with it only for a staff member who has logged in
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    staff_required: Option<bool>,
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("say yes or no".to_owned()),
+    }
 }
 
 /// A length of time, or never.
@@ -250,6 +261,10 @@ async fn change(shell: &mut Shell, key: &KeyName, changes: Changes) -> Result<()
     if let Some(version) = changes.min_version {
         asked.min_version = version;
         paths.push("min_version".to_owned());
+    }
+    if let Some(required) = changes.staff_required {
+        asked.staff_required = required;
+        paths.push("staff_required".to_owned());
     }
     update(shell, asked, paths).await
 }

@@ -121,6 +121,7 @@ impl View for Key {
             ("rotation_uses", number(self.rotation_uses)),
             ("next_rotation_time", time(self.next_rotation_time.as_ref())),
             ("min_version", number(self.min_version.into())),
+            ("staff_required", json!(self.staff_required)),
             ("destroy_time", time(self.destroy_time.as_ref())),
             ("destroy_proof_time", time(self.destroy_proof_time.as_ref())),
         ]

@@ -9,19 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
+use super::Crypto;
 use super::error::Error;
 use crate::rpc::proto::crypt_session_request::Request;
 use crate::rpc::proto::crypt_session_response::Response;
-use crate::rpc::proto::crypto_service_client::CryptoServiceClient;
 use crate::rpc::proto::{CryptSessionRequest, CryptSessionResponse};
 
 type Answer = Result<Response, Error>;
 
 /// All calls of one client.
 pub(super) struct Session {
-    crypto: CryptoServiceClient<Channel>,
+    crypto: Crypto,
     in_flight: usize,
     slots: Semaphore,
     lane: Mutex<Option<Lane>>,
@@ -29,7 +28,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Opens nothing yet. At most `in_flight` calls are sent at a time; more wait.
-    pub(super) fn new(crypto: CryptoServiceClient<Channel>, in_flight: usize) -> Self {
+    pub(super) fn new(crypto: Crypto, in_flight: usize) -> Self {
         Self { crypto, in_flight, slots: Semaphore::new(in_flight), lane: Mutex::new(None) }
     }
 
@@ -56,7 +55,7 @@ struct Lane {
 }
 
 impl Lane {
-    fn open(crypto: CryptoServiceClient<Channel>, capacity: usize) -> Self {
+    fn open(crypto: Crypto, capacity: usize) -> Self {
         let (requests, queue) = mpsc::channel(capacity);
         let waiting = Arc::new(Waiting::default());
         tokio::spawn(serve(crypto, queue, Arc::clone(&waiting)));
@@ -72,11 +71,7 @@ impl Lane {
 }
 
 /// The life of a lane: it ends with the stream, or when the last sender is gone.
-async fn serve(
-    mut crypto: CryptoServiceClient<Channel>,
-    queue: mpsc::Receiver<CryptSessionRequest>,
-    waiting: Arc<Waiting>,
-) {
+async fn serve(mut crypto: Crypto, queue: mpsc::Receiver<CryptSessionRequest>, waiting: Arc<Waiting>) {
     let end = match crypto.crypt_session(ReceiverStream::new(queue)).await {
         Ok(answers) => hand_out(answers.into_inner(), &waiting).await,
         Err(status) => status.into(),

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Client, Context, Error, crypto};
+use super::{Client, Context, Error};
 use crate::rpc::proto::{
     DecryptStreamRequest, DecryptStreamResponse, EncryptStreamRequest, EncryptStreamResponse, StreamHeader,
     decrypt_stream_request, encrypt_stream_request,
@@ -70,7 +70,7 @@ impl Client {
         let messages = tokio_stream::once(Message::Header(header))
             .chain(ReceiverStream::new(queue).map(Message::Chunk))
             .map(|message| EncryptStreamRequest { message: Some(message) });
-        let mut crypto = crypto(&self.channel);
+        let mut crypto = self.crypto();
         let answers = async {
             let answers = crypto.encrypt_stream(messages).await?.into_inner();
             Ok(answers.map(|a| a.map(|EncryptStreamResponse { chunk, version }| (chunk, version))))
@@ -96,7 +96,7 @@ impl Client {
         let messages = tokio_stream::once(Message::Header(header))
             .chain(ReceiverStream::new(queue).map(Message::Chunk))
             .map(|message| DecryptStreamRequest { message: Some(message) });
-        let mut crypto = crypto(&self.channel);
+        let mut crypto = self.crypto();
         let answers = async {
             let answers = crypto.decrypt_stream(messages).await?.into_inner();
             Ok(answers.map(|a| a.map(|DecryptStreamResponse { chunk, version }| (chunk, version))))

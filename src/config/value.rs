@@ -7,6 +7,7 @@ use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Origin, PrincipalId};
+use crate::keyring::account::Level;
 
 /// A length of time: `"500ms"`, `"5s"`, `"15m"`, `"1h 30m"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,20 @@ impl<'de> Deserialize<'de> for Span {
                 "{text:?} is not a length of time ({error}); write for example \"5s\" or \"15m\""
             ))
         })
+    }
+}
+
+/// The level of a staff member, 1 to 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StaffLevel(pub Level);
+
+impl<'de> Deserialize<'de> for StaffLevel {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u32::deserialize(deserializer)?;
+        let level = Level::new(number);
+        level
+            .map(Self)
+            .ok_or_else(|| D::Error::custom(format!("{number} is no level; levels are 1, 2 and 3")))
     }
 }
 

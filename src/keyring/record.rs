@@ -347,9 +347,17 @@ pub struct Key {
     /// How many of its epochs are destroyed.
     #[n(11)]
     pub destroyed: Option<u32>,
+    /// Whether an application may work with it only for a staff member; absent when it may by itself.
+    #[n(12)]
+    pub staff_required: Option<bool>,
 }
 
 impl Key {
+    /// Whether an application may work with it only for a staff member.
+    pub fn staff_required(&self) -> bool {
+        self.staff_required == Some(true)
+    }
+
     /// A new key with its first version.
     pub fn new(data_class: DataClass, created: Date) -> Self {
         Self {
@@ -364,6 +372,7 @@ impl Key {
             min_version: None,
             destruction: None,
             destroyed: None,
+            staff_required: None,
         }
     }
 

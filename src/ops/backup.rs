@@ -138,7 +138,7 @@ impl Vault {
         let context = Context::new(Canary::CONTEXT)?;
         for (path, _) in self.records.list(&Prefix::<Key>::all(), None, TRIED).await? {
             let name = path.id;
-            match self.ready_to_encrypt(&name).await {
+            match self.ready_to_encrypt(self.key_view(&name).await?).await {
                 Ok(ready) => {
                     let sealed = self.seal(Suite::Field, &ready, &context, Canary::PLAINTEXT)?;
                     let (tenant, key) = (name.tenant, name.key);

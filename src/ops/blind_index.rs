@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Error;
 use super::commit::Affects;
-use super::crypt::{check_not_revoked, too_large};
+use super::crypt::too_large;
 use super::done::Done;
 use super::opened::Opened;
 use super::vault::{Vault, kek_of, misfit};
@@ -37,9 +37,8 @@ impl Vault {
         rule: Normalization,
         value: &[u8],
     ) -> Result<Done<BlindIndex>, Error> {
-        check_not_revoked(right)?;
         too_large("the value", value.len(), self.settings.limits.plaintext.as_usize(), "plaintext")?;
-        let view = self.key_view(right.resource()).await?;
+        let view = self.view_for(right).await?;
         view.check_encrypt()?;
         let Some(primary) = field_version(&view.record, field) else {
             let change = match self.add_index_key(right.resource(), field, None).await {

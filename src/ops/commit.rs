@@ -20,12 +20,14 @@ pub(super) enum Affects<'a> {
     Tenant(&'a TenantId),
     /// All keys of a tenant, whose open data keys are wiped too.
     TenantAndItsDeks(&'a TenantId),
+    /// What staff may do: an account, a token, an assertion.
+    Staff,
 }
 
 impl Affects<'_> {
     fn covers(&self, name: &KeyName) -> bool {
         match self {
-            Self::Nothing => false,
+            Self::Nothing | Self::Staff => false,
             Self::Key(key) | Self::KeyAndItsDeks(key) => *key == name,
             Self::Tenant(tenant) | Self::TenantAndItsDeks(tenant) => **tenant == name.tenant,
         }
@@ -41,7 +43,9 @@ impl Vault {
     pub(super) async fn commit(&self, changes: Changes, affects: Affects<'_>) -> Result<StoreChange, Error> {
         let _alone = self.committing.write().await;
         let outcome = self.records.commit(changes).await;
-        if !matches!(affects, Affects::Nothing) {
+        if matches!(affects, Affects::Staff) {
+            self.logins.members.accounts_changed();
+        } else if !matches!(affects, Affects::Nothing) {
             self.views.forget(|name| affects.covers(name));
         }
         if affects.wipes_deks() {

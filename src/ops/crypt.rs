@@ -7,10 +7,10 @@ use super::done::{Done, items};
 use super::opened::Opened;
 use super::vault::Vault;
 use super::views::{KeyView, VersionView};
-use crate::access::{Authorized, Permission, permission};
+use crate::access::{Authorized, permission};
 use crate::audit::ItemDigest;
 use crate::envelope::{self, Context, Dek, Header, Suite};
-use crate::id::{Epoch, KeyName};
+use crate::id::Epoch;
 use crate::secret::SecretBytes;
 
 /// A ciphertext and the version that made it.
@@ -83,9 +83,8 @@ impl Vault {
         context: &Context,
         plaintext: &[u8],
     ) -> Result<Item<Encrypted>, Error> {
-        check_not_revoked(right)?;
         self.check_plaintext(plaintext.len())?;
-        let key = self.ready_to_encrypt(right.resource()).await?;
+        let key = self.ready_to_encrypt(self.view_for(right).await?).await?;
         self.seal(Suite::Field, &key, context, plaintext)
     }
 
@@ -99,16 +98,14 @@ impl Vault {
         context: &Context,
         ciphertext: &[u8],
     ) -> Result<Item<Decrypted>, Error> {
-        check_not_revoked(right)?;
         self.check_ciphertext(ciphertext.len())?;
         let (header, _) = Header::parse(ciphertext)?;
-        let key = self.ready_to_decrypt(right.resource(), &header).await?;
+        let key = self.ready_to_decrypt(self.view_for(right).await?, &header).await?;
         Self::open_sealed(Suite::Field, &key, context, ciphertext)
     }
 
     /// The primary version of a key, open.
-    pub(super) async fn ready_to_encrypt(&self, name: &KeyName) -> Result<Ready, Error> {
-        let view = self.key_view(name).await?;
+    pub(super) async fn ready_to_encrypt(&self, view: Arc<KeyView>) -> Result<Ready, Error> {
         view.check_encrypt()?;
         self.count_use(&view).await?;
         let version = view.primary.clone();
@@ -118,10 +115,9 @@ impl Vault {
 
     /// The version that a header names, open. An id that this key does not have
     /// is refused with the same answer as a changed ciphertext.
-    pub(super) async fn ready_to_decrypt(&self, name: &KeyName, header: &Header) -> Result<Ready, Error> {
-        let view = self.key_view(name).await?;
+    pub(super) async fn ready_to_decrypt(&self, view: Arc<KeyView>, header: &Header) -> Result<Ready, Error> {
         view.check_usable()?;
-        let version = self.version_view(name, header.dek).await?.ok_or(Error::Refused)?;
+        let version = self.version_view(&view.name, header.dek).await?.ok_or(Error::Refused)?;
         view.check_decrypt(&version)?;
         let open = self.dek(&view, &version).await?;
         Ok(Ready { view, version, open })
@@ -170,13 +166,6 @@ impl Vault {
 
 pub(super) fn single<T>(item: Item<T>, keep_digest: bool) -> Done<T> {
     Done::with_items(item.value, items(vec![item.digest], 0, keep_digest))
-}
-
-pub(super) fn check_not_revoked<P: Permission>(right: &Authorized<P>) -> Result<(), Error> {
-    match right.revoked() {
-        true => Err(Error::Denied(crate::access::Denied::Frozen(right.principal().clone()))),
-        false => Ok(()),
-    }
 }
 
 pub(super) fn too_large(

@@ -1,7 +1,7 @@
 //! Data keys for applications that encrypt by themselves (suite 3).
 
 use super::Error;
-use super::crypt::{Decrypted, Encrypted, check_not_revoked, single};
+use super::crypt::{Decrypted, Encrypted, single};
 use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
@@ -27,8 +27,7 @@ impl Vault {
         right: &Authorized<permission::GenerateDataKey>,
         context: &Context,
     ) -> Result<Done<DataKey>, Error> {
-        check_not_revoked(right)?;
-        let ready = self.ready_to_encrypt(right.resource()).await?;
+        let ready = self.ready_to_encrypt(self.view_for(right).await?).await?;
         let plaintext = self.entropy.data_key()?;
         let item = self.seal(Suite::DataKey, &ready, context, plaintext.expose())?;
         Ok(single(item, false).map(|encrypted| DataKey { plaintext, encrypted }))
@@ -44,10 +43,9 @@ impl Vault {
         context: &Context,
         ciphertext: &[u8],
     ) -> Result<Done<Decrypted>, Error> {
-        check_not_revoked(right)?;
         self.check_ciphertext(ciphertext.len())?;
         let (header, _) = Header::parse(ciphertext)?;
-        let ready = self.ready_to_decrypt(right.resource(), &header).await?;
+        let ready = self.ready_to_decrypt(self.view_for(right).await?, &header).await?;
         let item = Self::open_sealed(Suite::DataKey, &ready, context, ciphertext)?;
         Ok(single(item, self.settings.list_decrypted_items))
     }

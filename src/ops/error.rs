@@ -81,6 +81,30 @@ pub enum Error {
         /// Why.
         why: super::login::Refusal,
     },
+    /// An application shows an assertion that is good for nothing.
+    #[error("{0}")]
+    Assertion(super::login::staff::AssertionFlaw),
+    /// An application shows a proof of possession that proves nothing.
+    #[error("{0}")]
+    Proof(super::login::proof::ProofFlaw),
+    /// The class of the key takes a proof of possession.
+    #[error("{0} takes a proof of possession by the session's key with each call (docs/login.md)")]
+    ProofRequired(KeyName),
+    /// An application works with the key for a staff member only.
+    #[error("{0} is for staff: show the assertion of the staff member whom you act for (docs/login.md)")]
+    StaffRequired(KeyName),
+    /// The staff member may not.
+    #[error("{account} has level {}, and this takes level {} with data of class {}", .has.get(), .needs.get(), .class.number())]
+    StaffLevel {
+        /// Who.
+        account: crate::id::AccountName,
+        /// Their level.
+        has: crate::keyring::account::Level,
+        /// The level that the class takes.
+        needs: crate::keyring::account::Level,
+        /// The key's class.
+        class: crate::keyring::state::DataClass,
+    },
     /// Too many logins are open.
     #[error("too many logins are open; try again in a while")]
     LoginLimit(Duration),
@@ -186,6 +210,7 @@ pub enum Reason {
     AlreadyExists,
     ApprovalRefused,
     ArgumentInvalid,
+    AssertionRefused,
     AuditTampered,
     AuditUnavailable,
     CeremonyRequired,
@@ -210,7 +235,11 @@ pub enum Reason {
     NotFound,
     NotReady,
     PermissionDenied,
+    ProofRefused,
+    ProofRequired,
     ShuttingDown,
+    StaffLevel,
+    StaffRequired,
     StoreFull,
     StoreTampered,
     StoreUnavailable,
@@ -222,10 +251,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 40] = [
         Self::AlreadyExists,
         Self::ApprovalRefused,
         Self::ArgumentInvalid,
+        Self::AssertionRefused,
         Self::AuditTampered,
         Self::AuditUnavailable,
         Self::CeremonyRequired,
@@ -250,7 +280,11 @@ impl Reason {
         Self::NotFound,
         Self::NotReady,
         Self::PermissionDenied,
+        Self::ProofRefused,
+        Self::ProofRequired,
         Self::ShuttingDown,
+        Self::StaffLevel,
+        Self::StaffRequired,
         Self::StoreFull,
         Self::StoreTampered,
         Self::StoreUnavailable,
@@ -266,6 +300,7 @@ impl Reason {
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::ApprovalRefused => "APPROVAL_REFUSED",
             Self::ArgumentInvalid => "ARGUMENT_INVALID",
+            Self::AssertionRefused => "ASSERTION_REFUSED",
             Self::AuditTampered => "AUDIT_TAMPERED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
             Self::CeremonyRequired => "CEREMONY_REQUIRED",
@@ -290,7 +325,11 @@ impl Reason {
             Self::NotFound => "NOT_FOUND",
             Self::NotReady => "NOT_READY",
             Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::ProofRefused => "PROOF_REFUSED",
+            Self::ProofRequired => "PROOF_REQUIRED",
             Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::StaffLevel => "STAFF_LEVEL",
+            Self::StaffRequired => "STAFF_REQUIRED",
             Self::StoreFull => "STORE_FULL",
             Self::StoreTampered => "STORE_TAMPERED",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
@@ -321,6 +360,11 @@ impl Error {
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
             Self::NoCeremony(_) | Self::NoAccount(_) => Reason::NotFound,
             Self::LoginFailed { .. } => Reason::LoginFailed,
+            Self::Assertion(_) => Reason::AssertionRefused,
+            Self::Proof(_) => Reason::ProofRefused,
+            Self::ProofRequired(_) => Reason::ProofRequired,
+            Self::StaffRequired(_) => Reason::StaffRequired,
+            Self::StaffLevel { .. } => Reason::StaffLevel,
             Self::LoginLimit(_) => Reason::LoginLimit,
             Self::EnrolmentRefused(_) => Reason::EnrolmentRefused,
             Self::NoRecord(_) => Reason::NotFound,

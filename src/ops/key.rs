@@ -30,6 +30,8 @@ pub struct KeyUpdate {
     pub rotation_uses: Option<Option<u64>>,
     /// Below which versions no longer decrypt, or none.
     pub min_version: Option<Option<Epoch>>,
+    /// Whether an application may work with it only for a staff member.
+    pub staff_required: Option<bool>,
 }
 
 impl Vault {
@@ -86,7 +88,7 @@ impl Vault {
         Ok(Done::new(page.into_iter().map(|(path, stored)| (path.id, stored.record)).collect()))
     }
 
-    /// Changes state, class, schedule or minimum version.
+    /// Changes state, class, schedule, minimum version, or whether it is for staff only.
     ///
     /// # Errors
     /// [`Error::NotAllowed`] when the class would be lowered, or the state does not permit it.
@@ -119,6 +121,9 @@ impl Vault {
             ))?;
             self.check_minimum(name, &record, minimum).await?;
             key.min_version = minimum;
+        }
+        if let Some(required) = update.staff_required {
+            key.staff_required = required.then_some(true);
         }
         if update.rotation_period.is_some() || update.rotation_uses.is_some() {
             key.schedule = self.new_schedule(name, &record, update).await?;

@@ -35,10 +35,13 @@ pub mod assertion;
 pub mod challenge;
 pub mod enrol;
 pub mod keys;
+pub mod proof;
+pub mod staff;
 
 use assertion::{Claims, Confirmation};
 use challenge::{Caps, Challenge, Challenges};
 use keys::LoginKeys;
+use staff::Members;
 
 /// How long a challenge can be answered: time to read, enter a PIN and touch a token.
 pub const CHALLENGE: Duration = Duration::from_secs(120);
@@ -52,6 +55,7 @@ const LONGEST_ADDRESS: usize = 100;
 /// What logging in keeps in memory.
 pub(super) struct Logins {
     pub(super) keys: LoginKeys,
+    pub(super) members: Members,
     challenges: Challenges,
     /// How long an assertion is good for.
     lasts: Duration,
@@ -59,7 +63,7 @@ pub(super) struct Logins {
 
 impl Logins {
     pub(super) fn new(keys: LoginKeys, lasts: Duration) -> Self {
-        Self { keys, challenges: Challenges::new(Caps::DEFAULT), lasts }
+        Self { keys, members: Members::new(), challenges: Challenges::new(Caps::DEFAULT), lasts }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Encrypt existing data anew, for a suspected compromise of its data key.
 
 use super::Error;
-use super::crypt::{Encrypted, check_not_revoked};
+use super::crypt::Encrypted;
 use super::done::{Done, items};
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
@@ -29,11 +29,11 @@ impl Vault {
         context: &Context,
         ciphertext: &[u8],
     ) -> Result<Done<ReEncrypted>, Error> {
-        check_not_revoked(right)?;
         self.check_ciphertext(ciphertext.len())?;
         let (header, _) = Header::parse(ciphertext)?;
-        let old = self.ready_to_decrypt(right.resource(), &header).await?;
-        let new = self.ready_to_encrypt(right.resource()).await?;
+        let view = self.view_for(right).await?;
+        let old = self.ready_to_decrypt(view.clone(), &header).await?;
+        let new = self.ready_to_encrypt(view).await?;
         let opened = Self::open_sealed(Suite::Field, &old, context, ciphertext)?;
         let sealed = self.seal(Suite::Field, &new, context, opened.value.plaintext.expose())?;
         let digests = vec![opened.digest, sealed.digest];

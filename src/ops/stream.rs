@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::Error;
-use super::crypt::check_not_revoked;
 use super::done::{Done, items};
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
@@ -40,8 +39,7 @@ impl Vault {
         right: Authorized<permission::Encrypt>,
         context: &Context,
     ) -> Result<Done<Encrypting>, Error> {
-        check_not_revoked(&right)?;
-        let ready = self.ready_to_encrypt(right.resource()).await?;
+        let ready = self.ready_to_encrypt(self.view_for(&right).await?).await?;
         let sealer = StreamSealer::new(&ready.open.secret, right.resource(), context, self.entropy.salt()?)?;
         let digest = ItemDigest(sealer.digest());
         let stream = Encrypting { vault: self, right, sealer, digest, version: ready.version.epoch };
@@ -58,9 +56,8 @@ impl Vault {
         context: &Context,
         header: &[u8],
     ) -> Result<Done<Decrypting>, Error> {
-        check_not_revoked(&right)?;
         let (header, _) = Header::parse(header)?;
-        let ready = self.ready_to_decrypt(right.resource(), &header).await?;
+        let ready = self.ready_to_decrypt(self.view_for(&right).await?, &header).await?;
         let opener = StreamOpener::new(&ready.open.secret, right.resource(), context, &header)?;
         let digest = ItemDigest(opener.digest());
         let keep = self.settings.list_decrypted_items;
@@ -87,8 +84,7 @@ impl Encrypting {
     /// # Errors
     /// As encrypt.
     pub async fn update(&mut self, piece: &[u8]) -> Result<Vec<u8>, Error> {
-        check_not_revoked(&self.right)?;
-        self.vault.key_view(self.right.resource()).await?.check_encrypt()?;
+        self.vault.view_for(&self.right).await?.check_encrypt()?;
         let mut out = room(piece);
         self.sealer.update(piece, &mut out)?;
         Ok(out)
@@ -116,10 +112,9 @@ impl Decrypting {
     /// # Errors
     /// As decrypt.
     pub async fn update(&mut self, piece: &[u8]) -> Result<Vec<u8>, Error> {
-        check_not_revoked(&self.right)?;
-        let name = self.right.resource();
-        let version = self.vault.version_view(name, self.dek).await?.ok_or(Error::Refused)?;
-        self.vault.key_view(name).await?.check_decrypt(&version)?;
+        let view = self.vault.view_for(&self.right).await?;
+        let version = self.vault.version_view(&view.name, self.dek).await?.ok_or(Error::Refused)?;
+        view.check_decrypt(&version)?;
         let mut out = room(piece);
         self.opener.update(piece, &mut out)?;
         Ok(out)

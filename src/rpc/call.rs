@@ -9,10 +9,12 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Status};
 
+use super::staff::{self, Shown};
 use super::status::status;
 use crate::access::{Authorized, Caller, Peer, Permission, Policy};
 use crate::audit::{self, AuditLog, Outcome, Pending};
 use crate::hsm::Hsm;
+use crate::id::KeyName;
 use crate::ops::done::Trace;
 use crate::ops::{Done, Error, Vault};
 
@@ -48,6 +50,9 @@ pub(super) use settled;
 pub(super) struct Call {
     gate: Arc<Gate>,
     caller: Caller,
+    operation: &'static str,
+    /// What it shows of the staff member whom the caller acts for, until that is verified.
+    shown: Result<Option<Shown>, Error>,
     pending: Pending,
     request_id: u64,
 }
@@ -102,8 +107,9 @@ impl Gate {
         operation: &'static str,
         resource: &str,
     ) -> Call {
-        let caller = self.policy.caller(peer(request));
-        self.call_by(caller, operation, resource)
+        let mut call = self.call_by(self.caller(request), operation, resource);
+        call.shown = Shown::of(request.metadata());
+        call
     }
 
     /// Begins a call of a caller who is known already.
@@ -113,12 +119,42 @@ impl Gate {
         let resource: String = resource.chars().take(200).collect();
         let pending =
             Pending::begin(self.audit.clone(), Some(recorded(&caller)), operation, resource, request_id);
-        Call { gate: self.clone(), caller, pending, request_id }
+        Call { gate: self.clone(), caller, operation, shown: Ok(None), pending, request_id }
     }
 
     /// Who is calling.
     pub(super) fn caller<M>(&self, request: &Request<M>) -> Caller {
-        self.policy.caller(peer(request))
+        Caller { client: staff::client(request.metadata()), ..self.policy.caller(peer(request)) }
+    }
+
+    /// Who opens a stream, and for whom. A record is left of one that is refused.
+    pub(super) async fn stream_caller<M>(
+        self: &Arc<Self>,
+        request: &Request<M>,
+        operation: &'static str,
+    ) -> Result<Caller, Status> {
+        let mut caller = self.caller(request);
+        let shown = Shown::of(request.metadata());
+        match self.identify(&mut caller, shown, operation).await {
+            Ok(()) => Ok(caller),
+            Err(error) => self.call_by(caller, operation, "").settle(Err(error)).await,
+        }
+    }
+
+    /// Verifies what a call shows of the staff member whom the caller acts for.
+    async fn identify(
+        &self,
+        caller: &mut Caller,
+        shown: Result<Option<Shown>, Error>,
+        operation: &'static str,
+    ) -> Result<(), Error> {
+        let shown = shown?;
+        // An unknown caller is refused for that.
+        let (Some(shown), Some(principal)) = (&shown, &caller.principal) else { return Ok(()) };
+        if let Some(showing) = shown.showing(staff::method(operation)) {
+            caller.staff = Some(self.vault()?.staff(principal.name(), showing).await?);
+        }
+        Ok(())
     }
 
     /// The vault, unless it is not open or the daemon is stopping.
@@ -159,6 +195,20 @@ impl Call {
         let right = self.gate.policy.authorize::<P>(&self.caller, resource)?;
         self.pending.policy(right.rule());
         Ok((self.gate.vault()?.clone(), right))
+    }
+
+    /// Decides about work on data, which a caller may do for a staff member.
+    pub(super) async fn authorize_data<P: Permission<Resource = KeyName>>(
+        &mut self,
+        name: KeyName,
+    ) -> Result<(Arc<Vault>, Authorized<P>), Error> {
+        let shown = std::mem::replace(&mut self.shown, Ok(None));
+        let gate = self.gate.clone();
+        gate.identify(&mut self.caller, shown, self.operation).await?;
+        if self.caller.staff.is_some() {
+            self.pending.caller(recorded(&self.caller));
+        }
+        self.authorize(name)
     }
 
     /// Notes the rule, for work that was authorised item by item.
@@ -263,10 +313,14 @@ fn peer<M>(request: &Request<M>) -> Peer {
 }
 
 fn recorded(caller: &Caller) -> audit::Caller {
+    let staff = caller.staff.as_ref().map(|staff| &staff.member);
     audit::Caller {
         principal: caller.principal.as_ref().map(|known| known.name().to_string()),
         uid: caller.peer.uid,
         gid: caller.peer.gid,
         pid: caller.peer.pid,
+        staff: staff.map(|staff| format!("accounts/{}", staff.account)),
+        assertion: staff.map(|staff| staff.assertion.to_string()),
+        client: caller.client.as_deref().map(str::to_owned),
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn tenant_update(asked: proto::Tenant, paths: Option<&FieldMask>) -> 
 }
 
 pub(super) fn key_update(asked: &proto::Key, paths: Option<&FieldMask>) -> Result<KeyUpdate, Error> {
-    let known = ["state", "data_class", "rotation_period", "rotation_uses", "min_version"];
+    let known = ["state", "data_class", "rotation_period", "rotation_uses", "min_version", "staff_required"];
     let paths = mask(paths, &known)?;
     let has = |path| paths.contains(&path);
     let uses = asked.rotation_uses;
@@ -83,6 +83,7 @@ pub(super) fn key_update(asked: &proto::Key, paths: Option<&FieldMask>) -> Resul
         rotation_period: has("rotation_period").then(|| parse_period(asked.rotation_period)).transpose()?,
         rotation_uses: has("rotation_uses").then_some((uses > 0).then_some(uses)),
         min_version: has("min_version").then_some(Epoch::new(asked.min_version)),
+        staff_required: has("staff_required").then_some(asked.staff_required),
     })
 }
 
@@ -136,6 +137,7 @@ pub(super) fn key(name: &KeyName, key: &record::Key) -> proto::Key {
         frozen: key.frozen,
         primary_version: key.primary.get(),
         create_time: Some(timestamp(key.created)),
+        staff_required: key.staff_required(),
     }
 }
 

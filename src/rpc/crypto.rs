@@ -38,7 +38,8 @@ impl CryptoService for Crypto {
         let mut call = self.0.call(&request, "encrypt", &request.get_ref().name);
         let message = request.into_inner();
         let done = settled!(call, {
-            let (vault, right) = call.authorize::<permission::Encrypt>(KeyName::parse(&message.name)?)?;
+            let (vault, right) =
+                call.authorize_data::<permission::Encrypt>(KeyName::parse(&message.name)?).await?;
             vault.encrypt(&right, &convert::context(&message.context)?, &message.plaintext).await
         })?;
         Ok(Response::new(session::encrypt_response(done)))
@@ -48,7 +49,8 @@ impl CryptoService for Crypto {
         let mut call = self.0.call(&request, "decrypt", &request.get_ref().name);
         let message = request.into_inner();
         let done = settled!(call, {
-            let (vault, right) = call.authorize::<permission::Decrypt>(KeyName::parse(&message.name)?)?;
+            let (vault, right) =
+                call.authorize_data::<permission::Decrypt>(KeyName::parse(&message.name)?).await?;
             vault.decrypt(&right, &convert::context(&message.context)?, &message.ciphertext).await
         })?;
         Ok(Response::new(session::decrypt_response(done)))
@@ -61,7 +63,8 @@ impl CryptoService for Crypto {
         let mut call = self.0.call(&request, "batch-encrypt", &request.get_ref().name);
         let message = request.into_inner();
         let results = settled!(call, {
-            let (vault, right) = call.authorize::<permission::Encrypt>(KeyName::parse(&message.name)?)?;
+            let (vault, right) =
+                call.authorize_data::<permission::Encrypt>(KeyName::parse(&message.name)?).await?;
             let items =
                 message.items.iter().map(|item| (convert::context(&item.context), &item.plaintext[..]));
             vault.batch_encrypt(&right, &items.collect::<Vec<_>>()).await
@@ -86,7 +89,8 @@ impl CryptoService for Crypto {
         let mut call = self.0.call(&request, "batch-decrypt", &request.get_ref().name);
         let message = request.into_inner();
         let results = settled!(call, {
-            let (vault, right) = call.authorize::<permission::Decrypt>(KeyName::parse(&message.name)?)?;
+            let (vault, right) =
+                call.authorize_data::<permission::Decrypt>(KeyName::parse(&message.name)?).await?;
             let items =
                 message.items.iter().map(|item| (convert::context(&item.context), &item.ciphertext[..]));
             vault.batch_decrypt(&right, &items.collect::<Vec<_>>()).await
@@ -108,7 +112,7 @@ impl CryptoService for Crypto {
         &self,
         request: Request<Streaming<CryptSessionRequest>>,
     ) -> Result<Response<Self::CryptSessionStream>, Status> {
-        let caller = self.0.caller(&request);
+        let caller = self.0.stream_caller(&request, "session-begin").await?;
         Ok(Response::new(session::serve(self.0.clone(), caller, request.into_inner())))
     }
 
@@ -119,7 +123,8 @@ impl CryptoService for Crypto {
         let mut call = self.0.call(&request, "re-encrypt", &request.get_ref().name);
         let message = request.into_inner();
         let done = settled!(call, {
-            let (vault, right) = call.authorize::<permission::ReEncrypt>(KeyName::parse(&message.name)?)?;
+            let (vault, right) =
+                call.authorize_data::<permission::ReEncrypt>(KeyName::parse(&message.name)?).await?;
             vault.re_encrypt(&right, &convert::context(&message.context)?, &message.ciphertext).await
         })?;
         Ok(Response::new(ReEncryptResponse {
@@ -137,7 +142,7 @@ impl CryptoService for Crypto {
         let message = request.into_inner();
         let DataKey { plaintext, encrypted } = settled!(call, {
             let name = KeyName::parse(&message.name)?;
-            let (vault, right) = call.authorize::<permission::GenerateDataKey>(name)?;
+            let (vault, right) = call.authorize_data::<permission::GenerateDataKey>(name).await?;
             vault.generate_data_key(&right, &convert::context(&message.context)?).await
         })?;
         Ok(Response::new(GenerateDataKeyResponse {
@@ -155,7 +160,7 @@ impl CryptoService for Crypto {
         let message = request.into_inner();
         let encrypted = settled!(call, {
             let name = KeyName::parse(&message.name)?;
-            let (vault, right) = call.authorize::<permission::GenerateDataKey>(name)?;
+            let (vault, right) = call.authorize_data::<permission::GenerateDataKey>(name).await?;
             let made = vault.generate_data_key(&right, &convert::context(&message.context)?).await?;
             Ok(made.map(|key| key.encrypted))
         })?;
@@ -173,7 +178,7 @@ impl CryptoService for Crypto {
         let message = request.into_inner();
         let done = settled!(call, {
             let name = KeyName::parse(&message.name)?;
-            let (vault, right) = call.authorize::<permission::DecryptDataKey>(name)?;
+            let (vault, right) = call.authorize_data::<permission::DecryptDataKey>(name).await?;
             vault.decrypt_data_key(&right, &convert::context(&message.context)?, &message.ciphertext).await
         })?;
         Ok(Response::new(DecryptDataKeyResponse {
@@ -186,7 +191,7 @@ impl CryptoService for Crypto {
         &self,
         request: Request<Streaming<EncryptStreamRequest>>,
     ) -> Result<Response<Self::EncryptStreamStream>, Status> {
-        let caller = self.0.caller(&request);
+        let caller = self.0.stream_caller(&request, "encrypt-stream").await?;
         Ok(Response::new(files::encrypt(self.0.clone(), caller, request.into_inner())))
     }
 
@@ -194,7 +199,7 @@ impl CryptoService for Crypto {
         &self,
         request: Request<Streaming<DecryptStreamRequest>>,
     ) -> Result<Response<Self::DecryptStreamStream>, Status> {
-        let caller = self.0.caller(&request);
+        let caller = self.0.stream_caller(&request, "decrypt-stream").await?;
         Ok(Response::new(files::decrypt(self.0.clone(), caller, request.into_inner())))
     }
 
@@ -208,7 +213,7 @@ impl CryptoService for Crypto {
         let done = self.0.detached(async move {
             settled!(call, {
                 let (vault, right) =
-                    call.authorize::<permission::BlindIndex>(KeyName::parse(&message.name)?)?;
+                    call.authorize_data::<permission::BlindIndex>(KeyName::parse(&message.name)?).await?;
                 let (field, rule) =
                     (FieldId::new(&message.field)?, convert::parse_rule(message.normalization)?);
                 vault.blind_index(&right, &field, rule, &message.value).await

@@ -21,9 +21,15 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::NameInvalid
         | Reason::TooLarge => Code::InvalidArgument,
         Reason::Conflict => Code::Aborted,
-        Reason::Frozen | Reason::PermissionDenied | Reason::UnknownCaller => Code::PermissionDenied,
+        Reason::Frozen
+        | Reason::PermissionDenied
+        | Reason::StaffLevel
+        | Reason::StaffRequired
+        | Reason::UnknownCaller => Code::PermissionDenied,
         Reason::HsmBusy | Reason::LoginLimit | Reason::StoreFull => Code::ResourceExhausted,
-        Reason::LoginFailed => Code::Unauthenticated,
+        Reason::AssertionRefused | Reason::LoginFailed | Reason::ProofRefused | Reason::ProofRequired => {
+            Code::Unauthenticated
+        }
         Reason::AuditUnavailable
         | Reason::HsmUnavailable
         | Reason::NotReady

@@ -1,13 +1,12 @@
 //! Accounts, their one-time passwords, and what became of assertions.
 
 use super::Claims;
-use super::assertion::{jwk, verify};
-use super::issuer;
+use super::assertion::jwk;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::hsm::{Operation, Reply};
-use crate::id::{AccountId, AccountName, AssertionId, PrincipalId};
-use crate::keyring::account::{Account, CredentialState, EndedAssertion, Level, LoginCredential, Otp};
+use crate::id::{AccountId, AccountName, AssertionId};
+use crate::keyring::account::{Account, EndedAssertion, Level, LoginCredential, Otp};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::otp::{Failures, Given, Lock, OtpKind, OtpScheme};
 use crate::keyring::record::{Custody, SigningPurpose};
@@ -129,7 +128,7 @@ impl Vault {
         record.display_name = change.display_name.clone().or(record.display_name);
         let mut changes = Changes::default();
         changes.replace(&tables::account(id), &record, revision);
-        let change = self.commit(changes, Affects::Nothing).await?;
+        let change = self.commit(changes, Affects::Staff).await?;
         Ok(Done::with_change(self.account_info(id, record).await?, change))
     }
 
@@ -278,34 +277,6 @@ impl Vault {
         Ok(Done::new(good).detail(detail))
     }
 
-    async fn good_claims(&self, application: &PrincipalId, assertion: &str) -> Result<Option<Claims>, Error> {
-        let keys = self.signing_keys(SigningPurpose::Login).await?;
-        let keys: Vec<_> = keys.into_iter().map(|(_, record)| record.key.public).collect();
-        let Some(claims) = verify(&keys, assertion) else { return Ok(None) };
-        let now = Date::now().max(self.schedule_status().high).millis() / 1000;
-        let mine = claims.iss == issuer(self.deployment()) && claims.aud == application.as_str();
-        if !mine || now >= claims.exp {
-            return Ok(None);
-        }
-        Ok(if self.is_ended(&claims).await? { None } else { Some(claims) })
-    }
-
-    /// Whether the assertion, its account or its token's key was ended before its time.
-    async fn is_ended(&self, claims: &Claims) -> Result<bool, Error> {
-        let Some(id) = AssertionId::parse(&claims.jti) else { return Ok(true) };
-        if self.records.get(&tables::ended_assertion(id)).await?.is_some() {
-            return Ok(true);
-        }
-        let Ok(account) = AccountName::parse(&claims.sub) else { return Ok(true) };
-        let account = self.records.get(&tables::account(&account.0)).await?;
-        if account.is_none_or(|account| account.record.suspended) {
-            return Ok(true);
-        }
-        let Some(credential) = CredentialId::parse(&claims.credential) else { return Ok(true) };
-        let credential = self.records.get(&tables::login_credential(credential)).await?;
-        Ok(credential.is_none_or(|found| found.record.state != CredentialState::Active))
-    }
-
     /// Ends an assertion: the staff member logs out. One that is not good is ended already.
     ///
     /// # Errors
@@ -323,10 +294,10 @@ impl Vault {
         self.forget_ended(&mut changes).await?;
         let expires = Date(claims.exp.saturating_mul(1000));
         changes.create(&tables::ended_assertion(id), &EndedAssertion { expires });
-        match self.commit(changes, Affects::Nothing).await {
+        match self.commit(changes, Affects::Staff).await {
             Ok(change) => Ok(Done::with_change((), change).detail(format!("{} {}", claims.sub, claims.jti))),
             // Somebody ended it at the same moment.
-            Err(Error::Conflict) if self.is_ended(&claims).await? => Ok(Done::new(())),
+            Err(Error::Conflict) if !self.is_good(&claims).await? => Ok(Done::new(())),
             Err(error) => Err(error),
         }
     }

@@ -94,7 +94,7 @@ impl Vault {
             ));
         }
         changes.create(&tables::ticket(id), ticket);
-        self.commit(changes, Affects::Nothing).await
+        self.commit(changes, Affects::Staff).await
     }
 
     /// Takes what the workstation made of a ticket. The token waits for approval.
@@ -145,7 +145,7 @@ impl Vault {
         let Stored { record: mut account, revision } = self.account(&ticket.account).await?;
         account.credentials.push(credential.id());
         changes.replace(&tables::account(&ticket.account), &account, revision);
-        let change = self.commit(changes, Affects::Nothing).await?;
+        let change = self.commit(changes, Affects::Staff).await?;
         let detail = format!("accounts/{}, credential {}", ticket.account, credential.id());
         let info = self.account_info(&ticket.account, account).await?;
         Ok(Done::with_change((info, credential.id()), change).detail(detail))
@@ -202,7 +202,7 @@ impl Vault {
             LoginCredential { state: CredentialState::Active, approved_by: Some(approver.clone()), ..record };
         let mut changes = Changes::default();
         changes.replace(&tables::login_credential(id), &approved, revision);
-        let change = self.commit(changes, Affects::Nothing).await?;
+        let change = self.commit(changes, Affects::Staff).await?;
         let record = self.account(account).await?.record;
         let info = self.account_info(account, record).await?;
         Ok(Done::with_change(info, change).detail(format!("credential {id}")))
@@ -229,7 +229,7 @@ impl Vault {
     ) -> Result<Done<AccountInfo>, Error> {
         let mut changes = Changes::default();
         self.revoke_in(&mut changes, account, credential, reason).await?;
-        let change = self.commit(changes, Affects::Nothing).await?;
+        let change = self.commit(changes, Affects::Staff).await?;
         let record = self.account(account).await?.record;
         let info = self.account_info(account, record).await?;
         Ok(Done::with_change(info, change).detail(format!("credential {credential}: {reason}")))

@@ -1,0 +1,123 @@
+//! What a call's metadata says of the person whom an application acts for (docs/login.md):
+//!
+//! | metadata | |
+//! |---|---|
+//! | `keyward-assertion` | the assertion of the staff member |
+//! | `keyward-proof` | a DPoP proof (RFC 9449) by the key of their session |
+//! | `keyward-client-address` | where they are, or the customer is, for the record |
+
+use std::sync::Arc;
+
+use tonic::metadata::MetadataMap;
+
+use crate::ops::Error;
+use crate::ops::login::staff::Showing;
+
+/// Metadata with the assertion.
+pub(crate) const ASSERTION: &str = "keyward-assertion";
+/// Metadata with the proof of possession.
+pub(crate) const PROOF: &str = "keyward-proof";
+/// Metadata with the client's address.
+pub(crate) const CLIENT: &str = "keyward-client-address";
+
+/// Longest address in bytes.
+const LONGEST_ADDRESS: usize = 100;
+
+/// The metadata of one call.
+#[derive(Debug)]
+pub(super) struct Shown {
+    assertion: Option<String>,
+    proof: Option<String>,
+}
+
+impl Shown {
+    /// What the metadata shows; `None` when that is nothing.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for what stands there twice, or in another form.
+    pub(super) fn of(metadata: &MetadataMap) -> Result<Option<Self>, Error> {
+        let shown = Self { assertion: one(metadata, ASSERTION)?, proof: one(metadata, PROOF)? };
+        match (&shown.assertion, &shown.proof) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(Error::Argument(format!("{PROOF} is shown without {ASSERTION}"))),
+            _ => Ok(Some(shown)),
+        }
+    }
+
+    /// The same for the method that is called.
+    pub(super) fn showing(&self, method: &'static str) -> Option<Showing<'_>> {
+        let assertion = self.assertion.as_deref()?;
+        Some(Showing { assertion, proof: self.proof.as_deref(), method })
+    }
+}
+
+/// The client's address, if the caller says one in a form that can be recorded.
+pub(super) fn client(metadata: &MetadataMap) -> Option<Arc<str>> {
+    let address = metadata.get(CLIENT)?.to_str().ok()?;
+    let fit =
+        (1..=LONGEST_ADDRESS).contains(&address.len()) && address.bytes().all(|byte| byte.is_ascii_graphic());
+    fit.then(|| address.into())
+}
+
+fn one(metadata: &MetadataMap, key: &str) -> Result<Option<String>, Error> {
+    let mut values = metadata.get_all(key).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    match (value.to_str(), values.next()) {
+        (Ok(text), None) => Ok(Some(text.to_owned())),
+        _ => Err(Error::Argument(format!("{key}: one text of visible ASCII characters"))),
+    }
+}
+
+/// The method of CryptoService behind an operation's word.
+pub(super) fn method(operation: &str) -> &'static str {
+    match operation {
+        "encrypt" => "/keyward.v1.CryptoService/Encrypt",
+        "decrypt" => "/keyward.v1.CryptoService/Decrypt",
+        "batch-encrypt" => "/keyward.v1.CryptoService/BatchEncrypt",
+        "batch-decrypt" => "/keyward.v1.CryptoService/BatchDecrypt",
+        "session-begin" => "/keyward.v1.CryptoService/CryptSession",
+        "re-encrypt" => "/keyward.v1.CryptoService/ReEncrypt",
+        "generate-data-key" => "/keyward.v1.CryptoService/GenerateDataKey",
+        "generate-data-key-without-plaintext" => "/keyward.v1.CryptoService/GenerateDataKeyWithoutPlaintext",
+        "decrypt-data-key" => "/keyward.v1.CryptoService/DecryptDataKey",
+        "encrypt-stream" => "/keyward.v1.CryptoService/EncryptStream",
+        "decrypt-stream" => "/keyward.v1.CryptoService/DecryptStream",
+        "blind-index" => "/keyward.v1.CryptoService/ComputeBlindIndex",
+        // No proof is for this.
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::metadata::MetadataValue;
+
+    use super::*;
+
+    #[test]
+    fn metadata_is_read_once_or_not_at_all() {
+        let mut metadata = MetadataMap::new();
+        assert!(Shown::of(&metadata).unwrap().is_none());
+        metadata.insert(ASSERTION, MetadataValue::from_static("a.b.c"));
+        let shown = Shown::of(&metadata).unwrap().unwrap();
+        assert_eq!(shown.showing("/m").unwrap().assertion, "a.b.c");
+        metadata.append(ASSERTION, MetadataValue::from_static("d.e.f"));
+        assert!(Shown::of(&metadata).is_err());
+        metadata.insert(ASSERTION, MetadataValue::try_from(&b"\xff"[..]).unwrap());
+        assert!(Shown::of(&metadata).is_err());
+        metadata.remove(ASSERTION);
+        metadata.insert(PROOF, MetadataValue::from_static("a.b.c"));
+        assert!(Shown::of(&metadata).is_err(), "a proof of what?");
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_recorded_is_none() {
+        let mut metadata = MetadataMap::new();
+        for (text, fit) in [("10.0.0.7", true), ("2001:db8::1", true), ("", false), ("a b", false)] {
+            metadata.insert(CLIENT, MetadataValue::try_from(text).unwrap());
+            assert_eq!(client(&metadata).is_some(), fit, "{text:?}");
+        }
+        metadata.insert(CLIENT, MetadataValue::try_from("1".repeat(101)).unwrap());
+        assert!(client(&metadata).is_none());
+    }
+}

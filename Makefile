@@ -40,13 +40,17 @@ lint: ## Check format and lints
 
 # Under sudo there may be no cargo: then what `make release` made before is installed.
 release: ## Build the binaries for production
-	@if command -v cargo >/dev/null; then cargo build --locked --release -p keyward --bins; \
+	@if command -v cargo >/dev/null; then cargo build --locked --release -p keyward --bins && \
+	    if [ -e /usr/include/PCSC/winscard.h ]; then cargo build --locked --release -p keyward-piv; fi; \
 	elif [ ! -x '$(TARGET)/release/keywardd' ]; then \
 	    echo 'make: error: cargo is not in PATH; run `make release` as the user that has it' >&2; exit 1; fi
 
 install: release install-units ## Install binaries, units, configuration and documents (DESTDIR, PREFIX)
 	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(DOCDIR)/docs' '$(DESTDIR)$(DOCDIR)/hsm-config/policies'
 	install -m 0755 '$(TARGET)/release/keywardd' '$(TARGET)/release/keyward' '$(DESTDIR)$(BINDIR)'
+	@if [ -x '$(TARGET)/release/keyward-piv' ]; then \
+	    install -m 0755 '$(TARGET)/release/keyward-piv' '$(DESTDIR)$(BINDIR)'; \
+	else echo 'left out keyward-piv, for PIV cards: install libpcsclite-dev, then make release'; fi
 	install -m 0644 README.md CHANGELOG.md LICENSE '$(DESTDIR)$(DOCDIR)'
 	install -m 0644 docs/*.md '$(DESTDIR)$(DOCDIR)/docs'
 	install -m 0644 hsm-config/*.toml hsm-config/*.conf '$(DESTDIR)$(DOCDIR)/hsm-config'

@@ -6,8 +6,10 @@
 //! enrolment               custodian cards, proved
 //! client  wire            the process that talks to a token, as others see it
 //! child                   the process itself: the only one that loads a token's library
+//! backend                 what it needs of tokens: PKCS#11 is built in, PIV is a program of its own
 //! ```
 
+pub mod backend;
 pub mod child;
 pub mod client;
 pub mod enrolment;

@@ -7,5 +7,5 @@ set -euo pipefail
 exec </dev/null
 stages_begin
 stage 'set-up' softhsm-tests/scripts/setup.sh bench
-stage 'build' cargo build --locked --workspace --bins --release
+stage 'build' cargo build --locked --workspace --exclude keyward-piv --bins --release
 stage 'bench' "$target/release/bench"

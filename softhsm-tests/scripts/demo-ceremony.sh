@@ -103,7 +103,7 @@ say "${bold}Keyward ceremony demo${plain}: three custodians, real signatures, a 
 
 title 'Build'
 "$root/softhsm-tests/scripts/setup.sh" demo
-cargo build --locked --workspace --bins </dev/null
+cargo build --locked "${buildable[@]}" --bins </dev/null
 export PATH="$bin:$PATH"
 begun=$(now)
 fact "done in $(seconds $((begun - started))) s"

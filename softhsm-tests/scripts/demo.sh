@@ -46,7 +46,7 @@ say "${bold}Keyward demo${plain}: real data, a software HSM (SoftHSM2), about a 
 
 title 'Build'
 "$root/softhsm-tests/scripts/setup.sh" demo
-cargo build --locked --workspace --bins </dev/null
+cargo build --locked "${buildable[@]}" --bins </dev/null
 fact "done in $(seconds $(($(now) - started))) s"
 export PATH="$bin:$PATH"
 begun=$(now)

@@ -33,7 +33,7 @@ prepare() {
 }
 
 "$root/softhsm-tests/scripts/setup.sh" demo
-cargo build --locked --workspace --bins </dev/null
+cargo build --locked "${buildable[@]}" --bins </dev/null
 [[ ! -e $dir || -O $dir ]] || die "$dir belongs to $(stat -c %U "$dir"); run as that user, or remove it"
 (umask 077 && mkdir -p "$dir")
 

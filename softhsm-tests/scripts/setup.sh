@@ -41,6 +41,7 @@ missing() {
     has pcscd || [[ -x /usr/sbin/pcscd ]] || echo pcscd
     compgen -G '/usr/lib*/pcsc/drivers/serial/libifdvpcd.so' >/dev/null || echo vsmartcard-vpcd
     compgen -G '/usr/lib/*/opensc-pkcs11.so' >/dev/null || echo opensc-pkcs11
+    [[ -e /usr/include/PCSC/winscard.h ]] || echo libpcsclite-dev
     has yubico-piv-tool || echo yubico-piv-tool
     has openssl || echo openssl
     has ip || [[ -x /sbin/ip ]] || echo iproute2

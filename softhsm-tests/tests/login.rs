@@ -401,7 +401,7 @@ impl Desk<'_> {
     /// Puts the token on record; answers its credential.
     fn enroll(&self) -> String {
         let (ticket, enrolment) = (self.path("ticket"), self.path("enrolment"));
-        self.run_with_token(&["token", "generate", "--name", "alice"]);
+        self.run_with_token(&["token", "generate", "--name", "alice", "--login"]);
         self.run(&["account", "enroll", "alice", "--out", &ticket]);
         let enroll =
             ["token", "enroll", "--ticket", &ticket, "--name", "blue", "--out", &enrolment, "--json"];

@@ -117,7 +117,7 @@ impl Bed {
         let program = binary("keyward");
         let arguments = vec![conf.into(), program.into(), TOKEN_COMMAND.into()];
         let settings = Settings {
-            module: self.module.clone().into(),
+            module: Some(self.module.clone().into()),
             program: Program::new("/usr/bin/env".into(), arguments),
             deadline: PATIENCE,
         };
@@ -283,6 +283,28 @@ fn a_token_of_another_library_does_the_same() {
     assert_eq!(verify(alice.signing(), &envelope(alice.signing(), "Rotate."), &signature), Ok(()));
 }
 
+#[test]
+fn a_pin_is_changed_and_a_lost_one_is_set_anew() {
+    let bed = Bed::new(&["alice"]);
+    let (pin, new) = (bed.path("pin"), bed.write("new", "8642-new"));
+    let (officer, wrong) = (bed.write("officer", "so-pin-test"), bed.write("wrong", "0000-wrong"));
+    let run = |verb: &str, arguments: &[&str]| bed.token(verb, &[&["--token", "alice"], arguments].concat());
+    let refused = |output: Output, words: &str| {
+        assert!(!output.status.success() && text(&output).contains(words), "{words}: {}", text(&output));
+    };
+    refused(run("change-pin", &["--pin-file", &wrong, "--new-file", &new]), "the PIN is wrong");
+    stdout(&run("change-pin", &["--pin-file", &pin, "--new-file", &new]));
+    refused(run("change-pin", &["--pin-file", &pin, "--new-file", &new]), "the PIN is wrong");
+    refused(run("unblock", &["--puk-file", &wrong, "--new-file", &pin]), "the PUK is wrong");
+    let unblocked = run("unblock", &["--puk-file", &officer, "--new-file", &pin, "--json"]);
+    assert_eq!(json(&unblocked)["token"], "alice");
+    stdout(&bed.with_pin("generate", "alice", &["--name", "alice", "--login"]));
+    stdout(&run("change-puk", &["--puk-file", &officer, "--new-file", &wrong]));
+    refused(run("unblock", &["--puk-file", &officer, "--new-file", &pin]), "the PUK is wrong");
+    // Nobody is asked without a terminal.
+    refused(run("change-pin", &["--pin-file", &pin]), "run it in a terminal");
+}
+
 #[tokio::test]
 async fn a_wrong_pin_is_tried_once() {
     let bed = Bed::new(&["alice"]);
@@ -295,7 +317,7 @@ async fn a_wrong_pin_is_tried_once() {
     let mut process = bed.process().await;
     let pin = Pin::from_bytes(b"0000-wrong").unwrap();
     let refused = process.open(TokenSelector::label("alice"), pin, false).await;
-    assert_eq!(refused, Err(TokenError::Pin(PinTrouble::Wrong(PinState::FewTries))));
+    assert_eq!(refused, Err(TokenError::Pin(PinTrouble::Wrong(PinState::FewTries, None))));
     process.open(TokenSelector::label("alice"), bed.pin(), false).await.unwrap();
     assert!(!stdout(&bed.token("list", &["--token", "alice"])).contains("few-tries"));
 }

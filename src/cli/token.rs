@@ -12,6 +12,7 @@ mod card;
 mod enroll;
 mod generate;
 mod list;
+mod pin;
 mod sign;
 
 pub(crate) use args::TokenArgs;
@@ -24,12 +25,31 @@ pub(crate) enum Command {
   keyward token list --module /usr/lib/softhsm/libsofthsm2.so
   keyward token list --json --wait")]
     List(list::List),
-    /// Make a custodian's two keys on a token: one that signs, one that shares are encrypted to
-    #[command(after_help = "The keys are made in the token and never leave it.
+    /// Make keys on a token: a custodian's two, or the one that a staff member logs in with
+    #[command(
+        after_help = "The keys are made in the token and never leave it. A custodian has one that signs and one that shares are
+encrypted to; --login makes the one that logs in.
+
+Examples:
+  keyward token generate --name alice --token alice-token
+  keyward token generate --name alice --login --piv --touch always --management-key-file alice.mgm"
+    )]
+    Generate(Box<generate::Generate>),
+    /// Change the PIN of a token
+    #[command(after_help = "Examples:
+  keyward token change-pin --piv
+  keyward token change-pin --module /usr/lib/softhsm/libsofthsm2.so --token alice-token")]
+    ChangePin(pin::ChangePin),
+    /// Set a new PIN on a token whose PIN is locked or forgotten, by its PUK
+    #[command(after_help = "A token with a PKCS#11 library is unblocked by the PIN of its security officer.
 
 Example:
-  keyward token generate --name alice --token alice-token")]
-    Generate(generate::Generate),
+  keyward token unblock --piv --token serial:10000001")]
+    Unblock(pin::Unblock),
+    /// Change the PUK of a token, or its security officer's PIN
+    #[command(after_help = "Example:
+  keyward token change-puk --piv")]
+    ChangePuk(pin::ChangePuk),
     /// Write a custodian card: what a custodian hands in to be put on a roster
     #[command(
         after_help = "The card holds public keys and a signature by the token; nothing in it is secret.
@@ -67,6 +87,9 @@ impl Command {
         match self {
             Self::List(list) => list.run(shell).await,
             Self::Generate(generate) => generate.run(shell).await,
+            Self::ChangePin(change) => change.run(shell).await,
+            Self::Unblock(unblock) => unblock.run(shell).await,
+            Self::ChangePuk(change) => change.run(shell).await,
             Self::Card(card) => card.run(shell).await,
             Self::Enroll(enroll) => enroll.run(shell).await,
             Self::Agent(agent) => agent.run(shell).await,

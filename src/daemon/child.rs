@@ -2,14 +2,17 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::{hardening, logging};
-use crate::child::{ChildError, Program};
+use crate::child::{ChildError, Program, take_socket};
 use crate::config::{Level, Log, LogFormat};
 use crate::hsm::process;
 use crate::secret::SecretMemory;
 use crate::token;
+use crate::token::backend::Backend;
+use crate::token::error::TokenError;
 
 /// The command that makes an HSM process of `keywardd` and of `keyward`; no user calls it.
 pub const COMMAND: &str = "hsm-process";
@@ -26,6 +29,37 @@ pub const TOKEN_COMMAND: &str = "token-process";
 /// This program as a token process. It says nothing by itself: what goes wrong is an answer.
 pub fn token_program() -> Program {
     Program::this(vec![OsString::from(TOKEN_COMMAND)])
+}
+
+/// The program that is a token process for PIV cards: what links PC/SC is in no other.
+pub const PIV_PROGRAM: &str = "keyward-piv";
+
+/// The program for PIV cards is not installed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{PIV_PROGRAM}, the program for PIV tokens, is not installed: it was looked for in {0}")]
+pub struct NoPivProgram(String);
+
+/// The program for PIV cards: beside this one, or in `../libexec/keyward`.
+///
+/// # Errors
+/// [`NoPivProgram`] when it is in neither place.
+pub fn piv_program() -> Result<Program, NoPivProgram> {
+    let own = std::env::current_exe().unwrap_or_default();
+    let folder = own.parent().unwrap_or_else(|| Path::new("/"));
+    let folders = [folder.to_owned(), folder.join("../libexec/keyward")];
+    let found = folders.iter().map(|folder| folder.join(PIV_PROGRAM)).find(|path| path.is_file());
+    let places = || folders.each_ref().map(|folder| folder.display().to_string()).join(" and ");
+    found.map(|path| Program::new(path, Vec::new())).ok_or_else(|| NoPivProgram(places()))
+}
+
+/// Runs as a token process, in a program of its own, with the tokens that `load` reaches. Secrets are
+/// protected as in the daemon.
+///
+/// # Errors
+/// [`ChildError`]; what goes wrong with a token is an answer instead.
+pub fn run_token_process<B: Backend>(load: impl FnOnce() -> Result<B, TokenError>) -> Result<(), ChildError> {
+    hardening::harden(SecretMemory::default())?;
+    token::child::serve(take_socket()?, |_| load())
 }
 
 /// Runs as one of the processes, when the arguments (without the program's name) say so.

@@ -10,16 +10,16 @@ use crate::child::{Program, frame, last_words};
 use crate::id::token::{TokenInfo, TokenSelector};
 use crate::keyring::credential::TokenAlgorithm;
 use crate::keyring::custodian::AgreementKey;
-use crate::secret::{Key256, Pin};
+use crate::secret::{Key256, Pin, SecretBytes};
 use crate::token::envelope::Envelope;
 use crate::token::error::TokenError;
-use crate::token::wire::{Hello, KeySelector, NewKey, Reply, Request, TokenKey, TokenReport};
+use crate::token::wire::{Attestation, Hello, KeySelector, NewKey, Reply, Request, TokenKey, TokenReport};
 
 /// How a token process is started.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The vendor's PKCS#11 library: an absolute path.
-    pub module: PathBuf,
+    /// The vendor's PKCS#11 library: an absolute path. `None` for a program that needs none.
+    pub module: Option<PathBuf>,
     /// The program that becomes the process.
     pub program: Program,
     /// Longest wait for an answer; a person may have to touch the token.
@@ -48,7 +48,7 @@ impl TokenProcess {
     /// [`TokenError::Module`] when the library is none, [`TokenError::Lost`] when it crashes or hangs.
     pub async fn start(settings: &Settings) -> Result<Self, TokenError> {
         let Settings { module, program, deadline } = settings;
-        let title = format!("keyward-token: {}", name(module));
+        let title = format!("keyward-token: {}", module.as_deref().map_or_else(|| "piv".to_owned(), name));
         let started = program
             .spawn(&title)
             .map_err(|error| TokenError::Lost(format!("cannot start the token process: {error}")))?;
@@ -127,6 +127,64 @@ impl TokenProcess {
         }
     }
 
+    /// Waits until a token comes or goes, however long that takes.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn wait(&mut self) -> Result<(), TokenError> {
+        done(answer(self.exchange(&Request::Wait, Duration::MAX).await?)?)
+    }
+
+    /// Changes the PIN, with one try of the old one; with the last one that is left only if `last_try`.
+    ///
+    /// # Errors
+    /// [`TokenError::Pin`] says how many tries remain, if the token tells.
+    pub async fn change_pin(
+        &mut self,
+        token: TokenSelector,
+        pin: Pin,
+        new: Pin,
+        last_try: bool,
+    ) -> Result<(), TokenError> {
+        done(self.ask(Request::ChangePin { token, pin, new, last_try }).await?)
+    }
+
+    /// Sets a new PIN, with one try of what unblocks it: a PUK, or a security officer's PIN.
+    ///
+    /// # Errors
+    /// [`TokenError::Pin`].
+    pub async fn unblock(&mut self, token: TokenSelector, puk: Pin, new: Pin) -> Result<(), TokenError> {
+        done(self.ask(Request::Unblock { token, puk, new }).await?)
+    }
+
+    /// Changes what unblocks a PIN, with one try of the old one.
+    ///
+    /// # Errors
+    /// [`TokenError::Pin`].
+    pub async fn change_puk(&mut self, token: TokenSelector, puk: Pin, new: Pin) -> Result<(), TokenError> {
+        done(self.ask(Request::ChangePuk { token, puk, new }).await?)
+    }
+
+    /// Proves to a PIV card that its keys may be made anew; an empty key is the one that cards leave
+    /// the factory with.
+    ///
+    /// # Errors
+    /// [`TokenError::Refused`] when it is another one.
+    pub async fn manage(&mut self, key: SecretBytes) -> Result<(), TokenError> {
+        done(self.ask(Request::Manage(key)).await?)
+    }
+
+    /// The token's word that it made a key; `None` when it gives none.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub async fn attest(&mut self, key: &KeySelector) -> Result<Option<Attestation>, TokenError> {
+        match self.ask(Request::Attest(key.clone())).await? {
+            Reply::Attested(attestation) => Ok(attestation),
+            other => Err(unexpected(other)),
+        }
+    }
+
     /// Makes a key pair in the token.
     ///
     /// # Errors
@@ -144,10 +202,7 @@ impl TokenProcess {
     /// # Errors
     /// [`TokenError::Failed`] when it does not.
     pub async fn test_agreement(&mut self, key: &KeySelector) -> Result<(), TokenError> {
-        match self.ask(Request::TestAgreement(key.clone())).await? {
-            Reply::Tested => Ok(()),
-            other => Err(unexpected(other)),
-        }
+        done(self.ask(Request::TestAgreement(key.clone())).await?)
     }
 
     async fn ask(&mut self, request: Request) -> Result<Reply, TokenError> {
@@ -186,6 +241,13 @@ fn answer(reply: Reply) -> Result<Reply, TokenError> {
     match reply {
         Reply::Failed(error) => Err(error),
         other => Ok(other),
+    }
+}
+
+fn done(reply: Reply) -> Result<(), TokenError> {
+    match reply {
+        Reply::Done => Ok(()),
+        other => Err(unexpected(other)),
     }
 }
 

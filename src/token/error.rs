@@ -35,15 +35,24 @@ pub enum TokenError {
     #[error("{0}")]
     #[n(6)]
     Lost(#[n(0)] String),
+    /// Another program has the token for itself.
+    #[error("{0}")]
+    #[n(7)]
+    Busy(#[n(0)] String),
+    /// The token waited for a touch, in vain.
+    #[error("the token was not touched in time: touch it when it blinks")]
+    #[n(8)]
+    Untouched,
 }
 
 /// What is wrong with a PIN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Encode, Decode)]
 pub enum PinTrouble {
-    /// It was presented and is wrong; what the token says of the tries that are left.
-    #[error("the PIN is wrong: {}", after_a_wrong_pin(*.0))]
+    /// It was presented and is wrong; what the token says of the tries that are left, and their
+    /// number, if it counts.
+    #[error("the PIN is wrong: {}", after_a_wrong_pin(*.0, *.1))]
     #[n(0)]
-    Wrong(#[n(0)] PinState),
+    Wrong(#[n(0)] PinState, #[n(1)] Option<u8>),
     /// It was not presented: no token takes a PIN of this length or alphabet.
     #[error(
         "the token takes no PIN of this form (too short, too long, or a character that it does not know)"
@@ -66,13 +75,33 @@ pub enum PinTrouble {
     #[error("the token wants a new PIN to be set first")]
     #[n(5)]
     Expired,
+    /// What unblocks a PIN was presented and is wrong; how many tries are left, if the token counts.
+    #[error("the PUK is wrong{}", after_a_wrong_puk(*.0))]
+    #[n(6)]
+    WrongPuk(#[n(0)] Option<u8>),
+    /// What unblocks a PIN is locked itself.
+    #[error("the PUK of the token is locked too: the token must be reset, which destroys its keys")]
+    #[n(7)]
+    PukLocked,
 }
 
-fn after_a_wrong_pin(state: PinState) -> &'static str {
-    match state {
-        PinState::Locked => "the token is locked now",
-        PinState::LastTry => "one try is left, then the token locks",
-        PinState::FewTries => "few tries are left",
-        PinState::Fine | PinState::NotSet => "the token does not say how many tries are left",
+fn after_a_wrong_pin(state: PinState, left: Option<u8>) -> String {
+    match (state, left) {
+        (PinState::Locked, _) => "the token is locked now".to_owned(),
+        (PinState::LastTry, _) => "one try is left, then the token locks".to_owned(),
+        (_, Some(left)) => format!("{left} tries are left"),
+        (PinState::FewTries, None) => "few tries are left".to_owned(),
+        (PinState::Fine | PinState::NotSet, None) => {
+            "the token does not say how many tries are left".to_owned()
+        }
+    }
+}
+
+fn after_a_wrong_puk(left: Option<u8>) -> String {
+    match left {
+        Some(0) => " and locked now: the token must be reset, which destroys its keys".to_owned(),
+        Some(1) => ": one try is left, then the token can only be reset".to_owned(),
+        Some(left) => format!(": {left} tries are left"),
+        None => String::new(),
     }
 }

@@ -7,15 +7,15 @@ use minicbor::{Decode, Encode};
 
 use crate::id::token::{TokenInfo, TokenSelector};
 use crate::keyring::credential::TokenAlgorithm;
-use crate::secret::{Key256, Pin, transfer};
+use crate::secret::{Key256, Pin, SecretBytes, transfer};
 use crate::token::error::TokenError;
 
 /// The first message: which library to load.
 #[derive(Debug, Encode, Decode)]
 pub(super) struct Hello {
-    /// An absolute path.
+    /// An absolute path; `None` where there is one way to the tokens only.
     #[n(0)]
-    pub(super) module: PathBuf,
+    pub(super) module: Option<PathBuf>,
 }
 
 /// A request.
@@ -59,9 +59,52 @@ pub(super) enum Request {
     /// Make a key pair. Answer: [`Reply::Made`].
     #[n(5)]
     Generate(#[n(0)] NewKey),
-    /// Agree with a key made for the purpose, and compare. Answer: [`Reply::Tested`].
+    /// Agree with a key made for the purpose, and compare. Answer: [`Reply::Done`].
     #[n(6)]
     TestAgreement(#[n(0)] KeySelector),
+    /// Wait until a token comes or goes. Answer: [`Reply::Done`].
+    #[n(7)]
+    Wait,
+    /// Change the PIN, with one try of the old one. Answer: [`Reply::Done`].
+    #[n(8)]
+    ChangePin {
+        #[n(0)]
+        token: TokenSelector,
+        #[cbor(n(1), with = "transfer::pin")]
+        pin: Pin,
+        #[cbor(n(2), with = "transfer::pin")]
+        new: Pin,
+        /// Spend the last try too.
+        #[n(3)]
+        last_try: bool,
+    },
+    /// Set a new PIN, by what unblocks it. Answer: [`Reply::Done`].
+    #[n(9)]
+    Unblock {
+        #[n(0)]
+        token: TokenSelector,
+        #[cbor(n(1), with = "transfer::pin")]
+        puk: Pin,
+        #[cbor(n(2), with = "transfer::pin")]
+        new: Pin,
+    },
+    /// Change what unblocks a PIN. Answer: [`Reply::Done`].
+    #[n(10)]
+    ChangePuk {
+        #[n(0)]
+        token: TokenSelector,
+        #[cbor(n(1), with = "transfer::pin")]
+        puk: Pin,
+        #[cbor(n(2), with = "transfer::pin")]
+        new: Pin,
+    },
+    /// Attest that the token made a key. Answer: [`Reply::Attested`].
+    #[n(11)]
+    Attest(#[n(0)] KeySelector),
+    /// Prove to a PIV card that its keys may be made anew; empty is the key that cards leave the
+    /// factory with. Answer: [`Reply::Done`].
+    #[n(12)]
+    Manage(#[cbor(n(0), with = "transfer::bytes")] SecretBytes),
 }
 
 /// An answer.
@@ -84,7 +127,9 @@ pub(super) enum Reply {
     #[n(7)]
     Made(#[n(0)] TokenKey),
     #[n(8)]
-    Tested,
+    Done,
+    #[n(9)]
+    Attested(#[n(0)] Option<Attestation>),
 }
 
 /// What a token shows without a PIN.
@@ -99,6 +144,75 @@ pub struct TokenReport {
     /// Its public keys and certificates.
     #[n(2)]
     pub keys: Vec<TokenKey>,
+    /// How many tries of the PIN are left, if the token counts.
+    #[n(3)]
+    pub tries: Option<u8>,
+    /// Which of its secrets are those that it left the factory with, as far as it tells.
+    #[n(4)]
+    pub factory: Vec<Secret>,
+}
+
+/// A secret that tokens leave the factory with, the same on each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Secret {
+    /// The PIN.
+    #[n(0)]
+    Pin,
+    /// What unblocks the PIN.
+    #[n(1)]
+    Puk,
+    /// What allows to make keys.
+    #[n(2)]
+    ManagementKey,
+}
+
+impl Secret {
+    /// The words for it, as people and scripts read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pin => "pin",
+            Self::Puk => "puk",
+            Self::ManagementKey => "management-key",
+        }
+    }
+}
+
+/// When a token asks for something before it uses a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Asked {
+    /// Never.
+    #[n(0)]
+    Never,
+    /// Once: the PIN until the token is pulled out, a touch for 15 seconds.
+    #[n(1)]
+    Once,
+    /// At each use.
+    #[n(2)]
+    Always,
+}
+
+/// What a token asks for before it uses a key. It is set when the key is made, for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct KeyPolicy {
+    /// The PIN.
+    #[n(0)]
+    pub pin: Asked,
+    /// A touch.
+    #[n(1)]
+    pub touch: Asked,
+}
+
+/// A token's word that it made a key and never gave it away.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Attestation {
+    /// The certificate of the key, by the token: in DER.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub key: Vec<u8>,
+    /// The certificate of the token, by its vendor: in DER.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub token: Vec<u8>,
 }
 
 /// The state of a user PIN, as far as the token tells. Some tokens never tell.
@@ -156,6 +270,9 @@ pub struct TokenKey {
     /// The certificate with the same CKA_ID, in DER.
     #[cbor(n(5), with = "minicbor::bytes")]
     pub certificate: Option<Vec<u8>>,
+    /// What the token asks for before it uses the key, if it tells.
+    #[n(6)]
+    pub policy: Option<KeyPolicy>,
 }
 
 impl TokenKey {
@@ -175,6 +292,9 @@ pub enum KeyUse {
     /// It agrees on secrets.
     #[n(1)]
     Agree,
+    /// It signs logins, and nothing else.
+    #[n(2)]
+    Login,
 }
 
 impl KeyUse {
@@ -183,20 +303,31 @@ impl KeyUse {
         match self {
             Self::Sign => "keyward sign",
             Self::Agree => "keyward agree",
+            Self::Login => "keyward login",
+        }
+    }
+
+    /// The slot of a PIV card whose key is for it (NIST SP 800-73-4, part 1, section 3.1): 9A PIV
+    /// authentication, 9C digital signature, 9D key management.
+    pub fn piv_slot(self) -> u8 {
+        match self {
+            Self::Login => 0x9a,
+            Self::Sign => 0x9c,
+            Self::Agree => 0x9d,
         }
     }
 
     /// Whether a key is for it.
     pub fn is_of(self, key: &TokenKey) -> bool {
         match self {
-            Self::Sign => key.signs,
+            Self::Sign | Self::Login => key.signs,
             Self::Agree => key.agrees,
         }
     }
 
     fn words(self) -> &'static str {
         match self {
-            Self::Sign => "sign",
+            Self::Sign | Self::Login => "sign",
             Self::Agree => "agree on secrets",
         }
     }
@@ -266,7 +397,7 @@ impl KeySelector {
                 let does = key_use.words();
                 let many = match (found.is_some(), key_use) {
                     (true, _) => format!("several keys that {does}"),
-                    (false, KeyUse::Sign) => "no key that signs".to_owned(),
+                    (false, KeyUse::Sign | KeyUse::Login) => "no key that signs".to_owned(),
                     (false, KeyUse::Agree) => "no key that agrees on secrets".to_owned(),
                 };
                 Err(TokenError::Key(format!(
@@ -302,6 +433,20 @@ pub struct NewKey {
     /// CKA_LABEL.
     #[n(3)]
     pub label: String,
+    /// What a PIV card needs to be told, and no other token.
+    #[n(4)]
+    pub piv: Option<NewPivKey>,
+}
+
+/// What is said of a new key on a PIV card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct NewPivKey {
+    /// What the card asks for before it uses the key.
+    #[n(0)]
+    pub policy: KeyPolicy,
+    /// Make it although the slot has a key, which is destroyed.
+    #[n(1)]
+    pub replace: bool,
 }
 
 #[cfg(test)]
@@ -319,6 +464,7 @@ mod tests {
             agrees: false,
             spki: None,
             certificate: None,
+            policy: None,
         }
     }
 

@@ -73,7 +73,7 @@ impl Approve {
         // The algorithm is the roster's, as the daemon checks it.
         let credential = registered(own.algorithm.as_str(), &credential)?;
         let envelope = matter.envelope(deployment(ceremony)?, credential.id());
-        let signature = session.sign(&credential, &envelope).await?;
+        let signature = session.sign(shell, &credential, &envelope).await?;
         Ok((own.name.clone(), signature))
     }
 }

@@ -66,10 +66,10 @@ impl Share {
         let sealed = &sealed.ok_or_else(|| refused("the request has no share for this custodian"))?.sealed;
         let peer =
             AgreementKey::of_point(&sealed.ephemeral.0).map_err(|error| refused(&error.to_string()))?;
-        let agreed = session.agree(&peer).await?;
+        let agreed = session.agree(shell, &peer).await?;
         let sealed = handed_over(&request, own, sealed, &agreed)?;
         let envelope = envelope_of(&request, own).map_err(|error| refused(&error.to_string()))?;
-        let signature = session.sign(own.signing(), &envelope).await?;
+        let signature = session.sign(shell, own.signing(), &envelope).await?;
         let share =
             RestoreShare { ceremony: request.ceremony, custodian: own.name().clone(), sealed, signature };
         let written = output.writer().write_all(share.to_text().as_bytes()).await;

@@ -17,6 +17,7 @@ use crate::id::{AccountName, DeploymentId, LoginId, Origin};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::AgreementKey;
 use crate::token::envelope::Login;
+use crate::token::wire::KeyUse;
 
 /// Longest line in bytes.
 const LONGEST: u64 = 64 * 1024;
@@ -101,10 +102,10 @@ impl Agent {
             "you log in as {} to {}\n  deployment {deployment}\n  login {}",
             login.account, login.origin, login.login
         ));
-        let mut session = self.token.open(shell).await?;
+        let mut session = self.token.open_for(shell, KeyUse::Login).await?;
         let credential = self.credential(&mut session, params).await?;
         let envelope = login.envelope(deployment, credential.id());
-        let signature = session.sign(&credential, &envelope).await?;
+        let signature = session.sign(shell, &credential, &envelope).await?;
         Ok(json!({ "credential": credential.id().to_string(), "signature": hex::encode(signature) }))
     }
 

@@ -20,11 +20,9 @@ use crate::secret::{Key256, NoPin, Pin, SecretMemory};
 use crate::token::client::{Settings, TokenProcess};
 use crate::token::envelope::Envelope;
 use crate::token::error::{PinTrouble, TokenError};
-use crate::token::wire::{KeySelector, KeyUse, PinState, TokenKey, TokenReport};
+use crate::token::wire::{Asked, KeySelector, KeyUse, PinState, Secret, TokenKey, TokenReport};
 
 const MODULE_VARIABLE: &str = "KEYWARD_TOKEN_MODULE";
-/// How often it is looked whether the token has been inserted.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The token.
 #[derive(Debug, Clone, Args)]
@@ -32,6 +30,9 @@ pub(crate) struct ModuleArgs {
     /// PKCS#11 library of the token [default: $KEYWARD_TOKEN_MODULE]
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
+    /// The token is a PIV card, such as a YubiKey, reached through PC/SC: slots 9a (login), 9c (sign), 9d (agree)
+    #[arg(long, conflicts_with = "module")]
+    piv: bool,
     /// Token: its label, serial:NUMBER, or a PKCS#11 URI; when several are plugged in
     #[arg(long, value_name = "TOKEN", value_parser = selector)]
     token: Option<TokenSelector>,
@@ -96,28 +97,51 @@ pub(crate) fn failure(error: TokenError) -> Failure {
         TokenError::Module(_) => "TOKEN_MODULE",
         TokenError::NoToken(_) => "TOKEN_MISSING",
         TokenError::Pin(PinTrouble::LastTry) => "TOKEN_PIN_LAST_TRY",
-        TokenError::Pin(PinTrouble::Locked | PinTrouble::NotSet | PinTrouble::Expired) => {
-            "TOKEN_PIN_UNUSABLE"
+        TokenError::Pin(
+            PinTrouble::Locked | PinTrouble::NotSet | PinTrouble::Expired | PinTrouble::PukLocked,
+        ) => "TOKEN_PIN_UNUSABLE",
+        TokenError::Pin(PinTrouble::Wrong(..) | PinTrouble::WrongPuk(_) | PinTrouble::Malformed) => {
+            "TOKEN_PIN_WRONG"
         }
-        TokenError::Pin(PinTrouble::Wrong(_) | PinTrouble::Malformed) => "TOKEN_PIN_WRONG",
         TokenError::Key(_) => "TOKEN_KEY",
         TokenError::Refused(_) => "TOKEN_REFUSED",
         TokenError::Failed(_) => "TOKEN_FAILED",
         TokenError::Lost(_) => "TOKEN_LOST",
+        TokenError::Busy(_) => "TOKEN_BUSY",
+        TokenError::Untouched => "TOKEN_UNTOUCHED",
     };
     Failure::Refused { reason, message: error.to_string() }
 }
 
 impl ModuleArgs {
-    fn settings(&self) -> Result<Settings, Failure> {
+    /// How the token is reached.
+    fn kind(&self) -> TokenKind {
+        if self.piv { TokenKind::Piv } else { TokenKind::Pkcs11 }
+    }
+
+    /// Whether it is a PIV card that is asked for.
+    pub(super) fn piv(&self) -> bool {
+        self.piv
+    }
+
+    /// How the process is started that talks to the token.
+    ///
+    /// # Errors
+    /// [`Failure`] when nobody says which library does, or the program for PIV cards is not installed.
+    pub(super) fn settings(&self) -> Result<Settings, Failure> {
+        if self.piv {
+            let program = daemon::child::piv_program()
+                .map_err(|error| Failure::Refused { reason: "TOKEN_MODULE", message: error.to_string() })?;
+            return Ok(Settings { module: None, program, deadline: self.timeout });
+        }
         let module = self.module.clone().or_else(|| std::env::var_os(MODULE_VARIABLE).map(PathBuf::from));
         let module = module.ok_or_else(|| {
             Failure::Usage(format!(
-                "say which PKCS#11 library talks to the token: --module FILE, or {MODULE_VARIABLE}"
+                "say which PKCS#11 library talks to the token: --module FILE, or {MODULE_VARIABLE}; or --piv for a PIV card"
             ))
         })?;
         let module = std::path::absolute(&module).map_err(Failure::file("find", &module))?;
-        Ok(Settings { module, program: daemon::child::token_program(), deadline: self.timeout })
+        Ok(Settings { module: Some(module), program: daemon::child::token_program(), deadline: self.timeout })
     }
 
     /// The tokens that are plugged in; with `--wait` there is one at least that is asked for.
@@ -138,12 +162,15 @@ impl ModuleArgs {
             if !std::mem::replace(&mut told, true) {
                 shell.print.note("insert your token… (Ctrl-C ends)");
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            process.wait().await.map_err(failure)?;
         }
     }
 
     /// The one token that is asked for.
-    async fn token(&self, shell: &mut Shell) -> Result<TokenReport, Failure> {
+    ///
+    /// # Errors
+    /// [`Failure`] when none fits, or several.
+    pub(super) async fn token(&self, shell: &mut Shell) -> Result<TokenReport, Failure> {
         let mut tokens = self.tokens(shell).await?;
         let missing = |message: String| Failure::Refused { reason: "TOKEN_MISSING", message };
         match (tokens.pop(), tokens.len()) {
@@ -165,37 +192,102 @@ impl ModuleArgs {
 }
 
 impl PinArgs {
-    /// Reads the PIN; a terminal takes its time.
-    async fn read(&self, token: &TokenInfo) -> Result<Pin, Failure> {
-        let source = self.clone();
-        let prompt = format!("PIN of token {:?} (serial {}): ", token.label, plain(&token.serial));
-        let read = tokio::task::spawn_blocking(move || source.read_blocking(&prompt)).await;
-        read.map_err(|error| Failure::Input(error.to_string()))?
+    /// Whether the last try of the PIN may be spent.
+    pub(super) fn last_try(&self) -> bool {
+        self.last_try
     }
 
-    fn read_blocking(&self, prompt: &str) -> Result<Pin, Failure> {
-        let input = |message: &str| Failure::Input(message.to_owned());
-        if let Some(path) = &self.pin_file {
-            let read = PinSource::Own(path.clone()).read();
-            return read.map_err(|error| Failure::Input(error.to_string()));
+    /// Reads the PIN; a terminal takes its time.
+    ///
+    /// # Errors
+    /// [`Failure`] when there is none.
+    pub(super) async fn read(&self, token: &TokenInfo) -> Result<Pin, Failure> {
+        ask(&self.pin_file, self.pin_fd, format!("PIN of {}: ", named(token))).await
+    }
+}
+
+/// A token, as a prompt names it.
+pub(super) fn named(token: &TokenInfo) -> String {
+    format!("token {:?} (serial {})", token.label, plain(&token.serial))
+}
+
+/// Reads a PIN, PUK or key from a file, a descriptor or the terminal, which takes its time.
+///
+/// # Errors
+/// [`Failure`] when there is none.
+pub(super) async fn ask(
+    file: &Option<PathBuf>,
+    descriptor: Option<u32>,
+    prompt: String,
+) -> Result<Pin, Failure> {
+    let file = file.clone();
+    let read = tokio::task::spawn_blocking(move || ask_blocking(file, descriptor, &prompt)).await;
+    read.map_err(|error| Failure::Input(error.to_string()))?
+}
+
+fn ask_blocking(file: Option<PathBuf>, descriptor: Option<u32>, prompt: &str) -> Result<Pin, Failure> {
+    let input = |message: &str| Failure::Input(message.to_owned());
+    if let Some(path) = file {
+        return PinSource::Own(path).read().map_err(|error| Failure::Input(error.to_string()));
+    }
+    let pin = match descriptor {
+        Some(number) => {
+            let path = PathBuf::from(format!("/proc/self/fd/{number}"));
+            let read = File::open(&path).and_then(Pin::read);
+            read.map_err(Failure::file("read the PIN from", &path))?
         }
-        let pin = match self.pin_fd {
-            Some(number) => {
-                let path = PathBuf::from(format!("/proc/self/fd/{number}"));
-                let read = File::open(&path).and_then(Pin::read);
-                read.map_err(Failure::file("read the PIN from", &path))?
+        None => {
+            let typed = rpassword::prompt_password(prompt).map_err(|error| {
+                Failure::Usage(format!(
+                    "cannot ask for the PIN ({error}): run it in a terminal, or give --pin-file or --pin-fd"
+                ))
+            })?;
+            Pin::from_bytes(Zeroizing::new(typed).as_bytes())
+        }
+    };
+    let pin = pin.map_err(|NoPin| input("what was given is no PIN: too long, or no text"))?;
+    if pin.expose().is_empty() { Err(input("the PIN is empty")) } else { Ok(pin) }
+}
+
+/// That a PIN may be tried: nobody types one in vain.
+///
+/// # Errors
+/// [`Failure`] when it is locked, or the last try is left and `last_try` does not say to spend it.
+pub(super) fn warn_of_tries(shell: &mut Shell, report: &TokenReport, last_try: bool) -> Result<(), Failure> {
+    match report.pin {
+        PinState::Locked => return Err(failure(TokenError::Pin(PinTrouble::Locked))),
+        PinState::LastTry if !last_try => return Err(failure(TokenError::Pin(PinTrouble::LastTry))),
+        PinState::LastTry => shell.print.note("a wrong PIN locks the token now"),
+        PinState::FewTries => match report.tries {
+            Some(tries) => {
+                shell.print.note(&format!("a wrong PIN was entered before: {tries} tries are left"));
             }
-            None => {
-                let typed = rpassword::prompt_password(prompt).map_err(|error| {
-                    Failure::Usage(format!(
-                        "cannot ask for the PIN ({error}): run it in a terminal, or give --pin-file or --pin-fd"
-                    ))
-                })?;
-                Pin::from_bytes(Zeroizing::new(typed).as_bytes())
-            }
-        };
-        let pin = pin.map_err(|NoPin| input("what was given is no PIN: too long, or no text"))?;
-        if pin.expose().is_empty() { Err(input("the PIN is empty")) } else { Ok(pin) }
+            None => shell.print.note("a wrong PIN was entered before: few tries are left"),
+        },
+        PinState::Fine | PinState::NotSet => {}
+    }
+    if report.factory.contains(&Secret::Pin) {
+        shell
+            .print
+            .note("the PIN is the one that the token left the factory with: `keyward token change-pin`");
+    }
+    Ok(())
+}
+
+/// The token that was looked at, and no other that is plugged in since.
+pub(super) fn same(token: TokenInfo) -> TokenSelector {
+    TokenSelector {
+        label: Some(token.label),
+        serial: Some(token.serial),
+        manufacturer: Some(token.manufacturer),
+        model: Some(token.model),
+    }
+}
+
+/// Says that the token waits for a touch, where it tells.
+pub(super) fn prompt_touch(shell: &mut Shell, key: &TokenKey) {
+    if key.policy.is_some_and(|policy| policy.touch != Asked::Never) {
+        shell.print.show("touch the token when it blinks…");
     }
 }
 
@@ -204,40 +296,44 @@ pub(crate) struct Session {
     process: TokenProcess,
     /// The token.
     pub(crate) token: TokenInfo,
+    kind: TokenKind,
     key: KeySelector,
     agreement_key: KeySelector,
 }
 
 impl TokenArgs {
-    /// Finds the token, asks for its PIN and logs in, with one try.
+    /// Finds the token, asks for its PIN and logs in, with one try, for what custodians do.
     ///
     /// # Errors
     /// [`Failure`] that says what to do: no token, a wrong PIN and the tries that are left.
     pub(crate) async fn open(&self, shell: &mut Shell) -> Result<Session, Failure> {
+        self.open_for(shell, KeyUse::Sign).await
+    }
+
+    /// The same, to sign with the key of one use.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) async fn open_for(&self, shell: &mut Shell, signs: KeyUse) -> Result<Session, Failure> {
         daemon::harden(SecretMemory::default()).map_err(Failure::file("protect", "this process".as_ref()))?;
-        let TokenReport { token, pin: state, .. } = self.module.token(shell).await?;
-        match state {
-            // Nobody types a PIN in vain.
-            PinState::Locked => return Err(failure(TokenError::Pin(PinTrouble::Locked))),
-            PinState::LastTry if !self.pin.last_try => {
-                return Err(failure(TokenError::Pin(PinTrouble::LastTry)));
-            }
-            PinState::LastTry => shell.print.note("a wrong PIN locks the token now"),
-            PinState::FewTries => shell.print.note("a wrong PIN was entered before: few tries are left"),
-            PinState::Fine | PinState::NotSet => {}
-        }
-        let pin = self.pin.read(&token).await?;
+        let report = self.module.token(shell).await?;
+        warn_of_tries(shell, &report, self.pin.last_try)?;
+        let pin = self.pin.read(&report.token).await?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
-        let same = TokenSelector {
-            label: Some(token.label),
-            serial: Some(token.serial),
-            manufacturer: Some(token.manufacturer),
-            model: Some(token.model),
-        };
-        let token = process.open(same, pin, self.pin.last_try).await.map_err(failure)?;
-        let made = |key: &Option<KeySelector>, key_use| key.clone().unwrap_or(KeySelector::Made(key_use));
-        let (key, agreement_key) = (made(&self.key, KeyUse::Sign), made(&self.agreement_key, KeyUse::Agree));
-        Ok(Session { process, token, key, agreement_key })
+        let opened = process.open(same(report.token), pin, self.pin.last_try).await;
+        let token = opened.map_err(failure)?;
+        let made = |key: &Option<KeySelector>, key_use| key.clone().unwrap_or_else(|| self.own_key(key_use));
+        let (key, agreement_key) = (made(&self.key, signs), made(&self.agreement_key, KeyUse::Agree));
+        Ok(Session { process, token, kind: self.module.kind(), key, agreement_key })
+    }
+
+    /// The key of a use when nobody says which: on a PIV card that of a slot (NIST SP 800-73-4), elsewhere
+    /// the one that was made for it.
+    fn own_key(&self, key_use: KeyUse) -> KeySelector {
+        match self.module.piv {
+            true => KeySelector::Id(vec![key_use.piv_slot()]),
+            false => KeySelector::Made(key_use),
+        }
     }
 }
 
@@ -271,7 +367,7 @@ impl Session {
             KeyType::Rsa => TokenAlgorithm::RsaPssSha256,
             KeyType::Ed25519 => TokenAlgorithm::Ed25519,
         };
-        Credential::new(TokenKind::Pkcs11, algorithm, spki).map_err(|error| bad(error.to_string()))
+        Credential::new(self.kind, algorithm, spki).map_err(|error| bad(error.to_string()))
     }
 
     /// The key that shares are encrypted to.
@@ -293,9 +389,12 @@ impl Session {
     /// [`Failure`] when the token's key is another, or the token fails.
     pub(crate) async fn sign(
         &mut self,
+        shell: &mut Shell,
         credential: &Credential,
         envelope: &Envelope,
     ) -> Result<Vec<u8>, Failure> {
+        let key = self.signing_key().await?;
+        prompt_touch(shell, &key);
         let signed = self.process.sign(&self.key, credential.algorithm(), envelope).await;
         signed.map_err(failure)
     }
@@ -304,7 +403,10 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure`] when no key fits, or the token fails.
-    pub(crate) async fn agree(&mut self, peer: &AgreementKey) -> Result<Key256, Failure> {
+    pub(crate) async fn agree(&mut self, shell: &mut Shell, peer: &AgreementKey) -> Result<Key256, Failure> {
+        let keys = self.process.keys().await.map_err(failure)?;
+        let key = self.agreement_key.only(KeyUse::Agree, keys, |key| key).map_err(failure)?;
+        prompt_touch(shell, &key);
         self.process.agree(&self.agreement_key, peer).await.map_err(failure)
     }
 

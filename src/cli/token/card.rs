@@ -60,7 +60,7 @@ impl Card {
             None => None,
         };
         let mut session = self.token.open(shell).await?;
-        let card = make(&mut session, self.name, deployment).await?;
+        let card = make(shell, &mut session, self.name, deployment).await?;
         let text = card.to_text();
         if let Some(output) = &mut output {
             let written = output.writer().write_all(text.as_bytes()).await;
@@ -117,6 +117,7 @@ async fn daemons(shell: &mut Shell) -> Result<DeploymentId, Failure> {
 
 /// Has the token prove its keys.
 async fn make(
+    shell: &mut Shell,
     session: &mut Session,
     name: CustodianId,
     deployment: DeploymentId,
@@ -126,7 +127,7 @@ async fn make(
     let agreement = session.agreement_key().await?;
     session.test_agreement().await?;
     let envelope = enrolment::envelope(&name, deployment, &signing, &agreement);
-    let signature = session.sign(&signing, &envelope).await?;
+    let signature = session.sign(shell, &signing, &envelope).await?;
     // A certificate that cannot be read, or is of another key, is of no use to anybody.
     let certificate = certificate
         .and_then(|certificate| Certificate::new(certificate).ok())

@@ -13,6 +13,7 @@ use crate::cli::failure::Failure;
 use crate::clock::Date;
 use crate::id::{AccountName, DeploymentId, NameError, TicketId, TokenName};
 use crate::token::envelope::LoginEnrolment;
+use crate::token::wire::KeyUse;
 
 /// `keyward token enroll`
 #[derive(Debug, Args)]
@@ -52,12 +53,12 @@ impl Enroll {
             "you enroll a token to log in as {account}\n  deployment {deployment}\n  ticket {id}\n  token name {}",
             self.name
         ));
-        let mut session = self.token.open(shell).await?;
+        let mut session = self.token.open_for(shell, KeyUse::Login).await?;
         let credential = session.credential().await?;
         let (nonce, expires) = (exact(&ticket.nonce, "nonce")?, Date(ticket.expires));
         let envelope = LoginEnrolment { account, ticket: id, nonce, expires, name: self.name.clone() };
         let envelope = envelope.envelope(deployment, credential.id());
-        let signature = session.sign(&credential, &envelope).await?;
+        let signature = session.sign(shell, &credential, &envelope).await?;
         let document = EnrolmentDocument {
             format: EnrolmentDocument::FORMAT.to_owned(),
             ticket: ticket.ticket,

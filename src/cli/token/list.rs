@@ -10,7 +10,7 @@ use crate::cli::failure::Failure;
 use crate::cli::view::{Fields, View};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::public_key::KeyType;
-use crate::token::wire::{TokenKey, TokenReport};
+use crate::token::wire::{Asked, TokenKey, TokenReport};
 
 /// `keyward token list`
 #[derive(Debug, Args)]
@@ -58,6 +58,7 @@ impl View for Row<'_> {
             ("id", key(|key| json!(hex::encode(&key.id)))),
             ("type", key(|key| json!(key_type(key)))),
             ("use", key(|key| json!(uses(key).join(", ")))),
+            ("touch", key(|key| json!(key.policy.map(|policy| when(policy.touch))))),
             ("credential", key(|key| json!(credential(key)))),
         ]
     }
@@ -68,7 +69,8 @@ fn token_value(report: &TokenReport) -> Value {
     let keys: Vec<Value> = report.keys.iter().map(key_value).collect();
     json!({
         "label": token.label, "serial": token.serial, "manufacturer": token.manufacturer,
-        "model": token.model, "pin": report.pin.as_str(), "keys": keys,
+        "model": token.model, "pin": report.pin.as_str(), "pin_tries": report.tries,
+        "factory_secrets": report.factory.iter().map(|secret| secret.as_str()).collect::<Vec<_>>(), "keys": keys,
     })
 }
 
@@ -79,7 +81,17 @@ pub(super) fn key_value(key: &TokenKey) -> Value {
         "credential": credential(key),
         "public_key": key.spki.as_deref().map(hex::encode),
         "certificate": key.certificate.as_deref().map(hex::encode),
+        "pin_policy": key.policy.map(|policy| when(policy.pin)),
+        "touch_policy": key.policy.map(|policy| when(policy.touch)),
     })
+}
+
+fn when(asked: Asked) -> &'static str {
+    match asked {
+        Asked::Never => "never",
+        Asked::Once => "once",
+        Asked::Always => "always",
+    }
 }
 
 fn key_type(key: &TokenKey) -> Option<&'static str> {

@@ -95,7 +95,7 @@ impl Sign {
         let mut session = self.token.open(shell).await?;
         let credential = session.credential().await?;
         let envelope = matter.envelope(self.deployment, credential.id());
-        let signature = session.sign(&credential, &envelope).await?;
+        let signature = session.sign(shell, &credential, &envelope).await?;
         if let Some(output) = &mut output {
             let written = output.writer().write_all(&signature).await;
             written.map_err(Failure::file("write", output.path()))?;

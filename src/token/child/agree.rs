@@ -1,12 +1,10 @@
 //! Agreeing on secrets: ECDH on P-256 (NIST SP 800-56A, section 5.7.1.2).
 
-use aws_lc_rs::agreement::{ECDH_P256, PrivateKey, UnparsedPublicKey, agree as agree_here};
 use cryptoki::error::Error;
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::elliptic_curve::{EcKdf, Ecdh1DeriveParams};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 use cryptoki::session::Session;
-use subtle::ConstantTimeEq;
 use x509_cert::der::Encode;
 use x509_cert::der::asn1::OctetStringRef;
 use zeroize::Zeroizing;
@@ -17,10 +15,8 @@ use crate::keyring::custodian::AgreementKey;
 use crate::secret::Key256;
 use crate::token::error::TokenError;
 
-/// The x-coordinate that key and point share. A point that is not on the curve never reaches the token.
-pub(super) fn agree(session: &Session, found: &Found, point: &[u8]) -> Result<Key256, TokenError> {
-    let peer = AgreementKey::of_point(point)
-        .map_err(|_| TokenError::Refused("the other side's key is no point of P-256".to_owned()))?;
+/// The x-coordinate that key and point share.
+pub(super) fn agree(session: &Session, found: &Found, peer: &AgreementKey) -> Result<Key256, TokenError> {
     let raw = peer.point();
     // The standard says raw; some tokens want what stands in CKA_EC_POINT.
     derive(session, found, &raw)
@@ -53,23 +49,4 @@ fn derive(session: &Session, found: &Found, point: &[u8]) -> Result<Option<Key25
         _ => None,
     });
     Ok(value.and_then(|value| Key256::from_slice(&value)))
-}
-
-/// Proves that the token agrees on what it should: with a key made here, both sides must come to the same secret.
-pub(super) fn test(session: &Session, found: &Found) -> Result<(), TokenError> {
-    let here = |_| TokenError::Failed("cannot make a key to test the token with".to_owned());
-    let own = PrivateKey::generate(&ECDH_P256).map_err(here)?;
-    let token = found
-        .key
-        .spki
-        .clone()
-        .and_then(|spki| AgreementKey::new(spki).ok())
-        .ok_or_else(|| TokenError::Key("the key has no public key on P-256 beside it".to_owned()))?;
-    let theirs = agree(session, found, own.compute_public_key().map_err(here)?.as_ref())?;
-    let peer = UnparsedPublicKey::new(&ECDH_P256, token.point());
-    let wrong = TokenError::Failed("the token agrees on another secret than it should".to_owned());
-    agree_here(&own, peer, wrong.clone(), |ours| match bool::from(ours.ct_eq(theirs.expose())) {
-        true => Ok(()),
-        false => Err(wrong),
-    })
 }

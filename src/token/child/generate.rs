@@ -53,7 +53,7 @@ pub(super) fn generate(open: &Open, new: &NewKey) -> Result<TokenKey, TokenError
 
 fn key_type(new: &NewKey) -> KeyType {
     match new.key_use {
-        KeyUse::Sign => new.algorithm.key_type(),
+        KeyUse::Sign | KeyUse::Login => new.algorithm.key_type(),
         KeyUse::Agree => TokenAlgorithm::EcdsaP256Sha256.key_type(),
     }
 }

@@ -45,7 +45,8 @@ impl Module {
     fn report(&self, slot: Slot, token: Token) -> Result<TokenReport, TokenError> {
         let session = self.context.open_ro_session(slot).map_err(|error| failed("be opened", &error))?;
         let keys = objects::public_keys(&session)?;
-        Ok(TokenReport { pin: pin_state(&token), keys, token: token.name })
+        let (tries, factory) = (None, Vec::new());
+        Ok(TokenReport { pin: pin_state(&token), keys, token: token.name, tries, factory })
     }
 
     /// The initialised tokens.

@@ -90,7 +90,15 @@ impl Attributes {
     }
 
     fn key(self, signs: bool, spki: Option<Vec<u8>>, certificate: Option<Vec<u8>>) -> TokenKey {
-        TokenKey { agrees: self.derive, id: self.id, label: self.label, signs, spki, certificate }
+        TokenKey {
+            agrees: self.derive,
+            id: self.id,
+            label: self.label,
+            signs,
+            spki,
+            certificate,
+            policy: None,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Signing envelopes, and nothing else.
+//! Signing messages.
 
 use cryptoki::mechanism::eddsa::{EddsaParams, EddsaSignatureScheme};
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
@@ -8,17 +8,16 @@ use sha2::{Digest, Sha256, Sha384};
 
 use super::module::failed;
 use super::objects::Found;
-use crate::keyring::credential::{CredentialId, TokenAlgorithm};
-use crate::token::envelope::Envelope;
+use crate::keyring::credential::TokenAlgorithm;
 use crate::token::error::TokenError;
-use crate::token::verify::{check, normalise};
 
-/// Signs an envelope that names this key. What the token gives is checked before it is believed.
+/// The token's signature of a message, as it spells it. Mechanisms that every token has: ECDSA and PSS
+/// over a digest that is made here.
 pub(super) fn sign(
     session: &Session,
     found: &Found,
     algorithm: TokenAlgorithm,
-    envelope: &Envelope,
+    message: &[u8],
 ) -> Result<Vec<u8>, TokenError> {
     let label = &found.key.label;
     if found.always_authenticate {
@@ -26,29 +25,6 @@ pub(super) fn sign(
             "the key {label:?} wants its PIN for each signature (CKA_ALWAYS_AUTHENTICATE), which is not supported: use another key, on a PIV card one of slot 9a"
         )));
     }
-    let Some(spki) = &found.key.spki else {
-        return Err(TokenError::Key(format!(
-            "the token shows no public key or certificate with the id of the key {label:?}, or one that is not used here"
-        )));
-    };
-    if CredentialId::of(spki) != envelope.credential() {
-        return Err(TokenError::Refused(format!("what is to be signed names another key than {label:?}")));
-    }
-    algorithm.key_type().require(spki).map_err(|error| TokenError::Key(error.to_string()))?;
-    let given = call(session, found, algorithm, envelope.as_bytes())?;
-    let wrong = |error| TokenError::Failed(format!("the token gave a wrong signature: {error}"));
-    let signature = normalise(algorithm, &given).map_err(wrong)?;
-    check(algorithm, spki, envelope.as_bytes(), &signature).map_err(wrong)?;
-    Ok(signature)
-}
-
-/// Mechanisms that every token has: ECDSA and PSS over a digest that is made here.
-fn call(
-    session: &Session,
-    found: &Found,
-    algorithm: TokenAlgorithm,
-    message: &[u8],
-) -> Result<Vec<u8>, TokenError> {
     let sha_256 = || Sha256::digest(message).to_vec();
     let pss =
         PkcsPssParams { hash_alg: MechanismType::SHA256, mgf: PkcsMgfType::MGF1_SHA256, s_len: 32.into() };

@@ -1,0 +1,210 @@
+//! Cards in readers.
+
+use std::ffi::CString;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use keyward::id::token::{TokenInfo, TokenSelector};
+use keyward::secret::Pin;
+use keyward::token::backend::Backend;
+use keyward::token::error::{PinTrouble, TokenError};
+use keyward::token::wire::{Secret, TokenReport};
+use pcsc::{PNP_NOTIFICATION, ReaderState, Scope, State};
+use yubikey::piv::{ManagementSlotId, SlotId};
+use yubikey::reader::Context;
+use yubikey::{Error, YubiKey, piv};
+
+use crate::card::Card;
+use crate::slots;
+use crate::trouble::{failed, pcsc, state, wrong_pin, wrong_puk};
+
+/// How long another program may have a card for itself before that is an error.
+const BUSY: Duration = Duration::from_secs(5);
+/// The first pause before it is tried again; the next ones are longer.
+const PAUSE: Duration = Duration::from_millis(50);
+/// PINs and PUKs of PIV cards have so many bytes (NIST SP 800-73-4, part 2, section 2.4.3).
+const PIN_BYTES: std::ops::RangeInclusive<usize> = 6..=8;
+
+/// The service of readers.
+pub(crate) struct Piv {
+    service: pcsc::Context,
+    /// The readers as they were when the cards were listed.
+    seen: Vec<ReaderState>,
+}
+
+impl Piv {
+    pub(crate) fn new() -> Result<Self, TokenError> {
+        let service = pcsc::Context::establish(Scope::User).map_err(|error| pcsc("be reached", error))?;
+        Ok(Self { service, seen: Vec::new() })
+    }
+
+    /// Takes note of how the readers are now.
+    fn look(&mut self) -> Result<(), TokenError> {
+        let readers = self.service.list_readers_owned().map_err(|error| pcsc("be looked for", error))?;
+        let names = readers.into_iter().chain([CString::from(PNP_NOTIFICATION())]);
+        self.seen = names.map(|name| ReaderState::new(name, State::UNAWARE)).collect();
+        match self.service.get_status_change(Duration::ZERO, &mut self.seen) {
+            Ok(()) | Err(pcsc::Error::Timeout) => {}
+            Err(error) => return Err(pcsc("be looked for", error)),
+        }
+        self.seen.iter_mut().for_each(ReaderState::sync_current_state);
+        Ok(())
+    }
+
+    /// Every PIV card, open. A reader without one is passed over, and so is a card of another kind.
+    fn cards() -> Result<Vec<YubiKey>, TokenError> {
+        let mut context = Context::open().map_err(|error| failed("be looked for", error))?;
+        let mut cards = Vec::new();
+        for reader in context.iter().map_err(|error| failed("be looked for", error))? {
+            match patiently(|| reader.open()) {
+                Ok(card) => cards.push(card),
+                Err(Error::PcscError { inner: Some(pcsc::Error::SharingViolation) }) => {
+                    return Err(pcsc("be opened", pcsc::Error::SharingViolation));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(cards)
+    }
+
+    /// The one card that is asked for.
+    fn find(wanted: &TokenSelector) -> Result<YubiKey, TokenError> {
+        let cards = Self::cards()?;
+        let present: Vec<String> = cards.iter().map(|card| format!("serial {}", card.serial())).collect();
+        let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
+        let mut fitting: Vec<_> = cards.into_iter().filter(|card| wanted.matches(&info(card))).collect();
+        match (fitting.pop(), fitting.len()) {
+            (Some(only), 0) => Ok(only),
+            (None, _) => Err(TokenError::NoToken(format!("no PIV card has {wanted}; present: {present}"))),
+            (Some(_), _) => {
+                Err(TokenError::NoToken(format!("several PIV cards fit: say which; present: {present}")))
+            }
+        }
+    }
+}
+
+/// Tries again while another program has the card for itself.
+fn patiently<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    let (until, mut pause) = (Instant::now() + BUSY, PAUSE);
+    loop {
+        match attempt() {
+            Err(Error::PcscError { inner: Some(pcsc::Error::SharingViolation) })
+                if Instant::now() < until =>
+            {
+                sleep(pause);
+                pause *= 2;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// What a card calls itself.
+pub(crate) fn info(card: &YubiKey) -> TokenInfo {
+    TokenInfo {
+        label: format!("PIV {}", card.serial()),
+        serial: card.serial().to_string(),
+        manufacturer: "Yubico".to_owned(),
+        model: format!("firmware {}", card.version()),
+    }
+}
+
+/// How many tries of the PIN are left, of how many where the card tells.
+fn tries(card: &mut YubiKey) -> Result<(u8, Option<u8>), TokenError> {
+    let metadata = piv::metadata(card, SlotId::Management(ManagementSlotId::Pin)).ok();
+    if let Some(retries) = metadata.and_then(|metadata| metadata.retries) {
+        return Ok((retries.remaining_count, Some(retries.retry_count)));
+    }
+    card.get_pin_retries()
+        .map(|left| (left, None))
+        .map_err(|error| failed("say how many tries are left", error))
+}
+
+/// The secrets that are those of the factory, as far as the card tells.
+fn factory(card: &mut YubiKey) -> Vec<Secret> {
+    let secrets = [
+        (ManagementSlotId::Pin, Secret::Pin),
+        (ManagementSlotId::Puk, Secret::Puk),
+        (ManagementSlotId::Management, Secret::ManagementKey),
+    ];
+    let is_default = |(slot, _): &(ManagementSlotId, Secret)| {
+        piv::metadata(card, SlotId::Management(*slot)).is_ok_and(|metadata| metadata.default == Some(true))
+    };
+    secrets.into_iter().filter(is_default).map(|(_, secret)| secret).collect()
+}
+
+fn report(card: &mut YubiKey) -> Result<TokenReport, TokenError> {
+    let (left, all) = tries(card)?;
+    Ok(TokenReport {
+        token: info(card),
+        pin: state(left, all),
+        keys: slots::keys(card).into_iter().map(|found| found.key).collect(),
+        tries: Some(left),
+        factory: factory(card),
+    })
+}
+
+/// Nothing that a card would count as a try without being able to take it.
+fn fits(pin: &Pin) -> Result<&[u8], TokenError> {
+    let bytes = pin.expose().as_bytes();
+    match PIN_BYTES.contains(&bytes.len()) {
+        true => Ok(bytes),
+        false => Err(TokenError::Pin(PinTrouble::Malformed)),
+    }
+}
+
+/// That one more try of the PIN may be made.
+fn may_try(card: &mut YubiKey, last_try: bool) -> Result<(), TokenError> {
+    match tries(card)? {
+        (0, _) => Err(TokenError::Pin(PinTrouble::Locked)),
+        (1, _) if !last_try => Err(TokenError::Pin(PinTrouble::LastTry)),
+        _ => Ok(()),
+    }
+}
+
+impl Backend for Piv {
+    type Open = Card;
+
+    fn list(&mut self) -> Result<Vec<TokenReport>, TokenError> {
+        self.look()?;
+        Self::cards()?.iter_mut().map(report).collect()
+    }
+
+    fn wait(&mut self) -> Result<(), TokenError> {
+        match self.service.get_status_change(None, &mut self.seen) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(pcsc("be waited for", error)),
+        }
+    }
+
+    fn open(&mut self, token: &TokenSelector, pin: &Pin, last_try: bool) -> Result<Card, TokenError> {
+        let bytes = fits(pin)?;
+        let mut card = Self::find(token)?;
+        may_try(&mut card, last_try)?;
+        card.verify_pin(bytes).map_err(|error| wrong_pin("take the PIN", error))?;
+        Ok(Card::new(card, pin.duplicate()))
+    }
+
+    fn change_pin(
+        &mut self,
+        token: &TokenSelector,
+        pin: &Pin,
+        new: &Pin,
+        last_try: bool,
+    ) -> Result<(), TokenError> {
+        let (old, new) = (fits(pin)?, fits(new)?);
+        let mut card = Self::find(token)?;
+        may_try(&mut card, last_try)?;
+        card.change_pin(old, new).map_err(|error| wrong_pin("change its PIN", error))
+    }
+
+    fn unblock(&mut self, token: &TokenSelector, puk: &Pin, new: &Pin) -> Result<(), TokenError> {
+        let (puk, new) = (fits(puk)?, fits(new)?);
+        Self::find(token)?.unblock_pin(puk, new).map_err(|error| wrong_puk("set a new PIN", error))
+    }
+
+    fn change_puk(&mut self, token: &TokenSelector, puk: &Pin, new: &Pin) -> Result<(), TokenError> {
+        let (puk, new) = (fits(puk)?, fits(new)?);
+        Self::find(token)?.change_puk(puk, new).map_err(|error| wrong_puk("change its PUK", error))
+    }
+}

@@ -1,0 +1,312 @@
+//! `keyward token … --piv`: PIV cards through PC/SC, without a vendor's library.
+// A panic is how a test fails, in helper functions too.
+#![allow(clippy::unwrap_used)]
+
+use std::process::{Output, Stdio};
+
+use keyward::rpc::proto::{CompleteLoginRequest, CreateAccountRequest};
+use keyward_softhsm_tests::piv::{Card, PIN, PUK, Readers};
+use keyward_softhsm_tests::staff::{
+    Agent, MemoryKey, ORIGIN, begin, challenge, complete, one_time_passwords,
+};
+use keyward_softhsm_tests::{World, eventually_now, text};
+use serde_json::{Value, json};
+
+const SERIAL: &str = "10000001";
+const NEW_PIN: &str = "73946182";
+
+/// Readers, and the command line in front of them.
+struct Bed {
+    world: World,
+    readers: Readers,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let mut world = World::new();
+        let readers = Readers::start(&mut world);
+        world.reconfigure("role = \"operator\"\n", &format!("role = \"operator\"\norigin = \"{ORIGIN}\"\n"));
+        for (name, secret) in
+            [("card-pin", PIN), ("puk", PUK), ("wrong", "654321"), ("new", NEW_PIN), ("short", "12345")]
+        {
+            world.write_secret(name, secret);
+        }
+        Self { world, readers }
+    }
+
+    fn insert(&self) -> Card {
+        self.readers.insert(0, "alice", SERIAL.parse().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.world.path(name).display().to_string()
+    }
+
+    /// A `keyward token` command with the card, its PIN from a file.
+    fn token(&self, pin: &str, arguments: &[&str]) -> Output {
+        let pin = self.path(pin);
+        self.world.cli([&["token"], arguments, &["--piv", "--pin-file", &pin]].concat())
+    }
+
+    fn plain(&self, arguments: &[&str]) -> Output {
+        self.world.cli([&["token"], arguments, &["--piv"]].concat())
+    }
+
+    fn list(&self) -> Value {
+        let listed = ok(&self.plain(&["list", "--json"]));
+        serde_json::from_str::<Value>(&listed).unwrap()["tokens"].clone()
+    }
+
+    /// Makes the key of slot 9a.
+    fn make_login_key(&self, more: &[&str]) -> Output {
+        let make = ["generate", "--name", "alice", "--login", "--factory-management-key", "--json"];
+        self.token("card-pin", &[&make[..], more].concat())
+    }
+}
+
+fn ok(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn refused(output: &Output, reason: &str) {
+    assert!(!output.status.success() && text(output).contains(reason), "{reason}: {}", text(output));
+}
+
+#[test]
+fn a_new_card_shows_what_it_has() {
+    let bed = Bed::new();
+    assert_eq!(bed.list(), json!([]));
+    let _card = bed.insert();
+    let listed = bed.list();
+    let token = &listed[0];
+    assert_eq!(
+        (&token["serial"], &token["pin"], &token["pin_tries"]),
+        (&json!(SERIAL), &json!("ok"), &json!(3))
+    );
+    assert_eq!(token["factory_secrets"], json!(["pin", "puk", "management-key"]));
+    assert_eq!(token["keys"], json!([]));
+    refused(&bed.token("card-pin", &["generate", "--name", "alice", "--login"]), "--factory-management-key");
+    ok(&bed.make_login_key(&["--touch", "never"]));
+    refused(&bed.make_login_key(&["--touch", "never"]), "has the login key of alice already");
+    let key = &bed.list()[0]["keys"][0];
+    assert_eq!(
+        (&key["id"], &key["label"], &key["type"]),
+        (&json!("9a"), &json!("keyward login alice"), &json!("p256"))
+    );
+    assert_eq!((&key["touch_policy"], &key["pin_policy"]), (&json!("never"), &json!("once")));
+    assert!(key["certificate"].is_string(), "other programs see it too");
+    // Another key in its place only when that is said.
+    let other = ["generate", "--name", "bob", "--login", "--factory-management-key", "--touch", "never"];
+    refused(&bed.token("card-pin", &other), "--replace");
+    ok(&bed.token("card-pin", &[&other[..], &["--replace"]].concat()));
+    assert_ne!(bed.list()[0]["keys"][0]["credential"], key["credential"]);
+    bed.world.write_secret("mgm", &"00".repeat(24));
+    let wrong =
+        ["generate", "--name", "carol", "--replace", "--login", "--management-key-file", &bed.path("mgm")];
+    refused(&bed.token("card-pin", &wrong), "management key");
+}
+
+#[tokio::test]
+async fn a_card_is_enrolled_and_logs_in_with_each_kind_of_key() {
+    let bed = Bed::new();
+    let _card = bed.insert();
+    bed.world.init();
+    let daemon = bed.world.start().await;
+    let client = daemon.client().await;
+    for (name, algorithm) in
+        [("p256", "ecdsa-p256-sha256"), ("p384", "ecdsa-p384-sha384"), ("rsa", "rsa-pss-sha256")]
+    {
+        ok(&bed.make_login_key(&["--touch", "never", "--replace", "--algorithm", algorithm]));
+        let account = format!("accounts/{name}");
+        let request = CreateAccountRequest { name: account.clone(), ..Default::default() };
+        client.call(client.logins().create_account(request)).await.unwrap();
+        let mut passwords = one_time_passwords(&client, &account).await;
+        let (ticket, enrolment) =
+            (bed.path(&format!("{name}.ticket")), bed.path(&format!("{name}.enrolment")));
+        ok(&bed.world.cli(["account", "enroll", name, "--out", &ticket]));
+        let enroll = ["enroll", "--ticket", &ticket, "--name", "card", "--out", &enrolment, "--json"];
+        let enrolled: Value = serde_json::from_str(&ok(&bed.token("card-pin", &enroll))).unwrap();
+        let credential = enrolled["credential"].as_str().unwrap();
+        ok(&bed.world.cli(["account", "submit", &enrolment]));
+        let approved = ok(&bed.world.cli(["account", "approve", name, credential, "--json"]));
+        assert!(approved.contains("\"piv\"") && approved.contains(algorithm), "{approved}");
+
+        let pin = bed.path("card-pin");
+        let arguments = ["token", "agent", "--origin", ORIGIN, "--piv", "--pin-file", &pin];
+        let mut agent = Agent::start(bed.world.command("keyward").args(arguments));
+        for number in 0..8 {
+            let begun = begin(&client, &account).await.unwrap();
+            let session = MemoryKey::default().public();
+            let params = challenge(&begun, &session);
+            let answer = agent.ask(&json!({ "id": number, "method": "login", "params": params }));
+            assert_eq!(answer["result"]["credential"], credential, "{answer}");
+            let bytes = |name: &str| {
+                data_encoding::HEXLOWER.decode(answer["result"][name].as_str().unwrap().as_bytes()).unwrap()
+            };
+            let answer = CompleteLoginRequest {
+                login_id: begun.login_id.clone(),
+                otp: passwords.take(),
+                credential: bytes("credential").into(),
+                session_public_key: session.spki().to_vec().into(),
+                signature: bytes("signature").into(),
+            };
+            complete(&client, answer).await.unwrap_or_else(|error| panic!("{name} {number}: {error}"));
+        }
+        agent.end();
+    }
+    assert!(daemon.stop().await.success());
+}
+
+const CARD: [&str; 5] = ["card", "--name", "alice", "--deployment", "00112233445566778899aabbccddeeff"];
+
+/// A custodian's keys: slot 9c signs, slot 9d agrees on secrets, which is tried when it is made.
+#[test]
+fn a_custodian_has_a_card() {
+    let bed = Bed::new();
+    let _card = bed.insert();
+    let make = [
+        "generate",
+        "--name",
+        "alice",
+        "--factory-management-key",
+        "--touch",
+        "never",
+        "--pin-policy",
+        "always",
+    ];
+    ok(&bed.token("card-pin", &make));
+    let keys = bed.list()[0]["keys"].clone();
+    let ids: Vec<_> = keys.as_array().unwrap().iter().map(|key| key["id"].clone()).collect();
+    assert_eq!(ids, ["9c", "9d"]);
+    let card = ok(&bed.token("card-pin", &CARD));
+    assert!(card.contains("BEGIN KEYWARD CUSTODIAN CARD"), "{card}");
+}
+
+#[test]
+fn a_wrong_pin_says_how_many_tries_are_left_and_stops_before_the_last() {
+    let bed = Bed::new();
+    let _card = bed.insert();
+    ok(&bed.make_login_key(&["--touch", "never"]));
+    let sign = |pin: &str, more: &[&str]| {
+        bed.token(pin, &[&CARD[..], &["--key", "id:9a", "--agreement-key", "id:9a"], more].concat())
+    };
+    // Nothing that a card would only count.
+    refused(&sign("short", &[]), "takes no PIN of this form");
+    assert_eq!(bed.list()[0]["pin_tries"], 3);
+    refused(&sign("wrong", &[]), "2 tries are left");
+    refused(&sign("wrong", &[]), "one try is left");
+    // Not even the right one is tried by accident.
+    refused(&sign("card-pin", &[]), "--last-try");
+    assert_eq!((&bed.list()[0]["pin"], &bed.list()[0]["pin_tries"]), (&json!("last-try"), &json!(1)));
+    refused(&sign("wrong", &["--last-try"]), "locked");
+    assert_eq!(bed.list()[0]["pin"], "locked");
+    refused(&sign("card-pin", &["--last-try"]), "locked");
+
+    let (puk, wrong, new) = (bed.path("puk"), bed.path("wrong"), bed.path("new"));
+    let unblock = |puk: &str| bed.plain(&["unblock", "--puk-file", puk, "--new-file", &new]);
+    refused(&unblock(&wrong), "PUK is wrong: 4 tries are left");
+    ok(&unblock(&puk));
+    assert_eq!(bed.list()[0]["pin"], "ok");
+    refused(&bed.token("card-pin", &["change-pin", "--new-file", &new]), "PIN is wrong");
+    ok(&bed.token("new", &["change-pin", "--new-file", &bed.path("card-pin")]));
+    bed.world.write_secret("new-puk", "87654321");
+    ok(&bed.plain(&["change-puk", "--puk-file", &puk, "--new-file", &bed.path("new-puk")]));
+    refused(&unblock(&puk), "PUK is wrong");
+    let listed = bed.list();
+    assert_eq!(listed[0]["factory_secrets"], json!(["pin", "management-key"]));
+}
+
+#[test]
+fn a_key_that_wants_a_touch_waits_for_it() {
+    let bed = Bed::new();
+    let card = bed.insert();
+    ok(&bed.make_login_key(&["--touch", "always"]));
+    let ticket = |name: &str| {
+        let ticket = json!({
+            "format": "keyward-ticket/1", "ticket": "00".repeat(16), "deployment": "11".repeat(16),
+            "account": "accounts/alice", "nonce": "22".repeat(32), "expires": 4_102_444_800_000_u64,
+        });
+        std::fs::write(bed.path(name), ticket.to_string()).unwrap();
+        bed.path(name)
+    };
+    let enroll = |ticket: &str| {
+        let out = bed.path("out");
+        bed.token("card-pin", &["enroll", "--ticket", ticket, "--name", "card", "--out", &out, "--force"])
+    };
+    let ticket = ticket("ticket");
+    let untouched = enroll(&ticket);
+    assert!(text(&untouched).contains("touch the token when it blinks"), "{}", text(&untouched));
+    refused(&untouched, "was not touched in time");
+    card.touch(true);
+    ok(&enroll(&ticket));
+}
+
+#[test]
+fn a_card_is_waited_for_and_one_of_several_is_named() {
+    let bed = Bed::new();
+    let listing = bed
+        .world
+        .command("keyward")
+        .args(["token", "list", "--piv", "--wait", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It says so when it waits; a card that comes before is listed too.
+    let _card = bed.insert();
+    let listed = listing.wait_with_output().unwrap();
+    assert!(ok(&listed).contains(SERIAL), "{}", text(&listed));
+    let _other = bed.readers.insert(1, "bob", 10_000_002);
+    refused(&bed.token("card-pin", &CARD), "several tokens fit");
+    let named = [&CARD[..], &["--token", "serial:10000002"]].concat();
+    refused(&bed.token("card-pin", &named), "no key that signs");
+    refused(&bed.token("card-pin", &[&CARD[..], &["--token", "serial:7"]].concat()), "no token with");
+}
+
+/// Whoever waits for a card is not kept waiting, and is told what happened.
+#[test]
+fn a_card_that_misbehaves_or_is_pulled_out_is_survived() {
+    let bed = Bed::new();
+    let card = bed.insert();
+    ok(&bed.make_login_key(&["--touch", "never"]));
+    let sign = || bed.token("card-pin", &[&CARD[..], &["--key", "id:9a", "--timeout", "5s"]].concat());
+    for trouble in ["short-version", "garbage", "endless", "silent"] {
+        card.trouble(trouble);
+        let output = sign();
+        assert!(matches!(output.status.code(), Some(1..=8)), "{trouble}: {}", text(&output));
+        assert!(text(&output).contains("error:"), "{trouble}: {}", text(&output));
+        card.well();
+    }
+    // Pulled out while it works.
+    let bed = Bed::new();
+    let card = bed.insert();
+    ok(&bed.make_login_key(&["--touch", "never"]));
+    card.trouble("silent");
+    let pin = bed.path("card-pin");
+    let signing = [&["token"], &CARD[..], &["--key", "id:9a", "--piv", "--pin-file", &pin]].concat();
+    let signing = bed
+        .world
+        .command("keyward")
+        .args(signing)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    card.remove();
+    let ended = signing.wait_with_output().unwrap();
+    assert!(!ended.status.success(), "{}", text(&ended));
+    bed.readers.wait_for(0, false);
+    eventually_now("no card", || (bed.list() == json!([])).then_some(()));
+}
+
+#[test]
+fn without_its_program_piv_says_what_is_missing() {
+    let bed = Bed::new();
+    // A copy of the command line alone, as a package without the other program installs it.
+    let alone = bed.world.path("alone");
+    std::fs::create_dir(&alone).unwrap();
+    std::fs::copy(keyward_softhsm_tests::binary("keyward"), alone.join("keyward")).unwrap();
+    let output = std::process::Command::new(alone.join("keyward")).args(["token", "list", "--piv"]).output();
+    refused(&output.unwrap(), "keyward-piv");
+}

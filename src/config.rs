@@ -13,7 +13,7 @@ pub mod pattern;
 pub mod value;
 
 use pattern::KeyPattern;
-use value::{Bytes, Mode, Operation, Role, Span, StaffLevel, User};
+use value::{Bytes, FirmwareVersion, KnownBy, Mode, Operation, Role, Span, StaffLevel, Touch, User};
 
 use crate::id::{Origin, PrincipalId};
 use crate::keyring::account;
@@ -271,11 +271,34 @@ impl Default for Clock {
 pub struct Login {
     /// How long an assertion is good for: 1 minute to 12 hours.
     pub assertion_ttl: Span,
+    /// What must be known of where a token's key was made.
+    pub assurance: Vec<KnownBy>,
+    /// Whether attestations may lead to Yubico's roots.
+    pub yubico_roots: bool,
+    /// Files with other roots of attestations, in PEM.
+    pub attestation_roots: Vec<PathBuf>,
+    /// The lowest firmware of an attested card whose key is on an elliptic curve.
+    pub minimum_firmware: FirmwareVersion,
+    /// When an attested key must want a touch, at least.
+    pub touch: Touch,
+    /// Files with the roots of the company's own authority, in PEM.
+    pub corporate_roots: Vec<PathBuf>,
+    /// Files with its revocation lists, in PEM or DER; read when they are needed.
+    pub corporate_crls: Vec<PathBuf>,
 }
 
 impl Default for Login {
     fn default() -> Self {
-        Self { assertion_ttl: Span(Duration::from_secs(600)) }
+        Self {
+            assertion_ttl: Span(Duration::from_secs(600)),
+            assurance: vec![KnownBy::Attested, KnownBy::Certified],
+            yubico_roots: true,
+            attestation_roots: Vec::new(),
+            minimum_firmware: FirmwareVersion(account::Firmware([5, 7, 0])),
+            touch: Touch::Any,
+            corporate_roots: Vec::new(),
+            corporate_crls: Vec::new(),
+        }
     }
 }
 
@@ -600,6 +623,14 @@ impl Config {
         let ttl = self.login.assertion_ttl.0;
         if !(Duration::from_secs(60)..=DAY / 2).contains(&ttl) {
             return Err("login.assertion_ttl must be from 1m to 12h".into());
+        }
+        if self.login.assurance.is_empty() {
+            return Err(
+                "login.assurance accepts no token at all: name attested, certified or witnessed".into()
+            );
+        }
+        if !self.login.corporate_roots.is_empty() && self.login.corporate_crls.is_empty() {
+            return Err("login.corporate_roots need login.corporate_crls: without its revocation lists no certificate of an authority counts".into());
         }
         let mut names = BTreeSet::new();
         for principal in &self.principals {

@@ -9,7 +9,9 @@
 //! backend                 what it needs of tokens: PKCS#11 is built in, PIV is a program of its own
 //! ```
 
+pub mod attestation;
 pub mod backend;
+pub mod certification;
 pub mod child;
 pub mod client;
 pub mod enrolment;

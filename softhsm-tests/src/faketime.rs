@@ -12,14 +12,19 @@ const LIBRARIES: [&str; 3] = [
     "/usr/lib64/faketime/libfaketimeMT.so.1",
 ];
 
+/// The library, to be loaded before others.
+pub fn library() -> &'static str {
+    let library = LIBRARIES.into_iter().find(|path| Path::new(path).is_file());
+    library.expect("libfaketime is not installed: run softhsm-tests/scripts/setup.sh")
+}
+
 /// The clock of a world.
 pub struct FakeClock(PathBuf);
 
 impl FakeClock {
     /// Gives every program of the world a clock that can be set.
     pub fn new(world: &mut World) -> Self {
-        let library = LIBRARIES.into_iter().find(|path| Path::new(path).is_file());
-        let library = library.expect("libfaketime is not installed: run softhsm-tests/scripts/setup.sh");
+        let library = library();
         let clock = Self(world.path("clock"));
         clock.set("+0d");
         world.launcher = [

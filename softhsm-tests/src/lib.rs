@@ -21,6 +21,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+pub mod authority;
 pub mod custodians;
 pub mod faketime;
 pub mod faults;
@@ -175,6 +176,9 @@ shutdown_grace = "10s"
 [log]
 level = "info"
 format = "text"
+
+[login]
+assurance = ["attested", "certified", "witnessed"]
 
 [[principal]]
 name = "tester"

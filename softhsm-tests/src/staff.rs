@@ -273,6 +273,7 @@ pub fn submission(ticket: &Ticket, token: &MemoryKey) -> SubmitEnrolmentRequest 
         algorithm: TokenAlgorithm::EcdsaP256Sha256.as_str().to_owned(),
         public_key: token.public().spki().to_vec().into(),
         signature: token.sign(signed.as_bytes()).into(),
+        ..Default::default()
     }
 }
 

@@ -109,8 +109,13 @@ fn a_new_card_shows_what_it_has() {
 
 #[tokio::test]
 async fn a_card_is_enrolled_and_logs_in_with_each_kind_of_key() {
-    let bed = Bed::new();
+    let mut bed = Bed::new();
     let _card = bed.insert();
+    // The maker of this card is the test.
+    let root = bed.readers.authority().join("root.pem");
+    let accepted =
+        format!("[login]\nattestation_roots = [\"{}\"]\nminimum_firmware = \"5.2.0\"\n", root.display());
+    bed.world.reconfigure("[login]\n", &accepted);
     bed.world.init();
     let daemon = bed.world.start().await;
     let client = daemon.client().await;

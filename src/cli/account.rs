@@ -233,5 +233,11 @@ fn token(found: &LoginCredential) -> Value {
         "enrolled": time(found.enrol_time.as_ref()),
         "last_used": time(found.last_use_time.as_ref()),
         "reason": found.reason,
+        "serial": found.serial,
+        "firmware": found.firmware,
+        "pin_policy": found.pin_policy,
+        "touch_policy": found.touch_policy,
+        "certificate_subject": found.certificate_subject,
+        "certificate_expires": time(found.certificate_expire_time.as_ref()),
     })
 }

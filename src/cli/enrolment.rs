@@ -51,6 +51,12 @@ pub(super) struct EnrolmentDocument {
     pub(super) public_key: String,
     /// In hexadecimal.
     pub(super) signature: String,
+    /// The maker's attestation: certificates in DER, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) attestation: Vec<String>,
+    /// The company's certificate and those above it, likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) certificates: Vec<String>,
 }
 
 impl EnrolmentDocument {

@@ -7,7 +7,7 @@ use serde::de::{Deserializer, Error, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Origin, PrincipalId};
-use crate::keyring::account::Level;
+use crate::keyring::account::{Firmware, Level};
 
 /// A length of time: `"500ms"`, `"5s"`, `"15m"`, `"1h 30m"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,40 @@ impl<'de> Deserialize<'de> for StaffLevel {
             .map(Self)
             .ok_or_else(|| D::Error::custom(format!("{number} is no level; levels are 1, 2 and 3")))
     }
+}
+
+/// The version of a card's firmware, `"5.7.0"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirmwareVersion(pub Firmware);
+
+impl<'de> Deserialize<'de> for FirmwareVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// What is known of where a token's key was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KnownBy {
+    /// Its maker attests it.
+    Attested,
+    /// The company's authority has certified it.
+    Certified,
+    /// Those who enrolled it say so.
+    Witnessed,
+}
+
+/// When a token's key must want a touch, at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Touch {
+    /// It need not.
+    Any,
+    /// At each use, or once in 15 seconds.
+    Cached,
+    /// At each use.
+    Always,
 }
 
 /// A size: a number of bytes, or a text such as `"64KiB"` or `"1MiB"`.

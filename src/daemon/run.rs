@@ -63,6 +63,9 @@ pub enum RunError {
     /// There is no socket.
     #[error(transparent)]
     Listen(#[from] listen::ListenError),
+    /// A root of attestations cannot be used.
+    #[error(transparent)]
+    Roots(#[from] settings::RootsError),
     /// The server failed.
     #[error("the server: {0}")]
     Server(#[from] tonic::transport::Error),
@@ -131,7 +134,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
         root,
         secret,
         policy,
-        settings: settings::vault(config, node(&lock)?),
+        settings: settings::vault(config, node(&lock)?)?,
     };
     let watcher = tokio::spawn(watch_hsm(hsm.status(), audit.clone()));
     tokio::spawn(unlock(locked, gate.clone(), waiting, config.audit.checkpoint_interval.0));

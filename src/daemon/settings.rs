@@ -3,13 +3,17 @@
 use std::path::PathBuf;
 
 use crate::audit::file;
-use crate::config::{Config, Standby};
+use crate::config::value::{KnownBy, Touch};
+use crate::config::{self, Config, Standby};
 use crate::hsm::pin::PinSource;
 use crate::hsm::pkcs11;
 use crate::hsm::process::{self, Slot};
 use crate::id::token::{TokenSelector, TokenUri, UriError};
+use crate::keyring::account::{Asked, Assurance};
+use crate::ops::login::evidence::Rules;
 use crate::ops::schedule::Node;
 use crate::ops::{erasure, vault};
+use crate::token::attestation::Anchors;
 
 use super::child;
 
@@ -96,12 +100,16 @@ pub(super) fn audit(config: &Config, create: bool) -> file::Settings {
 }
 
 /// The vault's settings.
-pub(super) fn vault(config: &Config, node: Node) -> vault::Settings {
-    vault::Settings {
+///
+/// # Errors
+/// [`RootsError`] when a root of attestations cannot be read.
+pub(super) fn vault(config: &Config, node: Node) -> Result<vault::Settings, RootsError> {
+    Ok(vault::Settings {
         limits: config.limits.clone(),
         classes: config.class.clone(),
         list_decrypted_items: config.audit.list_decrypted_items,
         assertion_ttl: config.login.assertion_ttl.0,
+        login: login(&config.login)?,
         erasure: erasure::Settings { replace_every: config.erasure.replace_every.0 },
         lifecycle: vault::Lifecycle {
             rotation: config.rotation.clone(),
@@ -109,5 +117,36 @@ pub(super) fn vault(config: &Config, node: Node) -> vault::Settings {
             clock: config.clock.clone(),
             node,
         },
+    })
+}
+
+/// A root of attestations cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("login.attestation_roots: {0}: {1}")]
+pub struct RootsError(String, String);
+
+fn login(config: &config::Login) -> Result<Rules, RootsError> {
+    let mut anchors = if config.yubico_roots { Anchors::yubico() } else { Anchors::default() };
+    for path in &config.attestation_roots {
+        let failed = |error: String| RootsError(path.display().to_string(), error);
+        let pem = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        anchors.add(&pem).map_err(|error| failed(error.to_string()))?;
     }
+    let accepted = config.assurance.iter().map(|known| match known {
+        KnownBy::Attested => Assurance::Attested,
+        KnownBy::Certified => Assurance::Certified,
+        KnownBy::Witnessed => Assurance::Witnessed,
+    });
+    Ok(Rules {
+        accepted: accepted.collect(),
+        minimum_firmware: config.minimum_firmware.0,
+        touch: match config.touch {
+            Touch::Any => Asked::Never,
+            Touch::Cached => Asked::Once,
+            Touch::Always => Asked::Always,
+        },
+        anchors,
+        roots: config.corporate_roots.clone(),
+        lists: config.corporate_crls.clone(),
+    })
 }

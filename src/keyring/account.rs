@@ -88,6 +88,56 @@ impl CredentialState {
     }
 }
 
+/// When a token asks for something before it uses a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Asked {
+    /// Never.
+    #[n(0)]
+    Never,
+    /// Once: the PIN until the token is pulled out, a touch for 15 seconds.
+    #[n(1)]
+    Once,
+    /// At each use.
+    #[n(2)]
+    Always,
+}
+
+impl Asked {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Once => "once",
+            Self::Always => "always",
+        }
+    }
+}
+
+/// The version of a card's firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Firmware(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 3]);
+
+impl std::fmt::Display for Firmware {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [major, minor, patch] = self.0;
+        write!(f, "{major}.{minor}.{patch}")
+    }
+}
+
+impl std::str::FromStr for Firmware {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Option<Vec<u8>> = text.split('.').map(|part| part.parse().ok()).collect();
+        let version = parts.and_then(|parts| <[u8; 3]>::try_from(parts).ok());
+        version
+            .map(Self)
+            .ok_or_else(|| format!("{text:?} is no version of a firmware: write for example 5.7.0"))
+    }
+}
+
 /// What is known of where a token's key was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
@@ -95,15 +145,56 @@ pub enum Assurance {
     /// Nothing but the word of those who enrolled and approved it.
     #[n(1)]
     Witnessed,
+    /// The token's maker attests that it was made in the token.
+    #[n(2)]
+    Attested,
+    /// A certificate authority of the company has certified it.
+    #[n(3)]
+    Certified,
 }
 
 impl Assurance {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Witnessed, Self::Attested, Self::Certified];
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Witnessed => "witnessed",
+            Self::Attested => "attested",
+            Self::Certified => "certified",
         }
     }
+}
+
+/// What was shown when a token was enrolled, and found to be good.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct Evidence {
+    /// The token's serial number, as its maker attests.
+    #[n(1)]
+    pub serial: Option<u64>,
+    /// The token's firmware, as its maker attests.
+    #[n(2)]
+    pub firmware: Option<Firmware>,
+    /// When the key wants the PIN, as the maker attests.
+    #[n(3)]
+    pub pin: Option<Asked>,
+    /// When the key wants a touch, as the maker attests.
+    #[n(4)]
+    pub touch: Option<Asked>,
+    /// SHA-256 of the root certificate that it leads to.
+    #[cbor(n(5), with = "minicbor::bytes")]
+    pub root: Option<[u8; 32]>,
+    /// The subject of the certificate, for people.
+    #[n(6)]
+    pub subject: Option<String>,
+    /// When the certificate ends.
+    #[n(7)]
+    pub expires: Option<Date>,
+    /// The certificates that were shown, in DER: they are looked at again at each login.
+    #[n(8)]
+    pub certificates: Vec<minicbor::bytes::ByteVec>,
 }
 
 /// A token's key that a staff member logs in with.
@@ -143,6 +234,9 @@ pub struct LoginCredential {
     /// The lost token that it replaces: revoked when this one is approved.
     #[n(11)]
     pub replaces: Option<CredentialId>,
+    /// What it was found to be good by; absent for one that is only witnessed.
+    #[n(12)]
+    pub evidence: Option<Evidence>,
 }
 
 /// A permission to enrol one token.

@@ -20,7 +20,7 @@ use super::vault::Vault;
 use crate::access::{Authorized, permission};
 use crate::clock::{Date, Moment};
 use crate::id::{AccountId, AssertionId, DeploymentId, LoginId, Origin};
-use crate::keyring::account::{Account, CredentialState, LoginCredential, Otp};
+use crate::keyring::account::{Account, Asked, Assurance, CredentialState, LoginCredential, Otp};
 use crate::keyring::credential::{CredentialId, TokenAlgorithm, TokenKind};
 use crate::keyring::custodian::AgreementKey;
 use crate::keyring::otp::{Given, Lock};
@@ -34,6 +34,7 @@ pub mod accounts;
 pub mod assertion;
 pub mod challenge;
 pub mod enrol;
+pub mod evidence;
 pub mod keys;
 pub mod proof;
 pub mod staff;
@@ -100,6 +101,15 @@ pub enum Refusal {
     /// The account has no one-time password yet.
     #[error("the account has no confirmed one-time password")]
     NoOtp,
+    /// The certificate of the token's key has expired.
+    #[error("the certificate of the token's key has expired")]
+    CertificateExpired,
+    /// The certificate of the token's key was revoked.
+    #[error("the certificate of the token's key was revoked")]
+    CertificateRevoked,
+    /// Nobody can say that the certificate of the token's key is good.
+    #[error("the certificate of the token's key cannot be found to be good; the daemon's log says why")]
+    CertificateUnknown,
     /// The one-time password is wrong.
     #[error("the one-time password is wrong")]
     WrongOtp,
@@ -160,6 +170,13 @@ pub struct LoggedIn {
     pub assertion: String,
     /// What it says.
     pub claims: Claims,
+}
+
+/// Who has logged in, and by what.
+struct Known {
+    account: Account,
+    credential: LoginCredential,
+    session: PublicKey,
 }
 
 /// What was proved, before it counts.
@@ -259,8 +276,8 @@ impl Vault {
         if !fresh {
             return Err(refused(Refusal::Expired));
         }
-        let (account, change) = unhindered!(self.judge(&challenge, completion))?;
-        let claims = self.claims(right, &challenge, completion, &account)?;
+        let (proved, change) = unhindered!(self.judge(&challenge, completion))?;
+        let claims = self.claims(right, &challenge, completion, &proved)?;
         let assertion = self.issue(&claims).await?;
         let from = format!("accounts/{} from {}", challenge.account, challenge.client);
         let detail = format!("{from}, credential {}, assertion {}", completion.credential, claims.jti);
@@ -272,7 +289,7 @@ impl Vault {
         &self,
         challenge: &Challenge,
         completion: &Completion,
-    ) -> Result<((Account, PublicKey), crate::audit::StoreChange), Error> {
+    ) -> Result<(Known, crate::audit::StoreChange), Error> {
         let refused = |why| failed(Some(challenge), why);
         let Proved { account, credential, otp, session } = self.check_token(challenge, completion).await?;
         let now = Date::now();
@@ -291,10 +308,11 @@ impl Vault {
                 let next = counter.saturating_add(1);
                 let used = Otp { next, failures: Default::default(), ..otp.record };
                 changes.replace(&path, &used, otp.revision);
-                let seen = LoginCredential { last_used: Some(now), ..credential.record };
+                let seen = LoginCredential { last_used: Some(now), ..credential.record.clone() };
                 changes.replace(&tables::login_credential(completion.credential), &seen, credential.revision);
                 let change = self.commit(changes, Affects::Nothing).await?;
-                return Ok(((account.record, session), change));
+                let known = Known { account: account.record, credential: credential.record, session };
+                return Ok((known, change));
             }
             Given::Used => Refusal::UsedOtp,
             Given::Wrong => Refusal::WrongOtp,
@@ -338,6 +356,7 @@ impl Vault {
         let signed = signed.envelope(self.deployment(), completion.credential);
         verify(&credential.record.credential, &signed, &completion.signature)
             .map_err(|_| refused(Refusal::Signature))?;
+        self.recheck_evidence(&credential.record).await.map_err(refused)?;
         let otp = self.records.get(&tables::otp(id)).await?.filter(|stored| stored.record.confirmed);
         let otp = otp.ok_or_else(|| refused(Refusal::NoOtp))?;
         Ok(Proved { account, credential, otp, session })
@@ -348,7 +367,7 @@ impl Vault {
         right: &Authorized<permission::LogIn>,
         challenge: &Challenge,
         completion: &Completion,
-        (account, session): &(Account, PublicKey),
+        Known { account, credential, session }: &Known,
     ) -> Result<Claims, Error> {
         let issued = Date::now().millis() / 1000;
         Ok(Claims {
@@ -358,9 +377,8 @@ impl Vault {
             iat: issued,
             exp: issued.saturating_add(self.logins.lasts.as_secs()),
             jti: AssertionId::random()?.to_string(),
-            // A signature by a key that nothing proves to be in hardware, and a password that counts once.
-            amr: ["pop", "otp", "mfa"].map(str::to_owned).to_vec(),
-            acr: crate::keyring::account::Assurance::Witnessed.as_str().to_owned(),
+            amr: methods(credential),
+            acr: credential.assurance.as_str().to_owned(),
             level: account.level.get(),
             credential: completion.credential.to_string(),
             cnf: Confirmation { jkt: assertion::thumbprint(session) },
@@ -384,6 +402,22 @@ impl Vault {
             _ => Ok(()),
         }
     }
+}
+
+/// What was verified (RFC 8176), and no more: a signature by a key that may be anywhere, or one in hardware
+/// that wants its PIN and perhaps a touch, as its maker attests; and a password that counts once.
+fn methods(credential: &LoginCredential) -> Vec<String> {
+    let evidence = credential.evidence.as_ref().filter(|_| credential.assurance == Assurance::Attested);
+    let wants = |asked: Option<Asked>| asked.is_some_and(|asked| asked != Asked::Never);
+    let touched = evidence.is_some_and(|evidence| evidence.touch == Some(Asked::Always));
+    let methods = [
+        Some(if evidence.is_some() { "hwk" } else { "pop" }),
+        evidence.and_then(|evidence| wants(evidence.pin).then_some("pin")),
+        touched.then_some("user"),
+        Some("otp"),
+        Some("mfa"),
+    ];
+    methods.into_iter().flatten().map(str::to_owned).collect()
 }
 
 /// Who issues the assertions of an installation.

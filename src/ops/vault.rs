@@ -78,6 +78,8 @@ pub struct Settings {
     pub list_decrypted_items: bool,
     /// How long a login assertion is good for.
     pub assertion_ttl: std::time::Duration,
+    /// What a token must show to be enrolled.
+    pub login: crate::ops::login::evidence::Rules,
     /// When the erasure key is replaced.
     pub erasure: erasure::Settings,
     /// What happens to keys by date.

@@ -19,6 +19,7 @@ use crate::keyring::otp::{Lock, OtpHash, OtpKind, OtpScheme};
 use crate::ops::Error;
 use crate::ops::login::accounts::{AccountChange, AccountInfo};
 use crate::ops::login::enrol::{EnrolmentRequest, OpenTicket};
+use crate::ops::login::evidence::Shown;
 use crate::ops::login::{Begun, Completion, LoggedIn};
 use crate::secret::{Key256, SecretBytes};
 
@@ -309,6 +310,10 @@ fn enrolment(message: SubmitEnrolmentRequest) -> Result<EnrolmentRequest, Error>
         name: TokenName::new(&message.token)?,
         credential,
         signature: message.signature.to_vec(),
+        shown: Shown {
+            attestation: message.attestation.iter().map(|certificate| certificate.to_vec()).collect(),
+            certificates: message.certificates.iter().map(|certificate| certificate.to_vec()).collect(),
+        },
     })
 }
 
@@ -365,6 +370,7 @@ fn account(info: AccountInfo) -> Account {
 }
 
 fn credential(id: CredentialId, record: crate::keyring::account::LoginCredential) -> LoginCredential {
+    let evidence = record.evidence.unwrap_or_default();
     LoginCredential {
         id: id.0.to_vec().into(),
         token: record.name.to_string(),
@@ -377,6 +383,12 @@ fn credential(id: CredentialId, record: crate::keyring::account::LoginCredential
         enrol_time: Some(timestamp(record.enrolled)),
         last_use_time: record.last_used.map(timestamp),
         reason: record.reason.unwrap_or_default(),
+        serial: evidence.serial.unwrap_or_default(),
+        firmware: evidence.firmware.map(|firmware| firmware.to_string()).unwrap_or_default(),
+        pin_policy: evidence.pin.map(|asked| asked.as_str().to_owned()).unwrap_or_default(),
+        touch_policy: evidence.touch.map(|asked| asked.as_str().to_owned()).unwrap_or_default(),
+        certificate_subject: evidence.subject.unwrap_or_default(),
+        certificate_expire_time: evidence.expires.map(timestamp),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use minicbor::{Decode, Encode};
 
 use crate::id::token::{TokenInfo, TokenSelector};
+pub use crate::keyring::account::Asked;
 use crate::keyring::credential::TokenAlgorithm;
 use crate::secret::{Key256, Pin, SecretBytes, transfer};
 use crate::token::error::TokenError;
@@ -176,21 +177,6 @@ impl Secret {
             Self::ManagementKey => "management-key",
         }
     }
-}
-
-/// When a token asks for something before it uses a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-#[cbor(index_only)]
-pub enum Asked {
-    /// Never.
-    #[n(0)]
-    Never,
-    /// Once: the PIN until the token is pulled out, a touch for 15 seconds.
-    #[n(1)]
-    Once,
-    /// At each use.
-    #[n(2)]
-    Always,
 }
 
 /// What a token asks for before it uses a key. It is set when the key is made, for good.

@@ -116,6 +116,9 @@ impl Submit {
         let bytes = |text: &str, member: &str| {
             hex::decode(text).map_err(|_| Failure::Input(format!("{member}: expected hexadecimal digits")))
         };
+        let all = |texts: &[String], member: &str| {
+            texts.iter().map(|text| bytes(text, member).map(Into::into)).collect::<Result<Vec<_>, _>>()
+        };
         let request = SubmitEnrolmentRequest {
             ticket: exact::<16>(&document.ticket, "ticket")?.to_vec().into(),
             public_key: bytes(&document.public_key, "public_key")?.into(),
@@ -123,6 +126,8 @@ impl Submit {
             token: document.token,
             kind: document.kind,
             algorithm: document.algorithm,
+            attestation: all(&document.attestation, "attestation")?,
+            certificates: all(&document.certificates, "certificates")?,
         };
         let client = shell.client().await?;
         let enrolled = client.call(client.logins().submit_enrolment(request)).await?;

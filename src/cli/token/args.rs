@@ -370,6 +370,15 @@ impl Session {
         Credential::new(self.kind, algorithm, spki).map_err(|error| bad(error.to_string()))
     }
 
+    /// The token's word that it made a key: certificates in DER; none when it gives no word.
+    ///
+    /// # Errors
+    /// [`Failure`] when the token fails.
+    pub(super) async fn attest(&mut self, key: &TokenKey) -> Result<Vec<Vec<u8>>, Failure> {
+        let attested = self.process.attest(&KeySelector::Id(key.id.clone())).await.map_err(failure)?;
+        Ok(attested.map(|word| vec![word.key, word.token]).unwrap_or_default())
+    }
+
     /// The key that shares are encrypted to.
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! `keyward token enroll`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
+use x509_cert::Certificate;
+use x509_cert::der::{Decode, Encode};
 
-use super::args::TokenArgs;
+use super::args::{Session, TokenArgs};
 use crate::cli::Shell;
 use crate::cli::enrolment::{self, EnrolmentDocument, TicketDocument, exact};
 use crate::cli::exit::Exit;
@@ -31,7 +33,67 @@ pub(crate) struct Enroll {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    evidence: EvidenceArgs,
+    #[command(flatten)]
     token: TokenArgs,
+}
+
+/// What shows where the key was made.
+#[derive(Debug, Args)]
+struct EvidenceArgs {
+    /// File with the maker's attestation in PEM: of the key, then of the card [default: a PIV card is asked]
+    #[arg(long, value_name = "FILE")]
+    attestation: Option<PathBuf>,
+    /// File with the company's certificate in PEM, and those above it [default: the one on the token]
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// Show nothing: then the token is only witnessed
+    #[arg(long, conflicts_with_all = ["attestation", "certificate"])]
+    no_evidence: bool,
+}
+
+/// Certificates in DER.
+#[derive(Debug, Default)]
+struct Shown {
+    attestation: Vec<Vec<u8>>,
+    certificates: Vec<Vec<u8>>,
+}
+
+impl EvidenceArgs {
+    async fn show(&self, session: &mut Session) -> Result<Shown, Failure> {
+        if self.no_evidence {
+            return Ok(Shown::default());
+        }
+        let key = session.signing_key().await?;
+        let attestation = match &self.attestation {
+            Some(path) => certificates(path)?,
+            None => session.attest(&key).await?,
+        };
+        let certificates = match &self.certificate {
+            Some(path) => certificates(path)?,
+            None => key.certificate.filter(|certificate| is_issued(certificate)).into_iter().collect(),
+        };
+        Ok(Shown { attestation, certificates })
+    }
+}
+
+/// The certificates of a PEM file.
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, Failure> {
+    let pem = std::fs::read(path).map_err(Failure::file("read", path))?;
+    let bad = |why: String| Failure::Input(format!("{}: {why}", path.display()));
+    let chain =
+        Certificate::load_pem_chain(&pem).map_err(|error| bad(format!("no certificates in PEM: {error}")))?;
+    if chain.is_empty() {
+        return Err(bad("no certificates in PEM".to_owned()));
+    }
+    chain.iter().map(|certificate| certificate.to_der().map_err(|error| bad(error.to_string()))).collect()
+}
+
+/// Whether somebody else issued it: what only says which key is in a slot names itself.
+fn is_issued(certificate: &[u8]) -> bool {
+    Certificate::from_der(certificate).is_ok_and(|certificate| {
+        certificate.tbs_certificate().issuer() != certificate.tbs_certificate().subject()
+    })
 }
 
 fn token_name(text: &str) -> Result<TokenName, NameError> {
@@ -55,6 +117,7 @@ impl Enroll {
         ));
         let mut session = self.token.open_for(shell, KeyUse::Login).await?;
         let credential = session.credential().await?;
+        let shown = self.evidence.show(&mut session).await?;
         let (nonce, expires) = (exact(&ticket.nonce, "nonce")?, Date(ticket.expires));
         let envelope = LoginEnrolment { account, ticket: id, nonce, expires, name: self.name.clone() };
         let envelope = envelope.envelope(deployment, credential.id());
@@ -67,6 +130,8 @@ impl Enroll {
             algorithm: credential.algorithm().as_str().to_owned(),
             public_key: hex::encode(credential.spki()),
             signature: hex::encode(signature),
+            attestation: shown.attestation.iter().map(hex::encode).collect(),
+            certificates: shown.certificates.iter().map(hex::encode).collect(),
         };
         enrolment::write(&self.out, self.force, &document).await?;
         let line =

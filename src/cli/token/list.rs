@@ -10,7 +10,7 @@ use crate::cli::failure::Failure;
 use crate::cli::view::{Fields, View};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::public_key::KeyType;
-use crate::token::wire::{Asked, TokenKey, TokenReport};
+use crate::token::wire::{TokenKey, TokenReport};
 
 /// `keyward token list`
 #[derive(Debug, Args)]
@@ -58,7 +58,7 @@ impl View for Row<'_> {
             ("id", key(|key| json!(hex::encode(&key.id)))),
             ("type", key(|key| json!(key_type(key)))),
             ("use", key(|key| json!(uses(key).join(", ")))),
-            ("touch", key(|key| json!(key.policy.map(|policy| when(policy.touch))))),
+            ("touch", key(|key| json!(key.policy.map(|policy| policy.touch.as_str())))),
             ("credential", key(|key| json!(credential(key)))),
         ]
     }
@@ -81,17 +81,9 @@ pub(super) fn key_value(key: &TokenKey) -> Value {
         "credential": credential(key),
         "public_key": key.spki.as_deref().map(hex::encode),
         "certificate": key.certificate.as_deref().map(hex::encode),
-        "pin_policy": key.policy.map(|policy| when(policy.pin)),
-        "touch_policy": key.policy.map(|policy| when(policy.touch)),
+        "pin_policy": key.policy.map(|policy| policy.pin.as_str()),
+        "touch_policy": key.policy.map(|policy| policy.touch.as_str()),
     })
-}
-
-fn when(asked: Asked) -> &'static str {
-    match asked {
-        Asked::Never => "never",
-        Asked::Once => "once",
-        Asked::Always => "always",
-    }
 }
 
 fn key_type(key: &TokenKey) -> Option<&'static str> {

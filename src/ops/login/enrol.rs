@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::accounts::AccountInfo;
+use super::evidence::Shown;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::id::{AccountId, DeploymentId, TicketId, TokenName};
-use crate::keyring::account::{Assurance, CredentialState, LoginCredential, MOST_TOKENS, Ticket};
+use crate::keyring::account::{CredentialState, LoginCredential, MOST_TOKENS, Ticket};
 use crate::keyring::credential::{Credential, CredentialId};
 use crate::keyring::record::Custody;
 use crate::ops::Error;
@@ -44,6 +45,8 @@ pub struct EnrolmentRequest {
     pub credential: Credential,
     /// Its signature over the enrolment.
     pub signature: Vec<u8>,
+    /// What it shows of where its key was made.
+    pub shown: Shown,
 }
 
 impl Vault {
@@ -114,7 +117,7 @@ impl Vault {
         request: &EnrolmentRequest,
     ) -> Result<Done<(AccountInfo, CredentialId)>, Error> {
         let refused = |why: &str| Error::EnrolmentRefused(why.to_owned());
-        let EnrolmentRequest { ticket: id, name, credential, signature } = request;
+        let EnrolmentRequest { ticket: id, name, credential, signature, shown } = request;
         let ticket = self.records.get(&tables::ticket(*id)).await?;
         let ticket = ticket.filter(|ticket| Date::now() < ticket.record.expires);
         let Stored { record: ticket, revision } =
@@ -126,13 +129,14 @@ impl Vault {
         verify(credential, &signed, signature)
             .map_err(|_| refused("the token has not signed this enrolment: make it again from the ticket"))?;
         self.require_new_key(credential.id()).await?;
+        let (assurance, evidence) = self.judge_evidence(credential, shown).await?;
         let mut changes = Changes::default();
         changes.delete(&tables::ticket(*id), revision);
         let enrolled = LoginCredential {
             account: ticket.account.clone(),
             name: name.clone(),
             credential: credential.clone(),
-            assurance: Assurance::Witnessed,
+            assurance,
             state: CredentialState::Pending,
             requested_by: ticket.requested_by,
             enrolled: Date::now(),
@@ -140,13 +144,15 @@ impl Vault {
             last_used: None,
             reason: None,
             replaces: ticket.replaces,
+            evidence,
         };
         changes.create(&tables::login_credential(credential.id()), &enrolled);
         let Stored { record: mut account, revision } = self.account(&ticket.account).await?;
         account.credentials.push(credential.id());
         changes.replace(&tables::account(&ticket.account), &account, revision);
         let change = self.commit(changes, Affects::Staff).await?;
-        let detail = format!("accounts/{}, credential {}", ticket.account, credential.id());
+        let detail =
+            format!("accounts/{}, credential {}, {}", ticket.account, credential.id(), assurance.as_str());
         let info = self.account_info(&ticket.account, account).await?;
         Ok(Done::with_change((info, credential.id()), change).detail(detail))
     }

@@ -1,0 +1,235 @@
+//! What tokens show when they are enrolled: the maker's attestation, the company's certificate.
+// A panic is how a test fails, in helper functions too.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use keyward::audit::Outcome;
+use keyward::client::{Client, Error};
+use keyward::rpc::proto::{
+    ApproveCredentialRequest, CompleteLoginResponse, CreateAccountRequest, LoginCredential,
+    OpenEnrolmentRequest,
+};
+use keyward_softhsm_tests::authority::{Authority, LOGIN};
+use keyward_softhsm_tests::piv::{PIN, Readers};
+use keyward_softhsm_tests::staff::{MemoryKey, ORIGIN, Staff, one_time_passwords, submission};
+use keyward_softhsm_tests::{Daemon, World, text};
+use serde_json::Value;
+
+const ANY: &str = "assurance = [\"attested\", \"certified\", \"witnessed\"]\n";
+
+/// A world with logins, and more in its `[login]`.
+fn world(login: &str) -> World {
+    let mut world = World::new();
+    world.reconfigure("role = \"operator\"\n", &format!("role = \"operator\"\norigin = \"{ORIGIN}\"\n"));
+    world.reconfigure(ANY, login);
+    world
+}
+
+async fn serving(world: &World) -> (Daemon, Client) {
+    world.init();
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    (daemon, client)
+}
+
+/// What a company's certificates are accepted by, and nothing else.
+fn certified_only(authority: &Authority) -> String {
+    let (root, list) = (authority.root(), authority.revocations());
+    format!("assurance = [\"certified\"]\ncorporate_roots = [\"{root}\"]\ncorporate_crls = [\"{list}\"]\n")
+}
+
+fn der(pem: &Path) -> Vec<u8> {
+    let output = Command::new("openssl").args(["x509", "-outform", "DER", "-in"]).arg(pem).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    output.stdout
+}
+
+/// Hands in what a token makes of a ticket, with certificates.
+async fn submit(
+    client: &Client,
+    account: &str,
+    token: &MemoryKey,
+    chain: &[&Path],
+) -> Result<LoginCredential, Error> {
+    let request = OpenEnrolmentRequest { name: account.to_owned(), ..Default::default() };
+    let ticket = client.call(client.logins().open_enrolment(request)).await.unwrap();
+    let mut submitted = submission(&ticket, token);
+    submitted.certificates = chain.iter().map(|pem| der(pem).into()).collect();
+    client.call(client.logins().submit_enrolment(submitted)).await
+}
+
+async fn refused(client: &Client, account: &str, token: &MemoryKey, chain: &[&Path], word: &str) {
+    let error = submit(client, account, token, chain).await.unwrap_err();
+    assert!(error.reason() == "ENROLMENT_REFUSED" && error.message.contains(word), "{word}: {error}");
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_company_is_demanded_and_checked() {
+    let mut world = world("");
+    let (company, other) = (Authority::new(world.path("company")), Authority::new(world.path("other")));
+    world.config = world.config.replace("[login]\n", &format!("[login]\n{}", certified_only(&company)));
+    let (daemon, client) = serving(&world).await;
+    let account = "accounts/alice";
+    let request = CreateAccountRequest { name: account.into(), ..Default::default() };
+    client.call(client.logins().create_account(request)).await.unwrap();
+    let token = MemoryKey::default();
+    let spki = token.public();
+    let certify = |authority: &Authority, name: &str, extensions: &str, time: Option<&str>| {
+        authority.certify(name, spki.spki(), extensions, time)
+    };
+    refused(&client, account, &token, &[], "must be certified here").await;
+    let foreign = certify(&other, "foreign", LOGIN, None);
+    refused(&client, account, &token, &[&foreign], "leads to no root").await;
+    let expired = certify(&company, "expired", LOGIN, Some("-3d"));
+    refused(&client, account, &token, &[&expired], "has expired").await;
+    let early = certify(&company, "early", LOGIN, Some("+3d"));
+    refused(&client, account, &token, &[&early], "not valid yet").await;
+    let usages = [
+        "keyUsage=critical,keyEncipherment\n",
+        "keyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth\n",
+    ];
+    for usage in usages {
+        let wrong = certify(&company, "usage", usage, None);
+        refused(&client, account, &token, &[&wrong], "not for logging in").await;
+    }
+    let revoked = certify(&company, "revoked", LOGIN, None);
+    company.revoke(&revoked);
+    refused(&client, account, &token, &[&revoked], "was revoked").await;
+    let good = certify(&company, "good", LOGIN, None);
+    refused(&client, account, &MemoryKey::default(), &[&good], "of another key").await;
+    // No list, no login: it is not known whether anybody was revoked.
+    let list = std::fs::read(company.revocations()).unwrap();
+    std::fs::copy(other.revocations(), company.revocations()).unwrap();
+    refused(&client, account, &token, &[&good], "nobody says that").await;
+    std::fs::write(company.revocations(), list).unwrap();
+    let enrolled = submit(&client, account, &token, &[&good]).await.unwrap();
+    assert_eq!((enrolled.assurance.as_str(), enrolled.state.as_str()), ("certified", "pending"));
+    assert!(enrolled.certificate_subject.contains("CN=good"), "{}", enrolled.certificate_subject);
+    assert!(enrolled.certificate_expire_time.is_some());
+    assert!(daemon.stop().await.success());
+}
+
+/// The claims of an assertion.
+fn claims(logged_in: &CompleteLoginResponse) -> Value {
+    let claims = logged_in.assertion.split('.').nth(1).unwrap();
+    serde_json::from_slice(&BASE64URL.decode(claims).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_revoked_later_logs_in_no_more() {
+    let mut world = world("");
+    let company = Authority::new(world.path("company"));
+    world.config = world.config.replace("[login]\n", &format!("[login]\n{}", certified_only(&company)));
+    let (daemon, client) = serving(&world).await;
+    let account = "accounts/alice".to_owned();
+    let request = CreateAccountRequest { name: account.clone(), ..Default::default() };
+    client.call(client.logins().create_account(request)).await.unwrap();
+    let (token, passwords) = (MemoryKey::default(), one_time_passwords(&client, &account).await);
+    let certificate = company.certify("alice", token.public().spki(), LOGIN, None);
+    let enrolled = submit(&client, &account, &token, &[&certificate]).await.unwrap();
+    let request = ApproveCredentialRequest { name: account.clone(), credential: enrolled.id };
+    client.call(client.logins().approve_credential(request)).await.unwrap();
+    let mut alice = Staff { account, token, passwords };
+    let logged_in = alice.log_in(&client).await.unwrap();
+    assert_eq!(claims(&logged_in)["acr"], "certified");
+    company.revoke(&certificate);
+    let error = alice.log_in(&client).await.unwrap_err();
+    assert_eq!(error.reason(), "LOGIN_FAILED");
+    let why = || {
+        let records = world.audit();
+        let last = records.iter().rfind(|record| matches!(record.outcome, Outcome::Failed(_))).unwrap();
+        last.detail.clone().unwrap()
+    };
+    assert!(why().ends_with("the certificate of the token's key was revoked"), "{}", why());
+    std::fs::remove_file(company.revocations()).unwrap();
+    alice.log_in(&client).await.unwrap_err();
+    assert!(why().contains("cannot be found to be good"), "{}", why());
+    assert!(daemon.stop().await.success());
+}
+
+/// A card, and the command line in front of it.
+struct Bed {
+    world: World,
+    readers: Readers,
+}
+
+impl Bed {
+    fn new(login: &str) -> Self {
+        let mut world = world(login);
+        let readers = Readers::start(&mut world);
+        world.write_secret("card-pin", PIN);
+        Self { world, readers }
+    }
+
+    fn token(&self, arguments: &[&str]) -> Output {
+        let pin = self.world.path("card-pin").display().to_string();
+        self.world.cli([&["token"], arguments, &["--piv", "--pin-file", &pin]].concat())
+    }
+
+    /// Has the card make a key, enrol it, and hands that in.
+    fn enroll(&self, more: &[&str]) -> Output {
+        let [ticket, enrolment] =
+            ["ticket", "enrolment"].map(|name| self.world.path(name).display().to_string());
+        let make = [
+            "generate",
+            "--name",
+            "alice",
+            "--login",
+            "--factory-management-key",
+            "--replace",
+            "--touch",
+            "never",
+        ];
+        ok(&self.token(&make));
+        ok(&self.world.cli(["account", "enroll", "alice", "--out", &ticket, "--force"]));
+        let enroll = ["enroll", "--ticket", &ticket, "--name", "card", "--out", &enrolment, "--force"];
+        ok(&self.token(&[&enroll[..], more].concat()));
+        self.world.cli(["account", "submit", &enrolment, "--json"])
+    }
+}
+
+fn ok(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The card's root is that of the test: under those of real cards it is a card that pretends.
+#[tokio::test]
+async fn a_card_is_attested_under_a_root_that_is_configured() {
+    let mut bed = Bed::new("");
+    let _card = bed.readers.insert(0, "alice", 10_000_001);
+    bed.world.init();
+    let daemon = bed.world.start().await;
+    ok(&bed.world.cli(["account", "create", "alice"]));
+    let pretended = bed.enroll(&[]);
+    assert!(text(&pretended).contains("leads to no root"), "{}", text(&pretended));
+    let silent = bed.enroll(&["--no-evidence"]);
+    assert!(text(&silent).contains("must be attested or certified here"), "{}", text(&silent));
+    assert!(daemon.stop().await.success());
+
+    let root = bed.readers.authority().join("root.pem");
+    let accepted = format!("[login]\nattestation_roots = [\"{}\"]\n", root.display());
+    bed.world.config = bed.world.config.replace("[login]\n", &accepted);
+    let daemon = bed.world.start().await;
+    let old = bed.enroll(&[]);
+    assert!(text(&old).contains("has firmware 5."), "{}", text(&old));
+    assert!(daemon.stop().await.success());
+
+    bed.world.config =
+        bed.world.config.replace("[login]\n", "[login]\nminimum_firmware = \"5.2.0\"\ntouch = \"always\"\n");
+    let daemon = bed.world.start().await;
+    let untouched = bed.enroll(&[]);
+    assert!(text(&untouched).contains("wants a touch never"), "{}", text(&untouched));
+    assert!(daemon.stop().await.success());
+
+    bed.world.config = bed.world.config.replace("touch = \"always\"\n", "");
+    let daemon = bed.world.start().await;
+    let enrolled: Value = serde_json::from_str(&ok(&bed.enroll(&[]))).unwrap();
+    assert_eq!((&enrolled["assurance"], &enrolled["serial"]), (&"attested".into(), &10_000_001.into()));
+    assert_eq!((&enrolled["pin_policy"], &enrolled["touch_policy"]), (&"once".into(), &"never".into()));
+    assert!(daemon.stop().await.success());
+}

@@ -1,0 +1,237 @@
+//! What a token must show to be enrolled, and a certificate again at each login.
+
+use std::path::PathBuf;
+
+use super::Refusal;
+use crate::clock::Date;
+use crate::keyring::account::{Asked, Assurance, Evidence, Firmware, LoginCredential};
+use crate::keyring::credential::Credential;
+use crate::keyring::public_key::KeyType;
+use crate::ops::Error;
+use crate::ops::vault::Vault;
+use crate::token::attestation::{Anchors, Attested};
+use crate::token::certification::{Authority, CertificationError};
+
+/// RSA keys that cards of older firmware made can be computed from their public half (ROCA, YSA-2017-01).
+const SOUND_RSA: Firmware = Firmware([4, 3, 5]);
+
+/// What is accepted.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// What must be known of where a token's key was made.
+    pub accepted: Vec<Assurance>,
+    /// The lowest firmware of cards whose key is on an elliptic curve.
+    pub minimum_firmware: Firmware,
+    /// When an attested key must want a touch, at least.
+    pub touch: Asked,
+    /// The roots of attestations.
+    pub anchors: Anchors,
+    /// Files with the company's roots; none: its certificates count for nothing.
+    pub roots: Vec<PathBuf>,
+    /// Files with revocation lists. They change from day to day, so they are read when they are needed.
+    pub lists: Vec<PathBuf>,
+}
+
+/// What a workstation has shown of a token's key, in DER.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// The maker's attestation: the certificate of the key, that of the card, others.
+    pub attestation: Vec<Vec<u8>>,
+    /// The company's certificate, and those above it.
+    pub certificates: Vec<Vec<u8>>,
+}
+
+impl Vault {
+    /// Judges what was shown of a token's key. What is shown and not good is refused, never passed over.
+    ///
+    /// # Errors
+    /// [`Error::EnrolmentRefused`], which says why.
+    pub(super) async fn judge_evidence(
+        &self,
+        credential: &Credential,
+        shown: &Shown,
+    ) -> Result<(Assurance, Option<Evidence>), Error> {
+        let rules = &self.settings.login;
+        let found = if !shown.attestation.is_empty() {
+            (Assurance::Attested, Some(rules.attested(credential, &shown.attestation).map_err(refused)?))
+        } else if !shown.certificates.is_empty() && !rules.roots.is_empty() {
+            let evidence = self.certified(credential, shown.certificates.clone()).await;
+            (Assurance::Certified, Some(evidence.map_err(|error| refused(error.to_string()))?))
+        } else {
+            (Assurance::Witnessed, None)
+        };
+        match rules.accepted.contains(&found.0) {
+            true => Ok(found),
+            false => Err(refused(rules.not_accepted(found.0))),
+        }
+    }
+
+    async fn certified(
+        &self,
+        credential: &Credential,
+        certificates: Vec<Vec<u8>>,
+    ) -> Result<Evidence, CertificationError> {
+        let (roots, lists) = (self.settings.login.roots.clone(), self.settings.login.lists.clone());
+        let (spki, now) = (credential.spki().to_vec(), Date::now().max(self.schedule_status().high));
+        let failed = |error: tokio::task::JoinError| CertificationError::Authority(error.to_string());
+        let verified = tokio::task::spawn_blocking(move || {
+            let found = authority(&roots, &lists)?.verify(&certificates, &spki, now)?;
+            Ok(Evidence {
+                root: Some(found.root),
+                subject: Some(found.subject),
+                expires: Some(found.expires),
+                certificates: certificates.into_iter().map(Into::into).collect(),
+                ..Evidence::default()
+            })
+        });
+        verified.await.map_err(failed)?
+    }
+
+    /// That the certificate of a token's key, if that is what it is on record by, is good now.
+    pub(super) async fn recheck_evidence(&self, record: &LoginCredential) -> Result<(), Refusal> {
+        if record.assurance != Assurance::Certified {
+            return Ok(());
+        }
+        let certificates = record.evidence.clone().map(|evidence| evidence.certificates).unwrap_or_default();
+        let certificates = certificates.into_iter().map(Into::into).collect();
+        match self.certified(&record.credential, certificates).await {
+            Ok(_) => Ok(()),
+            Err(CertificationError::Expired) => Err(Refusal::CertificateExpired),
+            Err(CertificationError::Revoked) => Err(Refusal::CertificateRevoked),
+            Err(error) => {
+                tracing::warn!(%error, "the certificate of a token cannot be found to be good");
+                Err(Refusal::CertificateUnknown)
+            }
+        }
+    }
+}
+
+impl Rules {
+    fn attested(&self, credential: &Credential, chain: &[Vec<u8>]) -> Result<Evidence, String> {
+        let attested = self.anchors.verify(chain, credential.spki()).map_err(|error| error.to_string())?;
+        self.check_attested(credential, &attested)?;
+        let Attested { serial, firmware, pin, touch, root, .. } = attested;
+        Ok(Evidence {
+            serial,
+            firmware: Some(firmware),
+            pin: Some(pin),
+            touch: Some(touch),
+            root: Some(root),
+            certificates: chain.iter().cloned().map(Into::into).collect(),
+            ..Evidence::default()
+        })
+    }
+
+    fn check_attested(&self, credential: &Credential, attested: &Attested) -> Result<(), String> {
+        let Attested { firmware, pin, touch, .. } = attested;
+        let lowest = match KeyType::of(credential.spki()) {
+            Ok(KeyType::Rsa) => SOUND_RSA,
+            _ => self.minimum_firmware,
+        };
+        if *firmware < lowest {
+            return Err(format!(
+                "the card has firmware {firmware}, and keys of this kind take {lowest} here: take another card, or an RSA key"
+            ));
+        }
+        if *pin == Asked::Never {
+            return Err(
+                "the card uses the key without a PIN: make it with a PIN policy of once or always".into()
+            );
+        }
+        let weaker = match self.touch {
+            Asked::Never => false,
+            Asked::Once => *touch == Asked::Never,
+            Asked::Always => *touch != Asked::Always,
+        };
+        match weaker {
+            true => Err(format!(
+                "the key wants a touch {}, and here it must {}: make it with that touch policy",
+                touch.as_str(),
+                self.touch.as_str()
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn not_accepted(&self, found: Assurance) -> String {
+        let words: Vec<_> = self.accepted.iter().map(|one| one.as_str()).collect();
+        let words = words.join(" or ");
+        match found {
+            Assurance::Witnessed => format!(
+                "nothing shows where the key was made: tokens must be {words} here (login.assurance), by the maker's attestation or the company's certificate"
+            ),
+            found => format!("the token is {}, and must be {words} here (login.assurance)", found.as_str()),
+        }
+    }
+}
+
+fn refused(why: String) -> Error {
+    Error::EnrolmentRefused(why)
+}
+
+/// The company's authority, from its files as they are now.
+fn authority(roots: &[PathBuf], lists: &[PathBuf]) -> Result<Authority, CertificationError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path)
+            .map_err(|error| CertificationError::Authority(format!("{}: {error}", path.display())))
+    };
+    let mut authority = Authority::default();
+    for path in roots {
+        authority.add_roots(&read(path)?)?;
+    }
+    for path in lists {
+        authority.add_list(&read(path)?)?;
+    }
+    Ok(authority)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keyring::credential::{TokenAlgorithm, TokenKind};
+    use crate::keyring::public_key::tests::one_of_each;
+
+    fn rules(touch: Asked) -> Rules {
+        Rules {
+            accepted: vec![Assurance::Attested],
+            minimum_firmware: Firmware([5, 7, 0]),
+            touch,
+            anchors: Anchors::yubico(),
+            roots: Vec::new(),
+            lists: Vec::new(),
+        }
+    }
+
+    fn credential(key_type: KeyType, algorithm: TokenAlgorithm) -> Credential {
+        let (_, spki) = one_of_each().into_iter().find(|(found, _)| *found == key_type).unwrap();
+        Credential::new(TokenKind::Piv, algorithm, spki).unwrap()
+    }
+
+    #[test]
+    fn firmware_pin_and_touch_are_demanded() {
+        let ecc = credential(KeyType::P256, TokenAlgorithm::EcdsaP256Sha256);
+        let rsa = credential(KeyType::Rsa, TokenAlgorithm::RsaPssSha256);
+        let attested = |firmware, pin, touch| Attested {
+            serial: None,
+            firmware: Firmware(firmware),
+            slot: 0x9a,
+            pin,
+            touch,
+            root: [0; 32],
+        };
+        let good = attested([5, 7, 0], Asked::Once, Asked::Always);
+        assert_eq!(rules(Asked::Always).check_attested(&ecc, &good), Ok(()));
+        let refused = |touch, credential, attested: Attested, word: &str| {
+            let why = rules(touch).check_attested(credential, &attested).unwrap_err();
+            assert!(why.contains(word), "{why}");
+        };
+        refused(Asked::Never, &ecc, attested([5, 6, 9], Asked::Once, Asked::Always), "firmware 5.6.9");
+        assert!(
+            rules(Asked::Never).check_attested(&rsa, &attested([5, 4, 3], Asked::Once, Asked::Never)).is_ok()
+        );
+        refused(Asked::Never, &rsa, attested([4, 3, 4], Asked::Once, Asked::Never), "firmware 4.3.4");
+        refused(Asked::Never, &ecc, attested([5, 7, 4], Asked::Never, Asked::Always), "without a PIN");
+        refused(Asked::Always, &ecc, attested([5, 7, 4], Asked::Once, Asked::Once), "touch");
+        refused(Asked::Once, &ecc, attested([5, 7, 4], Asked::Once, Asked::Never), "touch");
+    }
+}

@@ -22,6 +22,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 pub mod authority;
+pub mod browser;
 pub mod custodians;
 pub mod faketime;
 pub mod faults;

@@ -115,6 +115,28 @@ impl Staff {
         complete(client, self.answer(&begun, password)).await
     }
 
+    /// What `keyward token agent` answers to a line, with the token that is held here.
+    pub fn agent_answer(&self, line: &str) -> String {
+        let request: Value = serde_json::from_str(line).expect("JSON");
+        let params = &request["params"];
+        let text = |name: &str| params[name].as_str().expect("a text").to_owned();
+        let bytes = |name: &str| data_encoding::HEXLOWER.decode(text(name).as_bytes()).expect("hexadecimal");
+        let number = |name: &str| Date(params[name].as_u64().expect("a number"));
+        let signed = Login {
+            origin: Origin::new(&text("origin")).expect("an origin"),
+            login: LoginId(bytes("login_id").try_into().expect("16 bytes")),
+            nonce: bytes("nonce").try_into().expect("32 bytes"),
+            account: account_id(&text("account")),
+            issued: number("issued"),
+            expires: number("expires"),
+            session: AgreementKey::new(bytes("session_public_key")).expect("a key"),
+        };
+        let envelope = signed.envelope(deployment(&bytes("deployment")), self.token.credential());
+        let signature = data_encoding::HEXLOWER.encode(&self.token.sign(envelope.as_bytes()));
+        let credential = self.token.credential().to_string();
+        json!({ "id": 1, "result": { "credential": credential, "signature": signature } }).to_string()
+    }
+
     /// Logs in with a session's key, as a client library does that acts for the staff member afterwards.
     ///
     /// # Errors

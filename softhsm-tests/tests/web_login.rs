@@ -1,0 +1,246 @@
+//! The web login of examples/web-login, over HTTP.
+// A panic is how a test fails, in helper functions too.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+
+use keyward::client::Client;
+use keyward::rpc::proto::{RevokeCredentialRequest, UpdateAccountRequest};
+use keyward_softhsm_tests::browser::{Browser, Page};
+use keyward_softhsm_tests::staff::{Agent, ORIGIN, Staff};
+use keyward_softhsm_tests::{Daemon, KEY, World, create_key, softhsm_module, text};
+use serde_json::{Value, json};
+
+/// The application, with its daemon.
+struct Site {
+    world: World,
+    daemon: Option<Daemon>,
+    client: Client,
+    server: SocketAddr,
+    process: Child,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let mut world = World::new();
+        world.reconfigure("role = \"operator\"\n", &format!("role = \"operator\"\norigin = \"{ORIGIN}\"\n"));
+        world.init();
+        let daemon = world.start().await;
+        let client = daemon.client().await;
+        create_key(&client, "acme", "customer-pii").await;
+        let socket = world.socket().display().to_string();
+        let mut process = world
+            .command("web-login")
+            .args(["--socket", &socket, "--listen", "127.0.0.1:0", "--key", KEY])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        let server = line.trim().strip_prefix("web-login: http://").unwrap_or_else(|| panic!("{line}"));
+        let server = server.parse().unwrap();
+        Self { world, daemon: Some(daemon), client, server, process }
+    }
+
+    fn browser(&self) -> Browser {
+        Browser::new(self.server)
+    }
+
+    /// A staff member of level 2, whose token the test holds.
+    async fn staff(&self, name: &str) -> Staff {
+        let staff = Staff::new(&self.client, name).await;
+        let request =
+            UpdateAccountRequest { name: staff.account.clone(), level: Some(2), ..Default::default() };
+        self.client.call(self.client.logins().update_account(request)).await.unwrap();
+        staff
+    }
+
+    async fn stop(mut self) {
+        assert!(self.daemon.take().unwrap().stop().await.success());
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// Step 1: the page that asks for the token's signature.
+async fn begin(browser: &mut Browser, name: &str) -> Page {
+    let first = browser.get("/").await;
+    assert_eq!(first.status, 200, "{}", first.text);
+    browser.post("/login", &[("form", &first.hidden("form")), ("account", name)]).await
+}
+
+async fn complete(browser: &mut Browser, page: &Page, otp: &str, answer: &str) -> Page {
+    let fields = [("form", &*page.hidden("form")), ("otp", otp), ("answer", answer)];
+    browser.post("/login/complete", &fields).await
+}
+
+/// Logs in, and answers the page of whoever is logged in.
+async fn log_in(browser: &mut Browser, staff: &mut Staff) -> Page {
+    let asked = begin(browser, staff.account.trim_start_matches("accounts/")).await;
+    let answer = staff.agent_answer(&asked.area("request"));
+    let done = complete(browser, &asked, &staff.passwords.take(), &answer).await;
+    assert_eq!((done.status, done.location.as_deref()), (303, Some("/")), "{}", done.text);
+    browser.get("/").await
+}
+
+/// Every failure is the same page.
+fn failed(page: &Page) {
+    assert_eq!(page.status, 401, "{}", page.text);
+    assert!(page.text.contains("The login failed. Begin again"), "{}", page.text);
+    assert!(page.text.contains("name=\"account\""), "it begins anew");
+}
+
+#[tokio::test]
+async fn a_staff_member_logs_in_works_and_logs_out() {
+    let site = Site::start().await;
+    let mut alice = site.staff("alice").await;
+    let mut browser = site.browser();
+    let before = {
+        browser.get("/").await;
+        browser.cookie.clone()
+    };
+    let home = log_in(&mut browser, &mut alice).await;
+    assert!(home.text.contains("accounts/alice") && home.text.contains("level 2"), "{}", home.text);
+    assert_ne!(browser.cookie, before, "a cookie of before the login is worth nothing");
+    for header in ["content-security-policy", "nosniff", "no-store", "no-referrer"] {
+        assert!(home.headers.contains(header), "{}", home.headers);
+    }
+    let form = browser.get("/customers").await.hidden("form");
+    let fields = [("form", &*form), ("name", "Bob <b>"), ("phone", "0912 345 678")];
+    assert_eq!(browser.post("/customers", &fields).await.status, 303);
+    let listed = browser.get("/customers").await;
+    assert!(listed.text.contains("0912 345 678") && listed.text.contains("Bob &lt;b&gt;"), "{}", listed.text);
+    let records = site.world.audit();
+    let decrypted = records.iter().rfind(|record| record.operation == "session-decrypt").unwrap();
+    let caller = decrypted.caller.as_ref().unwrap();
+    assert_eq!(
+        (caller.staff.as_deref(), caller.client.as_deref()),
+        (Some("accounts/alice"), Some("127.0.0.1"))
+    );
+
+    // Another one's cookie is another one's session; nobody's is nobody's.
+    let mut stranger = site.browser();
+    stranger.cookie = Some("session=guessed".into());
+    assert_eq!(stranger.get("/customers").await.location.as_deref(), Some("/"));
+    let copied = browser.clone();
+    let out = browser.post("/logout", &[("form", &form)]).await;
+    assert_eq!(out.status, 303, "{}", out.text);
+    let mut copied = copied;
+    assert_eq!(copied.get("/customers").await.location.as_deref(), Some("/"), "a copied cookie ends too");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_looks_the_same() {
+    let site = Site::start().await;
+    let mut alice = site.staff("alice").await;
+    let bob = site.staff("bob").await;
+    let mut browser = site.browser();
+    // A wrong password, another's token, an answer that is none, an account that is none.
+    let asked = begin(&mut browser, "alice").await;
+    let answer = alice.agent_answer(&asked.area("request"));
+    failed(&complete(&mut browser, &asked, &alice.passwords.wrong(), &answer).await);
+    let asked = begin(&mut browser, "alice").await;
+    let foreign = bob.agent_answer(&asked.area("request"));
+    failed(&complete(&mut browser, &asked, &alice.passwords.take(), &foreign).await);
+    let nonsense = ["", "{}", "null", r#"{"result":{"credential":"zz","signature":""}}"#, &"[".repeat(4000)];
+    for (number, nonsense) in nonsense.iter().enumerate() {
+        // Challenges that were never answered count: three for an account.
+        let asked = begin(&mut browser, &format!("somebody-{number}")).await;
+        failed(&complete(&mut browser, &asked, "123456", nonsense).await);
+    }
+    let (known, unknown) = (begin(&mut browser, "alice").await, begin(&mut browser, "nobody").await);
+    let shape = |page: &Page| {
+        let request: Value = serde_json::from_str(&page.area("request")).unwrap();
+        (page.status, request["params"]["credentials"].as_array().unwrap().len())
+    };
+    assert_eq!(shape(&known), shape(&unknown));
+    let answer = alice.agent_answer(&unknown.area("request"));
+    failed(&complete(&mut browser, &unknown, &alice.passwords.take(), &answer).await);
+    failed(&begin(&mut browser, "no such name!").await);
+    // The same answer twice: the challenge is used up, and so is the form.
+    let asked = begin(&mut browser, "alice").await;
+    let (answer, otp) = (alice.agent_answer(&asked.area("request")), alice.passwords.take());
+    assert_eq!(complete(&mut browser.clone(), &asked, &otp, &answer).await.status, 303);
+    assert_eq!(complete(&mut browser, &asked, &otp, &answer).await.status, 403);
+    // A token that was revoked.
+    let request = RevokeCredentialRequest {
+        name: alice.account.clone(),
+        credential: alice.token.credential().0.to_vec().into(),
+        reason: "lost".into(),
+    };
+    let asked = begin(&mut browser, "alice").await;
+    site.client.call(site.client.logins().revoke_credential(request)).await.unwrap();
+    let answer = alice.agent_answer(&asked.area("request"));
+    failed(&complete(&mut browser, &asked, &alice.passwords.take(), &answer).await);
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn forms_of_others_and_too_large_ones_are_refused() {
+    let site = Site::start().await;
+    let mut alice = site.staff("alice").await;
+    let mut browser = site.browser();
+    browser.get("/").await;
+    assert_eq!(browser.post("/login", &[("form", "guessed"), ("account", "alice")]).await.status, 403);
+    assert_eq!(browser.post("/login", &[("account", "alice")]).await.status, 422);
+    let mut without = site.browser();
+    assert_eq!(without.post("/logout", &[("form", "x")]).await.status, 403);
+    let form = browser.get("/").await.hidden("form");
+    let large = "x".repeat(20 * 1024);
+    assert_eq!(browser.post("/login", &[("form", &form), ("account", &large)]).await.status, 413);
+    log_in(&mut browser, &mut alice).await;
+    let form = browser.get("/customers").await.hidden("form");
+    let long = "x".repeat(300);
+    assert_eq!(
+        browser.post("/customers", &[("form", &form), ("name", &long), ("phone", "1")]).await.status,
+        400
+    );
+    assert_eq!(
+        browser.post("/customers", &[("form", "guessed"), ("name", "a"), ("phone", "1")]).await.status,
+        403
+    );
+    site.stop().await;
+}
+
+/// With a token that is not the test's: the helper as staff have it.
+#[tokio::test]
+async fn the_helper_signs_for_the_page() {
+    let site = Site::start().await;
+    let mut alice = site.staff("alice").await;
+    let world = &site.world;
+    world.make_token("alice-token");
+    let [ticket, enrolment, pin] =
+        ["ticket", "enrolment", "pin"].map(|name| world.path(name).display().to_string());
+    let module = softhsm_module();
+    let token = ["--module", &module, "--token", "alice-token", "--pin-file", &pin];
+    let run = |arguments: &[&str]| {
+        let output = world.cli(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(&[&["token", "generate", "--name", "alice", "--login"], &token[..]].concat());
+    run(&["account", "enroll", "alice", "--out", &ticket]);
+    let enroll = ["token", "enroll", "--ticket", &ticket, "--name", "blue", "--out", &enrolment, "--json"];
+    let enrolled: Value = serde_json::from_str(&run(&[&enroll[..], &token].concat())).unwrap();
+    run(&["account", "submit", &enrolment]);
+    run(&["account", "approve", "alice", enrolled["credential"].as_str().unwrap()]);
+    let mut agent =
+        Agent::start(world.command("keyward").args(["token", "agent", "--origin", ORIGIN]).args(token));
+    let mut browser = site.browser();
+    let asked = begin(&mut browser, "alice").await;
+    let request: Value = serde_json::from_str(&asked.area("request")).unwrap();
+    let answer = agent.ask(&request);
+    agent.end();
+    let done = complete(&mut browser, &asked, &alice.passwords.take(), &json!(answer).to_string()).await;
+    assert_eq!(done.status, 303, "{}", done.text);
+    assert!(browser.get("/").await.text.contains("accounts/alice"));
+    site.stop().await;
+}

@@ -11,7 +11,7 @@ UNITDIR := $(PREFIX)/lib/systemd/system
 RENDER   = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ceremony run test bench fmt lint release install install-units uninstall clean
+.PHONY: help demo demo-ceremony demo-login run test bench fmt lint release install install-units uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ demo: ## See it work: encrypt, rotate, decrypt, refuse, verify, on a throw-away 
 
 demo-ceremony: ## See custodians found, rotate, restore and destroy with three tokens
 	@$(SCRIPTS)/demo-ceremony.sh
+
+demo-login: ## See a staff member log in with one-time password and token, and work with data
+	@$(SCRIPTS)/demo-login.sh
 
 run: ## Start a development daemon in the foreground (target/dev/keyward.sock)
 	@$(SCRIPTS)/run-dev.sh

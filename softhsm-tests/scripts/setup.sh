@@ -2,7 +2,7 @@
 # Checks that what a task needs is installed. As root on Debian or Ubuntu it
 # installs what is missing; anybody else is told the one command to run.
 #
-#   setup.sh [demo|test|bench]
+#   setup.sh [demo|demo-login|test|bench]
 set -euo pipefail
 # shellcheck source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -19,6 +19,7 @@ missing() {
     has cc && compiles_c || echo libc6-dev
     has softhsm2-util && softhsm_library >/dev/null || echo softhsm2
     has pkcs11-tool || echo opensc
+    [[ ! $1 =~ ^(test|demo-login)$ ]] || has curl || echo curl
     [[ $1 == test ]] || return 0
     /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
     has systemd-analyze || echo systemd
@@ -57,7 +58,7 @@ install_packages() {
 
 main() {
     local task=${1:-test} packages
-    [[ $task =~ ^(demo|test|bench)$ ]] || die "unknown task $task; expected demo, test or bench"
+    [[ $task =~ ^(demo|demo-login|test|bench)$ ]] || die "unknown task $task; expected demo, demo-login, test or bench"
     has cargo || die 'cargo is missing; install Rust 1.95 or newer from https://rustup.rs'
     mapfile -t packages < <(missing "$task")
     ((${#packages[@]})) || return 0

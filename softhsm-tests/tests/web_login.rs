@@ -210,12 +210,8 @@ async fn forms_of_others_and_too_large_ones_are_refused() {
     site.stop().await;
 }
 
-/// With a token that is not the test's: the helper as staff have it.
-#[tokio::test]
-async fn the_helper_signs_for_the_page() {
-    let site = Site::start().await;
-    let mut alice = site.staff("alice").await;
-    let world = &site.world;
+/// Puts a token in SoftHSM on record for alice; answers what the commands say of it.
+fn real_token(world: &World) -> Vec<String> {
     world.make_token("alice-token");
     let [ticket, enrolment, pin] =
         ["ticket", "enrolment", "pin"].map(|name| world.path(name).display().to_string());
@@ -232,8 +228,20 @@ async fn the_helper_signs_for_the_page() {
     let enrolled: Value = serde_json::from_str(&run(&[&enroll[..], &token].concat())).unwrap();
     run(&["account", "submit", &enrolment]);
     run(&["account", "approve", "alice", enrolled["credential"].as_str().unwrap()]);
-    let mut agent =
-        Agent::start(world.command("keyward").args(["token", "agent", "--origin", ORIGIN]).args(token));
+    token[..4].iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// With a token that is not the test's: the helper as staff have it.
+#[tokio::test]
+async fn the_helper_signs_for_the_page() {
+    let site = Site::start().await;
+    let mut alice = site.staff("alice").await;
+    let world = &site.world;
+    let token = real_token(world);
+    let pin = world.path("pin");
+    let mut command = world.command("keyward");
+    command.args(["token", "agent", "--origin", ORIGIN]).args(token).arg("--pin-file").arg(pin);
+    let mut agent = Agent::start(&mut command);
     let mut browser = site.browser();
     let asked = begin(&mut browser, "alice").await;
     let request: Value = serde_json::from_str(&asked.area("request")).unwrap();
@@ -242,5 +250,72 @@ async fn the_helper_signs_for_the_page() {
     let done = complete(&mut browser, &asked, &alice.passwords.take(), &json!(answer).to_string()).await;
     assert_eq!(done.status, 303, "{}", done.text);
     assert!(browser.get("/").await.text.contains("accounts/alice"));
+    site.stop().await;
+}
+
+/// What a browser sends before each message, and gets.
+fn frame(message: &Value) -> Vec<u8> {
+    let message = message.to_string();
+    #[expect(clippy::host_endian_bytes, reason = "native messaging is between programs of one machine")]
+    let length = u32::try_from(message.len()).unwrap().to_ne_bytes();
+    [&length[..], message.as_bytes()].concat()
+}
+
+fn frames(mut bytes: &[u8]) -> Vec<Value> {
+    let mut messages = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        #[expect(clippy::host_endian_bytes, reason = "native messaging is between programs of one machine")]
+        let (message, rest) = rest.split_at(u32::from_ne_bytes(*length) as usize);
+        messages.push(serde_json::from_slice(message).unwrap());
+        bytes = rest;
+    }
+    messages
+}
+
+/// A browser's helper has no terminal: a window shows what is signed, and asks for the PIN. The program in the
+/// window's place is a person who reads, and types what stands in a file.
+#[tokio::test]
+async fn a_browser_drives_the_helper() {
+    let site = Site::start().await;
+    let mut alice = site.staff("alice").await;
+    let world = &site.world;
+    let token = real_token(world);
+    let (window, read, pin) = (world.path("window"), world.path("read"), world.path("pin"));
+    let person = format!(
+        "#!/bin/sh\necho 'OK ready'\nwhile read -r word rest; do\n case $word in\n  SETDESC) echo \"$rest\" >>'{}'; echo OK;;\n  GETPIN) printf 'D '; cat '{}'; echo; echo OK;;\n  BYE) echo OK; exit;;\n  *) echo OK;;\n esac\ndone\n",
+        read.display(),
+        pin.display()
+    );
+    std::fs::write(&window, person).unwrap();
+    std::fs::set_permissions(&window, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let window = window.display().to_string();
+    let arguments = ["token", "agent", "--native-messaging", "--origin", ORIGIN, "--pinentry", &window];
+    let mut words: Vec<&str> = arguments.to_vec();
+    words.extend(token.iter().map(String::as_str));
+    // A browser says who starts it.
+    words.push("chrome-extension://abcdefghijklmnop/");
+    let mut browser = site.browser();
+    let asked = begin(&mut browser, "alice").await;
+    let mut request: Value = serde_json::from_str(&asked.area("request")).unwrap();
+    let mut input = frame(&request);
+    request["page"] = json!("https://evil.example");
+    input.extend(frame(&request));
+    request["page"] = json!(ORIGIN);
+    input.extend(frame(&request));
+    let output = world.cli_with_input(&words, &input);
+    assert!(output.status.success(), "{}", text(&output));
+    let answers = frames(&output.stdout);
+    assert_eq!(answers.len(), 3);
+    assert!(answers[0]["error"]["message"].as_str().unwrap().contains("does not say from which page"));
+    assert!(answers[1]["error"]["message"].as_str().unwrap().contains("another application"));
+    let shown = std::fs::read_to_string(read).unwrap();
+    assert!(shown.contains("log in as alice to https://crm.example"), "{shown}");
+    let done = complete(&mut browser, &asked, &alice.passwords.take(), &answers[2].to_string()).await;
+    assert_eq!(done.status, 303, "{}", done.text);
+    // Too long, and cut.
+    for (bytes, word) in [(&[0xff; 8][..], "longer than 64 KiB"), (&frame(&json!({}))[..5], "is cut")] {
+        let output = world.cli_with_input(&words, bytes);
+        assert!(!output.status.success() && text(&output).contains(word), "{}", text(&output));
+    }
     site.stop().await;
 }

@@ -1,7 +1,9 @@
-//! `keyward token agent`: a program that a browser's native-messaging host, or the helper of a login
-//! page, drives over standard input and output. One JSON object a line, each way, in order.
+//! `keyward token agent`: a program that a browser, or the helper of a login page, drives over standard input
+//! and output. JSON objects each way, in order: one a line, or in the frames of native messaging, whose
+//! length stands before them as 32 bits in the byte order of the machine
+//! (<https://developer.chrome.com/docs/extensions/develop/concepts/native-messaging>).
 
-use std::io::BufRead;
+use std::io::{BufRead, Read, Write};
 
 use clap::Args;
 use serde::Deserialize;
@@ -28,6 +30,12 @@ pub(crate) struct Agent {
     /// Application that may have logins signed; several times for several
     #[arg(long, value_name = "ORIGIN", required = true, value_parser = Origin::new)]
     origin: Vec<Origin>,
+    /// Speak native messaging with a browser; it must say from which page a request comes
+    #[arg(long)]
+    native_messaging: bool,
+    /// What a browser adds by itself: who has started this
+    #[arg(hide = true)]
+    _started_by: Vec<String>,
     #[command(flatten)]
     token: TokenArgs,
 }
@@ -39,7 +47,12 @@ enum Request {
     /// Answers the tokens that are plugged in.
     List { id: u64 },
     /// Signs a login.
-    Login { id: u64, params: Box<Params> },
+    Login {
+        id: u64,
+        params: Box<Params>,
+        /// Where the browser says that the request comes from.
+        page: Option<String>,
+    },
 }
 
 /// A challenge as BeginLogin answers it; bytes in hexadecimal.
@@ -63,22 +76,40 @@ struct Params {
 
 impl Agent {
     pub(super) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
-        while let Some(line) = next_line().await? {
+        while let Some(line) = self.next().await? {
             let answer = match serde_json::from_str::<Request>(&line) {
                 Ok(request) => self.answer(shell, request).await,
                 Err(error) => {
                     json!({ "id": null, "error": { "reason": "REQUEST", "message": error.to_string() } })
                 }
             };
-            shell.print.text(&format!("{answer}\n"))?;
+            match self.native_messaging {
+                true => send(answer.to_string()).await?,
+                false => shell.print.text(&format!("{answer}\n"))?,
+            }
         }
         Ok(Exit::Ok)
+    }
+
+    /// The next request; `None` at the end.
+    async fn next(&self) -> Result<Option<String>, Failure> {
+        let native = self.native_messaging;
+        let read = tokio::task::spawn_blocking(move || if native { next_frame() } else { next_line() });
+        let read = read.await.map_err(|error| Failure::Input(error.to_string()))??;
+        let text = read.map(String::from_utf8).transpose();
+        text.map_err(|_| Failure::Input("standard input is not UTF-8".into()))
     }
 
     async fn answer(&self, shell: &mut Shell, request: Request) -> Value {
         let (id, outcome) = match request {
             Request::List { id } => (id, self.list(shell).await),
-            Request::Login { id, params } => (id, self.login(shell, &params).await),
+            Request::Login { id, params, page } => {
+                let signed = match self.check_page(page.as_deref(), &params) {
+                    Ok(()) => self.login(shell, &params).await,
+                    Err(refused) => Err(refused),
+                };
+                (id, signed)
+            }
         };
         match outcome {
             Ok(result) => json!({ "id": id, "result": result }),
@@ -98,15 +129,31 @@ impl Agent {
 
     async fn login(&self, shell: &mut Shell, params: &Params) -> Result<Value, Failure> {
         let (login, deployment) = self.matter(params)?;
-        shell.print.show(&format!(
+        let said = format!(
             "you log in as {} to {}\n  deployment {deployment}\n  login {}",
             login.account, login.origin, login.login
-        ));
-        let mut session = self.token.open_for(shell, KeyUse::Login).await?;
+        );
+        shell.print.show(&said);
+        let mut session = self.token.open_for(shell, KeyUse::Login, &said).await?;
         let credential = self.credential(&mut session, params).await?;
         let envelope = login.envelope(deployment, credential.id());
         let signature = session.sign(shell, &credential, &envelope).await?;
         Ok(json!({ "credential": credential.id().to_string(), "signature": hex::encode(signature) }))
+    }
+
+    /// That the page which asks is the application whose login is to be signed.
+    fn check_page(&self, page: Option<&str>, params: &Params) -> Result<(), Failure> {
+        let refused = |message: String| Failure::Refused { reason: "TOKEN_REFUSED", message };
+        match page {
+            Some(page) if page == params.origin => Ok(()),
+            Some(page) => {
+                Err(refused(format!("the page is {page:?}, and the login is to another application")))
+            }
+            None if self.native_messaging => {
+                Err(refused("the browser does not say from which page the request comes".into()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What is signed, built here from its fields.
@@ -152,21 +199,53 @@ impl Agent {
 }
 
 /// The next line of standard input; `None` at its end.
-async fn next_line() -> Result<Option<String>, Failure> {
-    let read = tokio::task::spawn_blocking(|| {
-        let mut line = Vec::new();
-        let mut input = std::io::Read::take(std::io::stdin().lock(), LONGEST);
-        input.read_until(b'\n', &mut line).map(|_| line)
-    });
-    let line = read.await.map_err(|error| Failure::Input(error.to_string()))?;
-    let line = line.map_err(Failure::file("read", "stdin".as_ref()))?;
+fn next_line() -> Result<Option<Vec<u8>>, Failure> {
+    let mut line = Vec::new();
+    let mut input = std::io::Read::take(std::io::stdin().lock(), LONGEST);
+    input.read_until(b'\n', &mut line).map_err(Failure::file("read", "stdin".as_ref()))?;
     match (line.is_empty(), line.ends_with(b"\n")) {
         (true, _) => Ok(None),
-        (false, true) => String::from_utf8(line)
-            .map(Some)
-            .map_err(|_| Failure::Input("a line of standard input is not UTF-8".into())),
+        (false, true) => Ok(Some(line)),
         (false, false) => {
             Err(Failure::Input("a line of standard input is cut, or longer than 64 KiB".into()))
         }
     }
+}
+
+/// The next frame of standard input; `None` at its end.
+fn next_frame() -> Result<Option<Vec<u8>>, Failure> {
+    let mut input = std::io::stdin().lock();
+    let mut length = [0; 4];
+    let read = Failure::file("read", "stdin".as_ref());
+    match input.read_exact(&mut length) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(read(error)),
+    }
+    #[expect(clippy::host_endian_bytes, reason = "native messaging is between programs of one machine")]
+    let length = u32::from_ne_bytes(length);
+    if u64::from(length) > LONGEST {
+        return Err(Failure::Input("a message is longer than 64 KiB".into()));
+    }
+    let mut message = Vec::new();
+    let limit = std::io::Read::take(&mut input, length.into()).read_to_end(&mut message);
+    match limit.map_err(read)? == length as usize {
+        true => Ok(Some(message)),
+        false => Err(Failure::Input("a message is cut".into())),
+    }
+}
+
+/// A frame on standard output.
+async fn send(message: String) -> Result<(), Failure> {
+    let sent = tokio::task::spawn_blocking(move || {
+        let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        #[expect(clippy::host_endian_bytes, reason = "native messaging is between programs of one machine")]
+        let length = length.to_ne_bytes();
+        let mut output = std::io::stdout().lock();
+        output.write_all(&length)?;
+        output.write_all(message.as_bytes())?;
+        output.flush()
+    });
+    let sent = sent.await.map_err(|error| Failure::Input(error.to_string()))?;
+    sent.map_err(Failure::file("write", "stdout".as_ref()))
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use crate::cli::Shell;
@@ -68,6 +69,9 @@ pub(crate) struct PinArgs {
     /// Open file descriptor to read the PIN from, for scripts
     #[arg(long, value_name = "NUMBER")]
     pin_fd: Option<u32>,
+    /// Program that asks for the PIN in a window, where there is no terminal: pinentry of GnuPG
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["pin_file", "pin_fd"])]
+    pinentry: Option<PathBuf>,
     /// Try the PIN although a wrong one locks the token
     #[arg(long)]
     last_try: bool,
@@ -197,13 +201,30 @@ impl PinArgs {
         self.last_try
     }
 
-    /// Reads the PIN; a terminal takes its time.
+    /// Reads the PIN; a terminal takes its time. A window shows `matter` too: what the PIN is for.
     ///
     /// # Errors
     /// [`Failure`] when there is none.
-    pub(super) async fn read(&self, token: &TokenInfo) -> Result<Pin, Failure> {
+    pub(super) async fn read(&self, token: &TokenInfo, matter: &str) -> Result<Pin, Failure> {
+        if let Some(program) = &self.pinentry {
+            return in_a_window(program.clone(), format!("{matter}\n\nPIN of {}", named(token))).await;
+        }
         ask(&self.pin_file, self.pin_fd, format!("PIN of {}: ", named(token))).await
     }
+}
+
+/// Asks in a window, by the Assuan protocol of GnuPG's pinentry.
+async fn in_a_window(program: PathBuf, description: String) -> Result<Pin, Failure> {
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut input = pinentry::PassphraseInput::with_binary(program)
+            .ok_or_else(|| Failure::Usage("--pinentry: there is no such program".to_owned()))?;
+        input.with_title("Keyward").with_description(&description).with_prompt("PIN:");
+        let typed =
+            input.interact().map_err(|error| Failure::Input(format!("the PIN was not entered: {error}")))?;
+        Pin::from_bytes(typed.expose_secret().as_bytes())
+            .map_err(|NoPin| Failure::Input("what was given is no PIN: too long, or no text".to_owned()))
+    });
+    asked.await.map_err(|error| Failure::Input(error.to_string()))?
 }
 
 /// A token, as a prompt names it.
@@ -307,18 +328,23 @@ impl TokenArgs {
     /// # Errors
     /// [`Failure`] that says what to do: no token, a wrong PIN and the tries that are left.
     pub(crate) async fn open(&self, shell: &mut Shell) -> Result<Session, Failure> {
-        self.open_for(shell, KeyUse::Sign).await
+        self.open_for(shell, KeyUse::Sign, "").await
     }
 
-    /// The same, to sign with the key of one use.
+    /// The same, to sign with the key of one use; `matter` is what a window says that is signed.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub(super) async fn open_for(&self, shell: &mut Shell, signs: KeyUse) -> Result<Session, Failure> {
+    pub(super) async fn open_for(
+        &self,
+        shell: &mut Shell,
+        signs: KeyUse,
+        matter: &str,
+    ) -> Result<Session, Failure> {
         daemon::harden(SecretMemory::default()).map_err(Failure::file("protect", "this process".as_ref()))?;
         let report = self.module.token(shell).await?;
         warn_of_tries(shell, &report, self.pin.last_try)?;
-        let pin = self.pin.read(&report.token).await?;
+        let pin = self.pin.read(&report.token, matter).await?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
         let opened = process.open(same(report.token), pin, self.pin.last_try).await;
         let token = opened.map_err(failure)?;

@@ -111,11 +111,12 @@ impl Enroll {
         if Date(ticket.expires) < Date::now() {
             return Err(Failure::Input("the ticket has expired: ask the operator for another one".into()));
         }
-        shell.print.show(&format!(
+        let matter = format!(
             "you enroll a token to log in as {account}\n  deployment {deployment}\n  ticket {id}\n  token name {}",
             self.name
-        ));
-        let mut session = self.token.open_for(shell, KeyUse::Login).await?;
+        );
+        shell.print.show(&matter);
+        let mut session = self.token.open_for(shell, KeyUse::Login, &matter).await?;
         let credential = session.credential().await?;
         let shown = self.evidence.show(&mut session).await?;
         let (nonce, expires) = (exact(&ticket.nonce, "nonce")?, Date(ticket.expires));

@@ -79,7 +79,7 @@ impl ChangePin {
         harden()?;
         let report = self.module.token(shell).await?;
         warn_of_tries(shell, &report, self.pin.last_try())?;
-        let pin = self.pin.read(&report.token).await?;
+        let pin = self.pin.read(&report.token, "").await?;
         let new = self.new.read("PIN", &report.token).await?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
         let changed = process.change_pin(same(report.token.clone()), pin, new, self.pin.last_try()).await;

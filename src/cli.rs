@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod account;
+mod admin;
 mod audit;
 mod backup;
 mod ceremony;
@@ -107,6 +108,9 @@ enum Command {
     /// Manage staff accounts, their one-time passwords and tokens
     #[command(subcommand)]
     Account(account::Command),
+    /// What administrators approve with their tokens
+    #[command(subcommand)]
+    Admin(admin::Command),
     /// Compute and rotate blind indexes
     #[command(subcommand)]
     Index(index::Command),
@@ -245,6 +249,7 @@ impl Command {
             Self::Version(command) => command.run(shell).await,
             Self::Principal(command) => command.run(shell).await,
             Self::Account(command) => command.run(shell).await,
+            Self::Admin(command) => command.run(shell).await,
             Self::Index(command) => command.run(shell).await,
             Self::Encrypt(command) => command.run(shell).await,
             Self::Decrypt(command) => command.run(shell).await,

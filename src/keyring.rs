@@ -2,6 +2,7 @@
 //! them at a given time. Pure: no I/O, no clock of its own.
 
 pub mod account;
+pub mod act;
 pub mod agenda;
 pub mod armour;
 pub mod binding;

@@ -105,6 +105,18 @@ impl Staff {
         Self { account, token, passwords }
     }
 
+    /// Makes an account with a token that waits for approval; answers its name, and the credential.
+    pub async fn new_pending(client: &Client, name: &str) -> (String, Vec<u8>) {
+        let account = format!("accounts/{name}");
+        let request = CreateAccountRequest { name: account.clone(), ..Default::default() };
+        client.call(client.logins().create_account(request)).await.expect("an account");
+        let request = OpenEnrolmentRequest { name: account.clone(), ..Default::default() };
+        let ticket = client.call(client.logins().open_enrolment(request)).await.expect("a ticket");
+        let submitted = submission(&ticket, &MemoryKey::default());
+        let enrolled = client.call(client.logins().submit_enrolment(submitted)).await.expect("an enrolment");
+        (account, enrolled.id.to_vec())
+    }
+
     /// Logs in as it should be done.
     ///
     /// # Errors

@@ -195,6 +195,10 @@ permissions! {
     ListAccounts(()) needs Needs::Operator;
     /// Hand in what a token has signed for its enrolment, which proves itself.
     SubmitEnrolment(()) needs Needs::Known;
+    /// See the acts that wait for an administrator.
+    ViewActs(()) needs Needs::Known;
+    /// Hand in an administrator's signature, which proves itself.
+    ApproveAct(()) needs Needs::Known;
     /// See the state of the daemon.
     ViewStatus(()) needs Needs::Known;
 }

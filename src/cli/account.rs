@@ -17,6 +17,8 @@ use crate::rpc::proto::{
 mod otp;
 mod tokens;
 
+pub(super) use tokens::Prefix;
+
 /// `keyward account`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

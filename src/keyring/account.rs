@@ -5,7 +5,7 @@ use minicbor::{Decode, Encode};
 use super::credential::{Credential, CredentialId};
 use super::otp::{Failures, OtpScheme};
 use crate::clock::Date;
-use crate::id::{AccountId, PrincipalId, TokenName};
+use crate::id::{AccountId, CeremonyId, PrincipalId, TokenName};
 
 /// Most tokens of an account, whatever their state.
 pub const MOST_TOKENS: usize = 16;
@@ -237,6 +237,29 @@ pub struct LoginCredential {
     /// What it was found to be good by; absent for one that is only witnessed.
     #[n(12)]
     pub evidence: Option<Evidence>,
+    /// Who approved it, where that was no operator.
+    #[n(13)]
+    pub approver: Option<Approver>,
+}
+
+/// Who approves a token where operators do not.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Approver {
+    /// An administrator, by a signature of their own token.
+    #[n(1)]
+    Administrator(#[n(0)] AccountId),
+    /// Custodians, in a ceremony.
+    #[n(2)]
+    Ceremony(#[n(0)] CeremonyId),
+}
+
+impl std::fmt::Display for Approver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Administrator(account) => write!(f, "accounts/{account}"),
+            Self::Ceremony(id) => write!(f, "ceremonies/{id}"),
+        }
+    }
 }
 
 /// A permission to enrol one token.

@@ -12,9 +12,10 @@ use std::fmt;
 
 use minicbor::{Decode, Encode};
 
+use super::credential::CredentialId;
 use super::roster::Members;
 use crate::clock::Date;
-use crate::id::{CustodianId, KeyName, RootGeneration, RosterVersion, TenantId};
+use crate::id::{AccountId, CustodianId, KeyName, RootGeneration, RosterVersion, TenantId};
 
 /// What a ceremony does.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -60,6 +61,16 @@ pub enum Action {
         #[n(1)]
         resident: bool,
     },
+    /// Makes a staff account an administrator's, with one of its tokens.
+    #[n(9)]
+    MakeAdministrator {
+        /// The account.
+        #[n(0)]
+        account: AccountId,
+        /// The token's key.
+        #[n(1)]
+        credential: CredentialId,
+    },
 }
 
 impl Action {
@@ -74,6 +85,7 @@ impl Action {
             Self::Unfreeze(_) => "unfreeze",
             Self::SetMinVersion { .. } => "set-min-version",
             Self::MoveTenant { .. } => "move-tenant",
+            Self::MakeAdministrator { .. } => "make-administrator",
         }
     }
 

@@ -30,7 +30,7 @@ use crate::token::printable::Statement;
 use crate::token::verify::verify;
 
 pub mod execute;
-mod statement;
+pub(in crate::ops) mod statement;
 pub mod transcript;
 
 /// Most ceremonies that may be open at a time.
@@ -494,6 +494,9 @@ impl Vault {
             }
             Action::SetMinVersion { key, version, .. } => self.min_version_allowed(key, *version).await,
             Action::RotateRoot | Action::ChangeRoster(_) => Ok(()),
+            Action::MakeAdministrator { account, credential } => {
+                self.check_administrator(account, *credential).await
+            }
             Action::Unfreeze(name) => self.check_resource(name).await,
             Action::Destroy(name) => self.check_target(name).await,
         }

@@ -111,6 +111,12 @@ pub enum Error {
     /// A token cannot be put on record.
     #[error("{0}")]
     EnrolmentRefused(String),
+    /// There are administrators: one of them approves it.
+    #[error("there are administrators, so one of them approves it: keyward admin propose {0}")]
+    AdministratorRequired(String),
+    /// An administrator's approval does not count.
+    #[error("{0}")]
+    ActRefused(String),
     /// An approval does not count.
     #[error(transparent)]
     Approval(#[from] ApprovalError),
@@ -207,6 +213,7 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Reason {
+    AdministratorRequired,
     AlreadyExists,
     ApprovalRefused,
     ArgumentInvalid,
@@ -251,7 +258,8 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
+        Self::AdministratorRequired,
         Self::AlreadyExists,
         Self::ApprovalRefused,
         Self::ArgumentInvalid,
@@ -297,6 +305,7 @@ impl Reason {
     /// The word in ErrorInfo and in the audit log.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::AdministratorRequired => "ADMINISTRATOR_REQUIRED",
             Self::AlreadyExists => "ALREADY_EXISTS",
             Self::ApprovalRefused => "APPROVAL_REFUSED",
             Self::ArgumentInvalid => "ARGUMENT_INVALID",
@@ -360,6 +369,8 @@ impl Error {
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
             Self::NoCeremony(_) | Self::NoAccount(_) => Reason::NotFound,
             Self::LoginFailed { .. } => Reason::LoginFailed,
+            Self::AdministratorRequired(_) => Reason::AdministratorRequired,
+            Self::ActRefused(_) => Reason::ApprovalRefused,
             Self::Assertion(_) => Reason::AssertionRefused,
             Self::Proof(_) => Reason::ProofRefused,
             Self::ProofRequired(_) => Reason::ProofRequired,

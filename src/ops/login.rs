@@ -31,6 +31,7 @@ use crate::token::envelope;
 use crate::token::verify::verify;
 
 pub mod accounts;
+pub mod admin;
 pub mod assertion;
 pub mod challenge;
 pub mod enrol;

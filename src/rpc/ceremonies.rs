@@ -18,8 +18,9 @@ use super::proto::{
 };
 use crate::access::permission;
 use crate::audit::{Outcome, Pending};
-use crate::id::{CeremonyId, CustodianId, KeyName, RosterVersion, TenantName};
+use crate::id::{AccountName, CeremonyId, CustodianId, KeyName, RosterVersion, TenantName};
 use crate::keyring::ceremony::{Action, State};
+use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::Custodian;
 use crate::keyring::roster::Roster;
 use crate::ops::Error;
@@ -219,6 +220,15 @@ fn proposal(asked: Asked) -> Result<Proposal, Error> {
         Asked::Unfreeze(name) => Proposal::Other(Action::Unfreeze(name)),
         Asked::SetMinVersion(set) => {
             Proposal::SetMinVersion { key: KeyName::parse(&set.name)?, version: set.version }
+        }
+        Asked::MakeAdministrator(to) => {
+            let credential = to.credential[..]
+                .try_into()
+                .map_err(|_| Error::Argument("credential has 32 bytes".into()))?;
+            Proposal::Other(Action::MakeAdministrator {
+                account: AccountName::parse(&to.account)?.0,
+                credential: CredentialId(credential),
+            })
         }
         Asked::MoveTenant(to) => Proposal::Other(Action::MoveTenant {
             tenant: TenantName::parse(&to.name)?.0,

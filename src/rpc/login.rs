@@ -9,15 +9,18 @@ use super::access::check_reason;
 use super::call::{Gate, settled};
 use super::convert::timestamp;
 use super::proto::login_service_server::LoginService;
+use super::proto::propose_act_request::Act as Asked;
 use super::proto::{self, *};
 use crate::access::permission;
 use crate::clock::Date;
-use crate::id::{AccountName, LoginId, TicketId, TokenName};
+use crate::id::{AccountName, LoginId, ProposalId, TicketId, TokenName};
 use crate::keyring::account::Level;
+use crate::keyring::act;
 use crate::keyring::credential::{Credential, CredentialId, TokenAlgorithm, TokenKind};
 use crate::keyring::otp::{Lock, OtpHash, OtpKind, OtpScheme};
 use crate::ops::Error;
 use crate::ops::login::accounts::{AccountChange, AccountInfo};
+use crate::ops::login::admin::{ActApproval, ActInfo};
 use crate::ops::login::enrol::{EnrolmentRequest, OpenTicket};
 use crate::ops::login::evidence::Shown;
 use crate::ops::login::{Begun, Completion, LoggedIn};
@@ -246,6 +249,79 @@ impl LoginService for Logins {
             Ok(vault.revoke_credential(&right, id, &message.reason).await?.map(account))
         })
     }
+
+    async fn propose_act(&self, request: Request<ProposeActRequest>) -> Result<Response<Act>, Status> {
+        call!(self, request, "propose-act", request.get_ref().account.clone(), |call, message| {
+            let name = AccountName::parse(&message.account)?;
+            let (vault, right) = call.authorize::<permission::ManageAccount>(name.clone())?;
+            let act = match message.act {
+                Some(Asked::ApproveToken(credential)) => {
+                    let credential = CredentialId(exact(&credential, "approve_token")?);
+                    act::Act::ApproveToken { account: name.0, credential }
+                }
+                Some(Asked::Unlock(true)) => act::Act::Unlock { account: name.0 },
+                Some(Asked::SetLevel(to)) => {
+                    let today = vault.level_of(&right).await?;
+                    act::Act::SetLevel { account: name.0, level: level(to)?, today }
+                }
+                Some(Asked::Unlock(false)) | None => return Err(Error::Argument("act: say what".into())),
+            };
+            Ok(vault.propose_act(&right, act, &message.reason).await?.map(act_message))
+        })
+    }
+
+    async fn list_acts(
+        &self,
+        request: Request<ListActsRequest>,
+    ) -> Result<Response<ListActsResponse>, Status> {
+        call!(self, request, "list-acts", "acts".to_owned(), |call, _message| {
+            let (vault, right) = call.authorize::<permission::ViewActs>(())?;
+            let acts = vault.list_acts(&right).await?;
+            Ok(acts.map(|acts| ListActsResponse { acts: acts.into_iter().map(act_message).collect() }))
+        })
+    }
+
+    async fn approve_act(&self, request: Request<ApproveActRequest>) -> Result<Response<Account>, Status> {
+        call!(self, request, "approve-act", request.get_ref().name.clone(), |call, message| {
+            let (vault, right) = call.authorize::<permission::ApproveAct>(())?;
+            let approval = ActApproval {
+                id: act_id(&message.name)?,
+                administrator: AccountName::parse(&message.administrator)?.0,
+                credential: CredentialId(exact(&message.credential, "credential")?),
+                signature: message.signature.to_vec(),
+            };
+            Ok(vault.approve_act(&right, &approval).await?.map(account))
+        })
+    }
+
+    async fn cancel_act(
+        &self,
+        request: Request<CancelActRequest>,
+    ) -> Result<Response<CancelActResponse>, Status> {
+        call!(self, request, "cancel-act", request.get_ref().name.clone(), |call, message| {
+            let (vault, right) = call.authorize::<permission::ListAccounts>(())?;
+            Ok(vault.cancel_act(&right, act_id(&message.name)?).await?.map(|()| CancelActResponse {}))
+        })
+    }
+}
+
+fn act_id(name: &str) -> Result<ProposalId, Error> {
+    let id = name.strip_prefix("acts/").and_then(ProposalId::parse);
+    id.ok_or_else(|| Error::Argument("name: expected acts/ and 32 hexadecimal digits".into()))
+}
+
+fn act_message(info: ActInfo) -> Act {
+    let ActInfo { id, deployment, record } = info;
+    Act {
+        name: format!("acts/{id}"),
+        action: record.act.as_str().to_owned(),
+        account: format!("accounts/{}", record.act.account()),
+        statement: record.statement,
+        proposed_by: record.proposed_by.to_string(),
+        create_time: Some(timestamp(record.created)),
+        expire_time: Some(timestamp(record.expires)),
+        deployment: deployment.0.to_vec().into(),
+    }
 }
 
 fn exact<const N: usize>(bytes: &[u8], field: &str) -> Result<[u8; N], Error> {
@@ -379,7 +455,11 @@ fn credential(id: CredentialId, record: crate::keyring::account::LoginCredential
         state: record.state.as_str().to_owned(),
         assurance: record.assurance.as_str().to_owned(),
         requested_by: record.requested_by.to_string(),
-        approved_by: record.approved_by.map(|by| by.to_string()).unwrap_or_default(),
+        approved_by: record
+            .approver
+            .map(|by| by.to_string())
+            .or_else(|| record.approved_by.map(|by| by.to_string()))
+            .unwrap_or_default(),
         enrol_time: Some(timestamp(record.enrolled)),
         last_use_time: record.last_used.map(timestamp),
         reason: record.reason.unwrap_or_default(),

@@ -36,7 +36,8 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::ShuttingDown
         | Reason::StoreUnavailable => Code::Unavailable,
         Reason::Internal => Code::Internal,
-        Reason::ApprovalRefused
+        Reason::AdministratorRequired
+        | Reason::ApprovalRefused
         | Reason::CeremonyRequired
         | Reason::ClockSuspect
         | Reason::Destroyed

@@ -13,10 +13,11 @@ use minicbor::{Decode, Encode};
 use crate::clock::Date;
 use crate::id::{
     AccountId, AssertionId, CeremonyId, DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion,
-    KekVersion, KeyId, KeyName, PrincipalId, RootGeneration, RosterVersion, RotationName, SigningGeneration,
-    TenantId, TenantName, TicketId, VersionName,
+    KekVersion, KeyId, KeyName, PrincipalId, ProposalId, RootGeneration, RosterVersion, RotationName,
+    SigningGeneration, TenantId, TenantName, TicketId, VersionName,
 };
 use crate::keyring::account::{Account, EndedAssertion, LoginCredential, Otp, Ticket};
+use crate::keyring::act::ProposedAct;
 use crate::keyring::agenda::{Due, Lease, Task};
 use crate::keyring::ceremony::Ceremony;
 use crate::keyring::credential::CredentialId;
@@ -90,6 +91,8 @@ pub enum Table {
     Ticket = 27,
     /// Login assertions that were ended before their time.
     EndedAssertion = 28,
+    /// Acts that wait for an administrator.
+    Act = 29,
     /// Nodes of the digest's hash tree.
     Digest = 0xf0,
     /// The one row that says what the store holds.
@@ -98,7 +101,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -127,6 +130,7 @@ impl Table {
         Self::Otp,
         Self::Ticket,
         Self::EndedAssertion,
+        Self::Act,
         Self::Digest,
         Self::Meta,
     ];
@@ -190,6 +194,7 @@ impl Table {
             Self::Otp => "one-time password",
             Self::Ticket => "enrolment ticket",
             Self::EndedAssertion => "ended assertion",
+            Self::Act => "administrative act",
             Self::Digest => "digest",
             Self::Meta => "meta",
         }
@@ -388,6 +393,11 @@ pub fn ended_assertion(assertion: AssertionId) -> Path<EndedAssertion> {
     Path::new(assertion)
 }
 
+/// The path of an act that waits for an administrator.
+pub fn act(act: ProposalId) -> Path<ProposedAct> {
+    Path::new(act)
+}
+
 /// The path of the escrow of one generation of the root.
 pub fn escrow(generation: RootGeneration) -> Path<Escrow> {
     Path::new(generation)
@@ -502,6 +512,7 @@ records! {
     Otp: Otp, AccountId, |account| format!("accounts/{account}/otp");
     Ticket: Ticket, TicketId, |ticket| format!("tickets/{ticket}");
     EndedAssertion: EndedAssertion, AssertionId, |assertion| format!("assertions/{assertion}");
+    ProposedAct: Act, ProposalId, |act| format!("acts/{act}");
     Roster: Roster, RosterVersion, |version| format!("rosters/{version}");
     Ceremony: Ceremony, CeremonyId, |ceremony| format!("ceremonies/{ceremony}");
     Escrow: Escrow, RootGeneration, |generation| format!("roots/{generation}/escrow");
@@ -590,7 +601,7 @@ macro_rules! random_path {
         })*
     };
 }
-random_path!(AssertionId CeremonyId CredentialId DekId ExportId TicketId);
+random_path!(AssertionId CeremonyId CredentialId DekId ExportId ProposalId TicketId);
 
 impl PathId for () {
     fn put(&self, _: &mut Vec<u8>) {}

@@ -20,10 +20,10 @@ use crate::rpc::proto::{
 
 /// The first digits of a credential: 8 at least, and enough to mean one.
 #[derive(Debug, Clone)]
-struct Prefix(String);
+pub(crate) struct Prefix(String);
 
 impl Prefix {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let digits = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
         match digits && (8..=64).contains(&text.len()) {
             true => Ok(Self(text.to_owned())),
@@ -32,7 +32,11 @@ impl Prefix {
     }
 
     /// The one credential of the account that is meant.
-    async fn credential(&self, client: &Client, account: &AccountName) -> Result<bytes::Bytes, Failure> {
+    pub(crate) async fn credential(
+        &self,
+        client: &Client,
+        account: &AccountName,
+    ) -> Result<bytes::Bytes, Failure> {
         let request = GetAccountRequest { name: account.to_string() };
         let found = client.call(client.logins().get_account(request)).await?;
         let mut fitting =

@@ -9,10 +9,11 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::{Shell, document, name};
 use crate::config::value::Span;
-use crate::id::{KeyName, TenantName};
+use crate::id::{AccountName, KeyName, TenantName};
+use crate::keyring::credential::CredentialId;
 use crate::rpc::proto::ProposeRequest;
 use crate::rpc::proto::propose_request::{
-    Action, ChangeRoster, Found, MoveTenant, RotateRoot, SetMinVersion,
+    Action, ChangeRoster, Found, MakeAdministrator, MoveTenant, RotateRoot, SetMinVersion,
 };
 
 /// `keyward ceremony propose`
@@ -96,6 +97,22 @@ pub(crate) enum Propose {
         #[command(flatten)]
         how: How,
     },
+    /// Make a staff account an administrator's, with one of its tokens
+    #[command(after_help = "`keyward account show --json` has the credential.
+
+Example:
+  keyward ceremony propose make-administrator bob --reason 'head of IT' \\
+      3f0c9a1200112233445566778899aabbccddeeff00112233445566778899aabb")]
+    MakeAdministrator {
+        /// The account
+        #[arg(value_parser = name::account)]
+        account: AccountName,
+        /// The token's credential, in hexadecimal
+        #[arg(value_name = "HEX", value_parser = credential)]
+        credential: CredentialId,
+        #[command(flatten)]
+        how: How,
+    },
     /// Keep a tenant's key-encryption key in the HSM for good, or in the store again
     #[command(
         after_help = "Example:\n  keyward ceremony propose move-tenant acme --resident --reason 'high assurance'"
@@ -121,6 +138,10 @@ pub(crate) struct How {
     /// How long approvals are collected, for example `12h`
     #[arg(long, default_value = "3d", value_parser = span)]
     lasts: Span,
+}
+
+fn credential(text: &str) -> Result<CredentialId, String> {
+    CredentialId::parse(text).ok_or_else(|| "expected 64 hexadecimal digits".to_owned())
 }
 
 fn span(text: &str) -> Result<Span, String> {
@@ -156,6 +177,10 @@ impl Propose {
             Self::Unfreeze { resource, how } => (Action::Unfreeze(name::any(&resource)), how),
             Self::SetMinVersion { key, version, how } => {
                 (Action::SetMinVersion(SetMinVersion { name: key.to_string(), version }), how)
+            }
+            Self::MakeAdministrator { account, credential, how } => {
+                let (account, credential) = (account.to_string(), credential.0.to_vec().into());
+                (Action::MakeAdministrator(MakeAdministrator { account, credential }), how)
             }
             Self::MoveTenant { tenant, resident, how } => {
                 (Action::MoveTenant(MoveTenant { name: tenant.to_string(), resident }), how)

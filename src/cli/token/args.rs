@@ -335,7 +335,7 @@ impl TokenArgs {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub(super) async fn open_for(
+    pub(crate) async fn open_for(
         &self,
         shell: &mut Shell,
         signs: KeyUse,

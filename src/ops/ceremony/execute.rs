@@ -100,6 +100,9 @@ impl Vault {
             Action::MoveTenant { tenant, resident } => self.move_one(&info, tenant, *resident).await?,
             Action::Unfreeze(name) => return unhindered!(self.unfreeze(id, name)).map(Some),
             Action::Destroy(name) => self.destroy_by_ceremony(id, name).await?,
+            Action::MakeAdministrator { account, credential } => {
+                unhindered!(self.make_administrator(account, *credential, id))?
+            }
             Action::SetMinVersion { key, version, today } => {
                 self.change_min_version(key, *version, *today).await?
             }

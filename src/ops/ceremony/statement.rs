@@ -98,6 +98,14 @@ fn what(action: &Action) -> Vec<String> {
                 format!("Data of versions {from} to {to} {what}."),
             ];
         }
+        Action::MakeAdministrator { account, credential } => {
+            return vec![
+                format!("Account: accounts/{account}"),
+                format!("Credential: {credential}"),
+                "The account gets level 3. Whoever has this token and its PIN approves, alone,".into(),
+                "the tokens and levels of others that operators propose.".into(),
+            ];
+        }
         Action::MoveTenant { tenant, resident } => {
             let place = if *resident { "stays in the HSM for good" } else { "is kept wrapped in the store" };
             return vec![
@@ -126,7 +134,7 @@ fn roster(members: &Members) -> String {
 }
 
 /// RFC 3339, UTC, whole seconds.
-fn date(date: Date) -> String {
+pub(in crate::ops) fn date(date: Date) -> String {
     let seconds = i64::try_from(date.millis() / 1000).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(seconds).map_or_else(|_| "-".into(), |time| time.to_string())
 }

@@ -63,6 +63,9 @@ impl Vault {
         if self.records.get(&tables::account(id)).await?.is_some() {
             return Err(Error::Exists(right.resource().to_string()));
         }
+        if level > Level::One {
+            self.require_no_administrator(&format!("set-level {id} {}", level.get())).await?;
+        }
         let (created, credentials) = (Date::now(), Vec::new());
         let record = Account { display_name, level, suspended: false, created, credentials };
         let mut changes = Changes::default();
@@ -121,6 +124,7 @@ impl Vault {
         if let Some(level) = change.level {
             if level > record.level {
                 self.require_level(level)?;
+                self.require_no_administrator(&format!("set-level {id} {}", level.get())).await?;
             }
             record.level = level;
         }
@@ -146,6 +150,7 @@ impl Vault {
 
     async fn try_unlock(&self, id: &AccountId, reason: &str) -> Result<Done<AccountInfo>, Error> {
         let account = self.account(id).await?.record;
+        self.require_no_administrator(&format!("unlock {id}")).await?;
         let otp = self.records.get(&tables::otp(id)).await?;
         let otp = otp.filter(|otp| otp.record.failures.count > 0);
         let otp = otp.ok_or_else(|| Error::NotAllowed(format!("accounts/{id} is not locked")))?;
@@ -337,7 +342,7 @@ impl Vault {
     fn require_level(&self, level: Level) -> Result<(), Error> {
         match level == Level::Three && self.root().custody == Custody::Founded {
             true => Err(Error::NotAllowed(
-                "no single person gives level 3 once the root is founded; use level 1 or 2".into(),
+                "no single person gives level 3 once the root is founded: keyward ceremony propose make-administrator, or keyward admin propose set-level".into(),
             )),
             false => Ok(()),
         }

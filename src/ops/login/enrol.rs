@@ -145,6 +145,7 @@ impl Vault {
             reason: None,
             replaces: ticket.replaces,
             evidence,
+            approver: None,
         };
         changes.create(&tables::login_credential(credential.id()), &enrolled);
         let Stored { record: mut account, revision } = self.account(&ticket.account).await?;
@@ -199,6 +200,7 @@ impl Vault {
         if record.state != CredentialState::Pending {
             return Err(Error::NotAllowed(format!("credential {id} is {}", record.state.as_str())));
         }
+        self.require_no_administrator(&format!("approve-token {account} {id}")).await?;
         if record.requested_by == *approver && self.root().custody == Custody::Founded {
             return Err(Error::NotAllowed(format!(
                 "principals/{approver} opened this enrolment; another operator must approve it"
@@ -261,7 +263,7 @@ impl Vault {
         Ok(())
     }
 
-    async fn credential_of(
+    pub(super) async fn credential_of(
         &self,
         account: &AccountId,
         id: CredentialId,

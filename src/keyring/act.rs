@@ -1,0 +1,85 @@
+//! What administrators decide about accounts: proposed by an operator, approved by a signature of the
+//! administrator's token over the exact text.
+
+use minicbor::{Decode, Encode};
+
+use super::account::Level;
+use super::credential::CredentialId;
+use crate::clock::Date;
+use crate::id::{AccountId, PrincipalId};
+
+/// Something that an operator does not do alone where there are administrators.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Act {
+    /// Lets a token be logged in with.
+    #[n(1)]
+    ApproveToken {
+        /// Whose it is.
+        #[n(0)]
+        account: AccountId,
+        /// Its key.
+        #[n(1)]
+        credential: CredentialId,
+    },
+    /// Ends the lock after wrong one-time passwords.
+    #[n(2)]
+    Unlock {
+        /// The account.
+        #[n(0)]
+        account: AccountId,
+    },
+    /// Gives an account another level.
+    #[n(3)]
+    SetLevel {
+        /// The account.
+        #[n(0)]
+        account: AccountId,
+        /// The new one.
+        #[n(1)]
+        level: Level,
+        /// The one when this was proposed; it must not have changed since.
+        #[n(2)]
+        today: Level,
+    },
+}
+
+impl Act {
+    /// The word for it, as people and scripts read it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::ApproveToken { .. } => "approve-token",
+            Self::Unlock { .. } => "unlock",
+            Self::SetLevel { .. } => "set-level",
+        }
+    }
+
+    /// The account that it is about. Its holder does not approve it.
+    pub fn account(&self) -> &AccountId {
+        match self {
+            Self::ApproveToken { account, .. }
+            | Self::Unlock { account }
+            | Self::SetLevel { account, .. } => account,
+        }
+    }
+}
+
+/// An act that waits for an administrator.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ProposedAct {
+    /// What.
+    #[n(1)]
+    pub act: Act,
+    /// Who proposed it.
+    #[n(2)]
+    pub proposed_by: PrincipalId,
+    /// When.
+    #[n(3)]
+    pub created: Date,
+    /// When it is too late.
+    #[n(4)]
+    pub expires: Date,
+    /// What the administrator reads and signs.
+    #[n(5)]
+    pub statement: String,
+}

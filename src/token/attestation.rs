@@ -133,10 +133,13 @@ impl Anchors {
 
     /// The pinned root that a card's certificate leads to.
     fn root_of<'a>(&'a self, card: &'a Certificate, given: &'a [Certificate]) -> Option<&'a Certificate> {
-        // The maker may leave out what says that the card's certificate issues, and nobody else.
-        if constraints(card).is_some_and(|constraints| !constraints.ca) {
+        let constraints = constraints(card);
+        if constraints.as_ref().is_some_and(|constraints| !constraints.ca) {
             return None;
         }
+        // The maker may leave out what says that a card's certificate issues. Nobody else may: the certificate
+        // of a slot's key looks the same, and its holder can sign anything. So such a card is directly under what is known.
+        let given = if constraints.is_some() { given } else { &[] };
         let mut below = card;
         for depth in 1..=DEEPEST {
             if let Some(root) =
@@ -144,10 +147,8 @@ impl Anchors {
             {
                 return Some(root);
             }
-            let between = self.between.iter().chain(given);
-            below = between
-                .filter(|issuer| constraints(issuer).is_some_and(|constraints| constraints.ca))
-                .find(|issuer| may_issue(issuer, depth) && is_signed_by(below, issuer))?;
+            let mut between = self.between.iter().chain(given);
+            below = between.find(|issuer| may_issue(issuer, depth) && is_signed_by(below, issuer))?;
         }
         None
     }
@@ -300,6 +301,19 @@ mod tests {
         let twice = [chain[1].clone(), chain[1].clone()];
         assert_eq!(anchors.verify(&twice, &of_f9), Err(AttestationError::Chain));
         assert_eq!(anchors.verify(&vec![chain[0].clone(); 9], &spki), Err(AttestationError::Malformed));
+    }
+
+    /// Whoever holds a card can have the key of a slot sign the certificate of any other key. Made with OpenSSL: the
+    /// certificate of a key by that of a slot, by that of a card without a limit of depth, by a root.
+    #[test]
+    fn a_key_that_is_attested_attests_to_no_other() {
+        let pem = include_str!("fixtures/slot-that-issues.pem");
+        let mut chain = Certificate::load_pem_chain(pem.as_bytes()).unwrap();
+        let anchors = Anchors { roots: vec![chain.pop().unwrap()], between: Vec::new() };
+        let spki = |of: &Certificate| of.tbs_certificate().subject_public_key_info().to_der().unwrap();
+        let der: Vec<_> = chain.iter().map(|certificate| certificate.to_der().unwrap()).collect();
+        assert_eq!(anchors.verify(&der, &spki(&chain[0])), Err(AttestationError::Chain));
+        assert_eq!(anchors.verify(&der[1..], &spki(&chain[1])).unwrap().slot, 0x9a);
     }
 
     #[test]

@@ -46,6 +46,8 @@ missing() {
     has yubico-piv-tool || echo yubico-piv-tool
     has openssl || echo openssl
     has ip || [[ -x /sbin/ip ]] || echo iproute2
+    # The pages of the example, and its extension, in a browser.
+    [[ -x /usr/lib/chromium/chromium ]] || echo chromium
 }
 
 install_packages() {

@@ -23,11 +23,13 @@ use tonic_health::pb::health_client::HealthClient;
 
 pub mod authority;
 pub mod browser;
+pub mod chromium;
 pub mod custodians;
 pub mod faketime;
 pub mod faults;
 pub mod modules;
 pub mod offline;
+pub mod person;
 pub mod piv;
 pub mod staff;
 

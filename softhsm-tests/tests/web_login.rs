@@ -9,6 +9,7 @@ use std::process::{Child, Stdio};
 use keyward::client::Client;
 use keyward::rpc::proto::{RevokeCredentialRequest, UpdateAccountRequest};
 use keyward_softhsm_tests::browser::{Browser, Page};
+use keyward_softhsm_tests::person::Person;
 use keyward_softhsm_tests::staff::{Agent, ORIGIN, Staff};
 use keyward_softhsm_tests::{Daemon, KEY, World, create_key, softhsm_module, text};
 use serde_json::{Value, json};
@@ -107,7 +108,7 @@ async fn a_staff_member_logs_in_works_and_logs_out() {
         browser.cookie.clone()
     };
     let home = log_in(&mut browser, &mut alice).await;
-    assert!(home.text.contains("accounts/alice") && home.text.contains("level 2"), "{}", home.text);
+    assert!(home.text.contains("<strong>alice</strong>, level 2"), "{}", home.text);
     assert_ne!(browser.cookie, before, "a cookie of before the login is worth nothing");
     for header in ["content-security-policy", "nosniff", "no-store", "no-referrer"] {
         assert!(home.headers.contains(header), "{}", home.headers);
@@ -249,7 +250,7 @@ async fn the_helper_signs_for_the_page() {
     agent.end();
     let done = complete(&mut browser, &asked, &alice.passwords.take(), &json!(answer).to_string()).await;
     assert_eq!(done.status, 303, "{}", done.text);
-    assert!(browser.get("/").await.text.contains("accounts/alice"));
+    assert!(browser.get("/").await.text.contains("<strong>alice</strong>"));
     site.stop().await;
 }
 
@@ -272,23 +273,16 @@ fn frames(mut bytes: &[u8]) -> Vec<Value> {
     messages
 }
 
-/// A browser's helper has no terminal: a window shows what is signed, and asks for the PIN. The program in the
-/// window's place is a person who reads, and types what stands in a file.
+/// A browser's helper has no terminal: a window shows what is signed, and asks for the PIN. What a real browser
+/// makes of it: tests/chromium.rs.
 #[tokio::test]
 async fn a_browser_drives_the_helper() {
     let site = Site::start().await;
     let mut alice = site.staff("alice").await;
     let world = &site.world;
     let token = real_token(world);
-    let (window, read, pin) = (world.path("window"), world.path("read"), world.path("pin"));
-    let person = format!(
-        "#!/bin/sh\necho 'OK ready'\nwhile read -r word rest; do\n case $word in\n  SETDESC) echo \"$rest\" >>'{}'; echo OK;;\n  GETPIN) printf 'D '; cat '{}'; echo; echo OK;;\n  BYE) echo OK; exit;;\n  *) echo OK;;\n esac\ndone\n",
-        read.display(),
-        pin.display()
-    );
-    std::fs::write(&window, person).unwrap();
-    std::fs::set_permissions(&window, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    let window = window.display().to_string();
+    let person = Person::who_knows(&world.path("pin"), &world.path("desk"));
+    let window = person.window.display().to_string();
     let arguments = ["token", "agent", "--native-messaging", "--origin", ORIGIN, "--pinentry", &window];
     let mut words: Vec<&str> = arguments.to_vec();
     words.extend(token.iter().map(String::as_str));
@@ -308,7 +302,7 @@ async fn a_browser_drives_the_helper() {
     assert_eq!(answers.len(), 3);
     assert!(answers[0]["error"]["message"].as_str().unwrap().contains("does not say from which page"));
     assert!(answers[1]["error"]["message"].as_str().unwrap().contains("another application"));
-    let shown = std::fs::read_to_string(read).unwrap();
+    let shown = person.has_read();
     assert!(shown.contains("log in as alice to https://crm.example"), "{shown}");
     let done = complete(&mut browser, &asked, &alice.passwords.take(), &answers[2].to_string()).await;
     assert_eq!(done.status, 303, "{}", done.text);

@@ -66,24 +66,33 @@ pub(crate) fn who(visit: &Visit, said: Option<&str>) -> Html<String> {
 /// Step 2: the one-time password, and the token's signature by the helper.
 pub(crate) fn sign(visit: &Visit, request: &Value) -> Html<String> {
     let params = &request["params"];
-    let text = |name: &str| escaped(params[name].as_str().unwrap_or_default());
-    let (account, origin, line) = (text("account"), text("origin"), escaped(&request.to_string()));
+    let text = |name: &str| params[name].as_str().unwrap_or_default();
+    let (account, origin) = (escaped(short(text("account"))), escaped(text("origin")));
+    let line = escaped(&request.to_string());
     let body = format!(
         r#"<p>Your token signs that <strong>{account}</strong> logs in to <strong>{origin}</strong>. The helper shows the same before it
 asks for the PIN: compare. It is good for two minutes and one try.</p>
 <form id="login" method="post" action="/login/complete">{}
+<p id="state" class="hint" role="status"></p>
+<button id="again" type="button" hidden>Try the token again</button>
 <label for="otp">One-time password</label>
 <input id="otp" name="otp" inputmode="numeric" autocomplete="one-time-code" required maxlength="8" autofocus>
-<p id="state" class="hint" aria-live="polite">Without the browser extension: give the first line to <code>keyward token agent</code>, and its answer back.</p>
-<label for="request">For the helper</label>
+<details id="by-hand" open><summary>Without the browser extension</summary>
+<label for="request">Give this line to <code>keyward token agent</code></label>
 <textarea id="request" readonly rows="5" spellcheck="false">{line}</textarea>
-<label for="answer">Answer of the helper</label>
-<textarea id="answer" name="answer" required rows="3" spellcheck="false"></textarea>
-<button>Log in</button></form>
+<label for="answer">and its answer back</label>
+<textarea id="answer" name="answer" rows="3" spellcheck="false"></textarea>
+</details>
+<button id="send">Log in</button></form>
 <script src="/helper.js"></script>"#,
         hidden(visit)
     );
     page("Log in with your token", &body)
+}
+
+/// An account's name as people say it.
+fn short(account: &str) -> &str {
+    account.trim_start_matches("accounts/")
 }
 
 /// Who is logged in.
@@ -92,7 +101,7 @@ pub(crate) fn home(visit: &Visit, staff: &Staff) -> Html<String> {
         r#"<p>You are <strong>{}</strong>, level {}.</p>
 <p><a href="/customers">Customers</a></p>
 <form method="post" action="/logout">{}<button>Log out</button></form>"#,
-        escaped(&staff.account),
+        escaped(short(&staff.account)),
         staff.level,
         hidden(visit)
     );

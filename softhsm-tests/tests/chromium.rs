@@ -1,0 +1,197 @@
+//! The web login of examples/web-login as staff have it: Chromium with the extension, the helper that it starts, and
+//! a PIV card.
+// A panic is how a test fails, in helper functions too.
+#![allow(clippy::unwrap_used)]
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use keyward::client::Client;
+use keyward::rpc::proto::{CreateAccountRequest, UpdateAccountRequest};
+use keyward_softhsm_tests::chromium::Chromium;
+use keyward_softhsm_tests::person::Person;
+use keyward_softhsm_tests::piv::{PIN, Readers};
+use keyward_softhsm_tests::staff::{Passwords, one_time_passwords};
+use keyward_softhsm_tests::{KEY, World, binary, create_key, text};
+use serde_json::{Value, json};
+
+/// In the network of the readers nothing else listens.
+const SITE: &str = "http://127.0.0.1:8080";
+/// Another application, to which the extension belongs too.
+const OTHER: &str = "http://127.0.0.1:8081";
+
+/// Of her card.
+const SERIAL: u32 = 10_000_001;
+
+struct Site(Child);
+
+impl Site {
+    fn start(world: &World, readers: &Readers, url: &str) -> Self {
+        let mut process = readers
+            .command(binary("web-login"))
+            .args(["--socket", &world.socket().display().to_string(), "--key", KEY])
+            .args(["--listen", url.trim_start_matches("http://")])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), format!("web-login: {url}"));
+        Self(process)
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Alice of level 2, with a key in the card that is in the reader.
+async fn alice(world: &World, client: &Client) -> Passwords {
+    let account = "accounts/alice";
+    let request = CreateAccountRequest { name: account.into(), ..Default::default() };
+    client.call(client.logins().create_account(request)).await.unwrap();
+    let request = UpdateAccountRequest { name: account.into(), level: Some(2), ..Default::default() };
+    client.call(client.logins().update_account(request)).await.unwrap();
+    let [ticket, enrolment, pin] =
+        ["ticket", "enrolment", "card-pin"].map(|name| world.path(name).display().to_string());
+    let run = |arguments: &[&str]| {
+        let output = world.cli(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let card = ["--piv", "--pin-file", &pin];
+    let make =
+        ["token", "generate", "--name", "alice", "--login", "--factory-management-key", "--touch", "never"];
+    run(&[&make[..], &card].concat());
+    run(&["account", "enroll", "alice", "--out", &ticket]);
+    let enroll = ["token", "enroll", "--ticket", &ticket, "--name", "blue", "--out", &enrolment, "--json"];
+    let enrolled: Value = serde_json::from_str(&run(&[&enroll[..], &card].concat())).unwrap();
+    run(&["account", "submit", &enrolment]);
+    run(&["account", "approve", "alice", enrolled["credential"].as_str().unwrap()]);
+    one_time_passwords(client, account).await
+}
+
+/// The files of the example, with what its README says to change.
+fn install(world: &World, profile: &Path, extension: &str) {
+    let example = example();
+    let read = |name: &str| std::fs::read_to_string(example.join(name)).unwrap();
+    let host = world.path("desk/agent-host");
+    std::fs::copy(example.join("agent-host"), &host).unwrap();
+    std::fs::write(&host, read("agent-host").replace("https://crm.example.com", SITE)).unwrap();
+    let manifest = read("io.keyward.agent.json")
+        .replace("THE-ID-OF-THE-EXTENSION", extension)
+        .replace("/usr/local/libexec/keyward/agent-host", &host.display().to_string());
+    let hosts = profile.join("NativeMessagingHosts");
+    std::fs::create_dir_all(&hosts).unwrap();
+    std::fs::write(hosts.join("io.keyward.agent.json"), manifest).unwrap();
+}
+
+fn example() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/web-login/extension")
+}
+
+/// `keyward` and pinentry are found before anything else.
+fn path(desk: &Path) -> OsString {
+    let own = [desk.to_owned(), binary("keyward").parent().unwrap().to_owned()];
+    let all = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths(own.into_iter().chain(std::env::split_paths(&all))).unwrap()
+}
+
+/// What the helper answered: the page says so where its state stands.
+const ANSWER: &str = "new Promise(done => {
+    const [state, answer] = ['#state', '#answer'].map(name => document.querySelector(name));
+    const look = () => answer.value && done(answer.value);
+    new MutationObserver(look).observe(state, { childList: true });
+    look();
+})";
+
+#[tokio::test]
+async fn a_staff_member_logs_in_with_a_card_in_a_browser() {
+    let mut world = World::new();
+    let readers = Readers::start(&mut world);
+    world.reconfigure("role = \"operator\"\n", &format!("role = \"operator\"\norigin = \"{SITE}\"\n"));
+    world.write_secret("card-pin", PIN);
+    let root = readers.authority().join("root.pem");
+    let card = readers.insert(0, "alice", SERIAL);
+    world.reconfigure(
+        "[login]\n",
+        &format!("[login]\nattestation_roots = [\"{}\"]\nminimum_firmware = \"5.2.0\"\n", root.display()),
+    );
+    world.init();
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    create_key(&client, "acme", "customer-pii").await;
+    let mut passwords = alice(&world, &client).await;
+    let (_site, _other) = (Site::start(&world, &readers, SITE), Site::start(&world, &readers, OTHER));
+
+    let person = Person::who_knows(&world.path("card-pin"), &world.path("desk"));
+    let profile = world.path("profile");
+    let mut browser = Chromium::start(&readers, &profile, &path(&world.path("desk")), &[]).await;
+    let extension = browser.load_extension(&example()).await;
+    install(&world, &profile, &extension);
+
+    // She types the account, compares what the window shows, types PIN and one-time password.
+    browser.open(SITE).await;
+    browser.enter("#account", "alice").await;
+    browser.press("button").await;
+    let answer = browser.run(ANSWER).await;
+    let signed: Value = serde_json::from_str(answer.as_str().unwrap()).unwrap();
+    assert!(signed["result"]["signature"].is_string(), "{signed}");
+    assert!(person.has_read().contains(&format!("log in as alice to {SITE}")), "{}", person.has_read());
+    let challenge = browser.run("document.querySelector('#request').value").await;
+    browser.enter("#otp", &passwords.take()).await;
+    browser.press("#send").await;
+    let home = browser.text().await;
+    assert!(home.contains("You are alice, level 2."), "{home}");
+
+    // Her work, which has a proof by the session with each call.
+    browser.open(&format!("{SITE}/customers")).await;
+    browser.enter("#name", "Bob <b>").await;
+    browser.enter("#phone", "0912 345 678").await;
+    browser.press("button").await;
+    let customers = browser.text().await;
+    assert!(customers.contains("Bob <b>\t0912 345 678"), "{customers}");
+    browser.open(SITE).await;
+    browser.press("button").await;
+    assert!(browser.text().await.contains("Log in"));
+
+    // Another page that got hold of her challenge: the browser says where it is, and nobody is asked for a PIN.
+    let shown = person.has_read();
+    browser.open(OTHER).await;
+    let refused = browser
+        .run(&format!(
+            "new Promise(done => {{
+                addEventListener('message', event => event.data?.type === 'keyward-signed' && done(event.data.answer));
+                postMessage({{ type: 'keyward-login', request: {} }}, location.origin);
+            }})",
+            challenge.as_str().unwrap()
+        ))
+        .await;
+    let message = refused["error"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains(OTHER) && message.contains("another application"), "{refused}");
+    assert_eq!(person.has_read(), shown);
+
+    // A card that is not there: the page says so, and asks again once it is.
+    card.remove();
+    readers.wait_for(0, false);
+    browser.open(SITE).await;
+    browser.enter("#account", "alice").await;
+    browser.press("button").await;
+    let failed: Value = serde_json::from_str(browser.run(ANSWER).await.as_str().unwrap()).unwrap();
+    let message = failed["error"]["message"].as_str().unwrap_or_default();
+    let state = browser.run("document.querySelector('#state').textContent").await;
+    assert_eq!((state, message.is_empty()), (json!(message), false), "{failed}");
+    let _card = readers.insert(0, "alice", SERIAL);
+    browser.run("answer.value = ''; again.click()").await;
+    browser.run(ANSWER).await;
+    browser.enter("#otp", &passwords.take()).await;
+    browser.press("#send").await;
+    let home = browser.text().await;
+    assert!(home.contains("You are alice"), "{home}");
+    assert!(daemon.stop().await.success());
+}

@@ -282,10 +282,12 @@ async fn each_token_of_a_group_serves_it_and_none_gives_it_away() {
     assert_eq!((on_both.len(), &on_both), (1, &objects(&world, "second")));
     let sealed = seal(&client, KEY, "x").await;
     for dies in [0, 1, 0, 1] {
-        let processes = daemon.hsm_processes();
+        let processes = daemon.serving_processes(2).await;
         processes[dies].signal(Signal::KILL);
         opens(&client, KEY, &sealed, "x").await;
         processes[dies].ended().await;
+        // What the status says of it may be older than its death, until another is there.
+        daemon.serving_processes(2).await;
         let both = |status: &keyward::rpc::proto::Status| {
             status.hsm.iter().flat_map(|hsm| &hsm.slots).all(|slot| slot.state == "ready")
         };

@@ -14,6 +14,7 @@ pub mod targets {
     pub mod ciphertext;
     pub mod config;
     pub mod envelope;
+    pub mod evidence;
     pub mod text;
     pub mod values;
 }

@@ -1,7 +1,7 @@
 //! Every target, with a budget that fits a normal test run.
 
 use keyward_fuzz::engine::run;
-use keyward_fuzz::targets::{backup, card, ceremony, ciphertext, config, envelope, text, values};
+use keyward_fuzz::targets::{backup, card, ceremony, ciphertext, config, envelope, evidence, text, values};
 
 #[test]
 fn ciphertexts() {
@@ -49,4 +49,11 @@ fn ceremonies() {
 fn signing_envelopes() {
     run(&envelope::seeds(), 30_000, envelope::envelope);
     run(&envelope::seeds(), 100_000, envelope::statement);
+}
+
+#[test]
+fn evidence_of_tokens() {
+    run(&evidence::card(), 10_000, evidence::attestation);
+    run(&evidence::staff(), 20_000, evidence::certification);
+    run(&evidence::list(), 20_000, evidence::revocation);
 }

@@ -28,7 +28,7 @@ pub struct Claims {
     pub jti: String,
     /// How the account was authenticated (RFC 8176): only what was verified.
     pub amr: Vec<String>,
-    /// What was known of the token's key: `witnessed`.
+    /// What is known of where the token's key was made: `attested`, `certified` or `witnessed`.
     pub acr: String,
     /// The account's level.
     pub level: u32,

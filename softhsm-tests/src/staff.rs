@@ -75,6 +75,11 @@ impl Passwords {
         self.at(self.next - 1)
     }
 
+    /// The button is pressed until this counter.
+    pub fn press_until(&mut self, counter: u64) {
+        self.next = counter;
+    }
+
     /// A password that is none of the next ones.
     pub fn wrong(&self) -> String {
         let near: Vec<_> = (0..self.next + 30).map(|counter| self.at(counter)).collect();
@@ -203,7 +208,7 @@ pub fn login(begun: &BeginLoginResponse, session: AgreementKey) -> Login {
 /// A challenge as `keyward token agent` takes it.
 pub fn challenge(begun: &BeginLoginResponse, session: &AgreementKey) -> Value {
     let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
-    let credentials: Vec<_> = begun.answerers.iter().map(|one| hex(&one.credential)).collect();
+    let credentials: Vec<_> = begun.credentials.iter().map(|one| hex(one)).collect();
     json!({
         "deployment": hex(&begun.deployment), "origin": begun.origin, "account": begun.account,
         "login_id": hex(&begun.login_id), "nonce": hex(&begun.nonce),
@@ -249,7 +254,15 @@ impl Agent {
 /// # Errors
 /// The daemon's refusal.
 pub async fn begin(client: &Client, account: &str) -> Result<BeginLoginResponse, Error> {
-    let request = BeginLoginRequest { account: account.to_owned(), client_address: ADDRESS.to_owned() };
+    begin_from(client, account, ADDRESS).await
+}
+
+/// Begins a login from somewhere.
+///
+/// # Errors
+/// The daemon's refusal.
+pub async fn begin_from(client: &Client, account: &str, address: &str) -> Result<BeginLoginResponse, Error> {
+    let request = BeginLoginRequest { account: account.to_owned(), client_address: address.to_owned() };
     client.call(client.logins().begin_login(request)).await
 }
 
@@ -271,7 +284,8 @@ pub async fn one_time_passwords(client: &Client, account: &str) -> Passwords {
     let seed = passwords.seed.to_vec().into();
     let request = CreateOtpRequest { name: account.to_owned(), hotp: true, seed, ..Default::default() };
     client.call(client.logins().create_otp(request)).await.expect("passwords");
-    let request = ConfirmOtpRequest { name: account.to_owned(), password: passwords.take() };
+    let password = passwords.take();
+    let request = ConfirmOtpRequest { name: account.to_owned(), password, ..Default::default() };
     client.call(client.logins().confirm_otp(request)).await.expect("a first password");
     passwords
 }

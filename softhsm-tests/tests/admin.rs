@@ -10,7 +10,8 @@ use keyward::rpc::proto::propose_act_request::Act as Asked;
 use keyward::rpc::proto::propose_request::{Action, MakeAdministrator};
 use keyward::rpc::proto::{
     Account, Act, ApproveActRequest, ApproveCredentialRequest, CancelActRequest, CreateAccountRequest,
-    GetAccountRequest, ListActsRequest, OpenEnrolmentRequest, ProposeActRequest, UpdateAccountRequest,
+    CreateOtpRequest, CreateOtpResponse, GetAccountRequest, ListActsRequest, OpenEnrolmentRequest,
+    ProposeActRequest, UpdateAccountRequest,
 };
 use keyward::token::envelope::StepUp;
 use keyward::token::printable::Statement;
@@ -30,6 +31,17 @@ async fn serving() -> (World, Daemon, Client) {
 async fn set_level(client: &Client, name: &str, level: u32) -> Result<Account, Error> {
     let request = UpdateAccountRequest { name: name.to_owned(), level: Some(level), ..Default::default() };
     client.call(client.logins().update_account(request)).await
+}
+
+async fn suspend(client: &Client, name: &str, suspended: bool) -> Result<Account, Error> {
+    let request =
+        UpdateAccountRequest { name: name.to_owned(), suspended: Some(suspended), ..Default::default() };
+    client.call(client.logins().update_account(request)).await
+}
+
+async fn new_otp(client: &Client, name: &str) -> Result<CreateOtpResponse, Error> {
+    let request = CreateOtpRequest { name: name.to_owned(), ..Default::default() };
+    client.call(client.logins().create_otp(request)).await
 }
 
 async fn account(client: &Client, name: &str) -> Account {
@@ -153,12 +165,25 @@ async fn where_there_is_an_administrator_operators_propose() {
         "NOT_ALLOWED",
         "is not locked",
     );
+    // Ways past an administrator: to be rid of the last one, another password, the end of a suspension.
+    is(&set_level(&client, &bob.account, 1).await.unwrap_err(), "ADMINISTRATOR_REQUIRED", "set-level bob 1");
+    is(&new_otp(&client, &alice.account).await.unwrap_err(), "ADMINISTRATOR_REQUIRED", "reset-otp alice");
+    let act = propose(&client, &alice.account, Asked::ResetOtp(true)).await.unwrap();
+    approve(&client, &act, &bob).await.unwrap();
+    new_otp(&client, &alice.account).await.unwrap();
+    suspend(&client, &alice.account, true).await.unwrap();
+    is(
+        &suspend(&client, &alice.account, false).await.unwrap_err(),
+        "ADMINISTRATOR_REQUIRED",
+        "admin propose resume alice",
+    );
+    let act = propose(&client, &alice.account, Asked::Resume(true)).await.unwrap();
+    assert!(!approve(&client, &act, &bob).await.unwrap().suspended);
+    is(&propose(&client, &alice.account, Asked::Resume(true)).await.unwrap_err(), "NOT_ALLOWED", "suspended");
     // A level is lowered by an operator; a suspended administrator approves nothing.
     set_level(&client, &alice.account, 1).await.unwrap();
     let act = propose(&client, &alice.account, Asked::SetLevel(2)).await.unwrap();
-    let request =
-        UpdateAccountRequest { name: bob.account.clone(), suspended: Some(true), ..Default::default() };
-    client.call(client.logins().update_account(request)).await.unwrap();
+    suspend(&client, &bob.account, true).await.unwrap();
     is(&approve(&client, &act, &bob).await.unwrap_err(), "APPROVAL_REFUSED", "no administrator");
     assert!(daemon.stop().await.success());
 }
@@ -238,5 +263,15 @@ async fn custodians_make_the_first_administrator() {
     let bob = Staff { token: new, ..bob };
     approve(&client, &act, &bob).await.unwrap();
     assert_eq!(account(&client, &alice.0).await.credentials[0].state, "active");
+
+    // The only one is suspended, and nobody can approve that it ends: custodians can.
+    is(&set_level(&client, &bob.account, 2).await.unwrap_err(), "ADMINISTRATOR_REQUIRED", "set-level bob 2");
+    suspend(&client, &bob.account, true).await.unwrap();
+    is(&suspend(&client, &bob.account, false).await.unwrap_err(), "ADMINISTRATOR_REQUIRED", "resume bob");
+    let again = propose_ceremony(&client, make(&bob.account, &credential)).await.unwrap();
+    approve_by(&client, &again, &[&custodians[1], &custodians[2]]).await;
+    let done = ended(&client, &again.name).await;
+    assert_eq!(done.state(), State::Done, "{}", done.outcome);
+    assert!(!account(&client, &bob.account).await.suspended);
     assert!(daemon.stop().await.success());
 }

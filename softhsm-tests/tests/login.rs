@@ -17,7 +17,7 @@ use keyward::rpc::proto::{
     UpdateAccountRequest,
 };
 use keyward_softhsm_tests::staff::{
-    Agent, MemoryKey, ORIGIN, Staff, begin, challenge, complete, enroll, submission,
+    Agent, MemoryKey, ORIGIN, Staff, begin, begin_from, challenge, complete, enroll, submission,
 };
 use keyward_softhsm_tests::{Daemon, World, softhsm_module, text};
 use serde_json::{Value, json};
@@ -116,8 +116,9 @@ async fn what_is_wrong_is_refused_and_only_the_audit_log_says_why() {
     let good = alice.passwords.at(1);
 
     let begun = begin(&client, &alice.account).await.unwrap();
-    let named: Vec<_> = begun.answerers.iter().map(|answerer| answerer.credential.clone()).collect();
-    assert_eq!(named, [alice.token.credential().0.to_vec(), other.credential().0.to_vec()]);
+    for known in [alice.token.credential(), other.credential()] {
+        assert!(begun.credentials.iter().any(|named| **named == known.0));
+    }
     let mut by_the_other = alice.answer(&begun, good.clone());
     by_the_other.credential = other.credential().0.to_vec().into();
     refused(&client, by_the_other).await;
@@ -213,6 +214,34 @@ async fn a_password_counts_once_and_too_many_wrong_ones_lock() {
 }
 
 #[tokio::test]
+async fn a_counter_that_ran_away_is_found_by_two_passwords() {
+    let (world, daemon, client) = serving().await;
+    let mut alice = Staff::new(&client, "alice").await;
+    alice.passwords.press_until(4_711);
+    assert_eq!(alice.log_in(&client).await.unwrap_err().reason(), "LOGIN_FAILED");
+    assert!(why(&world).ends_with("the one-time password is wrong"));
+    let resync = |passwords: [String; 2]| {
+        world.write_secret("two", &passwords.join("\n"));
+        let file = world.path("two").display().to_string();
+        world.cli(["account", "otp-confirm", "alice", "--resync", "--password-file", &file])
+    };
+    let refused = resync([alice.passwords.at(4_713), alice.passwords.at(4_712)]);
+    assert!(text(&refused).contains("not the one expected"), "{}", text(&refused));
+    let [one, two] = [alice.passwords.take(), alice.passwords.take()];
+    let found = resync([one.clone(), two.clone()]);
+    assert!(found.status.success(), "{}", text(&found));
+    alice.log_in(&client).await.unwrap();
+    // Both are used up.
+    let again = resync([one, two]);
+    assert!(text(&again).contains("not the one expected"), "{}", text(&again));
+    // Passwords by time have no counter that runs away.
+    world.cli(["account", "otp", "alice", "--out", &world.path("otpauth").display().to_string()]);
+    let by_time = resync(["123456".into(), "234567".into()]);
+    assert!(text(&by_time).contains("only passwords by counter"), "{}", text(&by_time));
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
 async fn a_kill_ends_open_logins_and_brings_no_password_back() {
     let (world, daemon, client) = serving().await;
     let mut alice = Staff::new(&client, "alice").await;
@@ -256,13 +285,17 @@ async fn who_is_not_there_looks_like_who_is() {
     let known = begin(&client, &alice.account).await.unwrap();
     let unknown = begin(&client, "accounts/mallory").await.unwrap();
     let again = begin(&client, "accounts/mallory").await.unwrap();
-    assert_eq!(unknown.answerers, again.answerers);
+    assert_eq!(unknown.credentials, again.credentials);
     let shape = |begun: &keyward::rpc::proto::BeginLoginResponse| {
-        let answerers = begun.answerers.iter();
-        let answerers = answerers.map(|one| (one.credential.len(), one.algorithm.clone(), one.kind.clone()));
-        (begun.login_id.len(), begun.nonce.len(), begun.origin.clone(), answerers.collect::<Vec<_>>())
+        let named: Vec<_> = begun.credentials.iter().map(|one| one.len()).collect();
+        assert!(begun.credentials.is_sorted());
+        (begun.login_id.len(), begun.nonce.len(), begun.origin.clone(), named)
     };
     assert_eq!(shape(&known), shape(&unknown));
+    assert_eq!(known.credentials.len(), 4);
+    // With a second token too.
+    enroll(&client, &alice.account, &MemoryKey::default()).await.unwrap();
+    assert_eq!(shape(&begin(&client, &alice.account).await.unwrap()), shape(&unknown));
     refused(&client, alice.answer(&unknown, alice.passwords.at(1))).await;
     assert!(why(&world).ends_with("there is no such account"));
     // Suspended and without tokens are the same to see.
@@ -327,7 +360,7 @@ async fn a_ticket_is_for_one_token_that_signs() {
     );
     // Nobody logs in with what nobody has approved.
     let begun = begin(&client, &alice.account).await.unwrap();
-    assert_eq!(begun.answerers.len(), 1);
+    assert!(begun.credentials.iter().all(|named| *named != enrolled.id));
     assert!(daemon.stop().await.success());
 }
 
@@ -350,7 +383,9 @@ async fn ten_thousand_begins_do_not_fill_the_memory() {
             count(begins.join_next().await.unwrap());
         }
         let client = client.clone();
-        begins.spawn(async move { begin(&client, &format!("accounts/a{number}")).await });
+        begins.spawn(async move {
+            begin_from(&client, &format!("accounts/a{number}"), &format!("192.0.2.{}", number % 200)).await
+        });
     }
     while let Some(outcome) = begins.join_next().await {
         count(outcome);

@@ -71,6 +71,26 @@ pub(crate) enum Propose {
         #[arg(long)]
         reason: String,
     },
+    /// End a suspension
+    #[command(after_help = "Example:\n  keyward admin propose resume alice --reason 'back from leave'")]
+    Resume {
+        /// The account
+        #[arg(value_parser = name::account)]
+        account: AccountName,
+        /// Why; administrators read it
+        #[arg(long)]
+        reason: String,
+    },
+    /// Take a one-time password away, so that an operator can make another one
+    #[command(after_help = "Example:\n  keyward admin propose reset-otp alice --reason 'new phone'")]
+    ResetOtp {
+        /// The account
+        #[arg(value_parser = name::account)]
+        account: AccountName,
+        /// Why; administrators read it
+        #[arg(long)]
+        reason: String,
+    },
     /// Give an account another level
     #[command(
         after_help = "Example:\n  keyward admin propose set-level alice 2 --reason 'head of department agrees'"
@@ -133,6 +153,8 @@ impl Propose {
                 (account, Asked::ApproveToken(credential), reason)
             }
             Self::Unlock { account, reason } => (account, Asked::Unlock(true), reason),
+            Self::Resume { account, reason } => (account, Asked::Resume(true), reason),
+            Self::ResetOtp { account, reason } => (account, Asked::ResetOtp(true), reason),
             Self::SetLevel { account, level, reason } => (account, Asked::SetLevel(level), reason),
         };
         let request = ProposeActRequest { reason, account: account.to_string(), act: Some(act) };

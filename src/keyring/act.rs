@@ -41,6 +41,20 @@ pub enum Act {
         #[n(2)]
         today: Level,
     },
+    /// Ends a suspension.
+    #[n(4)]
+    Resume {
+        /// The account.
+        #[n(0)]
+        account: AccountId,
+    },
+    /// Takes the one-time password away; an operator can make another one then.
+    #[n(5)]
+    ResetOtp {
+        /// The account.
+        #[n(0)]
+        account: AccountId,
+    },
 }
 
 impl Act {
@@ -50,6 +64,8 @@ impl Act {
             Self::ApproveToken { .. } => "approve-token",
             Self::Unlock { .. } => "unlock",
             Self::SetLevel { .. } => "set-level",
+            Self::Resume { .. } => "resume",
+            Self::ResetOtp { .. } => "reset-otp",
         }
     }
 
@@ -58,7 +74,9 @@ impl Act {
         match self {
             Self::ApproveToken { account, .. }
             | Self::Unlock { account }
-            | Self::SetLevel { account, .. } => account,
+            | Self::SetLevel { account, .. }
+            | Self::Resume { account }
+            | Self::ResetOtp { account } => account,
         }
     }
 }

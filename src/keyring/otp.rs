@@ -96,6 +96,8 @@ impl OtpScheme {
     const WINDOW: u64 = 1;
     /// Passwords that may have been made and not used (RFC 4226, section 7.4).
     const LOOK_AHEAD: u64 = 10;
+    /// How far a counter may be ahead where two passwords in a row are given.
+    const RESYNC: u64 = 10_000;
 
     /// Checks and takes a scheme; `None` for other digits than 6 to 8 and steps other than of 15 to 120 seconds.
     pub fn new(kind: OtpKind, hash: OtpHash, digits: u8) -> Option<Self> {
@@ -137,6 +139,23 @@ impl OtpScheme {
             Some(_) => Given::Used,
             None => Given::Wrong,
         }
+    }
+}
+
+impl OtpScheme {
+    /// Finds the counter of a token that is far ahead, by two passwords in a row (RFC 4226, section 7.4). Answers the
+    /// counter of the second one.
+    pub fn resynchronise(&self, seed: &[u8], next: u64, passwords: [&str; 2]) -> Given {
+        let mut found = None;
+        let mut first = false;
+        for counter in next..=next.saturating_add(Self::RESYNC) {
+            let password = self.password(seed, counter);
+            let [begins, ends] =
+                passwords.map(|given| bool::from(password.as_bytes().ct_eq(given.as_bytes())));
+            found = if first && ends && found.is_none() { Some(counter) } else { found };
+            first = begins;
+        }
+        found.map_or(Given::Wrong, Given::Right)
     }
 }
 
@@ -269,6 +288,20 @@ mod tests {
         assert_eq!(judge(5, 16), Given::Wrong);
         assert_eq!(judge(5, 4), Given::Used);
         assert_eq!(judge(5, 3), Given::Wrong);
+    }
+
+    #[test]
+    fn a_counter_that_is_far_ahead_takes_two_passwords() {
+        let (hotp, seed) = (scheme(OtpKind::Hotp, OtpHash::Sha1, 6), b"12345678901234567890");
+        let judge = |next, counters: [u64; 2]| {
+            let [one, two] = counters.map(|counter| hotp.password(seed, counter));
+            hotp.resynchronise(seed, next, [&one, &two])
+        };
+        assert_eq!(judge(5, [5, 6]), Given::Right(6));
+        assert_eq!(judge(5, [4_711, 4_712]), Given::Right(4_712));
+        for wrong in [[4, 5], [4_711, 4_713], [4_712, 4_711], [20_000, 20_001]] {
+            assert_eq!(judge(5, wrong), Given::Wrong, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::access::{Authorized, permission};
 use crate::clock::{Date, Moment};
 use crate::id::{AccountId, AssertionId, DeploymentId, LoginId, Origin};
 use crate::keyring::account::{Account, Asked, Assurance, CredentialState, LoginCredential, Otp};
-use crate::keyring::credential::{CredentialId, TokenAlgorithm, TokenKind};
+use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::AgreementKey;
 use crate::keyring::otp::{Given, Lock};
 use crate::keyring::record::SigningPurpose;
@@ -51,6 +51,8 @@ pub const CHALLENGE: Duration = Duration::from_secs(120);
 const FAILURE: Duration = Duration::from_millis(250);
 /// Every challenge is answered after this time.
 const BEGINNING: Duration = Duration::from_millis(10);
+/// A challenge names so many keys, or a multiple: most people have one token or two.
+const ANSWERERS: usize = 4;
 /// Longest text in bytes that an application states as its client's address.
 const LONGEST_ADDRESS: usize = 100;
 
@@ -121,19 +123,8 @@ pub enum Refusal {
     #[error("after wrong one-time passwords the account is paused")]
     Paused,
     /// Too many one-time passwords were wrong: locked.
-    #[error("after too many wrong one-time passwords the account is locked; an operator can unlock it")]
+    #[error("after too many wrong one-time passwords the account is locked")]
     Locked,
-}
-
-/// A key that may answer a challenge.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answerer {
-    /// The key.
-    pub credential: CredentialId,
-    /// How it signs.
-    pub algorithm: TokenAlgorithm,
-    /// How its token is reached.
-    pub kind: TokenKind,
 }
 
 /// A challenge, as the workstation needs it.
@@ -145,8 +136,6 @@ pub struct Begun {
     pub deployment: DeploymentId,
     /// What was begun.
     pub challenge: Challenge,
-    /// The keys that may answer.
-    pub answerers: Vec<Answerer>,
 }
 
 /// The answer to a challenge.
@@ -202,7 +191,7 @@ impl Vault {
         let answered = Instant::now() + BEGINNING;
         check_address(client)?;
         self.require_time_for_logins()?;
-        let answerers = self.answerers(&account).await?;
+        let credentials = self.answerers(&account).await?;
         let (login, issued, now) = (LoginId::random()?, Date::now(), Moment::now());
         let mut nonce = [0; 32];
         getrandom::fill(&mut nonce)?;
@@ -212,7 +201,7 @@ impl Vault {
             account,
             client: client.to_owned(),
             nonce,
-            credentials: answerers.iter().map(|answerer| answerer.credential).collect(),
+            credentials,
             issued,
             expires: issued.after(CHALLENGE),
         };
@@ -220,28 +209,22 @@ impl Vault {
         opened.map_err(Error::LoginLimit)?;
         tokio::time::sleep_until(answered).await;
         let detail = format!("accounts/{} from {client}", challenge.account);
-        Ok(Done::new(Begun { login, deployment: self.deployment(), challenge, answerers }).detail(detail))
+        Ok(Done::new(Begun { login, deployment: self.deployment(), challenge }).detail(detail))
     }
 
-    /// The active keys of an account; one that is nobody's where there are none.
-    async fn answerers(&self, id: &AccountId) -> Result<Vec<Answerer>, Error> {
-        let decoy = self.logins.keys.decoy(id);
+    /// The active keys of an account among others that are nobody's, in no order that tells them apart.
+    async fn answerers(&self, id: &AccountId) -> Result<Vec<CredentialId>, Error> {
         let account = self.records.get(&tables::account(id)).await?.map(|stored| stored.record);
         let known = account.filter(|account| !account.suspended).map(|account| account.credentials);
         let mut answerers = Vec::new();
-        for credential in known.unwrap_or_else(|| vec![decoy]) {
+        for credential in known.unwrap_or_default() {
             let stored = self.records.get(&tables::login_credential(credential)).await?;
             let active = stored.filter(|stored| stored.record.state == CredentialState::Active);
-            answerers.extend(active.map(|stored| Answerer {
-                credential,
-                algorithm: stored.record.credential.algorithm(),
-                kind: stored.record.credential.kind(),
-            }));
+            answerers.extend(active.map(|_| credential));
         }
-        if answerers.is_empty() {
-            let (algorithm, kind) = (TokenAlgorithm::EcdsaP256Sha256, TokenKind::Pkcs11);
-            answerers.push(Answerer { credential: decoy, algorithm, kind });
-        }
+        let missing = answerers.len().max(1).next_multiple_of(ANSWERERS) - answerers.len();
+        answerers.extend((0..missing).map(|number| self.logins.keys.decoy(id, number)));
+        answerers.sort_unstable();
         Ok(answerers)
     }
 

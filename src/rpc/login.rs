@@ -10,7 +10,7 @@ use super::call::{Gate, settled};
 use super::convert::timestamp;
 use super::proto::login_service_server::LoginService;
 use super::proto::propose_act_request::Act as Asked;
-use super::proto::{self, *};
+use super::proto::*;
 use crate::access::permission;
 use crate::clock::Date;
 use crate::id::{AccountName, LoginId, ProposalId, TicketId, TokenName};
@@ -192,7 +192,8 @@ impl LoginService for Logins {
         call!(self, request, "confirm-otp", request.get_ref().name.clone(), |call, message| {
             let name = AccountName::parse(&message.name)?;
             let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
-            Ok(vault.confirm_otp(&right, &message.password).await?.map(account))
+            let following = Some(&*message.following_password).filter(|given| !given.is_empty());
+            Ok(vault.confirm_otp(&right, &message.password, following).await?.map(account))
         })
     }
 
@@ -260,11 +261,15 @@ impl LoginService for Logins {
                     act::Act::ApproveToken { account: name.0, credential }
                 }
                 Some(Asked::Unlock(true)) => act::Act::Unlock { account: name.0 },
+                Some(Asked::Resume(true)) => act::Act::Resume { account: name.0 },
+                Some(Asked::ResetOtp(true)) => act::Act::ResetOtp { account: name.0 },
                 Some(Asked::SetLevel(to)) => {
                     let today = vault.level_of(&right).await?;
                     act::Act::SetLevel { account: name.0, level: level(to)?, today }
                 }
-                Some(Asked::Unlock(false)) | None => return Err(Error::Argument("act: say what".into())),
+                Some(Asked::Unlock(false) | Asked::Resume(false) | Asked::ResetOtp(false)) | None => {
+                    return Err(Error::Argument("act: say what".into()));
+                }
             };
             Ok(vault.propose_act(&right, act, &message.reason).await?.map(act_message))
         })
@@ -394,12 +399,8 @@ fn enrolment(message: SubmitEnrolmentRequest) -> Result<EnrolmentRequest, Error>
 }
 
 fn begun(begun: Begun) -> BeginLoginResponse {
-    let Begun { login, deployment, challenge, answerers } = begun;
-    let answerer = |found: crate::ops::login::Answerer| proto::Answerer {
-        credential: found.credential.0.to_vec().into(),
-        algorithm: found.algorithm.as_str().to_owned(),
-        kind: found.kind.as_str().to_owned(),
-    };
+    let Begun { login, deployment, challenge } = begun;
+    let credentials = challenge.credentials.iter().map(|credential| credential.0.to_vec().into());
     BeginLoginResponse {
         login_id: login.0.to_vec().into(),
         nonce: challenge.nonce.to_vec().into(),
@@ -408,7 +409,7 @@ fn begun(begun: Begun) -> BeginLoginResponse {
         account: format!("accounts/{}", challenge.account),
         issue_time: Some(timestamp(challenge.issued)),
         expire_time: Some(timestamp(challenge.expires)),
-        answerers: answerers.into_iter().map(answerer).collect(),
+        credentials: credentials.collect(),
     }
 }
 

@@ -16,9 +16,9 @@ pub(crate) fn request(begun: &Begun) -> Value {
         account,
         issue_time,
         expire_time,
-        answerers,
+        credentials,
     } = &begun.challenge;
-    let credentials: Vec<_> = answerers.iter().map(|answerer| hex::encode(&answerer.credential)).collect();
+    let credentials: Vec<_> = credentials.iter().map(hex::encode).collect();
     json!({ "id": 1, "method": "login", "params": {
         "deployment": hex::encode(deployment), "origin": origin, "account": account,
         "login_id": hex::encode(login_id), "nonce": hex::encode(nonce),

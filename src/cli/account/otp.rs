@@ -116,32 +116,56 @@ fn read_seed(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
 
 /// `keyward account otp-confirm`
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  keyward account otp-confirm alice")]
+#[command(
+    after_help = "Examples:\n  keyward account otp-confirm alice\n  keyward account otp-confirm bob --resync"
+)]
 pub(crate) struct Confirm {
     /// The account
     #[arg(value_parser = name::account)]
     account: AccountName,
-    /// File with the password, for scripts; otherwise it is asked for on the terminal
+    /// Take two passwords in a row, of a token whose counter is far ahead (RFC 4226, section 7.4)
+    #[arg(long)]
+    resync: bool,
+    /// File with the password, or with one a line, for scripts; otherwise the terminal is asked
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 }
 
 impl Confirm {
     pub(super) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
-        let password = match &self.password_file {
-            Some(path) => crate::cli::document::read(path)?.trim().to_owned(),
-            None => ask(&self.account).await?,
+        let prompts = match self.resync {
+            true => &["one-time password", "the one after it"][..],
+            false => &["one-time password"],
         };
+        let mut given = match &self.password_file {
+            Some(path) => {
+                let read = crate::cli::document::read(path)?;
+                read.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+            }
+            None => {
+                let mut typed = Vec::new();
+                for prompt in prompts {
+                    typed.push(ask(prompt, &self.account).await?);
+                }
+                typed
+            }
+        };
+        if given.len() != prompts.len() {
+            let words = format!("{} passwords were given, and {} are needed", given.len(), prompts.len());
+            return Err(Failure::Input(words));
+        }
+        let following_password = given.split_off(1).pop().unwrap_or_default();
+        let password = given.pop().unwrap_or_default();
         let client = shell.client().await?;
-        let request = ConfirmOtpRequest { name: self.account.to_string(), password };
+        let request = ConfirmOtpRequest { name: self.account.to_string(), password, following_password };
         let account = client.call(client.logins().confirm_otp(request)).await?;
         shell.print.view(&account)?;
         Ok(Exit::Ok)
     }
 }
 
-async fn ask(account: &AccountName) -> Result<String, Failure> {
-    let prompt = format!("one-time password of {}: ", account.0);
+async fn ask(what: &str, account: &AccountName) -> Result<String, Failure> {
+    let prompt = format!("{what} of {}: ", account.0);
     let asked = tokio::task::spawn_blocking(move || rpassword::prompt_password(prompt)).await;
     let asked = asked.map_err(|error| Failure::Input(error.to_string()))?;
     let typed = asked.map_err(|error| {

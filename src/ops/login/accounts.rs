@@ -124,9 +124,15 @@ impl Vault {
         if let Some(level) = change.level {
             if level > record.level {
                 self.require_level(level)?;
+            }
+            // Whoever could lower the administrators' levels alone would be rid of them.
+            if level > record.level || (level < record.level && record.level == Level::Three) {
                 self.require_no_administrator(&format!("set-level {id} {}", level.get())).await?;
             }
             record.level = level;
+        }
+        if record.suspended && change.suspended == Some(false) {
+            self.require_no_administrator(&format!("resume {id}")).await?;
         }
         record.suspended = change.suspended.unwrap_or(record.suspended);
         record.display_name = change.display_name.clone().or(record.display_name);
@@ -200,13 +206,20 @@ impl Vault {
         let mut changes = Changes::default();
         changes.require(&tables::account(id), account.revision);
         match self.records.get(&tables::otp(id)).await? {
-            Some(old) => changes.replace(&tables::otp(id), otp, old.revision),
+            Some(old) => {
+                // Another password would be a way past the lock.
+                if old.record.confirmed {
+                    self.require_no_administrator(&format!("reset-otp {id}")).await?;
+                }
+                changes.replace(&tables::otp(id), otp, old.revision)
+            }
             None => changes.create(&tables::otp(id), otp),
         };
         self.commit(changes, Affects::Nothing).await
     }
 
-    /// Confirms a new one-time password by a first password, which is used up by that.
+    /// Confirms a new one-time password by a first password, which is used up by that. With the password after
+    /// it the counter of a token may be far ahead, and one that was confirmed is set right.
     ///
     /// # Errors
     /// [`Error::NotAllowed`] when it is wrong.
@@ -214,13 +227,19 @@ impl Vault {
         &self,
         right: &Authorized<permission::ManageAccount>,
         password: &str,
+        following: Option<&str>,
     ) -> Result<Done<AccountInfo>, Error> {
-        unhindered!(self.try_confirm(&right.resource().0, password))
+        unhindered!(self.try_confirm(&right.resource().0, password, following))
     }
 
-    async fn try_confirm(&self, id: &AccountId, password: &str) -> Result<Done<AccountInfo>, Error> {
+    async fn try_confirm(
+        &self,
+        id: &AccountId,
+        password: &str,
+        following: Option<&str>,
+    ) -> Result<Done<AccountInfo>, Error> {
         let otp = self.records.get(&tables::otp(id)).await?;
-        let otp = otp.filter(|otp| !otp.record.confirmed);
+        let otp = otp.filter(|otp| !otp.record.confirmed || following.is_some());
         let Stored { record, revision } = otp.ok_or_else(|| {
             Error::NotAllowed(format!("accounts/{id} has no one-time password that waits to be confirmed"))
         })?;
@@ -228,18 +247,20 @@ impl Vault {
         if record.failures.lock(now) != Lock::Open {
             return Err(Error::NotAllowed("too many wrong passwords: make a new one-time password".into()));
         }
+        if following.is_some() && record.scheme.kind != OtpKind::Hotp {
+            return Err(Error::NotAllowed("only passwords by counter take two in a row".into()));
+        }
         let seed = self.logins.keys.open(self.deployment(), id, &record.sealed)?;
-        let given = record.scheme.judge(seed.expose(), record.next, now, password);
+        let given = match following {
+            Some(following) => record.scheme.resynchronise(seed.expose(), record.next, [password, following]),
+            None => record.scheme.judge(seed.expose(), record.next, now, password),
+        };
+        // What was wrong in logins is no matter of this.
+        let failures = if record.confirmed { record.failures } else { Failures::default() };
         let (kept, right) = match given {
-            Given::Right(counter) => (
-                Otp {
-                    next: counter.saturating_add(1),
-                    confirmed: true,
-                    failures: Failures::default(),
-                    ..record
-                },
-                true,
-            ),
+            Given::Right(counter) => {
+                (Otp { next: counter.saturating_add(1), confirmed: true, failures, ..record }, true)
+            }
             Given::Used | Given::Wrong => (Otp { failures: record.failures.and(now), ..record }, false),
         };
         let clock = matches!(kept.scheme.kind, OtpKind::Totp(_));
@@ -251,7 +272,11 @@ impl Vault {
             return Ok(Done::with_change(self.account_info(id, account).await?, change));
         }
         self.commit_own(changes, Affects::Nothing, "login-failure", format!("accounts/{id}")).await?;
-        let hint = if clock { "; compare the clocks of both devices" } else { "" };
+        let hint = if clock {
+            "; compare the clocks of both devices"
+        } else {
+            "; a token that was in use takes two passwords in a row: keyward account otp-confirm --resync"
+        };
         Err(Error::NotAllowed(format!("the password is not the one expected now{hint}")))
     }
 

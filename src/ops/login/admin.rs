@@ -279,6 +279,18 @@ impl Vault {
                 }
                 changes.replace(&tables::account(account), &Account { level: *level, ..record }, revision);
             }
+            Act::Resume { account } => {
+                let Stored { record, revision } = self.account(account).await?;
+                if !record.suspended {
+                    return Err(Error::NotAllowed(format!("accounts/{account} is not suspended")));
+                }
+                changes.replace(&tables::account(account), &Account { suspended: false, ..record }, revision);
+            }
+            Act::ResetOtp { account } => {
+                let otp = self.records.get(&tables::otp(account)).await?;
+                let none = || Error::NotAllowed(format!("accounts/{account} has no one-time password"));
+                changes.delete(&tables::otp(account), otp.ok_or_else(none)?.revision);
+            }
         }
         Ok(())
     }
@@ -311,6 +323,10 @@ impl Vault {
             Act::SetLevel { level, today, .. } => {
                 lines.push(format!("Level: {} (today {})", level.get(), today.get()));
             }
+            Act::Resume { .. } => lines.push("It is suspended, and can be logged in to again.".into()),
+            Act::ResetOtp { .. } => {
+                lines.push("Its one-time password is taken away. An operator can make another one.".into());
+            }
         }
         lines.extend([
             String::new(),
@@ -335,7 +351,7 @@ impl Vault {
         let token = self.credential_of(account, credential).await?;
         let mut changes = Changes::default();
         match token.record.state {
-            CredentialState::Active if record.level == Level::Three => return Ok(done),
+            CredentialState::Active if record.level == Level::Three && !record.suspended => return Ok(done),
             CredentialState::Active => {}
             CredentialState::Pending => {
                 let approver = Some(Approver::Ceremony(ceremony));
@@ -346,7 +362,8 @@ impl Vault {
                 return Err(Error::NotAllowed(format!("credential {credential} is revoked")));
             }
         }
-        changes.replace(&tables::account(account), &Account { level: Level::Three, ..record }, revision);
+        let administrator = Account { level: Level::Three, suspended: false, ..record };
+        changes.replace(&tables::account(account), &administrator, revision);
         self.commit_own(changes, Affects::Staff, "make-administrator", format!("accounts/{account}")).await?;
         Ok(done)
     }

@@ -34,6 +34,8 @@ pub struct Challenge {
 pub struct Caps {
     /// Of one account from one address.
     pub per_client: usize,
+    /// From one address.
+    pub per_address: usize,
     /// Of one application.
     pub per_application: usize,
     /// Altogether.
@@ -42,7 +44,7 @@ pub struct Caps {
 
 impl Caps {
     /// What the daemon allows.
-    pub const DEFAULT: Self = Self { per_client: 3, per_application: 4096, total: 8192 };
+    pub const DEFAULT: Self = Self { per_client: 3, per_address: 256, per_application: 4096, total: 8192 };
 }
 
 /// The open logins.
@@ -56,6 +58,7 @@ struct Open {
     challenges: HashMap<LoginId, (Moment, Challenge)>,
     by_end: BTreeSet<(Moment, LoginId)>,
     by_client: HashMap<(AccountId, String), usize>,
+    by_address: HashMap<String, usize>,
     by_application: HashMap<PrincipalId, usize>,
 }
 
@@ -76,8 +79,10 @@ impl Challenges {
         open.close_ended(now);
         let client = (challenge.account.clone(), challenge.client.clone());
         let of_client = open.by_client.get(&client).copied().unwrap_or_default();
+        let of_address = open.by_address.get(&challenge.client).copied().unwrap_or_default();
         let of_application = open.by_application.get(&challenge.application).copied().unwrap_or_default();
         if of_client >= self.caps.per_client
+            || of_address >= self.caps.per_address
             || of_application >= self.caps.per_application
             || open.challenges.len() >= self.caps.total
         {
@@ -85,6 +90,7 @@ impl Challenges {
             return Err(next.since(now).max(Duration::from_secs(1)));
         }
         open.by_client.insert(client, of_client + 1);
+        open.by_address.insert(challenge.client.clone(), of_address + 1);
         open.by_application.insert(challenge.application.clone(), of_application + 1);
         open.by_end.insert((end, login));
         open.challenges.insert(login, (end, challenge));
@@ -112,6 +118,7 @@ impl Open {
         let (end, challenge) = self.challenges.remove(&login)?;
         self.by_end.remove(&(end, login));
         count_down(&mut self.by_client, &(challenge.account.clone(), challenge.client.clone()));
+        count_down(&mut self.by_address, &challenge.client);
         count_down(&mut self.by_application, &challenge.application);
         Some((end, challenge))
     }
@@ -163,7 +170,7 @@ mod tests {
 
     #[test]
     fn caps_hold_and_close_nothing() {
-        let caps = Caps { per_client: 2, per_application: 4, total: 100 };
+        let caps = Caps { per_client: 2, per_address: 3, per_application: 5, total: 100 };
         let (challenges, now) = (Challenges::new(caps), Moment::now());
         let end = now.after(LASTS);
         let begin =
@@ -171,7 +178,9 @@ mod tests {
         assert!(begin(1, "alice", "a").is_ok() && begin(2, "alice", "a").is_ok());
         assert_eq!(begin(3, "alice", "a"), Err(LASTS));
         assert!(begin(4, "alice", "b").is_ok() && begin(5, "bob", "a").is_ok());
-        assert!(begin(6, "carol", "c").is_err());
+        assert!(begin(6, "carol", "a").is_err(), "too many from there");
+        assert!(begin(6, "carol", "c").is_ok());
+        assert!(begin(8, "dave", "d").is_err(), "too many of the application");
         assert!(challenges.take(login(1), now).is_some());
         assert!(begin(7, "alice", "a").is_ok());
     }
@@ -182,12 +191,22 @@ mod tests {
         let end = now.after(LASTS);
         let begun = (0..10_000u16)
             .filter(|number| {
-                challenges.begin(login(*number), challenge(&format!("a{number}"), "::1"), now, end).is_ok()
+                challenges
+                    .begin(
+                        login(*number),
+                        challenge(&format!("a{number}"), &format!("::{}", number % 100)),
+                        now,
+                        end,
+                    )
+                    .is_ok()
             })
             .count();
         assert_eq!(begun, Caps::DEFAULT.per_application);
         challenges.begin(login(10_001), challenge("late", "::1"), end, end.after(LASTS)).unwrap();
         let open = challenges.open.lock().unwrap();
-        assert_eq!((open.challenges.len(), open.by_end.len(), open.by_client.len()), (1, 1, 1));
+        assert_eq!(
+            (open.challenges.len(), open.by_end.len(), open.by_client.len(), open.by_address.len()),
+            (1, 1, 1, 1)
+        );
     }
 }

@@ -71,9 +71,11 @@ impl LoginKeys {
         Key256::try_init_with(|seed| self.seeds.open(*nonce, &aad, sealed, seed)).map_err(|_| refused())
     }
 
-    /// The key that an account would have which does not exist: always the same, and nobody's.
-    pub(super) fn decoy(&self, account: &AccountId) -> CredentialId {
-        let tag = hmac::sign(&self.decoys, account.as_str().as_bytes());
+    /// A key that an account would have if it existed, or had more of them: always the same, and nobody's.
+    pub(super) fn decoy(&self, account: &AccountId, number: usize) -> CredentialId {
+        // Names of accounts have no zero bytes.
+        let of = [account.as_str().as_bytes(), &[0], &number.to_be_bytes()].concat();
+        let tag = hmac::sign(&self.decoys, &of);
         // HMAC-SHA-256 has 32 bytes.
         CredentialId(tag.as_ref().try_into().unwrap_or_default())
     }
@@ -113,8 +115,9 @@ mod tests {
     #[test]
     fn a_decoy_is_always_the_same_and_of_one_account() {
         let keys = LoginKeys::derive(&Key256::init_with(|key| key.fill(1))).unwrap();
-        let decoy = |name| keys.decoy(&AccountId::new(name).unwrap());
-        assert_eq!(decoy("mallory"), decoy("mallory"));
-        assert_ne!(decoy("mallory"), decoy("mallorz"));
+        let decoy = |name, number| keys.decoy(&AccountId::new(name).unwrap(), number);
+        assert_eq!(decoy("mallory", 0), decoy("mallory", 0));
+        assert_ne!(decoy("mallory", 0), decoy("mallorz", 0));
+        assert_ne!(decoy("mallory", 0), decoy("mallory", 1));
     }
 }

@@ -125,7 +125,7 @@ enum Command {
     DataKey(data_key::Command),
     /// Make the root key, the store and the audit log of a new installation
     Init(init::Init),
-    /// Use the USB tokens of custodians, on the machine where they are plugged in
+    /// Use the USB tokens of custodians and staff, on the machine where they are plugged in
     #[command(subcommand)]
     Token(token::Command),
     /// Examine the HSM

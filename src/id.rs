@@ -13,7 +13,9 @@ pub enum NameError {
     )]
     Identifier(String, &'static str),
     /// It is no origin.
-    #[error("{0:?} is no origin: use 1 to 255 visible ASCII characters, as in https://crm.example.com")]
+    #[error(
+        "{0:?} is no origin: write it as browsers do, without a path, a usual port or capitals, as in https://crm.example.com; or another name of 1 to 255 visible ASCII characters"
+    )]
     Origin(String),
     /// The resource name does not have the expected shape.
     #[error("{0:?} is not a resource name of the form {1}")]
@@ -114,10 +116,10 @@ impl Origin {
     /// Checks and takes an origin.
     ///
     /// # Errors
-    /// [`NameError::Origin`] when it has another length, or other characters.
+    /// [`NameError::Origin`] when it has another length, or other characters, or no browser would write it so.
     pub fn new(text: &str) -> Result<Self, NameError> {
-        let valid = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-        match valid {
+        let graphic = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        match graphic && text.split_once("://").is_none_or(|(scheme, host)| is_serialized(scheme, host)) {
             true => Ok(Self(text.into())),
             false => Err(NameError::Origin(text.chars().take(80).collect())),
         }
@@ -127,6 +129,19 @@ impl Origin {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// RFC 6454, section 6.2: an origin that is written in another way is the origin of no page.
+fn is_serialized(scheme: &str, host: &str) -> bool {
+    let usual = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    let plain = |text: &str| !text.is_empty() && !text.contains(['/', '?', '#', '@', '\\']);
+    let small = |text: &str| !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    let port = !usual.is_empty() && host.ends_with(usual);
+    plain(scheme) && plain(host) && small(scheme) && small(host) && !port && !host.ends_with(':')
 }
 
 impl fmt::Display for Origin {
@@ -469,6 +484,32 @@ mod tests {
             RotationName::parse("tenants/a/rotations/2").unwrap().to_string(),
             "tenants/a/rotations/2"
         );
+    }
+
+    #[test]
+    fn origins_are_as_browsers_write_them() {
+        for good in
+            ["https://crm.example.com", "http://127.0.0.1:8080", "http://[::1]:8080", "console", "app:x"]
+        {
+            assert_eq!(Origin::new(good).unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "https://",
+            "https://crm.example.com/",
+            "https://crm.example.com/login",
+            "https://CRM.example.com",
+            "HTTPS://crm.example.com",
+            "https://crm.example.com:443",
+            "http://crm.example.com:80",
+            "https://crm.example.com:",
+            "https://alice@crm.example.com",
+            "https://crm.example.com?x",
+            "https://crm example",
+            "https://krm.\u{e9}xample",
+        ] {
+            assert!(Origin::new(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -214,7 +214,8 @@ async fn an_administrator_approves_with_a_real_token() {
     run(&["admin", "propose", "set-level", "alice", "2", "--reason", "new task"]);
     let act = client.call(client.logins().list_acts(ListActsRequest {})).await.unwrap().acts.remove(0);
     let id = act.name.trim_start_matches("acts/")[..8].to_owned();
-    assert!(run(&["admin", "show", &id]).contains("Level: 2 (today 1)"));
+    let shown = run(&["admin", "show", &id]);
+    assert!(shown.lines().any(|line| line == "Level: 2 (today 1)"), "{shown}");
     let approved = world.cli([&["admin", "approve", &id, "--as", "bob"], &token[..]].concat());
     assert!(
         approved.status.success() && text(&approved).contains("KEYWARD ADMINISTRATION"),

@@ -235,7 +235,7 @@ fn token(found: &LoginCredential) -> Value {
         "enrolled": time(found.enrol_time.as_ref()),
         "last_used": time(found.last_use_time.as_ref()),
         "reason": found.reason,
-        "serial": found.serial,
+        "serial": if found.serial == 0 { Value::Null } else { json!(found.serial) },
         "firmware": found.firmware,
         "pin_policy": found.pin_policy,
         "touch_policy": found.touch_policy,

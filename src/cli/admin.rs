@@ -130,7 +130,7 @@ impl Command {
             }
             Self::Show { act } => {
                 let act = find(shell, &act).await?;
-                shell.print.view(&act)?;
+                show(shell, &act)?;
             }
             Self::Approve(approve) => approve.run(shell).await?,
             Self::Cancel { act } => {
@@ -160,7 +160,7 @@ impl Propose {
         let request = ProposeActRequest { reason, account: account.to_string(), act: Some(act) };
         let client = shell.client().await?;
         let proposed = client.call(client.logins().propose_act(request)).await?;
-        shell.print.view(&proposed)?;
+        show(shell, &proposed)?;
         shell.print.note(&format!(
             "an administrator approves it: `keyward admin approve {} --as NAME`",
             short(&proposed)
@@ -200,6 +200,15 @@ impl Approve {
         let account = client.call(client.logins().approve_act(request)).await?;
         shell.print.view(&account)
     }
+}
+
+/// What an administrator signs says everything.
+fn show(shell: &mut Shell, act: &Act) -> Result<(), Failure> {
+    if shell.print.is_json() {
+        return shell.print.view(act);
+    }
+    Statement::new(&act.statement).map_err(|error| Failure::Input(error.to_string()))?;
+    shell.print.text(&format!("{}\n", act.statement))
 }
 
 async fn acts(shell: &mut Shell) -> Result<Vec<Act>, Failure> {

@@ -42,7 +42,7 @@ const ROWS: &[Row] = rows! {
     "DEADLINE_EXCEEDED" Unavailable "see `keyward status` and the log of keywardd, then try again"
     "DESTROYED" Refused "nothing brings it back"
     "DESTRUCTION_SCHEDULED" Refused "an operator can call it off with `cancel-destroy` until the due date"
-    "ENROLMENT_REFUSED" Refused "open another enrolment: `keyward account enroll`"
+    "ENROLMENT_REFUSED" Refused "make it again from the ticket; once that is used or has expired, from another one: `keyward account enroll`"
     "FROZEN" NotPermitted "find out why it was frozen before `unfreeze`, or `ceremony propose unfreeze` once the root is founded"
     "HSM_BUSY" Unavailable "try again in a moment; if it stays so, raise hsm.sessions in the configuration"
     "HSM_UNAVAILABLE" Unavailable "see `keyward status`; the daemon connects again by itself when the HSM is back"

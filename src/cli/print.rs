@@ -208,8 +208,23 @@ fn add_field(table: &mut Table, name: &str, value: &Value) {
                 add_field(table, &format!("{name} {}", part.replace('_', " ")), value);
             }
         }
+        Value::Array(items) if items.is_empty() => {
+            table.add_row(vec![name.to_owned(), view::text(&Value::Null)]);
+        }
+        Value::Array(items) if items.iter().all(Value::is_object) => {
+            for (number, item) in (1..).zip(items) {
+                add_field(table, &format!("{name} {number}"), &said(item));
+            }
+        }
         value => {
             table.add_row(vec![name.to_owned(), view::text(value)]);
         }
     }
+}
+
+/// An object without the parts that say nothing.
+fn said(item: &Value) -> Value {
+    let parts = item.as_object().into_iter().flatten();
+    let parts = parts.filter(|(_, value)| !value.is_null() && value.as_str() != Some(""));
+    Value::Object(parts.map(|(name, value)| (name.clone(), value.clone())).collect())
 }

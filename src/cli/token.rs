@@ -27,8 +27,8 @@ pub(crate) enum Command {
     List(list::List),
     /// Make keys on a token: a custodian's two, or the one that a staff member logs in with
     #[command(
-        after_help = "The keys are made in the token and never leave it. A custodian has one that signs and one that shares are
-encrypted to; --login makes the one that logs in.
+        after_help = "The keys are made in the token and never leave it. A custodian has one that signs
+and one that shares are encrypted to; --login makes the one that logs in.
 
 Examples:
   keyward token generate --name alice --token alice-token

@@ -80,7 +80,8 @@ impl Agent {
             let answer = match serde_json::from_str::<Request>(&line) {
                 Ok(request) => self.answer(shell, request).await,
                 Err(error) => {
-                    json!({ "id": null, "error": { "reason": "REQUEST", "message": error.to_string() } })
+                    let id = serde_json::from_str::<Value>(&line).ok().map(|request| request["id"].clone());
+                    json!({ "id": id, "error": { "reason": "REQUEST", "message": error.to_string() } })
                 }
             };
             match self.native_messaging {

@@ -62,7 +62,9 @@ impl Vault {
         let founded = self.root().custody == Custody::Founded;
         for (_, stored) in commit::all(&self.records, &Prefix::<Account>::all()).await? {
             let account = stored.record;
-            if account.level == Level::Three && (founded || self.has_token(&account).await?) {
+            // While one operator can revoke every token alone, who cannot approve binds nobody.
+            let counts = founded || (!account.suspended && self.has_token(&account).await?);
+            if account.level == Level::Three && counts {
                 return Err(Error::AdministratorRequired(proposal.to_owned()));
             }
         }

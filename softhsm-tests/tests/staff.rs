@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use keyward::audit::{Outcome, Record};
 use keyward::client::{Client, Context, Error, Item, SessionKey, context};
+use keyward::clock::Date;
 use keyward::rpc::proto::{
     DecryptRequest, EncryptRequest, EndAssertionRequest, Key, RevokeCredentialRequest, UpdateAccountRequest,
     UpdateKeyRequest,
 };
 use keyward_softhsm_tests::faketime::FakeClock;
 use keyward_softhsm_tests::staff::{ADDRESS, ORIGIN, Staff};
-use keyward_softhsm_tests::{Daemon, World, create_key, text};
+use keyward_softhsm_tests::{Daemon, World, create_key, eventually, text};
 use prost_types::FieldMask;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
@@ -240,6 +241,20 @@ async fn the_highest_class_takes_a_proof_that_counts_once() {
     let plain = encrypt(&client, SENSITIVE).await.unwrap();
     let wrong = [assertion, ("keyward-proof", "a.b.c")];
     assert_eq!(reason(shown(&client, SENSITIVE, &plain, &wrong).await), "PROOF_REFUSED");
+
+    // A daemon that starts later does not know what was shown to this one.
+    let old = acting.session.proof(DECRYPT, &acting.assertion).unwrap();
+    try_with(&old).await.unwrap();
+    let made = Date::now().millis() / 1000;
+    daemon.kill();
+    // Proofs have whole seconds.
+    eventually("the next second", async || (Date::now().millis() / 1000 > made).then_some(())).await;
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    let again = [assertion, ("keyward-proof", old.as_str())];
+    assert_eq!(reason(shown(&client, HIGHEST, &sealed, &again).await), "NOT_READY");
+    let new = acting.session.proof(DECRYPT, &acting.assertion).unwrap();
+    shown(&client, HIGHEST, &sealed, &[assertion, ("keyward-proof", new.as_str())]).await.unwrap();
     assert!(daemon.stop().await.success());
 }
 

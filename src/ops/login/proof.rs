@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::assertion::thumbprint;
-use crate::clock::Moment;
+use crate::clock::{Date, Moment};
 use crate::keyring::signing::{PublicKey, Signature};
 
 /// How far a proof's date may be from the daemon's clock, in seconds.
@@ -44,6 +44,9 @@ pub enum ProofFlaw {
     /// It is too old, or of the future.
     #[error("the proof of possession is not of now: compare the clocks")]
     Time,
+    /// It is older than the daemon, which cannot know whether it was shown to the one before.
+    #[error("the proof of possession was made before the daemon started: make another one")]
+    BeforeStart,
     /// It was shown before.
     #[error("the proof of possession was shown before")]
     Replayed,
@@ -112,12 +115,17 @@ pub fn complete(input: &str, signature: &Signature) -> String {
     format!("{input}.{}", BASE64URL.encode(signature.0))
 }
 
-/// Verifies a proof by the session key whose thumbprint is `session`. Answers its name, which must not
-/// have been seen before.
+/// Verifies a proof by the session key whose thumbprint is `session`, where proofs are remembered since that
+/// second since 1970. Answers its name, which must not have been seen before.
 ///
 /// # Errors
 /// [`ProofFlaw`], without [`ProofFlaw::Replayed`].
-pub(super) fn verify(proof: &str, session: &str, subject: &Subject<'_>) -> Result<String, ProofFlaw> {
+pub(super) fn verify(
+    proof: &str,
+    session: &str,
+    subject: &Subject<'_>,
+    since: u64,
+) -> Result<String, ProofFlaw> {
     let (input, signature) = proof.rsplit_once('.').ok_or(ProofFlaw::Malformed)?;
     let (header, claims) = input.split_once('.').ok_or(ProofFlaw::Malformed)?;
     if proof.len() > LONGEST {
@@ -142,6 +150,7 @@ pub(super) fn verify(proof: &str, session: &str, subject: &Subject<'_>) -> Resul
         () if claims.htu != htu(subject.method) => Err(ProofFlaw::OtherMethod),
         () if claims.ath != ath(subject.assertion) => Err(ProofFlaw::OtherAssertion),
         () if claims.iat.abs_diff(subject.now) > SKEW => Err(ProofFlaw::Time),
+        () if claims.iat < since => Err(ProofFlaw::BeforeStart),
         () => Ok(claims.jti),
     }
 }
@@ -173,10 +182,13 @@ fn key_of(jwk: &Jwk) -> Option<PublicKey> {
     (x.len() == 32).then(|| PublicKey::from_point(&[&[4], &x[..], &y[..]].concat())).flatten()
 }
 
-/// The proofs that were shown, for as long as they could be shown again. They die with the daemon: one that
-/// was shown before a restart could be shown once more, within a minute, to whoever has the assertion too.
-#[derive(Default)]
-pub(super) struct Shown(Mutex<Halves>);
+/// The proofs that were shown, for as long as they could be shown again. They die with the daemon, so a proof
+/// that is older than the daemon does not count.
+pub(super) struct Shown {
+    /// Seconds since 1970 at the start.
+    pub(super) since: u64,
+    halves: Mutex<Halves>,
+}
 
 #[derive(Default)]
 struct Halves {
@@ -191,12 +203,16 @@ const KEPT: Duration = Duration::from_secs(2 * SKEW + 1);
 const MOST: usize = 1 << 20;
 
 impl Shown {
+    pub(super) fn new(now: Date) -> Self {
+        Self { since: now.millis() / 1000, halves: Mutex::default() }
+    }
+
     /// Notes a proof of a session; `None` when there is no room to remember it.
     ///
     /// # Errors
     /// [`ProofFlaw::Replayed`] when it was noted before.
     pub(super) fn note(&self, session: &str, id: &str, now: Moment) -> Option<Result<(), ProofFlaw>> {
-        let mut halves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
         if halves.turned.is_none_or(|turned| now.since(turned) > KEPT) {
             // What is in the older half is over `KEPT` old.
             halves.older = std::mem::take(&mut halves.newer);
@@ -234,8 +250,8 @@ mod tests {
         let (key, other) = (TestKey::new(), TestKey::new());
         let session = thumbprint(&key.public());
         let whole = proof(&key, &SUBJECT);
-        assert_eq!(verify(&whole, &session, &SUBJECT), Ok(BASE64URL.encode([7; 16])));
-        let foreign = verify(&whole, &thumbprint(&other.public()), &SUBJECT);
+        assert_eq!(verify(&whole, &session, &SUBJECT, 0), Ok(BASE64URL.encode([7; 16])));
+        let foreign = verify(&whole, &thumbprint(&other.public()), &SUBJECT, 0);
         assert_eq!(foreign, Err(ProofFlaw::OtherKey));
         let cases = [
             (Subject { method: "/keyward.v1.CryptoService/Encrypt", ..SUBJECT }, ProofFlaw::OtherMethod),
@@ -244,11 +260,13 @@ mod tests {
             (Subject { now: SUBJECT.now - SKEW - 1, ..SUBJECT }, ProofFlaw::Time),
         ];
         for (subject, flaw) in cases {
-            assert_eq!(verify(&whole, &session, &subject), Err(flaw));
+            assert_eq!(verify(&whole, &session, &subject, 0), Err(flaw));
         }
         for now in [SUBJECT.now + SKEW, SUBJECT.now - SKEW] {
-            assert!(verify(&whole, &session, &Subject { now, ..SUBJECT }).is_ok());
+            assert!(verify(&whole, &session, &Subject { now, ..SUBJECT }, 0).is_ok());
         }
+        assert!(verify(&whole, &session, &SUBJECT, SUBJECT.now).is_ok());
+        assert_eq!(verify(&whole, &session, &SUBJECT, SUBJECT.now + 1), Err(ProofFlaw::BeforeStart));
     }
 
     #[test]
@@ -266,13 +284,13 @@ mod tests {
             header.replace(r#""typ""#, r#""crit":["x"],"typ""#),
         ] {
             let changed = format!("{}.{rest}", BASE64URL.encode(changed));
-            assert_eq!(verify(&changed, &session, &SUBJECT), Err(ProofFlaw::Malformed));
+            assert_eq!(verify(&changed, &session, &SUBJECT, 0), Err(ProofFlaw::Malformed));
         }
     }
 
     #[test]
     fn a_proof_counts_once_for_each_session() {
-        let shown = Shown::default();
+        let shown = Shown::new(Date(0));
         let now = Moment::now();
         assert_eq!(shown.note("s", "1", now), Some(Ok(())));
         assert_eq!(shown.note("s", "1", now), Some(Err(ProofFlaw::Replayed)));
@@ -292,12 +310,12 @@ mod tests {
             let at = at.index(whole.len());
             let mut changed = whole.clone();
             changed.replace_range(at..=at, &with);
-            prop_assert!(changed == whole || verify(&changed, &session, &SUBJECT).is_err());
+            prop_assert!(changed == whole || verify(&changed, &session, &SUBJECT, 0).is_err());
         }
 
         #[test]
         fn nothing_panics(text: String) {
-            prop_assert!(verify(&text, "", &SUBJECT).is_err());
+            prop_assert!(verify(&text, "", &SUBJECT, 0).is_err());
         }
     }
 }

@@ -71,7 +71,11 @@ pub(in crate::ops) struct Members {
 
 impl Members {
     pub(super) fn new() -> Self {
-        Self { verified: Cache::new(REMEMBERED), accounts: AtomicU64::new(0), proofs: Shown::default() }
+        Self {
+            verified: Cache::new(REMEMBERED),
+            accounts: AtomicU64::new(0),
+            proofs: Shown::new(Date::now()),
+        }
     }
 
     /// An account, a token or an assertion was changed, or may have been: everybody is looked at again.
@@ -155,7 +159,12 @@ impl Vault {
     fn is_proved(&self, member: &Member, shown: Showing<'_>) -> Result<bool, Error> {
         let Some(proof) = shown.proof else { return Ok(false) };
         let (method, assertion, now) = (shown.method, shown.assertion, Date::now().millis() / 1000);
-        let id = proof::verify(proof, &member.session, &Subject { method, assertion, now })?;
+        let id = proof::verify(
+            proof,
+            &member.session,
+            &Subject { method, assertion, now },
+            self.logins.members.proofs.since,
+        )?;
         let noted = self.logins.members.proofs.note(&member.session, &id, Moment::now());
         noted.ok_or(Error::LoginLimit(std::time::Duration::from_secs(60)))??;
         Ok(true)
@@ -235,7 +244,11 @@ impl From<AssertionFlaw> for Error {
 
 impl From<ProofFlaw> for Error {
     fn from(flaw: ProofFlaw) -> Self {
-        Self::Proof(flaw)
+        match flaw {
+            // Whoever tries again with a new one is served.
+            ProofFlaw::BeforeStart => Self::NotReady(flaw.to_string()),
+            other => Self::Proof(other),
+        }
     }
 }
 

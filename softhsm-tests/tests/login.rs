@@ -12,14 +12,15 @@ use keyward::client::{Client, Code, Error};
 use keyward::clock::Date;
 use keyward::keyring::otp::{OtpHash, OtpKind, OtpScheme};
 use keyward::rpc::proto::{
-    CompleteLoginRequest, EndAssertionRequest, GetJwksRequest, IntrospectAssertionRequest,
-    IntrospectAssertionResponse, OpenEnrolmentRequest, RevokeCredentialRequest, UnlockAccountRequest,
-    UpdateAccountRequest,
+    CompleteLoginRequest, ConfirmOtpRequest, CreateOtpRequest, EndAssertionRequest, GetJwksRequest,
+    IntrospectAssertionRequest, IntrospectAssertionResponse, OpenEnrolmentRequest, RevokeCredentialRequest,
+    UnlockAccountRequest, UpdateAccountRequest,
 };
+use keyward_softhsm_tests::faketime::FakeClock;
 use keyward_softhsm_tests::staff::{
     Agent, MemoryKey, ORIGIN, Staff, begin, begin_from, challenge, complete, enroll, submission,
 };
-use keyward_softhsm_tests::{Daemon, World, softhsm_module, text};
+use keyward_softhsm_tests::{Daemon, World, eventually, softhsm_module, text};
 use serde_json::{Value, json};
 
 /// Every failed login is answered after so long.
@@ -238,6 +239,50 @@ async fn a_counter_that_ran_away_is_found_by_two_passwords() {
     world.cli(["account", "otp", "alice", "--out", &world.path("otpauth").display().to_string()]);
     let by_time = resync(["123456".into(), "234567".into()]);
     assert!(text(&by_time).contains("only passwords by counter"), "{}", text(&by_time));
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn clocks_may_differ_a_little_and_never_go_back() {
+    let mut world = world();
+    let clock = FakeClock::new(&mut world);
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    let alice = Staff::new(&client, "alice").await;
+    // By time, from a seed that the test knows.
+    let (totp, seed) = (OtpScheme::new(OtpKind::Totp(30), OtpHash::Sha1, 6).unwrap(), [7; 20]);
+    let name = alice.account.clone();
+    let request = CreateOtpRequest { name: name.clone(), seed: seed.to_vec().into(), ..Default::default() };
+    client.call(client.logins().create_otp(request)).await.unwrap();
+    let first = step();
+    let password = totp.password(&seed, first);
+    let request = ConfirmOtpRequest { name: name.clone(), password, ..Default::default() };
+    client.call(client.logins().confirm_otp(request)).await.unwrap();
+    for (ahead, outcome) in
+        [(4, "the one-time password is wrong"), (1, ""), (1, "was used before"), (0, "was used before")]
+    {
+        let begun = begin(&client, &name).await.unwrap();
+        let answer = alice.answer(&begun, totp.password(&seed, first + ahead));
+        match outcome {
+            "" => drop(complete(&client, answer).await.unwrap()),
+            why_not => {
+                refused(&client, answer).await;
+                assert!(why(&world).ends_with(why_not), "{ahead}: {}", why(&world));
+            }
+        }
+    }
+    // Each from elsewhere: three from one address are the most.
+    let begin_again = async || {
+        let address = format!("192.0.2.{}", Date::now().millis() % 251);
+        begin_from(&client, &name, &address).await.map_err(|error| error.reason().to_owned())
+    };
+    clock.set("-1h");
+    eventually("no logins", async || {
+        begin_again().await.is_err_and(|reason| reason == "CLOCK_SUSPECT").then_some(())
+    })
+    .await;
+    clock.set("+0d");
+    eventually("logins again", async || begin_again().await.ok()).await;
     assert!(daemon.stop().await.success());
 }
 

@@ -8,7 +8,7 @@ let there = false;
 
 function sign() {
   again.hidden = send.disabled = true;
-  state.textContent = "Look at the helper: it shows what is signed, and asks for the PIN.";
+  state.textContent = "Look at the helper: it shows what is signed, and asks for the PIN. Touch the token when it blinks.";
   window.postMessage({ type: "keyward-login", request: JSON.parse(request.value) }, origin);
 }
 

@@ -14,6 +14,7 @@ mod figures;
 mod fill;
 mod hsm;
 mod load;
+mod login;
 mod machine;
 mod report;
 mod rounds;
@@ -89,8 +90,9 @@ async fn measure(arguments: &Arguments) -> Outcome<()> {
     let rounds = rounds::run(&plan, &servers)?;
     let single = single::run(&plan, servers).await?;
     let isolation = hsm::run()?;
+    let logins = login::run(&folder).await?;
     let tenants = tenants::run(scale(arguments), &folder).await?;
-    report::write(&folder, &machine, &report::Measured { rounds, single, isolation, tenants })
+    report::write(&folder, &machine, &report::Measured { rounds, single, isolation, logins, tenants })
 }
 
 fn scale(arguments: &Arguments) -> &'static tenants::Scale {

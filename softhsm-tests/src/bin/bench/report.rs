@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::Outcome;
 use super::figures::{Figures, median};
 use super::hsm::Isolation;
+use super::login::Logins;
 use super::machine::Machine;
 use super::rounds::{Name, Rounds, ratio};
 use super::single::Single;
@@ -21,6 +22,7 @@ pub(crate) struct Measured {
     pub(crate) rounds: Rounds,
     pub(crate) single: Single,
     pub(crate) isolation: Isolation,
+    pub(crate) logins: Logins,
     pub(crate) tenants: Tenants,
 }
 
@@ -54,7 +56,7 @@ fn keys(machine: &Machine, measured: &Measured) -> Vec<(&'static str, f64, Targe
         BatchSmall, DecryptAuditInMemory, DecryptEcho, DecryptKeyward, EncryptAuditInMemory, EncryptEcho,
         EncryptKeyward, EncryptSmall, Session64, Session512,
     };
-    let Measured { rounds, single, isolation, tenants } = measured;
+    let Measured { rounds, single, isolation, logins, tenants } = measured;
     let ratio = |this, that| ratio(rounds, this, that);
     vec![
         ("unary_encrypt_vs_echo", ratio(EncryptKeyward, EncryptEcho), AtLeast(0.8)),
@@ -70,6 +72,8 @@ fn keys(machine: &Machine, measured: &Measured) -> Vec<(&'static str, f64, Targe
         ("hsm_ops_per_million_encrypts", single.hsm_operations_per_million(), AtMost(10.0)),
         ("hsm_isolation_overhead", isolation.lists(), AtLeast(0.8)),
         ("hsm_isolation_single_calls", isolation.single_calls(), Target::None),
+        ("login_begin_known_vs_unknown", logins.begin_tells(), AtMost(1.05)),
+        ("login_failure_known_vs_unknown", logins.failure_tells(), AtMost(1.05)),
         ("rewrap_vs_raw_hsm", tenants.rewrap_vs_raw(), AtLeast(0.8)),
         ("cold_tenant_hsm_ops", tenants.cold_operations, AtMost(3.0)),
         ("million_tenants_start_s", tenants.start_s(), AtMost(2.0)),

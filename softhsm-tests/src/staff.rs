@@ -20,6 +20,8 @@ use keyward::token::envelope::{Login, LoginEnrolment};
 use keyward::token::verify;
 use serde_json::{Value, json};
 
+use crate::{World, text};
+
 /// How staff know the application of the tests.
 pub const ORIGIN: &str = "https://crm.example";
 /// The address that logins come from.
@@ -242,6 +244,24 @@ impl Agent {
         serde_json::from_str(&line).expect("JSON")
     }
 
+    /// Has a challenge signed for a new session.
+    pub fn sign(&mut self, begun: &BeginLoginResponse, otp: String) -> CompleteLoginRequest {
+        let session = MemoryKey::default().public();
+        let params = challenge(begun, &session);
+        let answer = self.ask(&json!({ "id": 1, "method": "login", "params": params }));
+        let bytes = |name: &str| {
+            let text = answer["result"][name].as_str().unwrap_or_else(|| panic!("{answer}"));
+            data_encoding::HEXLOWER.decode(text.as_bytes()).expect("hexadecimal")
+        };
+        CompleteLoginRequest {
+            login_id: begun.login_id.clone(),
+            otp,
+            credential: bytes("credential").into(),
+            session_public_key: session.spki().to_vec().into(),
+            signature: bytes("signature").into(),
+        }
+    }
+
     /// Closes its input, upon which it ends.
     pub fn end(mut self) {
         drop(self.input);
@@ -301,6 +321,25 @@ pub async fn enroll(client: &Client, account: &str, token: &MemoryKey) -> Result
     let enrolled = client.call(client.logins().submit_enrolment(submitted)).await?;
     let request = ApproveCredentialRequest { name: account.to_owned(), credential: enrolled.id };
     client.call(client.logins().approve_credential(request)).await
+}
+
+/// Puts the login key of a real token on record, as an operator and a staff member do it: `token` says to `keyward
+/// token` which one. Answers the credential.
+pub fn enroll_by_hand(world: &World, account: &str, token: &[&str]) -> String {
+    let run = |arguments: &[&str]| {
+        let output = world.cli(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let [ticket, enrolment] =
+        ["ticket", "enrolment"].map(|name| world.path(&format!("{account}.{name}")).display().to_string());
+    run(&["account", "enroll", account, "--out", &ticket]);
+    let enroll = ["token", "enroll", "--ticket", &ticket, "--name", "blue", "--out", &enrolment, "--json"];
+    let enrolled: Value = serde_json::from_str(&run(&[&enroll[..], token].concat())).expect("JSON");
+    let credential = enrolled["credential"].as_str().expect("a credential").to_owned();
+    run(&["account", "submit", &enrolment]);
+    run(&["account", "approve", account, &credential]);
+    credential
 }
 
 /// What a workstation makes of a ticket.

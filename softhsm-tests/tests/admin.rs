@@ -16,7 +16,7 @@ use keyward::rpc::proto::{
 use keyward::token::envelope::StepUp;
 use keyward::token::printable::Statement;
 use keyward_softhsm_tests::custodians::{approve_by, ended, found, people, propose as propose_ceremony};
-use keyward_softhsm_tests::staff::{MemoryKey, ORIGIN, Staff, submission};
+use keyward_softhsm_tests::staff::{MemoryKey, ORIGIN, Staff, enroll_by_hand, submission};
 use keyward_softhsm_tests::{Daemon, World, softhsm_module, text};
 
 async fn serving() -> (World, Daemon, Client) {
@@ -192,8 +192,7 @@ async fn where_there_is_an_administrator_operators_propose() {
 async fn an_administrator_approves_with_a_real_token() {
     let (world, daemon, client) = serving().await;
     world.make_token("bob-token");
-    let [ticket, enrolment, pin] =
-        ["ticket", "enrolment", "pin"].map(|name| world.path(name).display().to_string());
+    let pin = world.path("pin").display().to_string();
     let module = softhsm_module();
     let token = ["--module", &module, "--token", "bob-token", "--pin-file", &pin];
     let run = |arguments: &[&str]| {
@@ -203,13 +202,7 @@ async fn an_administrator_approves_with_a_real_token() {
     };
     run(&["account", "create", "bob", "--level", "3"]);
     run(&[&["token", "generate", "--name", "bob", "--login"], &token[..]].concat());
-    run(&["account", "enroll", "bob", "--out", &ticket]);
-    run(&[&["token", "enroll", "--ticket", &ticket, "--name", "blue", "--out", &enrolment], &token[..]]
-        .concat());
-    run(&["account", "submit", &enrolment]);
-    let shown = account(&client, "accounts/bob").await;
-    let credential = data_encoding::HEXLOWER.encode(&shown.credentials[0].id);
-    run(&["account", "approve", "bob", &credential]);
+    enroll_by_hand(&world, "bob", &token);
     run(&["account", "create", "alice"]);
     run(&["admin", "propose", "set-level", "alice", "2", "--reason", "new task"]);
     let act = client.call(client.logins().list_acts(ListActsRequest {})).await.unwrap().acts.remove(0);

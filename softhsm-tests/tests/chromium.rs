@@ -13,7 +13,7 @@ use keyward::rpc::proto::{CreateAccountRequest, UpdateAccountRequest};
 use keyward_softhsm_tests::chromium::Chromium;
 use keyward_softhsm_tests::person::Person;
 use keyward_softhsm_tests::piv::{PIN, Readers};
-use keyward_softhsm_tests::staff::{Passwords, one_time_passwords};
+use keyward_softhsm_tests::staff::{Passwords, enroll_by_hand, one_time_passwords};
 use keyward_softhsm_tests::{KEY, World, binary, create_key, text};
 use serde_json::{Value, json};
 
@@ -57,22 +57,13 @@ async fn alice(world: &World, client: &Client) -> Passwords {
     client.call(client.logins().create_account(request)).await.unwrap();
     let request = UpdateAccountRequest { name: account.into(), level: Some(2), ..Default::default() };
     client.call(client.logins().update_account(request)).await.unwrap();
-    let [ticket, enrolment, pin] =
-        ["ticket", "enrolment", "card-pin"].map(|name| world.path(name).display().to_string());
-    let run = |arguments: &[&str]| {
-        let output = world.cli(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
-        String::from_utf8(output.stdout).unwrap()
-    };
+    let pin = world.path("card-pin").display().to_string();
     let card = ["--piv", "--pin-file", &pin];
     let make =
-        ["token", "generate", "--name", "alice", "--login", "--factory-management-key", "--touch", "never"];
-    run(&[&make[..], &card].concat());
-    run(&["account", "enroll", "alice", "--out", &ticket]);
-    let enroll = ["token", "enroll", "--ticket", &ticket, "--name", "blue", "--out", &enrolment, "--json"];
-    let enrolled: Value = serde_json::from_str(&run(&[&enroll[..], &card].concat())).unwrap();
-    run(&["account", "submit", &enrolment]);
-    run(&["account", "approve", "alice", enrolled["credential"].as_str().unwrap()]);
+        ["token", "generate", "--name", "alice", "--login", "--touch", "never", "--factory-management-key"];
+    let made = world.cli([&make[..], &card].concat());
+    assert!(made.status.success(), "{}", text(&made));
+    enroll_by_hand(world, "alice", &card);
     one_time_passwords(client, account).await
 }
 

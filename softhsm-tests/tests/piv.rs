@@ -6,15 +6,13 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use keyward::rpc::proto::ceremony::State;
-use keyward::rpc::proto::{CompleteLoginRequest, CreateAccountRequest, GetCeremonyRequest};
+use keyward::rpc::proto::{CreateAccountRequest, GetCeremonyRequest};
 use keyward_softhsm_tests::custodians::Person;
 use keyward_softhsm_tests::modules::installed;
 use keyward_softhsm_tests::piv::{PIN, Readers};
-use keyward_softhsm_tests::staff::{
-    Agent, MemoryKey, ORIGIN, begin, challenge, complete, one_time_passwords,
-};
+use keyward_softhsm_tests::staff::{Agent, ORIGIN, begin, complete, enroll_by_hand, one_time_passwords};
 use keyward_softhsm_tests::{World, custodians, text};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// How often one card logs in.
 const LOGINS: u64 = 200;
@@ -68,20 +66,6 @@ impl Bed {
     fn keyward(&self, arguments: &[&str]) -> String {
         ok(&self.world.cli(arguments))
     }
-
-    /// Puts the card on record for an account; answers its credential.
-    fn enroll(&self, account: &str) -> String {
-        let (ticket, enrolment) = (self.path("ticket"), self.path("enrolment"));
-        self.keyward(&["account", "enroll", account, "--out", &ticket]);
-        let enroll =
-            ["token", "enroll", "--ticket", &ticket, "--name", "card", "--out", &enrolment, "--json"];
-        let enrolled: Value =
-            serde_json::from_str(&ok(&self.run(self.with_card("card-pin", &enroll)))).unwrap();
-        self.keyward(&["account", "submit", &enrolment]);
-        let credential = enrolled["credential"].as_str().unwrap().to_owned();
-        self.keyward(&["account", "approve", account, &credential]);
-        credential
-    }
 }
 
 fn library() -> PathBuf {
@@ -111,25 +95,15 @@ async fn one_card_logs_in_two_hundred_times() {
     let request = CreateAccountRequest { name: account.into(), ..Default::default() };
     client.call(client.logins().create_account(request)).await.unwrap();
     let mut passwords = one_time_passwords(&client, account).await;
-    let credential = bed.enroll("alice");
+    let card = bed.with_card("card-pin", &[]);
+    let credential =
+        enroll_by_hand(&bed.world, "alice", &card.iter().map(String::as_str).collect::<Vec<_>>());
     let arguments = bed.with_card("card-pin", &["token", "agent", "--origin", ORIGIN]);
     let mut agent = Agent::start(bed.world.command("keyward").args(arguments));
     for number in 0..LOGINS {
         let begun = begin(&client, account).await.unwrap();
-        let session = MemoryKey::default().public();
-        let params = challenge(&begun, &session);
-        let answer = agent.ask(&json!({ "id": number, "method": "login", "params": params }));
-        assert_eq!(answer["result"]["credential"], credential, "{answer}");
-        let bytes = |name: &str| {
-            data_encoding::HEXLOWER.decode(answer["result"][name].as_str().unwrap().as_bytes()).unwrap()
-        };
-        let answer = CompleteLoginRequest {
-            login_id: begun.login_id.clone(),
-            otp: passwords.take(),
-            credential: bytes("credential").into(),
-            session_public_key: session.spki().to_vec().into(),
-            signature: bytes("signature").into(),
-        };
+        let answer = agent.sign(&begun, passwords.take());
+        assert_eq!(data_encoding::HEXLOWER.encode(&answer.credential), credential);
         complete(&client, answer).await.unwrap_or_else(|error| panic!("login {number}: {error}"));
     }
     agent.end();

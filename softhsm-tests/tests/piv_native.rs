@@ -4,11 +4,9 @@
 
 use std::process::{Output, Stdio};
 
-use keyward::rpc::proto::{CompleteLoginRequest, CreateAccountRequest};
+use keyward::rpc::proto::CreateAccountRequest;
 use keyward_softhsm_tests::piv::{Card, PIN, PUK, Readers};
-use keyward_softhsm_tests::staff::{
-    Agent, MemoryKey, ORIGIN, begin, challenge, complete, one_time_passwords,
-};
+use keyward_softhsm_tests::staff::{Agent, ORIGIN, begin, complete, enroll_by_hand, one_time_passwords};
 use keyward_softhsm_tests::{World, eventually_now, text};
 use serde_json::{Value, json};
 
@@ -127,35 +125,17 @@ async fn a_card_is_enrolled_and_logs_in_with_each_kind_of_key() {
         let request = CreateAccountRequest { name: account.clone(), ..Default::default() };
         client.call(client.logins().create_account(request)).await.unwrap();
         let mut passwords = one_time_passwords(&client, &account).await;
-        let (ticket, enrolment) =
-            (bed.path(&format!("{name}.ticket")), bed.path(&format!("{name}.enrolment")));
-        ok(&bed.world.cli(["account", "enroll", name, "--out", &ticket]));
-        let enroll = ["enroll", "--ticket", &ticket, "--name", "card", "--out", &enrolment, "--json"];
-        let enrolled: Value = serde_json::from_str(&ok(&bed.token("card-pin", &enroll))).unwrap();
-        let credential = enrolled["credential"].as_str().unwrap();
-        ok(&bed.world.cli(["account", "submit", &enrolment]));
-        let approved = ok(&bed.world.cli(["account", "approve", name, credential, "--json"]));
+        let pin = bed.path("card-pin");
+        let credential = enroll_by_hand(&bed.world, name, &["--piv", "--pin-file", &pin]);
+        let approved = ok(&bed.world.cli(["account", "show", name, "--json"]));
         assert!(approved.contains("\"piv\"") && approved.contains(algorithm), "{approved}");
 
-        let pin = bed.path("card-pin");
         let arguments = ["token", "agent", "--origin", ORIGIN, "--piv", "--pin-file", &pin];
         let mut agent = Agent::start(bed.world.command("keyward").args(arguments));
         for number in 0..8 {
             let begun = begin(&client, &account).await.unwrap();
-            let session = MemoryKey::default().public();
-            let params = challenge(&begun, &session);
-            let answer = agent.ask(&json!({ "id": number, "method": "login", "params": params }));
-            assert_eq!(answer["result"]["credential"], credential, "{answer}");
-            let bytes = |name: &str| {
-                data_encoding::HEXLOWER.decode(answer["result"][name].as_str().unwrap().as_bytes()).unwrap()
-            };
-            let answer = CompleteLoginRequest {
-                login_id: begun.login_id.clone(),
-                otp: passwords.take(),
-                credential: bytes("credential").into(),
-                session_public_key: session.spki().to_vec().into(),
-                signature: bytes("signature").into(),
-            };
+            let answer = agent.sign(&begun, passwords.take());
+            assert_eq!(data_encoding::HEXLOWER.encode(&answer.credential), credential);
             complete(&client, answer).await.unwrap_or_else(|error| panic!("{name} {number}: {error}"));
         }
         agent.end();

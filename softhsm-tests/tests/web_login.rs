@@ -10,7 +10,7 @@ use keyward::client::Client;
 use keyward::rpc::proto::{RevokeCredentialRequest, UpdateAccountRequest};
 use keyward_softhsm_tests::browser::{Browser, Page};
 use keyward_softhsm_tests::person::Person;
-use keyward_softhsm_tests::staff::{Agent, ORIGIN, Staff};
+use keyward_softhsm_tests::staff::{Agent, ORIGIN, Staff, enroll_by_hand};
 use keyward_softhsm_tests::{Daemon, KEY, World, create_key, softhsm_module, text};
 use serde_json::{Value, json};
 
@@ -214,21 +214,11 @@ async fn forms_of_others_and_too_large_ones_are_refused() {
 /// Puts a token in SoftHSM on record for alice; answers what the commands say of it.
 fn real_token(world: &World) -> Vec<String> {
     world.make_token("alice-token");
-    let [ticket, enrolment, pin] =
-        ["ticket", "enrolment", "pin"].map(|name| world.path(name).display().to_string());
-    let module = softhsm_module();
+    let (module, pin) = (softhsm_module(), world.path("pin").display().to_string());
     let token = ["--module", &module, "--token", "alice-token", "--pin-file", &pin];
-    let run = |arguments: &[&str]| {
-        let output = world.cli(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
-        String::from_utf8(output.stdout).unwrap()
-    };
-    run(&[&["token", "generate", "--name", "alice", "--login"], &token[..]].concat());
-    run(&["account", "enroll", "alice", "--out", &ticket]);
-    let enroll = ["token", "enroll", "--ticket", &ticket, "--name", "blue", "--out", &enrolment, "--json"];
-    let enrolled: Value = serde_json::from_str(&run(&[&enroll[..], &token].concat())).unwrap();
-    run(&["account", "submit", &enrolment]);
-    run(&["account", "approve", "alice", enrolled["credential"].as_str().unwrap()]);
+    let made = world.cli([&["token", "generate", "--name", "alice", "--login"], &token[..]].concat());
+    assert!(made.status.success(), "{}", text(&made));
+    enroll_by_hand(world, "alice", &token);
     token[..4].iter().map(|word| (*word).to_owned()).collect()
 }
 

@@ -18,6 +18,7 @@ use keyward::token::envelope::{self, Envelope};
 use keyward::token::printable::Statement;
 use keyward::token::{enrolment, verify};
 
+use crate::staff::MemoryKey;
 use crate::{Daemon, PATIENCE, Random, World};
 
 /// A custodian.
@@ -41,6 +42,13 @@ impl Person {
         let id = CustodianId::new(name).expect("a name");
         let custodian = Custodian::new(id, credential, public(&pair()), None).expect("two keys");
         Self { name: name.to_owned(), signing, custodian }
+    }
+
+    /// The key that signs, as one to log in with.
+    pub fn login_key(&self) -> MemoryKey {
+        let copy = self.signing.to_pkcs8v1().expect("a key");
+        let copy = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, copy.as_ref());
+        MemoryKey::of(copy.expect("a key"))
     }
 
     /// The key that shares are encrypted to.

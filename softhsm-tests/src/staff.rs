@@ -37,6 +37,11 @@ impl Default for MemoryKey {
 }
 
 impl MemoryKey {
+    /// One that is there already.
+    pub fn of(pair: EcdsaKeyPair) -> Self {
+        Self(pair)
+    }
+
     /// The public key.
     pub fn public(&self) -> AgreementKey {
         AgreementKey::of_point(self.0.public_key().as_ref()).expect("a point")

@@ -15,7 +15,9 @@ use keyward::rpc::proto::{
 };
 use keyward::token::envelope::StepUp;
 use keyward::token::printable::Statement;
-use keyward_softhsm_tests::custodians::{approve_by, ended, found, people, propose as propose_ceremony};
+use keyward_softhsm_tests::custodians::{
+    approve_by, ended, found, people, propose as propose_ceremony, propose_founding,
+};
 use keyward_softhsm_tests::staff::{MemoryKey, ORIGIN, Staff, enroll_by_hand, submission};
 use keyward_softhsm_tests::{Daemon, World, softhsm_module, text};
 
@@ -267,5 +269,23 @@ async fn custodians_make_the_first_administrator() {
     let done = ended(&client, &again.name).await;
     assert_eq!(done.state(), State::Done, "{}", done.outcome);
     assert!(!account(&client, &bob.account).await.suspended);
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_key_decides_or_logs_in() {
+    let (_world, daemon, client) = serving().await;
+    let custodians = people(["c1", "c2", "c3"]);
+    let alice = Staff::new(&client, "alice").await;
+    pending(&client, &alice.account, &custodians[1].login_key()).await;
+    let refused = propose_founding(&client, 2, &custodians).await.unwrap_err();
+    is(&refused, "NOT_ALLOWED", "a key of c2 is on record for logins");
+    let custodians = people(["c1", "c2", "c3"]);
+    found(&client, 2, &custodians).await;
+    let request = OpenEnrolmentRequest { name: alice.account.clone(), ..Default::default() };
+    let ticket = client.call(client.logins().open_enrolment(request)).await.unwrap();
+    let submitted = submission(&ticket, &custodians[0].login_key());
+    let refused = client.call(client.logins().submit_enrolment(submitted)).await.unwrap_err();
+    is(&refused, "ENROLMENT_REFUSED", "the key is a custodian's");
     assert!(daemon.stop().await.success());
 }

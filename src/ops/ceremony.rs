@@ -18,6 +18,7 @@ use crate::clock::Date;
 use crate::id::{CeremonyId, CustodianId, Epoch, KeyName, RosterVersion, TenantId};
 use crate::keyring::armour::Armoured;
 use crate::keyring::ceremony::{Action, Approval, Ceremony, Progress, State};
+use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::{Custodian, CustodianCard};
 use crate::keyring::record::Custody;
 use crate::keyring::recovery::EscrowFile;
@@ -474,7 +475,7 @@ impl Vault {
             Action::Found(_) if founded => {
                 Err(Error::NotAllowed("the root is founded already; propose change-roster instead".into()))
             }
-            Action::Found(_) => Ok(()),
+            Action::Found(members) => self.require_no_login_keys(members).await,
             _ if !founded => Err(unfounded(action)),
             Action::RotateTenant(tenant) => self.living_tenant(tenant).await,
             Action::MoveTenant { tenant, resident } => {
@@ -493,13 +494,29 @@ impl Vault {
                 Err(Error::NotAllowed(format!("{version} is the minimum version of {key} already")))
             }
             Action::SetMinVersion { key, version, .. } => self.min_version_allowed(key, *version).await,
-            Action::RotateRoot | Action::ChangeRoster(_) => Ok(()),
+            Action::RotateRoot => Ok(()),
+            Action::ChangeRoster(members) => self.require_no_login_keys(members).await,
             Action::MakeAdministrator { account, credential } => {
                 self.check_administrator(account, *credential).await
             }
             Action::Unfreeze(name) => self.check_resource(name).await,
             Action::Destroy(name) => self.check_target(name).await,
         }
+    }
+
+    /// A key decides or logs in, and never both: whoever asks for a login must not get an approval.
+    async fn require_no_login_keys(&self, members: &Members) -> Result<(), Error> {
+        for custodian in members.custodians() {
+            for key in [custodian.signing().id(), CredentialId::of(custodian.agreement().spki())] {
+                if self.records.get(&tables::login_credential(key)).await?.is_some() {
+                    let name = custodian.name();
+                    return Err(Error::NotAllowed(format!(
+                        "a key of {name} is on record for logins: have keys of a custodian's own made, `keyward token generate`"
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn living_tenant(&self, id: &TenantId) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::time::timeout;
@@ -16,13 +17,15 @@ use crate::piv::Readers;
 
 /// The program itself: the wrapper in `/usr/bin` leaves it running when it is killed.
 const PROGRAM: &str = "/usr/lib/chromium/chromium";
-const OPTIONS: [&str; 10] = [
+const OPTIONS: [&str; 11] = [
     "--headless=new",
     "--remote-debugging-pipe",
     "--enable-unsafe-extension-debugging",
     // In namespaces of its own already, and the pages are ours.
     "--no-sandbox",
     "--disable-gpu",
+    // Containers have little of it.
+    "--disable-dev-shm-usage",
     "--no-first-run",
     "--disable-background-networking",
     "--disable-component-update",
@@ -32,7 +35,9 @@ const OPTIONS: [&str; 10] = [
 
 /// A browser with one page.
 pub struct Chromium {
-    _process: Child,
+    process: Child,
+    /// On a disk: it becomes large.
+    profile: TempDir,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
     /// Of the page; empty until there is one.
@@ -43,16 +48,12 @@ pub struct Chromium {
 }
 
 impl Chromium {
-    /// Starts it where the readers are, with a folder for its profile, and programs that it finds.
+    /// Starts it where the readers are; it finds programs in the folders of `path`.
     ///
     /// # Panics
     /// Where it is not installed.
-    pub async fn start(
-        readers: &Readers,
-        profile: &Path,
-        path: &OsStr,
-        environment: &[(&str, &OsStr)],
-    ) -> Self {
+    pub async fn start(readers: &Readers, path: &OsStr) -> Self {
+        let profile = TempDir::with_prefix_in("kw-", "/tmp").expect("a temporary folder");
         let mut command = readers.command("setpriv");
         command
             .args([
@@ -65,11 +66,10 @@ impl Chromium {
             ])
             .arg(PROGRAM)
             .args(OPTIONS)
-            .arg(format!("--user-data-dir={}", profile.display()))
+            .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg("about:blank")
-            .env("PATH", path)
-            .envs(environment.iter().copied());
-        let mut browser = Self::spawn(command);
+            .env("PATH", path);
+        let mut browser = Self::spawn(command, profile);
         let page = browser.call("Target.createTarget", json!({ "url": "about:blank" })).await;
         let attach = json!({ "targetId": page["targetId"], "flatten": true });
         let attached = browser.call("Target.attachToTarget", attach).await;
@@ -78,7 +78,7 @@ impl Chromium {
         browser
     }
 
-    fn spawn(mut command: Command) -> Self {
+    fn spawn(mut command: Command, profile: TempDir) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = tokio::process::Command::from(command)
             .kill_on_drop(true)
@@ -86,7 +86,12 @@ impl Chromium {
             .expect("Chromium: run softhsm-tests/scripts/setup.sh");
         let requests = process.stdin.take().expect("piped");
         let answers = BufReader::new(process.stdout.take().expect("piped"));
-        Self { _process: process, requests, answers, session: String::new(), sent: 0, loaded: 0 }
+        Self { process, profile, requests, answers, session: String::new(), sent: 0, loaded: 0 }
+    }
+
+    /// The folder of its profile.
+    pub fn profile(&self) -> &Path {
+        self.profile.path()
     }
 
     /// Loads an extension from its folder; answers its id.
@@ -129,6 +134,14 @@ impl Chromium {
         let mut done = self.call("Runtime.evaluate", evaluate).await;
         assert!(done.get("exceptionDetails").is_none(), "{script}: {done}");
         done["result"]["value"].take()
+    }
+
+    /// Closes it, and waits until it has ended.
+    pub async fn close(mut self) {
+        self.session.clear();
+        self.call("Browser.close", json!({})).await;
+        let ended = timeout(PATIENCE, self.process.wait()).await;
+        ended.expect("Chromium ends in time").expect("Chromium ends");
     }
 
     async fn wait_for_page(&mut self) {

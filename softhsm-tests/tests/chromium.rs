@@ -121,10 +121,9 @@ async fn a_staff_member_logs_in_with_a_card_in_a_browser() {
     let (_site, _other) = (Site::start(&world, &readers, SITE), Site::start(&world, &readers, OTHER));
 
     let person = Person::who_knows(&world.path("card-pin"), &world.path("desk"));
-    let profile = world.path("profile");
-    let mut browser = Chromium::start(&readers, &profile, &path(&world.path("desk")), &[]).await;
+    let mut browser = Chromium::start(&readers, &path(&world.path("desk"))).await;
     let extension = browser.load_extension(&example()).await;
-    install(&world, &profile, &extension);
+    install(&world, browser.profile(), &extension);
 
     // She types the account, compares what the window shows, types PIN and one-time password.
     browser.open(SITE).await;
@@ -184,5 +183,6 @@ async fn a_staff_member_logs_in_with_a_card_in_a_browser() {
     browser.press("#send").await;
     let home = browser.text().await;
     assert!(home.contains("You are alice"), "{home}");
+    browser.close().await;
     assert!(daemon.stop().await.success());
 }

@@ -11,14 +11,14 @@ use keyward::rpc::proto::propose_request::{Action, MakeAdministrator};
 use keyward::rpc::proto::{
     Account, Act, ApproveActRequest, ApproveCredentialRequest, CancelActRequest, CreateAccountRequest,
     CreateOtpRequest, CreateOtpResponse, GetAccountRequest, ListActsRequest, OpenEnrolmentRequest,
-    ProposeActRequest, UpdateAccountRequest,
+    ProposeActRequest, UnlockAccountRequest, UpdateAccountRequest,
 };
 use keyward::token::envelope::StepUp;
 use keyward::token::printable::Statement;
 use keyward_softhsm_tests::custodians::{
     approve_by, ended, found, people, propose as propose_ceremony, propose_founding,
 };
-use keyward_softhsm_tests::staff::{MemoryKey, ORIGIN, Staff, enroll_by_hand, submission};
+use keyward_softhsm_tests::staff::{MemoryKey, ORIGIN, Staff, begin, complete, enroll_by_hand, submission};
 use keyward_softhsm_tests::{Daemon, World, softhsm_module, text};
 
 async fn serving() -> (World, Daemon, Client) {
@@ -103,6 +103,7 @@ fn is(error: &Error, reason: &str, word: &str) {
 async fn where_there_is_an_administrator_operators_propose() {
     let (_world, daemon, client) = serving().await;
     let (bob, alice) = (Staff::new(&client, "bob").await, Staff::new(&client, "alice").await);
+    let mut dora = Staff::new(&client, "dora").await;
     set_level(&client, &bob.account, 3).await.unwrap();
     let token = MemoryKey::default();
     let credential = pending(&client, &alice.account, &token).await;
@@ -182,6 +183,29 @@ async fn where_there_is_an_administrator_operators_propose() {
     let act = propose(&client, &alice.account, Asked::Resume(true)).await.unwrap();
     assert!(!approve(&client, &act, &bob).await.unwrap().suspended);
     is(&propose(&client, &alice.account, Asked::Resume(true)).await.unwrap_err(), "NOT_ALLOWED", "suspended");
+    // One that waits is not for what happens later.
+    suspend(&client, &alice.account, true).await.unwrap();
+    let (act, kept) = (
+        propose(&client, &alice.account, Asked::Resume(true)).await.unwrap(),
+        propose(&client, &alice.account, Asked::Resume(true)).await.unwrap(),
+    );
+    approve(&client, &act, &bob).await.unwrap();
+    suspend(&client, &alice.account, true).await.unwrap();
+    is(&approve(&client, &kept, &bob).await.unwrap_err(), "APPROVAL_REFUSED", "changed since");
+    let act = propose(&client, &alice.account, Asked::Resume(true)).await.unwrap();
+    approve(&client, &act, &bob).await.unwrap();
+    client.call(client.logins().cancel_act(CancelActRequest { name: kept.name })).await.unwrap();
+    // After wrong passwords: an operator alone is refused, an administrator's word counts.
+    for _ in 0..3 {
+        let begun = begin(&client, &dora.account).await.unwrap();
+        complete(&client, dora.answer(&begun, dora.passwords.wrong())).await.unwrap_err();
+    }
+    let (name, reason) = (dora.account.clone(), "called back".to_owned());
+    let alone = client.call(client.logins().unlock_account(UnlockAccountRequest { name, reason })).await;
+    is(&alone.unwrap_err(), "ADMINISTRATOR_REQUIRED", "unlock dora");
+    let act = propose(&client, &dora.account, Asked::Unlock(true)).await.unwrap();
+    approve(&client, &act, &bob).await.unwrap();
+    dora.log_in(&client).await.unwrap();
     // A level is lowered by an operator; a suspended administrator approves nothing.
     set_level(&client, &alice.account, 1).await.unwrap();
     let act = propose(&client, &alice.account, Asked::SetLevel(2)).await.unwrap();

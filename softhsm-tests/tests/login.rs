@@ -16,6 +16,7 @@ use keyward::rpc::proto::{
     IntrospectAssertionRequest, IntrospectAssertionResponse, OpenEnrolmentRequest, RevokeCredentialRequest,
     UnlockAccountRequest, UpdateAccountRequest,
 };
+use keyward_softhsm_tests::custodians::{found, people};
 use keyward_softhsm_tests::faketime::FakeClock;
 use keyward_softhsm_tests::staff::{
     Agent, MemoryKey, ORIGIN, Staff, begin, begin_from, challenge, complete, enroll, submission,
@@ -288,6 +289,32 @@ async fn clocks_may_differ_a_little_and_never_go_back() {
     assert!(daemon.stop().await.success());
 }
 
+/// Whoever opens an old root, or a copy of the store under it, has the login key that it wrapped.
+#[tokio::test]
+async fn a_login_key_counts_no_longer_than_what_it_signed() {
+    let mut world = world();
+    let clock = FakeClock::new(&mut world);
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    let mut alice = Staff::new(&client, "alice").await;
+    let before = alice.log_in(&client).await.unwrap().assertion;
+    let published = async || {
+        let keys = client.call(client.logins().get_jwks(GetJwksRequest {})).await.unwrap().json;
+        serde_json::from_str::<Value>(&keys).unwrap()["keys"].as_array().unwrap().len()
+    };
+    assert_eq!(published().await, 1);
+    found(&client, 2, &people(["c1", "c2", "c3"])).await;
+    // Traffic goes on over a change of the root.
+    assert!(introspect(&client, &before).await.active);
+    assert_eq!(published().await, 2);
+    clock.set("+11m");
+    assert_eq!(published().await, 1);
+    assert!(!introspect(&client, &before).await.active);
+    let after = alice.log_in(&client).await.unwrap().assertion;
+    assert!(introspect(&client, &after).await.active);
+    assert!(daemon.stop().await.success());
+}
+
 #[tokio::test]
 async fn a_kill_ends_open_logins_and_brings_no_password_back() {
     let (world, daemon, client) = serving().await;
@@ -346,6 +373,14 @@ async fn who_is_not_there_looks_like_who_is() {
     };
     assert_eq!(shape(&known), shape(&unknown));
     assert_eq!(known.credentials.len(), 4);
+    // Refusals too: asking costs nothing, so somebody could ask for a long time.
+    for name in [&alice.account, "accounts/mallory"] {
+        while begin(&client, name).await.is_ok() {}
+        let asked = Instant::now();
+        assert_eq!(begin(&client, name).await.unwrap_err().reason(), "LOGIN_LIMIT");
+        assert!(asked.elapsed() >= BEGINNING, "{:?}", asked.elapsed());
+    }
+    let begin = async |client: &Client, name: &str| begin_from(client, name, "192.0.2.8").await;
     // With a second token too.
     enroll(&client, &alice.account, &MemoryKey::default()).await.unwrap();
     assert_eq!(shape(&begin(&client, &alice.account).await.unwrap()), shape(&unknown));

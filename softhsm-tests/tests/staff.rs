@@ -7,14 +7,16 @@ use std::sync::Arc;
 use keyward::audit::{Outcome, Record};
 use keyward::client::{Client, Context, Error, Item, SessionKey, context};
 use keyward::clock::Date;
+use keyward::rpc::proto::decrypt_stream_request::Message;
 use keyward::rpc::proto::{
-    DecryptRequest, EncryptRequest, EndAssertionRequest, Key, RevokeCredentialRequest, UpdateAccountRequest,
-    UpdateKeyRequest,
+    DecryptRequest, DecryptStreamRequest, EncryptRequest, EndAssertionRequest, Key, RevokeCredentialRequest,
+    StreamHeader, UpdateAccountRequest, UpdateKeyRequest,
 };
 use keyward_softhsm_tests::faketime::FakeClock;
 use keyward_softhsm_tests::staff::{ADDRESS, ORIGIN, Staff};
 use keyward_softhsm_tests::{Daemon, World, create_key, eventually, text};
 use prost_types::FieldMask;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
 
@@ -386,7 +388,31 @@ async fn files_are_for_staff_too() {
     }
     let refused = client.encrypt_stream(SENSITIVE, &about, &b"a file"[..], &mut Vec::new()).await;
     assert!(refused.is_err());
-    let unary = EncryptRequest { name: SENSITIVE.into(), plaintext: "x".into(), context: about };
+    let unary = EncryptRequest { name: SENSITIVE.into(), plaintext: "x".into(), context: about.clone() };
     acting.client.crypto().encrypt(unary).await.unwrap();
+
+    // A logout stops a file that is on its way, down to the last piece: a small one is nothing else.
+    let begun =
+        |world: &World| world.audit().iter().filter(|record| record.operation == "decrypt-stream").count();
+    let before = begun(&world);
+    let (sender, receiver) = tokio::sync::mpsc::channel(2);
+    let header = StreamHeader { name: SENSITIVE.into(), context: about.into_iter().collect() };
+    for message in [Message::Header(header), Message::Chunk(sealed.into())] {
+        sender.send(DecryptStreamRequest { message: Some(message) }).await.unwrap();
+    }
+    let request = Request::new(ReceiverStream::new(receiver));
+    let mut opened = acting.client.crypto().decrypt_stream(request).await.unwrap().into_inner();
+    eventually("a file that is begun", async || (begun(&world) > before).then_some(())).await;
+    let request = EndAssertionRequest { assertion: acting.assertion.clone() };
+    client.call(client.logins().end_assertion(request)).await.unwrap();
+    drop(sender);
+    let refused = loop {
+        match opened.message().await {
+            Ok(Some(piece)) => assert!(piece.chunk.is_empty()),
+            Ok(None) => panic!("the whole file"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(Error::from(refused).reason(), "ASSERTION_REFUSED");
     assert!(daemon.stop().await.success());
 }

@@ -57,6 +57,11 @@ pub struct Authorized<P: Permission> {
     staff: Option<Staff>,
 }
 
+/// The kind of rule by which work on data is done, for the record.
+pub(crate) fn grant_rule(for_staff: bool) -> &'static str {
+    if for_staff { "grant and staff level" } else { "grant" }
+}
+
 impl<P: Permission> Authorized<P> {
     /// Only [`super::Policy`] decides.
     pub(super) fn grant(resource: P::Resource, principal: Arc<Principal>, staff: Option<Staff>) -> Self {
@@ -71,8 +76,7 @@ impl<P: Permission> Authorized<P> {
     /// By which kind of rule, for the record.
     pub fn rule(&self) -> &'static str {
         match P::NEEDS {
-            Needs::Grant(_) if self.staff.is_some() => "grant and staff level",
-            Needs::Grant(_) => "grant",
+            Needs::Grant(_) => grant_rule(self.staff.is_some()),
             Needs::Sight => "grant or operator",
             Needs::Operator => "operator",
             Needs::Origin => "application with logins",

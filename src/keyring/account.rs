@@ -231,7 +231,7 @@ pub struct LoginCredential {
     /// Why it was revoked.
     #[n(10)]
     pub reason: Option<String>,
-    /// The lost token that it replaces: revoked when this one is approved.
+    /// The lost token that it replaces, which was revoked when its enrolment was permitted.
     #[n(11)]
     pub replaces: Option<CredentialId>,
     /// What it was found to be good by; absent for one that is only witnessed.

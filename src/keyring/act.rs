@@ -100,4 +100,7 @@ pub struct ProposedAct {
     /// What the administrator reads and signs.
     #[n(5)]
     pub statement: String,
+    /// The revision of what it is about, or the date of the one-time password: another state takes another act.
+    #[n(6)]
+    pub state: u64,
 }

@@ -1,11 +1,13 @@
 //! Changing the store, and forgetting what was known of it.
 
+use std::sync::atomic::Ordering;
+
 use super::Error;
 use super::vault::{Vault, kek_of};
 use crate::audit::{Committed, Outcome, Pending, StoreChange};
 use crate::hsm::Forget;
 use crate::id::{KeyName, TenantId};
-use crate::store::{Changes, Path, Prefix, Record, Records, Stored, tables};
+use crate::store::{Changes, Path, Prefix, Record, Records, StoreError, Stored, tables};
 
 /// What a commit changes, so that it is forgotten.
 #[derive(Debug)]
@@ -43,6 +45,9 @@ impl Vault {
     pub(super) async fn commit(&self, changes: Changes, affects: Affects<'_>) -> Result<StoreChange, Error> {
         let _alone = self.committing.write().await;
         let outcome = self.records.commit(changes).await;
+        // One that was left unsettled is made, or dropped, by the next: whatever it was about is looked at again.
+        let unsettled = matches!(outcome, Err(StoreError::Unsettled(_)));
+        self.forget_unsettled(unsettled);
         if matches!(affects, Affects::Staff) {
             self.logins.members.accounts_changed();
         } else if !matches!(affects, Affects::Nothing) {
@@ -63,6 +68,16 @@ impl Vault {
 }
 
 impl Vault {
+    /// Looks at everything again when the change before the store was settled may have been made by that.
+    pub(super) fn forget_unsettled(&self, unsettled: bool) {
+        if self.unsettled.swap(unsettled, Ordering::AcqRel) {
+            self.logins.members.accounts_changed();
+            self.views.forget(|_| true);
+            self.deks.flush(|_| true);
+            self.index_keys.flush(|_| true);
+        }
+    }
+
     /// Has the HSM give up the KEKs of a tenant; all KEKs when the store does not say which.
     async fn forget_keks(&self, tenant: &TenantId) {
         let keks = all(&self.records, &tables::keks(tenant)).await;

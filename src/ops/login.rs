@@ -49,7 +49,7 @@ use staff::Members;
 pub const CHALLENGE: Duration = Duration::from_secs(120);
 /// Every failure is answered after this time.
 const FAILURE: Duration = Duration::from_millis(250);
-/// Every challenge is answered after this time.
+/// Every challenge is answered, or refused, after this time.
 const BEGINNING: Duration = Duration::from_millis(10);
 /// A challenge names so many keys, or a multiple: most people have one token or two.
 const ANSWERERS: usize = 4;
@@ -189,6 +189,17 @@ impl Vault {
         client: &str,
     ) -> Result<Done<Begun>, Error> {
         let answered = Instant::now() + BEGINNING;
+        let begun = self.try_begin(right, account, client).await;
+        tokio::time::sleep_until(answered).await;
+        begun
+    }
+
+    async fn try_begin(
+        &self,
+        right: &Authorized<permission::LogIn>,
+        account: AccountId,
+        client: &str,
+    ) -> Result<Done<Begun>, Error> {
         check_address(client)?;
         self.require_time_for_logins()?;
         let credentials = self.answerers(&account).await?;
@@ -207,7 +218,6 @@ impl Vault {
         };
         let opened = self.logins.challenges.begin(login, challenge.clone(), now, now.after(CHALLENGE));
         opened.map_err(Error::LoginLimit)?;
-        tokio::time::sleep_until(answered).await;
         let detail = format!("accounts/{} from {client}", challenge.account);
         Ok(Done::new(Begun { login, deployment: self.deployment(), challenge }).detail(detail))
     }

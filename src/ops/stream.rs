@@ -90,11 +90,12 @@ impl Encrypting {
         Ok(out)
     }
 
-    /// The last segment.
+    /// The last segment, which a key that was frozen meanwhile stops too.
     ///
     /// # Errors
-    /// When there are more segments than the format can count.
-    pub fn finish(self) -> Result<Done<Vec<u8>>, Error> {
+    /// As encrypt, and when there are more segments than the format can count.
+    pub async fn finish(self) -> Result<Done<Vec<u8>>, Error> {
+        self.vault.view_for(&self.right).await?.check_encrypt()?;
         let mut out = room(&[]);
         self.sealer.finish(&mut out)?;
         Ok(Done::with_items(out, items(vec![self.digest], 0, false)))
@@ -112,23 +113,31 @@ impl Decrypting {
     /// # Errors
     /// As decrypt.
     pub async fn update(&mut self, piece: &[u8]) -> Result<Vec<u8>, Error> {
-        let view = self.vault.view_for(&self.right).await?;
-        let version = self.vault.version_view(&view.name, self.dek).await?.ok_or(Error::Refused)?;
-        view.check_decrypt(&version)?;
+        self.check().await?;
         let mut out = room(piece);
         self.opener.update(piece, &mut out)?;
         Ok(out)
     }
 
-    /// The last segment; fails unless it was marked as the last.
+    /// The last segment; fails unless it was marked as the last. A small file is nothing else, so everything is
+    /// checked again.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a file that was cut.
-    pub fn finish(self) -> Result<Done<Vec<u8>>, Error> {
+    /// As decrypt, and [`Error::Refused`] for a file that was cut.
+    pub async fn finish(self) -> Result<Done<Vec<u8>>, Error> {
+        self.check().await?;
         let mut out = room(&[]);
         self.opener.finish(&mut out)?;
         let keep = self.vault.settings.list_decrypted_items;
         Ok(Done::with_items(out, items(vec![self.digest], 0, keep)))
+    }
+}
+
+impl Decrypting {
+    async fn check(&self) -> Result<(), Error> {
+        let view = self.vault.view_for(&self.right).await?;
+        let version = self.vault.version_view(&view.name, self.dek).await?.ok_or(Error::Refused)?;
+        view.check_decrypt(&version)
     }
 }
 

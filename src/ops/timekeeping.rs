@@ -65,6 +65,11 @@ impl Vault {
         ScheduleStatus { verdict: state.verdict, high: state.keeper.high(), leading: state.leading }
     }
 
+    /// Now, or the latest date that was seen where the clock was set back: what has expired stays so.
+    pub(super) fn latest_date(&self) -> Date {
+        Date::now().max(self.schedule_status().high)
+    }
+
     /// Judges the clock; says so where it is another verdict than before, and keeps the mark of the latest date.
     pub(super) async fn look_at_clock(&self, now: Now) -> Result<Verdict, Error> {
         let (verdict, news) = self.time.look(now);

@@ -1,5 +1,6 @@
 //! Everything that the operations share.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{Mutex, Notify, watch};
@@ -59,6 +60,8 @@ pub struct Vault {
     pub(super) erasing: tokio::sync::Mutex<()>,
     /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
     pub(super) committing: tokio::sync::RwLock<()>,
+    /// Whether the newest change may have been made although it failed.
+    pub(super) unsettled: AtomicBool,
     pub(super) ceremonies: Ceremonies,
     /// Held while a checkpoint is made: each is the end of the one before.
     pub(super) checkpointing: Mutex<()>,
@@ -135,6 +138,7 @@ impl Vault {
             destroying: Mutex::new(()),
             erasing: tokio::sync::Mutex::new(()),
             committing: tokio::sync::RwLock::default(),
+            unsettled: AtomicBool::new(false),
             ceremonies: Ceremonies::default(),
             checkpointing: Mutex::new(()),
             logins: Logins::new(login, settings.assertion_ttl),

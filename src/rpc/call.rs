@@ -11,7 +11,7 @@ use tonic::{Request, Status};
 
 use super::staff::{self, Shown};
 use super::status::status;
-use crate::access::{Authorized, Caller, Peer, Permission, Policy};
+use crate::access::{Authorized, Caller, Peer, Permission, Policy, permission};
 use crate::audit::{self, AuditLog, Outcome, Pending};
 use crate::hsm::Hsm;
 use crate::id::KeyName;
@@ -211,9 +211,9 @@ impl Call {
         self.authorize(name)
     }
 
-    /// Notes the rule, for work that was authorised item by item.
-    pub(super) fn allowed_by(mut self, rule: &'static str) -> Self {
-        self.pending.policy(rule);
+    /// Notes the rule, for work on data that was authorised item by item.
+    pub(super) fn allowed_by_grant(mut self) -> Self {
+        self.pending.policy(permission::grant_rule(self.caller.staff.is_some()));
         self
     }
 

@@ -20,7 +20,7 @@ use crate::access::{Caller, permission};
 use crate::envelope::Header;
 use crate::id::KeyName;
 use crate::ops::Error;
-use crate::ops::stream::{Decrypting, Encrypting};
+use crate::ops::stream::Decrypting;
 use crate::secret::SecretBytes;
 
 /// Answers that may wait for a slow reader.
@@ -91,7 +91,7 @@ async fn encrypt_file(
             Err(error) => return settle_failure(closing, error).await,
         }
     }
-    let last = closing.settle(Encrypting::finish(file)).await?;
+    let last = closing.settle(file.finish().await).await?;
     send(replies, EncryptStreamResponse { chunk: last.into(), version: 0 }).await
 }
 
@@ -131,7 +131,7 @@ async fn decrypt_file(
             None => None,
         };
     }
-    let last = closing.settle(Decrypting::finish(file)).await?;
+    let last = closing.settle(file.finish().await).await?;
     send(replies, plaintext(last)).await
 }
 

@@ -229,7 +229,7 @@ fn add<T>(
 /// Records a group and answers its items, or answers each that it could not be recorded.
 async fn settle<T>(open: Open<T>, list: bool, answer: fn(T) -> Answer) -> Replies {
     let Open { call, ids, group } = open;
-    let call = if group.any_done() { call.allowed_by("grant") } else { call };
+    let call = if group.any_done() { call.allowed_by_grant() } else { call };
     let settled = call.settle(Ok(group.done(list))).await;
     match settled {
         Ok(results) => ids

@@ -37,7 +37,13 @@ impl Shown {
     /// [`Error::Argument`] for what stands there twice, or in another form.
     pub(super) fn of(metadata: &MetadataMap) -> Result<Option<Self>, Error> {
         let shown = Self { assertion: one(metadata, ASSERTION)?, proof: one(metadata, PROOF)? };
+        let unfit =
+            metadata.contains_key(CLIENT) && (one(metadata, CLIENT)?.is_none() || client(metadata).is_none());
         match (&shown.assertion, &shown.proof) {
+            // The record of what is done for somebody says where they were.
+            (Some(_), _) if unfit => Err(Error::Argument(format!(
+                "{CLIENT}: one address of 1 to {LONGEST_ADDRESS} visible ASCII characters"
+            ))),
             (None, None) => Ok(None),
             (None, Some(_)) => Err(Error::Argument(format!("{PROOF} is shown without {ASSERTION}"))),
             _ => Ok(Some(shown)),
@@ -105,6 +111,14 @@ mod tests {
         assert!(Shown::of(&metadata).is_err());
         metadata.insert(ASSERTION, MetadataValue::try_from(&b"\xff"[..]).unwrap());
         assert!(Shown::of(&metadata).is_err());
+        metadata.insert(ASSERTION, MetadataValue::from_static("a.b.c"));
+        for address in ["", "a b", "192.0.2.7"] {
+            metadata.insert(CLIENT, MetadataValue::try_from(address).unwrap());
+            assert_eq!(Shown::of(&metadata).is_ok(), address == "192.0.2.7", "{address:?}");
+        }
+        metadata.append(CLIENT, MetadataValue::from_static("192.0.2.8"));
+        assert!(Shown::of(&metadata).is_err(), "from where?");
+        metadata.remove(CLIENT);
         metadata.remove(ASSERTION);
         metadata.insert(PROOF, MetadataValue::from_static("a.b.c"));
         assert!(Shown::of(&metadata).is_err(), "a proof of what?");

@@ -94,7 +94,7 @@ impl Anchors {
         Self { roots: read(YUBICO_ROOTS), between: read(YUBICO_INTERMEDIATES) }
     }
 
-    /// Adds roots in PEM. Those that did not issue themselves are between a root and a card.
+    /// Adds roots in PEM: each is trusted by itself, whoever issued it.
     ///
     /// # Errors
     /// [`AttestationError::Malformed`] when there is none, or one cannot be read.

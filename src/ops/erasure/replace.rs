@@ -146,6 +146,7 @@ impl Vault {
     async fn destroy_stranded(&self) -> Result<(), Error> {
         // The record of a change that failed half may still come.
         self.records.settle().await?;
+        self.forget_unsettled(false);
         let records = generations(&self.records).await?;
         let alive = |stored: &Stored<Erasure>| stored.record.state != ErasureState::Destroyed;
         let named: Vec<RootId> = records
@@ -183,6 +184,7 @@ impl Vault {
             |all: &[Generation], state| all.iter().find(|(_, stored)| stored.record.state == state).cloned();
         // A change that failed half is made now, or not at all.
         self.records.settle().await?;
+        self.forget_unsettled(false);
         let all = generations(&self.records).await?;
         if let Some((path, stored)) = find(&all, ErasureState::TakingOver) {
             self.seal_by_record(path.id, &stored.record).await?;

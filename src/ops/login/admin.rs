@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use super::accounts::AccountInfo;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
@@ -106,14 +108,15 @@ impl Vault {
             return Err(Error::Argument(format!("reason: say why, in 1 to {LONGEST_REASON} bytes")));
         }
         self.apply(&mut Changes::default(), &act, None).await?;
+        let state = self.state_of(&act).await?;
         let (id, created, proposed_by) = (ProposalId::random()?, Date::now(), right.principal().clone());
         let expires = created.after(LASTS);
         let head = Head { id, proposed_by: &proposed_by, reason, created, expires };
         let statement = self.act_statement(&head, &act).await?;
-        let record = ProposedAct { act, proposed_by, created, expires, statement };
+        let detail = format!("acts/{id}: {} of accounts/{}", act.as_str(), act.account());
+        let record = ProposedAct { act, proposed_by, created, expires, statement, state };
         let change = unhindered!(self.put_act(id, &record))?;
-        Ok(Done::with_change(ActInfo { id, deployment: self.deployment(), record }, change)
-            .detail(format!("acts/{id}")))
+        Ok(Done::with_change(ActInfo { id, deployment: self.deployment(), record }, change).detail(detail))
     }
 
     async fn put_act(
@@ -123,7 +126,7 @@ impl Vault {
     ) -> Result<crate::audit::StoreChange, Error> {
         let (mut changes, mut waiting) = (Changes::default(), 0);
         for (path, stored) in commit::all(&self.records, &Prefix::<ProposedAct>::all()).await? {
-            match stored.record.expires < Date::now() {
+            match stored.record.expires < self.latest_date() {
                 true => drop(changes.delete(&path, stored.revision)),
                 false => waiting += 1,
             }
@@ -146,7 +149,7 @@ impl Vault {
         _right: &Authorized<permission::ViewActs>,
     ) -> Result<Done<Vec<ActInfo>>, Error> {
         let all = commit::all(&self.records, &Prefix::<ProposedAct>::all()).await?;
-        let (deployment, now) = (self.deployment(), Date::now());
+        let (deployment, now) = (self.deployment(), self.latest_date());
         let waiting = all.into_iter().filter(|(_, stored)| now < stored.record.expires);
         Ok(Done::new(
             waiting
@@ -171,7 +174,7 @@ impl Vault {
         let refused = |why: &str| Error::ActRefused(why.to_owned());
         let stored = self.records.get(&tables::act(approval.id)).await?;
         let Stored { record, revision } = stored
-            .filter(|stored| Date::now() < stored.record.expires)
+            .filter(|stored| self.latest_date() < stored.record.expires)
             .ok_or_else(|| refused("there is no such act: it was done, or has expired; propose it again"))?;
         let (administrator, credential) = self.administrator(approval, &record.act).await?;
         let statement =
@@ -184,24 +187,30 @@ impl Vault {
             statement,
         };
         let signed = signed.envelope(self.deployment(), approval.credential);
-        verify(&credential.credential, &signed, &approval.signature)
+        verify(&credential.record.credential, &signed, &approval.signature)
             .map_err(|_| refused("the signature is not that of the administrator's token over this act"))?;
-        self.recheck_evidence(&credential).await.map_err(|why| refused(&why.to_string()))?;
+        self.recheck_evidence(&credential.record).await.map_err(|why| refused(&why.to_string()))?;
         let mut changes = Changes::default();
         changes.delete(&tables::act(approval.id), revision);
         // Whoever was suspended, or lost their level, at this moment approves nothing.
         changes.require(&tables::account(&approval.administrator), administrator);
+        changes.require(&tables::login_credential(approval.credential), credential.revision);
         let by = Approver::Administrator(approval.administrator.clone());
         self.apply(&mut changes, &record.act, Some(by)).await?;
+        if self.state_of(&record.act).await? != record.state {
+            return Err(refused("what it is about was changed since: propose it again"));
+        }
         let change = self.commit(changes, Affects::Staff).await?;
         let account = record.act.account();
         let info = self.account_info(account, self.account(account).await?.record).await?;
         let detail = format!(
-            "acts/{}: {} of accounts/{account}, approved by accounts/{} with credential {}",
+            "acts/{}: {} of accounts/{account}, approved by accounts/{} with credential {}, statement {}, signature {}",
             approval.id,
             record.act.as_str(),
             approval.administrator,
-            approval.credential
+            approval.credential,
+            hex::encode(Sha256::digest(&record.statement)),
+            hex::encode(&approval.signature)
         );
         Ok(Done::with_change(info, change).detail(detail))
     }
@@ -211,7 +220,7 @@ impl Vault {
         &self,
         approval: &ActApproval,
         act: &Act,
-    ) -> Result<(u64, LoginCredential), Error> {
+    ) -> Result<(u64, Stored<LoginCredential>), Error> {
         let refused = |why: &str| Error::ActRefused(why.to_owned());
         if approval.administrator == *act.account() {
             return Err(refused(
@@ -223,7 +232,7 @@ impl Vault {
             .filter(|stored| stored.record.level == Level::Three && !stored.record.suspended)
             .ok_or_else(|| refused("the account is no administrator's (level 3)"))?;
         let credential = self.records.get(&tables::login_credential(approval.credential)).await?;
-        let credential = credential.map(|stored| stored.record).filter(|record| {
+        let credential = credential.filter(|Stored { record, .. }| {
             record.account == approval.administrator && record.state == CredentialState::Active
         });
         Ok((
@@ -243,10 +252,29 @@ impl Vault {
     ) -> Result<Done<()>, Error> {
         let stored = self.records.get(&tables::act(id)).await?;
         let stored = stored.ok_or_else(|| Error::ActRefused("there is no such act".into()))?;
+        let act = &stored.record.act;
+        let detail = format!("acts/{id}: {} of accounts/{}", act.as_str(), act.account());
         let mut changes = Changes::default();
         changes.delete(&tables::act(id), stored.revision);
         let change = self.commit(changes, Affects::Nothing).await?;
-        Ok(Done::with_change((), change).detail(format!("acts/{id}")))
+        Ok(Done::with_change((), change).detail(detail))
+    }
+
+    /// In which state that is which an act is about: an act that waits is not for a later one that looks the same.
+    async fn state_of(&self, act: &Act) -> Result<u64, Error> {
+        Ok(match act {
+            Act::ApproveToken { account, credential } => {
+                self.credential_of(account, *credential).await?.revision
+            }
+            Act::Unlock { account } => {
+                self.records.get(&tables::otp(account)).await?.map_or(0, |otp| otp.revision)
+            }
+            Act::SetLevel { account, .. } | Act::Resume { account } => self.account(account).await?.revision,
+            // It changes with each login.
+            Act::ResetOtp { account } => {
+                self.records.get(&tables::otp(account)).await?.map_or(0, |otp| otp.record.created.millis())
+            }
+        })
     }
 
     /// Puts what an act changes into `changes`; fails when it cannot be done as things are.

@@ -1,6 +1,7 @@
 //! Logins that were begun and not completed: in memory only, each for one try.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -77,9 +78,10 @@ impl Challenges {
     ) -> Result<(), Duration> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.close_ended(now);
-        let client = (challenge.account.clone(), challenge.client.clone());
+        let address = source(&challenge.client);
+        let client = (challenge.account.clone(), address.clone());
         let of_client = open.by_client.get(&client).copied().unwrap_or_default();
-        let of_address = open.by_address.get(&challenge.client).copied().unwrap_or_default();
+        let of_address = open.by_address.get(&address).copied().unwrap_or_default();
         let of_application = open.by_application.get(&challenge.application).copied().unwrap_or_default();
         if of_client >= self.caps.per_client
             || of_address >= self.caps.per_address
@@ -90,7 +92,7 @@ impl Challenges {
             return Err(next.since(now).max(Duration::from_secs(1)));
         }
         open.by_client.insert(client, of_client + 1);
-        open.by_address.insert(challenge.client.clone(), of_address + 1);
+        open.by_address.insert(address, of_address + 1);
         open.by_application.insert(challenge.application.clone(), of_application + 1);
         open.by_end.insert((end, login));
         open.challenges.insert(login, (end, challenge));
@@ -117,10 +119,25 @@ impl Open {
     fn close(&mut self, login: LoginId) -> Option<(Moment, Challenge)> {
         let (end, challenge) = self.challenges.remove(&login)?;
         self.by_end.remove(&(end, login));
-        count_down(&mut self.by_client, &(challenge.account.clone(), challenge.client.clone()));
-        count_down(&mut self.by_address, &challenge.client);
+        let address = source(&challenge.client);
+        count_down(&mut self.by_address, &address);
+        count_down(&mut self.by_client, &(challenge.account.clone(), address));
         count_down(&mut self.by_application, &challenge.application);
         Some((end, challenge))
+    }
+}
+
+/// What counts as one address: an IPv6 network of 64 bits, which one computer has to itself, and each address in its
+/// one spelling.
+fn source(client: &str) -> String {
+    let port = client.parse::<SocketAddr>().map(|with_port| with_port.ip());
+    match client.parse::<IpAddr>().or(port).map(|address| address.to_canonical()) {
+        Ok(IpAddr::V4(address)) => address.to_string(),
+        Ok(IpAddr::V6(address)) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+        Err(_) => client.to_owned(),
     }
 }
 
@@ -169,6 +186,21 @@ mod tests {
     }
 
     #[test]
+    fn an_address_counts_in_every_spelling() {
+        for (one, other) in [
+            ("2001:db8::1", "2001:DB8:0::ffff"),
+            ("192.0.2.1", "::ffff:192.0.2.1"),
+            ("192.0.2.1", "192.0.2.1:4711"),
+            ("[2001:db8::1]:443", "2001:db8::2"),
+        ] {
+            assert_eq!(source(one), source(other));
+        }
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+        assert_eq!(source("counter-7"), "counter-7");
+    }
+
+    #[test]
     fn caps_hold_and_close_nothing() {
         let caps = Caps { per_client: 2, per_address: 3, per_application: 5, total: 100 };
         let (challenges, now) = (Challenges::new(caps), Moment::now());
@@ -194,7 +226,7 @@ mod tests {
                 challenges
                     .begin(
                         login(*number),
-                        challenge(&format!("a{number}"), &format!("::{}", number % 100)),
+                        challenge(&format!("a{number}"), &format!("10.0.0.{}", number % 100)),
                         now,
                         end,
                     )

@@ -67,8 +67,9 @@ impl Vault {
         let record = Ticket { account: id.clone(), nonce, expires, requested_by, replaces };
         let ticket = TicketId::random()?;
         let change = unhindered!(self.put_ticket(ticket, &record))?;
+        let lost = replaces.map(|lost| format!(", credential {lost} revoked")).unwrap_or_default();
         Ok(Done::with_change(OpenTicket { id: ticket, deployment: self.deployment(), record }, change)
-            .detail(format!("tickets/{ticket}")))
+            .detail(format!("tickets/{ticket}{lost}")))
     }
 
     async fn put_ticket(&self, id: TicketId, ticket: &Ticket) -> Result<crate::audit::StoreChange, Error> {
@@ -86,7 +87,7 @@ impl Vault {
         }
         let mut open = 0;
         for (path, stored) in commit::all(&self.records, &Prefix::<Ticket>::all()).await? {
-            match stored.record.expires < Date::now() {
+            match stored.record.expires < self.latest_date() {
                 true => drop(changes.delete(&path, stored.revision)),
                 false => open += 1,
             }
@@ -119,7 +120,7 @@ impl Vault {
         let refused = |why: &str| Error::EnrolmentRefused(why.to_owned());
         let EnrolmentRequest { ticket: id, name, credential, signature, shown } = request;
         let ticket = self.records.get(&tables::ticket(*id)).await?;
-        let ticket = ticket.filter(|ticket| Date::now() < ticket.record.expires);
+        let ticket = ticket.filter(|ticket| self.latest_date() < ticket.record.expires);
         let Stored { record: ticket, revision } =
             ticket.ok_or_else(|| refused("the ticket is used or has expired: open another one"))?;
         let (account, expires) = (ticket.account.clone(), ticket.expires);

@@ -18,6 +18,7 @@ use crate::id::{AccountName, AssertionId, KeyName, PrincipalId};
 use crate::keyring::account::{CredentialState, Level};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::record::SigningPurpose;
+use crate::keyring::signing::PublicKey;
 use crate::keyring::state::DataClass;
 use crate::ops::Error;
 use crate::ops::vault::Vault;
@@ -123,10 +124,26 @@ impl Vault {
 
     /// What an assertion says that this installation has signed, whether it is good or not.
     async fn signed_claims(&self, assertion: &str) -> Result<Option<Claims>, Error> {
-        let keys = self.signing_keys(SigningPurpose::Login).await?;
-        let keys: Vec<_> = keys.into_iter().map(|(_, record)| record.key.public).collect();
-        let ours = |claims: &Claims| claims.iss == issuer(self.deployment());
+        let keys = self.login_keys().await?;
+        let ours = |claims: &Claims| claims.iss == issuer(self.deployment()) && self.lasts_as_issued(claims);
         Ok(assertion::verify(&keys, assertion).filter(ours))
+    }
+
+    /// The keys whose assertions count: the newest, and each before it for as long as what it has signed may last.
+    /// Whoever holds an old root, or what it wraps, signs nothing that counts later.
+    pub(super) async fn login_keys(&self) -> Result<Vec<PublicKey>, Error> {
+        let keys = self.signing_keys(SigningPurpose::Login).await?;
+        let now = self.latest_date();
+        let followed = keys.iter().skip(1).map(|(_, next)| Some(next.created)).chain([None]);
+        let counts = |followed: Option<Date>| followed.is_none_or(|date| now < date.after(self.logins.lasts));
+        let counting = keys.iter().zip(followed).filter(|(_, followed)| counts(*followed));
+        Ok(counting.map(|((_, record), _)| record.key.public).collect())
+    }
+
+    /// That an assertion is for no longer, and for no later, than this daemon issues them.
+    fn lasts_as_issued(&self, claims: &Claims) -> bool {
+        let latest = self.latest_date().millis() / 1000;
+        claims.iat <= latest && claims.exp <= claims.iat.saturating_add(self.logins.lasts.as_secs())
     }
 
     /// What an assertion says that was issued to `application` and is good now.
@@ -183,8 +200,7 @@ impl Vault {
     }
 
     fn require_in_time(&self, member: &Member) -> Result<(), Error> {
-        let now = Date::now().max(self.schedule_status().high);
-        if now < member.expires { Ok(()) } else { Err(AssertionFlaw::Expired.into()) }
+        if self.latest_date() < member.expires { Ok(()) } else { Err(AssertionFlaw::Expired.into()) }
     }
 
     /// That assertion, account and token were not ended before their time.

@@ -103,7 +103,6 @@ fn is(error: &Error, reason: &str, word: &str) {
 async fn where_there_is_an_administrator_operators_propose() {
     let (_world, daemon, client) = serving().await;
     let (bob, alice) = (Staff::new(&client, "bob").await, Staff::new(&client, "alice").await);
-    let mut dora = Staff::new(&client, "dora").await;
     set_level(&client, &bob.account, 3).await.unwrap();
     let token = MemoryKey::default();
     let credential = pending(&client, &alice.account, &token).await;
@@ -168,7 +167,20 @@ async fn where_there_is_an_administrator_operators_propose() {
         "NOT_ALLOWED",
         "is not locked",
     );
-    // Ways past an administrator: to be rid of the last one, another password, the end of a suspension.
+    // A level is lowered by an operator; a suspended administrator approves nothing.
+    set_level(&client, &alice.account, 1).await.unwrap();
+    let act = propose(&client, &alice.account, Asked::SetLevel(2)).await.unwrap();
+    suspend(&client, &bob.account, true).await.unwrap();
+    is(&approve(&client, &act, &bob).await.unwrap_err(), "APPROVAL_REFUSED", "no administrator");
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn there_is_no_way_past_an_administrator() {
+    let (_world, daemon, client) = serving().await;
+    let (bob, alice) = (Staff::new(&client, "bob").await, Staff::new(&client, "alice").await);
+    set_level(&client, &bob.account, 3).await.unwrap();
+    // To be rid of the last one, another password, the end of a suspension.
     is(&set_level(&client, &bob.account, 1).await.unwrap_err(), "ADMINISTRATOR_REQUIRED", "set-level bob 1");
     is(&new_otp(&client, &alice.account).await.unwrap_err(), "ADMINISTRATOR_REQUIRED", "reset-otp alice");
     let act = propose(&client, &alice.account, Asked::ResetOtp(true)).await.unwrap();
@@ -183,7 +195,14 @@ async fn where_there_is_an_administrator_operators_propose() {
     let act = propose(&client, &alice.account, Asked::Resume(true)).await.unwrap();
     assert!(!approve(&client, &act, &bob).await.unwrap().suspended);
     is(&propose(&client, &alice.account, Asked::Resume(true)).await.unwrap_err(), "NOT_ALLOWED", "suspended");
-    // One that waits is not for what happens later.
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn an_act_is_for_the_state_that_it_was_proposed_in() {
+    let (_world, daemon, client) = serving().await;
+    let (bob, alice) = (Staff::new(&client, "bob").await, Staff::new(&client, "alice").await);
+    set_level(&client, &bob.account, 3).await.unwrap();
     suspend(&client, &alice.account, true).await.unwrap();
     let (act, kept) = (
         propose(&client, &alice.account, Asked::Resume(true)).await.unwrap(),
@@ -195,7 +214,16 @@ async fn where_there_is_an_administrator_operators_propose() {
     let act = propose(&client, &alice.account, Asked::Resume(true)).await.unwrap();
     approve(&client, &act, &bob).await.unwrap();
     client.call(client.logins().cancel_act(CancelActRequest { name: kept.name })).await.unwrap();
-    // After wrong passwords: an operator alone is refused, an administrator's word counts.
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn an_administrator_unlocks() {
+    let (_world, daemon, client) = serving().await;
+    let bob = Staff::new(&client, "bob").await;
+    let mut dora = Staff::new(&client, "dora").await;
+    set_level(&client, &bob.account, 3).await.unwrap();
+    // An operator alone is refused, an administrator's word counts.
     for _ in 0..3 {
         let begun = begin(&client, &dora.account).await.unwrap();
         complete(&client, dora.answer(&begun, dora.passwords.wrong())).await.unwrap_err();
@@ -206,11 +234,6 @@ async fn where_there_is_an_administrator_operators_propose() {
     let act = propose(&client, &dora.account, Asked::Unlock(true)).await.unwrap();
     approve(&client, &act, &bob).await.unwrap();
     dora.log_in(&client).await.unwrap();
-    // A level is lowered by an operator; a suspended administrator approves nothing.
-    set_level(&client, &alice.account, 1).await.unwrap();
-    let act = propose(&client, &alice.account, Asked::SetLevel(2)).await.unwrap();
-    suspend(&client, &bob.account, true).await.unwrap();
-    is(&approve(&client, &act, &bob).await.unwrap_err(), "APPROVAL_REFUSED", "no administrator");
     assert!(daemon.stop().await.success());
 }
 

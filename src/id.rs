@@ -129,6 +129,11 @@ impl Origin {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is that of a web application, and not another name.
+    pub fn is_web(&self) -> bool {
+        self.0.starts_with("https://") || self.0.starts_with("http://")
+    }
 }
 
 /// RFC 6454, section 6.2: an origin that is written in another way is the origin of no page.

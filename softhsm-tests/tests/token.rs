@@ -351,7 +351,7 @@ fn a_pin_comes_through_a_descriptor_or_not_at_all() {
     };
     let nobody = run("", "");
     assert_eq!(nobody.status.code(), Some(2), "{}", text(&nobody));
-    assert!(text(&nobody).contains("give --pin-file or --pin-fd"), "{}", text(&nobody));
+    assert!(text(&nobody).contains("give a file or a descriptor"), "{}", text(&nobody));
     assert!(!run("", "--pin-fd 9").status.success());
     assert!(!run("3</dev/null", "--pin-fd 3").status.success());
     let both = run("3</dev/null", "--pin-fd 3 --pin-file x");

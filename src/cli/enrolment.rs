@@ -82,12 +82,12 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(
     }
 }
 
-/// Writes a document; a file appears when it is whole.
+/// Writes a document; a file appears when it is whole. What it goes to is opened before anything is done that cannot
+/// be done again.
 ///
 /// # Errors
-/// [`Failure`] when the file is there or cannot be written.
-pub(super) async fn write(path: &Path, force: bool, document: &impl Serialize) -> Result<(), Failure> {
-    let mut output = Output::open(Some(path), force)?;
+/// [`Failure`] when it cannot be written.
+pub(super) async fn write(mut output: Output, document: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(document).map_err(|error| Failure::Input(error.to_string()))?;
     let written = output.writer().write_all(format!("{text}\n").as_bytes()).await;
     written.map_err(Failure::file("write", output.path()))?;

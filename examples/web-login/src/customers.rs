@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use keyward::client::{Context, Error, context};
 use serde::Deserialize;
 
-use crate::login::{stale, visit_of_form};
+use crate::login::{AWAY, is_good, stale, unavailable, visit_of_form};
 use crate::visits::{Staff, State, Visit};
 use crate::{App, pages};
 
@@ -39,6 +39,11 @@ fn staff(visit: &Visit) -> Option<Arc<Staff>> {
 pub(crate) async fn list(Shared(app): Shared<Arc<App>>, headers: HeaderMap) -> Response {
     let Some((_, visit)) = app.visits.of(&headers) else { return Redirect::to("/").into_response() };
     let Some(staff) = staff(&visit) else { return Redirect::to("/").into_response() };
+    match is_good(&app, &staff).await {
+        Some(true) => {}
+        Some(false) => return Redirect::to("/").into_response(),
+        None => return unavailable(AWAY),
+    }
     let all = app.customers.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut rows = Vec::new();
     for Customer { name, phone } in all {

@@ -21,25 +21,34 @@ type AppState = Shared<Arc<App>>;
 /// Every failure, whatever was wrong: the daemon does not say either.
 const FAILED: &str = "The login failed. Begin again, with the right token and a new one-time password.";
 
+/// When the daemon does not answer.
+pub(crate) const AWAY: &str = "The login service does not answer. Try again in a moment.";
+
 /// The first page: who are you? Or, for whoever is logged in, what they are.
 pub(crate) async fn home(Shared(app): AppState, headers: HeaderMap) -> Response {
     match app.visits.of(&headers) {
         Some((id, visit)) => match &visit.state {
-            State::Staff(staff) if is_good(&app, staff).await => pages::home(&visit, staff).into_response(),
+            State::Staff(staff) => match is_good(&app, staff).await {
+                Some(true) => pages::home(&visit, staff).into_response(),
+                Some(false) => begin_anew(&app, Some(&id), None, StatusCode::OK),
+                None => unavailable(AWAY),
+            },
             _ => begin_anew(&app, Some(&id), None, StatusCode::OK),
         },
         None => begin_anew(&app, None, None, StatusCode::OK),
     }
 }
 
-/// A logout elsewhere, a lost token, a suspended account: the daemon knows.
-async fn is_good(app: &App, staff: &Staff) -> bool {
+/// A logout elsewhere, a lost token, a suspended account: the daemon knows. `None` when it does not answer, which ends
+/// nobody's session.
+pub(crate) async fn is_good(app: &App, staff: &Staff) -> Option<bool> {
     let request = IntrospectAssertionRequest { assertion: staff.assertion.clone() };
     let logins = || app.client.logins();
     app.client
         .call(async { logins().introspect_assertion(request).await })
         .await
-        .is_ok_and(|found| found.active)
+        .ok()
+        .map(|found| found.active)
 }
 
 fn begin_anew(app: &App, old: Option<&str>, said: Option<&str>, status: StatusCode) -> Response {
@@ -51,7 +60,7 @@ fn begin_anew(app: &App, old: Option<&str>, said: Option<&str>, status: StatusCo
     }
 }
 
-fn unavailable(said: &str) -> Response {
+pub(crate) fn unavailable(said: &str) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, pages::message("Not now", said)).into_response()
 }
 
@@ -79,7 +88,10 @@ pub(crate) async fn begin(
     headers: HeaderMap,
     Form(who): Form<Who>,
 ) -> Response {
-    let Some((id, _)) = visit_of_form(&app, &headers, &who.form) else { return stale() };
+    let Some((id, visit)) = visit_of_form(&app, &headers, &who.form) else { return stale() };
+    if matches!(visit.state, State::Staff(_)) {
+        return Redirect::to("/").into_response();
+    }
     let account = format!("accounts/{}", who.account.trim());
     let request = BeginLoginRequest { account, client_address: peer.ip().to_string() };
     let logins = || app.client.logins();
@@ -108,7 +120,7 @@ fn refused(app: &App, id: &str, error: &Error) -> Response {
             begin_anew(app, Some(id), Some(said), StatusCode::TOO_MANY_REQUESTS)
         }
         "LOGIN_FAILED" | "NAME_INVALID" => begin_anew(app, Some(id), Some(FAILED), StatusCode::UNAUTHORIZED),
-        _ => unavailable("The login service does not answer. Try again in a moment."),
+        _ => unavailable(AWAY),
     }
 }
 

@@ -77,6 +77,9 @@ fn tell(line: &str) {
 }
 
 async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
+    if !options.listen.ip().is_loopback() && !options.secure_cookies {
+        return Err("--listen beyond loopback takes TLS in front: say so with --secure-cookies".into());
+    }
     let app = Arc::new(App {
         client: Client::connect(&options.socket).await?,
         key: options.key,

@@ -14,9 +14,16 @@ function sign() {
 
 function signed(said) {
   again.hidden = !said.error;
-  send.disabled = Boolean(said.error);
-  answer.value = JSON.stringify(said);
+  send.disabled = byHand.open = Boolean(said.error);
+  answer.value = said.error ? "" : JSON.stringify(said);
   state.textContent = said.error ? said.error.message : "Signed. Enter the one-time password and log in.";
+}
+
+// Another signature is of no use then.
+function over() {
+  again.hidden = send.disabled = true;
+  byHand.hidden = true;
+  state.textContent = "The two minutes are over: begin again on the first page.";
 }
 
 window.addEventListener("message", (event) => {
@@ -26,7 +33,12 @@ window.addEventListener("message", (event) => {
     byHand.open = false;
     sign();
   }
-  if (event.data?.type === "keyward-signed") signed(event.data.answer);
+  if (event.data?.type === "keyward-signed") {
+    signed(event.data.answer ?? { error: { message: "The browser extension does not answer: load the page again." } });
+  }
 });
 again.addEventListener("click", sign);
+answer.addEventListener("input", () => { send.disabled = !answer.value; });
+const { issued, expires } = JSON.parse(request.value).params;
+setTimeout(over, expires - issued);
 window.postMessage({ type: "keyward-hello" }, origin);

@@ -11,6 +11,7 @@ use crate::cli::enrolment::{self, EnrolmentDocument, TicketDocument, exact};
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::name;
+use crate::cli::output::Output;
 use crate::client::Client;
 use crate::id::AccountName;
 use crate::rpc::proto::{
@@ -82,6 +83,7 @@ impl Enroll {
             Some(lost) => lost.credential(&client, &self.account).await?,
             None => bytes::Bytes::new(),
         };
+        let output = Output::open(Some(&self.out), self.force)?;
         let request = OpenEnrolmentRequest { name: self.account.to_string(), replaces };
         let ticket = client.call(client.logins().open_enrolment(request)).await?;
         let expires = ticket.expire_time.unwrap_or_default();
@@ -95,7 +97,7 @@ impl Enroll {
             nonce: hex::encode(&ticket.nonce),
             expires: millis,
         };
-        enrolment::write(&self.out, self.force, &document).await?;
+        enrolment::write(output, &document).await?;
         let note = format!("wrote {}: good for one token, for 24 hours", self.out.display());
         shell.print.report(&note, &json!({ "out": self.out, "ticket": document.ticket }))?;
         Ok(Exit::Ok)

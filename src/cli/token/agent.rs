@@ -76,6 +76,11 @@ struct Params {
 
 impl Agent {
     pub(super) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
+        if let Some(other) = self.origin.iter().find(|origin| self.native_messaging && !origin.is_web()) {
+            return Err(Failure::Usage(format!(
+                "--origin {other} is the origin of no page: write it as in https://crm.example.com"
+            )));
+        }
         while let Some(line) = self.next().await? {
             let answer = match serde_json::from_str::<Request>(&line) {
                 Ok(request) => self.answer(shell, request).await,

@@ -101,9 +101,10 @@ pub(crate) fn failure(error: TokenError) -> Failure {
         TokenError::Module(_) => "TOKEN_MODULE",
         TokenError::NoToken(_) => "TOKEN_MISSING",
         TokenError::Pin(PinTrouble::LastTry) => "TOKEN_PIN_LAST_TRY",
-        TokenError::Pin(
-            PinTrouble::Locked | PinTrouble::NotSet | PinTrouble::Expired | PinTrouble::PukLocked,
-        ) => "TOKEN_PIN_UNUSABLE",
+        TokenError::Pin(PinTrouble::Locked | PinTrouble::NotSet | PinTrouble::Expired) => {
+            "TOKEN_PIN_UNUSABLE"
+        }
+        TokenError::Pin(PinTrouble::PukLocked) => "TOKEN_PUK_LOCKED",
         TokenError::Pin(PinTrouble::Wrong(..) | PinTrouble::WrongPuk(_) | PinTrouble::Malformed) => {
             "TOKEN_PIN_WRONG"
         }
@@ -213,12 +214,24 @@ impl PinArgs {
     }
 }
 
+/// Most bytes of a description: a request of the Assuan protocol has 1000, and line ends take three of them.
+const LONGEST_DESCRIPTION: usize = 900;
+/// Seconds after which a window that nobody answers closes.
+const WINDOW: u16 = 120;
+
 /// Asks in a window, by the Assuan protocol of GnuPG's pinentry.
 async fn in_a_window(program: PathBuf, description: String) -> Result<Pin, Failure> {
+    let encoded = description.len() + 2 * description.matches(['\n', '\r', '%']).count();
+    if encoded > LONGEST_DESCRIPTION {
+        // Nobody signs what was shown in part.
+        return Err(Failure::Input(
+            "what is signed is too long for a window: run it in a terminal, without --pinentry".to_owned(),
+        ));
+    }
     let asked = tokio::task::spawn_blocking(move || {
         let mut input = pinentry::PassphraseInput::with_binary(program)
             .ok_or_else(|| Failure::Usage("--pinentry: there is no such program".to_owned()))?;
-        input.with_title("Keyward").with_description(&description).with_prompt("PIN:");
+        input.with_title("Keyward").with_description(&description).with_prompt("PIN:").with_timeout(WINDOW);
         let typed =
             input.interact().map_err(|error| Failure::Input(format!("the PIN was not entered: {error}")))?;
         Pin::from_bytes(typed.expose_secret().as_bytes())
@@ -260,7 +273,7 @@ fn ask_blocking(file: Option<PathBuf>, descriptor: Option<u32>, prompt: &str) ->
         None => {
             let typed = rpassword::prompt_password(prompt).map_err(|error| {
                 Failure::Usage(format!(
-                    "cannot ask for the PIN ({error}): run it in a terminal, or give --pin-file or --pin-fd"
+                    "cannot ask for it ({error}): run it in a terminal, or give a file or a descriptor (--help lists them)"
                 ))
             })?;
             Pin::from_bytes(Zeroizing::new(typed).as_bytes())

@@ -12,6 +12,7 @@ use crate::cli::Shell;
 use crate::cli::enrolment::{self, EnrolmentDocument, TicketDocument, exact};
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
+use crate::cli::output::Output;
 use crate::clock::Date;
 use crate::id::{AccountName, DeploymentId, NameError, TicketId, TokenName};
 use crate::token::envelope::LoginEnrolment;
@@ -111,6 +112,7 @@ impl Enroll {
         if Date(ticket.expires) < Date::now() {
             return Err(Failure::Input("the ticket has expired: ask the operator for another one".into()));
         }
+        let output = Output::open(Some(&self.out), self.force)?;
         let matter = format!(
             "you enroll a token to log in as {account}\n  deployment {deployment}\n  ticket {id}\n  token name {}",
             self.name
@@ -134,7 +136,7 @@ impl Enroll {
             attestation: shown.attestation.iter().map(hex::encode).collect(),
             certificates: shown.certificates.iter().map(hex::encode).collect(),
         };
-        enrolment::write(&self.out, self.force, &document).await?;
+        enrolment::write(output, &document).await?;
         let line =
             format!("wrote {}: tell the operator the credential {}", self.out.display(), credential.id());
         shell.print.report(&line, &json!({ "out": self.out, "credential": credential.id().to_string() }))?;

@@ -169,9 +169,6 @@ impl Generate {
         let piv = self.token.module.piv().then(|| self.piv.new_key());
         let mut id = vec![0; 16];
         getrandom::fill(&mut id).map_err(|error| Failure::Input(error.to_string()))?;
-        if piv.is_some_and(|new| new.policy.touch != Asked::Never) {
-            shell.print.show("touch the token when it blinks…");
-        }
         let new = NewKey { key_use, algorithm: self.algorithm, id, label, piv };
         session.process().generate(new).await.map_err(failure)
     }

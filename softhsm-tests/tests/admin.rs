@@ -18,6 +18,7 @@ use keyward::token::printable::Statement;
 use keyward_softhsm_tests::custodians::{
     approve_by, ended, found, people, propose as propose_ceremony, propose_founding,
 };
+use keyward_softhsm_tests::person::Person;
 use keyward_softhsm_tests::staff::{MemoryKey, ORIGIN, Staff, begin, complete, enroll_by_hand, submission};
 use keyward_softhsm_tests::{Daemon, World, softhsm_module, text};
 
@@ -266,6 +267,22 @@ async fn an_administrator_approves_with_a_real_token() {
     );
     assert_eq!(account(&client, "accounts/alice").await.level, 2);
     assert!(run(&["admin", "list", "--json"]).contains("[]"));
+    // A window shows all of it or nothing.
+    run(&["admin", "propose", "set-level", "alice", "1", "--reason", &"x".repeat(500)]);
+    let act = client.call(client.logins().list_acts(ListActsRequest {})).await.unwrap().acts.remove(0);
+    let person = Person::who_knows(&world.path("pin"), &world.path("desk"));
+    let window = person.window.display().to_string();
+    let id = act.name.trim_start_matches("acts/");
+    let approve = ["admin", "approve", id, "--as", "bob", "--pinentry", &window];
+    let refused = world.cli([&approve[..], &token[..4]].concat());
+    assert!(text(&refused).contains("too long for a window"), "{}", text(&refused));
+    assert!(person.has_read().is_empty());
+    // A ticket that cannot be written replaces nothing.
+    let credential = account(&client, "accounts/bob").await.credentials[0].clone();
+    let hex = data_encoding::HEXLOWER.encode(&credential.id);
+    let refused = world.cli(["account", "enroll", "bob", "--replaces", &hex, "--out", &pin]);
+    assert!(text(&refused).contains("exists"), "{}", text(&refused));
+    assert_eq!(account(&client, "accounts/bob").await.credentials[0].state, "active");
     assert!(daemon.stop().await.success());
 }
 

@@ -8,8 +8,8 @@ use keyward::id::token::{TokenInfo, TokenSelector};
 use keyward::secret::Pin;
 use keyward::token::backend::Backend;
 use keyward::token::error::{PinTrouble, TokenError};
-use keyward::token::wire::{Secret, TokenReport};
-use pcsc::{PNP_NOTIFICATION, ReaderState, Scope, State};
+use keyward::token::wire::{PinState, Secret, TokenReport};
+use pcsc::{Disposition, PNP_NOTIFICATION, ReaderState, Scope, State};
 use yubikey::piv::{ManagementSlotId, SlotId};
 use yubikey::reader::Context;
 use yubikey::{Error, YubiKey, piv};
@@ -20,6 +20,8 @@ use crate::trouble::{failed, pcsc, state, wrong_pin, wrong_puk};
 
 /// How long another program may have a card for itself before that is an error.
 const BUSY: Duration = Duration::from_secs(5);
+/// When to look again for a card that did not answer yet.
+const SOON: Duration = Duration::from_secs(1);
 /// The first pause before it is tried again; the next ones are longer.
 const PAUSE: Duration = Duration::from_millis(50);
 /// PINs and PUKs of PIV cards have so many bytes (NIST SP 800-73-4, part 2, section 2.4.3).
@@ -30,12 +32,31 @@ pub(crate) struct Piv {
     service: pcsc::Context,
     /// The readers as they were when the cards were listed.
     seen: Vec<ReaderState>,
+    /// Whether a card was there that did not answer yet.
+    unready: bool,
+}
+
+/// What the readers have.
+struct Present {
+    cards: Vec<YubiKey>,
+    /// Why others were not opened: what another program holds, or what the service does not permit.
+    closed: Option<TokenError>,
+    /// Whether a card was there that did not answer yet.
+    unready: bool,
+}
+
+/// Lets go of cards as they are: other programs may have proved their PIN to them, which a reset would undo.
+fn leave(cards: impl IntoIterator<Item = YubiKey>) {
+    for card in cards {
+        // One that was pulled out cannot be let go.
+        card.disconnect(Disposition::LeaveCard).map_err(|(card, _)| drop(card)).ok();
+    }
 }
 
 impl Piv {
     pub(crate) fn new() -> Result<Self, TokenError> {
         let service = pcsc::Context::establish(Scope::User).map_err(|error| pcsc("be reached", error))?;
-        Ok(Self { service, seen: Vec::new() })
+        Ok(Self { service, seen: Vec::new(), unready: false })
     }
 
     /// Takes note of how the readers are now.
@@ -51,50 +72,69 @@ impl Piv {
         Ok(())
     }
 
-    /// Every PIV card, open. A reader without one is passed over, and so is a card of another kind.
-    fn cards() -> Result<Vec<YubiKey>, TokenError> {
+    /// The PIV cards, open. A reader without one is passed over, and so is a card of another kind. What another
+    /// program holds is waited for, unless `enough` is there already.
+    fn present(enough: impl Fn(&[YubiKey]) -> bool) -> Result<Present, TokenError> {
+        let (until, mut pause) = (Instant::now() + BUSY, PAUSE);
         let mut context = Context::open().map_err(|error| failed("be looked for", error))?;
-        let mut cards = Vec::new();
-        for reader in context.iter().map_err(|error| failed("be looked for", error))? {
-            match patiently(|| reader.open()) {
-                Ok(card) => cards.push(card),
-                Err(Error::PcscError { inner: Some(pcsc::Error::SharingViolation) }) => {
-                    return Err(pcsc("be opened", pcsc::Error::SharingViolation));
+        let readers: Vec<_> = context.iter().map_err(|error| failed("be looked for", error))?.collect();
+        let mut left: Vec<_> = readers.iter().collect();
+        let mut found = Present { cards: Vec::new(), closed: None, unready: false };
+        loop {
+            let mut busy = Vec::new();
+            for reader in left {
+                match reader.open() {
+                    Ok(card) => found.cards.push(card),
+                    Err(Error::PcscError { inner: Some(pcsc::Error::SharingViolation) }) => busy.push(reader),
+                    Err(error) => found.note(&error),
                 }
-                Err(_) => {}
             }
+            if busy.is_empty() || enough(&found.cards) {
+                return Ok(found);
+            }
+            if Instant::now() >= until {
+                found.closed = Some(pcsc("be opened", pcsc::Error::SharingViolation));
+                return Ok(found);
+            }
+            left = busy;
+            sleep(pause);
+            pause *= 2;
         }
-        Ok(cards)
     }
 
     /// The one card that is asked for.
     fn find(wanted: &TokenSelector) -> Result<YubiKey, TokenError> {
-        let cards = Self::cards()?;
+        let Present { cards, closed, .. } =
+            Self::present(|cards| cards.iter().any(|card| wanted.matches(&info(card))))?;
         let present: Vec<String> = cards.iter().map(|card| format!("serial {}", card.serial())).collect();
         let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
-        let mut fitting: Vec<_> = cards.into_iter().filter(|card| wanted.matches(&info(card))).collect();
+        let (mut fitting, others): (Vec<_>, Vec<_>) =
+            cards.into_iter().partition(|card| wanted.matches(&info(card)));
+        leave(others);
         match (fitting.pop(), fitting.len()) {
             (Some(only), 0) => Ok(only),
-            (None, _) => Err(TokenError::NoToken(format!("no PIV card has {wanted}; present: {present}"))),
-            (Some(_), _) => {
+            (None, _) => Err(closed.unwrap_or_else(|| {
+                TokenError::NoToken(format!("no PIV card has {wanted}; present: {present}"))
+            })),
+            (Some(last), _) => {
+                leave(fitting.into_iter().chain([last]));
                 Err(TokenError::NoToken(format!("several PIV cards fit: say which; present: {present}")))
             }
         }
     }
 }
 
-/// Tries again while another program has the card for itself.
-fn patiently<T>(mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
-    let (until, mut pause) = (Instant::now() + BUSY, PAUSE);
-    loop {
-        match attempt() {
-            Err(Error::PcscError { inner: Some(pcsc::Error::SharingViolation) })
-                if Instant::now() < until =>
-            {
-                sleep(pause);
-                pause *= 2;
+impl Present {
+    /// Notes why a reader was not opened, where that is worth a word.
+    fn note(&mut self, error: &Error) {
+        let Error::PcscError { inner: Some(inner) } = error else { return };
+        match inner {
+            pcsc::Error::SecurityViolation => self.closed = Some(pcsc("be opened", *inner)),
+            // It was plugged in a moment ago.
+            pcsc::Error::UnresponsiveCard | pcsc::Error::UnpoweredCard | pcsc::Error::ResetCard => {
+                self.unready = true;
             }
-            outcome => return outcome,
+            _ => {}
         }
     }
 }
@@ -136,12 +176,29 @@ fn factory(card: &mut YubiKey) -> Vec<Secret> {
 fn report(card: &mut YubiKey) -> Result<TokenReport, TokenError> {
     let (left, all) = tries(card)?;
     Ok(TokenReport {
+        puk: puk(card),
         token: info(card),
         pin: state(left, all),
-        keys: slots::keys(card).into_iter().map(|found| found.key).collect(),
+        keys: slots::keys(card)?.into_iter().map(|found| found.key).collect(),
         tries: Some(left),
         factory: factory(card),
     })
+}
+
+/// The state of the PUK, where the card tells: from firmware 5.3 on.
+fn puk(card: &mut YubiKey) -> PinState {
+    let metadata = piv::metadata(card, SlotId::Management(ManagementSlotId::Puk)).ok();
+    let retries = metadata.and_then(|metadata| metadata.retries);
+    retries.map_or(PinState::Fine, |retries| state(retries.remaining_count, Some(retries.retry_count)))
+}
+
+/// That one more try of the PUK may be made.
+fn may_try_puk(card: &mut YubiKey, last_try: bool) -> Result<(), TokenError> {
+    match puk(card) {
+        PinState::Locked => Err(TokenError::Pin(PinTrouble::PukLocked)),
+        PinState::LastTry if !last_try => Err(TokenError::Pin(PinTrouble::LastPukTry)),
+        _ => Ok(()),
+    }
 }
 
 /// Nothing that a card would count as a try without being able to take it.
@@ -167,12 +224,21 @@ impl Backend for Piv {
 
     fn list(&mut self) -> Result<Vec<TokenReport>, TokenError> {
         self.look()?;
-        Self::cards()?.iter_mut().map(report).collect()
+        let Present { mut cards, closed, unready } = Self::present(|_| false)?;
+        self.unready = unready;
+        let reports = cards.iter_mut().map(report).collect();
+        let none = cards.is_empty();
+        leave(cards);
+        match closed {
+            Some(closed) if none => Err(closed),
+            _ => reports,
+        }
     }
 
     fn wait(&mut self) -> Result<(), TokenError> {
-        match self.service.get_status_change(None, &mut self.seen) {
-            Ok(()) => Ok(()),
+        let longest = self.unready.then_some(SOON);
+        match self.service.get_status_change(longest, &mut self.seen) {
+            Ok(()) | Err(pcsc::Error::Timeout) => Ok(()),
             Err(error) => Err(pcsc("be waited for", error)),
         }
     }
@@ -198,13 +264,29 @@ impl Backend for Piv {
         card.change_pin(old, new).map_err(|error| wrong_pin("change its PIN", error))
     }
 
-    fn unblock(&mut self, token: &TokenSelector, puk: &Pin, new: &Pin) -> Result<(), TokenError> {
+    fn unblock(
+        &mut self,
+        token: &TokenSelector,
+        puk: &Pin,
+        new: &Pin,
+        last_try: bool,
+    ) -> Result<(), TokenError> {
         let (puk, new) = (fits(puk)?, fits(new)?);
-        Self::find(token)?.unblock_pin(puk, new).map_err(|error| wrong_puk("set a new PIN", error))
+        let mut card = Self::find(token)?;
+        may_try_puk(&mut card, last_try)?;
+        card.unblock_pin(puk, new).map_err(|error| wrong_puk("set a new PIN", error))
     }
 
-    fn change_puk(&mut self, token: &TokenSelector, puk: &Pin, new: &Pin) -> Result<(), TokenError> {
+    fn change_puk(
+        &mut self,
+        token: &TokenSelector,
+        puk: &Pin,
+        new: &Pin,
+        last_try: bool,
+    ) -> Result<(), TokenError> {
         let (puk, new) = (fits(puk)?, fits(new)?);
-        Self::find(token)?.change_puk(puk, new).map_err(|error| wrong_puk("change its PUK", error))
+        let mut card = Self::find(token)?;
+        may_try_puk(&mut card, last_try)?;
+        card.change_puk(puk, new).map_err(|error| wrong_puk("change its PUK", error))
     }
 }

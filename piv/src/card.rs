@@ -1,5 +1,7 @@
 //! A card that is logged in to.
 
+use std::time::{Duration, Instant};
+
 use keyward::id::token::TokenInfo;
 use keyward::keyring::credential::TokenAlgorithm;
 use keyward::keyring::custodian::AgreementKey;
@@ -16,6 +18,9 @@ use crate::backend::info;
 use crate::slots::{self, SlotKey};
 use crate::trouble::{failed, wrong_pin};
 use crate::{management, padding};
+
+/// Cards wait 15 seconds for a touch, the quickest known one: a refusal before this is none for want of a touch.
+const UNTOUCHED: Duration = Duration::from_millis(500);
 
 /// A card, its PIN proved.
 pub(crate) struct Card {
@@ -37,15 +42,42 @@ impl Card {
         self.card.verify_pin(pin).map_err(|error| wrong_pin("take the PIN", error))
     }
 
-    /// Why a key was not used.
-    fn unused(key: &SlotKey, doing: &str, error: Error) -> TokenError {
+    /// Has a key used, the PIN proved the moment before. Another program can make the card forget it in
+    /// between: then it is proved once more.
+    fn with_key<T>(
+        &mut self,
+        key: &SlotKey,
+        doing: &str,
+        using: impl Fn(&mut YubiKey) -> Result<T, Error>,
+    ) -> Result<T, TokenError> {
         let touch = key.key.policy.is_some_and(|policy| policy.touch != Asked::Never);
+        self.prove()?;
+        let begun = Instant::now();
+        match using(&mut self.card) {
+            // Cards answer the same when nobody touches them, but not at once.
+            Err(Error::AuthenticationError) if touch && begun.elapsed() >= UNTOUCHED => {
+                Err(TokenError::Untouched)
+            }
+            Err(Error::AuthenticationError) => {
+                self.prove()?;
+                using(&mut self.card).map_err(|error| self.unused(touch, doing, error))
+            }
+            used => used.map_err(|error| self.unused(touch, doing, error)),
+        }
+    }
+
+    /// Why a key was not used.
+    fn unused(&mut self, touch: bool, doing: &str, error: Error) -> TokenError {
         match error {
             Error::AuthenticationError if touch => TokenError::Untouched,
             Error::AuthenticationError => TokenError::Busy(
                 "the card forgot that its PIN was proved: another program uses it at the same time"
                     .to_owned(),
             ),
+            // A reader without its card answers nonsense, until it notices.
+            Error::GenericError if self.card.get_pin_retries().is_err() => {
+                TokenError::Lost(format!("the card was pulled out or reset while it was to {doing}"))
+            }
             other => failed(doing, other),
         }
     }
@@ -74,7 +106,7 @@ impl OpenToken for Card {
     }
 
     fn keys(&mut self) -> Result<Vec<SlotKey>, TokenError> {
-        Ok(slots::keys(&mut self.card))
+        slots::keys(&mut self.card)
     }
 
     fn described(key: &SlotKey) -> &TokenKey {
@@ -88,15 +120,15 @@ impl OpenToken for Card {
         message: &[u8],
     ) -> Result<Vec<u8>, TokenError> {
         let block = prepared(key, algorithm, message)?;
-        self.prove()?;
-        let signed = piv::sign_data(&mut self.card, &block, key.algorithm, key.slot);
-        signed.map(|signature| signature.to_vec()).map_err(|error| Self::unused(key, "sign", error))
+        let signed =
+            self.with_key(key, "sign", |card| piv::sign_data(card, &block, key.algorithm, key.slot))?;
+        Ok(signed.to_vec())
     }
 
     fn agree(&mut self, key: &SlotKey, peer: &AgreementKey) -> Result<Key256, TokenError> {
-        self.prove()?;
-        let shared = piv::decrypt_data(&mut self.card, &peer.point(), AlgorithmId::EccP256, key.slot)
-            .map_err(|error| Self::unused(key, "agree on a secret", error))?;
+        let shared = self.with_key(key, "agree on a secret", |card| {
+            piv::decrypt_data(card, &peer.point(), AlgorithmId::EccP256, key.slot)
+        })?;
         Key256::from_slice(&shared)
             .ok_or_else(|| TokenError::Failed("the card agrees on no 32 bytes".to_owned()))
     }

@@ -82,7 +82,7 @@ pub(crate) fn generate(card: &mut YubiKey, new: &NewKey) -> Result<TokenKey, Tok
     let certificate = yubikey::Certificate { cert: certificate };
     let written = certificate.write(card, slot, CertInfo::Uncompressed);
     written.map_err(|error| failed("keep a certificate beside its new key", error))?;
-    let found = slots::key(card, slot).ok_or_else(|| failed("show its new key", Error::NotFound))?;
+    let found = slots::key(card, slot)?.ok_or_else(|| failed("show its new key", Error::NotFound))?;
     Ok(found.key)
 }
 

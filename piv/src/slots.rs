@@ -1,11 +1,14 @@
 //! What is in the slots of a card.
 
 use keyward::keyring::public_key::KeyType;
+use keyward::token::error::TokenError;
 use keyward::token::wire::{Asked, KeyPolicy, TokenKey};
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, Encode};
 use yubikey::piv::{AlgorithmId, SlotId};
-use yubikey::{PinPolicy, TouchPolicy, YubiKey, piv};
+use yubikey::{Error, PinPolicy, TouchPolicy, YubiKey, piv};
+
+use crate::trouble::failed;
 
 /// 9A, 9C, 9D and the 20 slots of retired keys (NIST SP 800-73-4, part 1, table 4b).
 const SLOTS: [u8; 23] = [
@@ -24,15 +27,43 @@ pub(crate) struct SlotKey {
 }
 
 /// The keys of a card.
-pub(crate) fn keys(card: &mut YubiKey) -> Vec<SlotKey> {
-    SLOTS.iter().filter_map(|slot| key(card, SlotId::try_from(*slot).ok()?)).collect()
+///
+/// # Errors
+/// [`TokenError`] when it was pulled out: that is no card without keys.
+pub(crate) fn keys(card: &mut YubiKey) -> Result<Vec<SlotKey>, TokenError> {
+    let mut found = Vec::new();
+    for slot in SLOTS.iter().filter_map(|slot| SlotId::try_from(*slot).ok()) {
+        found.extend(key(card, slot)?);
+    }
+    Ok(found)
 }
 
 /// The key of one slot; `None` when there is none, or one that is not used here.
-pub(crate) fn key(card: &mut YubiKey, slot: SlotId) -> Option<SlotKey> {
-    let certificate = certificate(card, slot);
+///
+/// # Errors
+/// As [`keys`].
+pub(crate) fn key(card: &mut YubiKey, slot: SlotId) -> Result<Option<SlotKey>, TokenError> {
+    let read = yubikey::Certificate::read(card, slot);
+    let certificate = told(read)?.map(|certificate| certificate.cert);
     // Cards from before firmware 5.3 tell of nothing but their certificates.
-    let metadata = piv::metadata(card, slot).ok();
+    let metadata = told(piv::metadata(card, slot))?;
+    Ok(described(slot, certificate, metadata))
+}
+
+/// What a card tells; `None` where it has nothing to tell.
+fn told<T>(answer: Result<T, Error>) -> Result<Option<T>, TokenError> {
+    match answer {
+        Ok(told) => Ok(Some(told)),
+        Err(error @ Error::PcscError { .. }) => Err(failed("show its keys", error)),
+        Err(_) => Ok(None),
+    }
+}
+
+fn described(
+    slot: SlotId,
+    certificate: Option<Certificate>,
+    metadata: Option<piv::SlotMetadata>,
+) -> Option<SlotKey> {
     let told = metadata.as_ref().and_then(|metadata| metadata.public.as_ref()?.to_der().ok());
     let certified = || certificate.as_ref()?.tbs_certificate().subject_public_key_info().to_der().ok();
     let spki = told.or_else(certified)?;
@@ -51,13 +82,17 @@ pub(crate) fn key(card: &mut YubiKey, slot: SlotId) -> Option<SlotKey> {
     Some(SlotKey { slot, algorithm, key })
 }
 
-/// Whether a slot has a key or a certificate.
+/// Whether a slot has a key or a certificate; so it is taken when the card does not say that it has none.
 pub(crate) fn is_occupied(card: &mut YubiKey, slot: SlotId) -> bool {
-    piv::metadata(card, slot).is_ok() || certificate(card, slot).is_some()
-}
-
-fn certificate(card: &mut YubiKey, slot: SlotId) -> Option<Certificate> {
-    yubikey::Certificate::read(card, slot).ok().map(|certificate| certificate.cert)
+    let key = match piv::metadata(card, slot) {
+        Ok(_) => true,
+        Err(Error::NotFound) => false,
+        // Firmware before 5.3 has no such question, but attests to the keys that it made; imported ones show in
+        // their certificates only.
+        Err(Error::NotSupported) => piv::attest(card, slot).is_ok(),
+        Err(_) => true,
+    };
+    key || !matches!(yubikey::Certificate::read(card, slot), Err(Error::NotFound | Error::InvalidObject))
 }
 
 fn common_name(certificate: &Certificate) -> Option<String> {

@@ -45,6 +45,8 @@ missing() {
     [[ -e /usr/include/PCSC/winscard.h ]] || echo libpcsclite-dev
     has yubico-piv-tool || echo yubico-piv-tool
     has openssl || echo openssl
+    # It is what holds cards on real desktops.
+    [[ -x /usr/lib/gnupg/scdaemon ]] || echo scdaemon
     has ip || [[ -x /sbin/ip ]] || echo iproute2
     # The pages of the example, and its extension, in a browser.
     [[ -x /usr/lib/chromium/chromium ]] || echo chromium

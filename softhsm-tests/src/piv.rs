@@ -136,6 +136,11 @@ impl Card {
         }
     }
 
+    /// Waits until it waits for a touch.
+    pub fn blinks(&self) {
+        eventually_now("a card that waits for a touch", || self.folder.join("blinks").exists().then_some(()));
+    }
+
     /// It misbehaves from now on: one of the words in `piv-card/src/trouble.rs`.
     pub fn trouble(&self, word: &str) {
         let new = self.folder.join("trouble.new");

@@ -233,3 +233,35 @@ async fn a_card_is_attested_under_a_root_that_is_configured() {
     assert_eq!((&enrolled["pin_policy"], &enrolled["touch_policy"]), (&"once".into(), &"never".into()));
     assert!(daemon.stop().await.success());
 }
+
+/// Where only the company's certificates count, a card is enrolled by its certificate although it attests too.
+#[tokio::test]
+async fn a_card_is_certified_where_the_company_demands_it() {
+    let mut bed = Bed::new("");
+    let company = Authority::new(bed.world.path("company"));
+    bed.world.config =
+        bed.world.config.replace("[login]\n", &format!("[login]\n{}", certified_only(&company)));
+    let _card = bed.readers.insert(0, "alice", 10_000_001);
+    bed.world.init();
+    let daemon = bed.world.start().await;
+    ok(&bed.world.cli(["account", "create", "alice"]));
+    let attested = bed.enroll(&[]);
+    assert!(text(&attested).contains("is attested, and must be certified here"), "{}", text(&attested));
+    // The key is made anew each time; the company certifies the one that is there.
+    let [ticket, enrolment, public] =
+        ["ticket", "enrolment", "public"].map(|name| bed.world.path(name).display().to_string());
+    let shown = bed.readers.command("yubico-piv-tool").args(["--slot", "9a", "--action", "attest"]).output();
+    std::fs::write(&public, shown.unwrap().stdout).unwrap();
+    let spki = Command::new("openssl").args(["x509", "-noout", "-pubkey", "-in", &public]).output().unwrap();
+    std::fs::write(&public, spki.stdout).unwrap();
+    let spki =
+        Command::new("openssl").args(["pkey", "-pubin", "-outform", "DER", "-in", &public]).output().unwrap();
+    let certificate = company.certify("alice", &spki.stdout, LOGIN, None).display().to_string();
+    let enroll = ["enroll", "--ticket", &ticket, "--name", "card", "--out", &enrolment, "--force"];
+    ok(&bed.token(&[&enroll[..], &["--certificate", &certificate]].concat()));
+    let enrolled: Value =
+        serde_json::from_str(&ok(&bed.world.cli(["account", "submit", &enrolment, "--json"]))).unwrap();
+    assert_eq!(enrolled["assurance"], "certified");
+    assert!(enrolled["certificate_subject"].as_str().unwrap().contains("CN=alice"), "{enrolled}");
+    assert!(daemon.stop().await.success());
+}

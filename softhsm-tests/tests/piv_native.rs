@@ -2,6 +2,8 @@
 // A panic is how a test fails, in helper functions too.
 #![allow(clippy::unwrap_used)]
 
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Output, Stdio};
 
 use keyward::rpc::proto::CreateAccountRequest;
@@ -48,6 +50,16 @@ impl Bed {
 
     fn plain(&self, arguments: &[&str]) -> Output {
         self.world.cli([&["token"], arguments, &["--piv"]].concat())
+    }
+
+    /// A ticket of no daemon: what a card signs of it is looked at by nobody.
+    fn ticket(&self) -> String {
+        let ticket = json!({
+            "format": "keyward-ticket/1", "ticket": "00".repeat(16), "deployment": "11".repeat(16),
+            "account": "accounts/alice", "nonce": "22".repeat(32), "expires": 4_102_444_800_000_u64,
+        });
+        std::fs::write(self.path("ticket"), ticket.to_string()).unwrap();
+        self.path("ticket")
     }
 
     fn list(&self) -> Value {
@@ -117,20 +129,25 @@ async fn a_card_is_enrolled_and_logs_in_with_each_kind_of_key() {
     bed.world.init();
     let daemon = bed.world.start().await;
     let client = daemon.client().await;
-    for (name, algorithm) in
-        [("p256", "ecdsa-p256-sha256"), ("p384", "ecdsa-p384-sha384"), ("rsa", "rsa-pss-sha256")]
-    {
-        ok(&bed.make_login_key(&["--touch", "never", "--replace", "--algorithm", algorithm]));
+    for (name, made, algorithm, padding) in [
+        ("p256", "ecdsa-p256-sha256", "ecdsa-p256-sha256", "pss"),
+        ("p384", "ecdsa-p384-sha384", "ecdsa-p384-sha384", "pss"),
+        ("rsa", "rsa-pss-sha256", "rsa-pss-sha256", "pss"),
+        ("rsa-old", "rsa-pss-sha256", "rsa-pkcs1-sha256", "pkcs1"),
+    ] {
+        ok(&bed.make_login_key(&["--touch", "never", "--replace", "--algorithm", made]));
         let account = format!("accounts/{name}");
         let request = CreateAccountRequest { name: account.clone(), ..Default::default() };
         client.call(client.logins().create_account(request)).await.unwrap();
         let mut passwords = one_time_passwords(&client, &account).await;
         let pin = bed.path("card-pin");
-        let credential = enroll_by_hand(&bed.world, name, &["--piv", "--pin-file", &pin]);
+        let credential =
+            enroll_by_hand(&bed.world, name, &["--piv", "--pin-file", &pin, "--rsa-padding", padding]);
         let approved = ok(&bed.world.cli(["account", "show", name, "--json"]));
         assert!(approved.contains("\"piv\"") && approved.contains(algorithm), "{approved}");
 
-        let arguments = ["token", "agent", "--origin", ORIGIN, "--piv", "--pin-file", &pin];
+        let arguments =
+            ["token", "agent", "--origin", ORIGIN, "--piv", "--pin-file", &pin, "--rsa-padding", padding];
         let mut agent = Agent::start(bed.world.command("keyward").args(arguments));
         for number in 0..8 {
             let begun = begin(&client, &account).await.unwrap();
@@ -190,14 +207,28 @@ fn a_wrong_pin_says_how_many_tries_are_left_and_stops_before_the_last() {
 
     let (puk, wrong, new) = (bed.path("puk"), bed.path("wrong"), bed.path("new"));
     let unblock = |puk: &str| bed.plain(&["unblock", "--puk-file", puk, "--new-file", &new]);
-    refused(&unblock(&wrong), "PUK is wrong: 4 tries are left");
+    refused(&unblock(&wrong), "PUK is wrong: 2 tries are left");
     ok(&unblock(&puk));
     assert_eq!(bed.list()[0]["pin"], "ok");
     refused(&bed.token("card-pin", &["change-pin", "--new-file", &new]), "PIN is wrong");
     ok(&bed.token("new", &["change-pin", "--new-file", &bed.path("card-pin")]));
     bed.world.write_secret("new-puk", "87654321");
     ok(&bed.plain(&["change-puk", "--puk-file", &puk, "--new-file", &bed.path("new-puk")]));
-    refused(&unblock(&puk), "PUK is wrong");
+    // Down to the last try, which is nobody's by accident.
+    refused(&unblock(&puk), "PUK is wrong: 2 tries are left");
+    refused(&unblock(&wrong), "one try is left");
+    refused(&unblock(&wrong), "was not presented: one try is left");
+    let change = ["change-puk", "--puk-file", &wrong, "--new-file", &puk];
+    refused(&bed.plain(&change), "was not presented: one try is left");
+    ok(&bed.plain(&[
+        "unblock",
+        "--puk-file",
+        &bed.path("new-puk"),
+        "--new-file",
+        &bed.path("card-pin"),
+        "--last-try",
+    ]));
+    assert_eq!(bed.list()[0]["pin"], "ok");
     let listed = bed.list();
     assert_eq!(listed[0]["factory_secrets"], json!(["pin", "management-key"]));
 }
@@ -207,19 +238,11 @@ fn a_key_that_wants_a_touch_waits_for_it() {
     let bed = Bed::new();
     let card = bed.insert();
     ok(&bed.make_login_key(&["--touch", "always"]));
-    let ticket = |name: &str| {
-        let ticket = json!({
-            "format": "keyward-ticket/1", "ticket": "00".repeat(16), "deployment": "11".repeat(16),
-            "account": "accounts/alice", "nonce": "22".repeat(32), "expires": 4_102_444_800_000_u64,
-        });
-        std::fs::write(bed.path(name), ticket.to_string()).unwrap();
-        bed.path(name)
-    };
     let enroll = |ticket: &str| {
         let out = bed.path("out");
         bed.token("card-pin", &["enroll", "--ticket", ticket, "--name", "card", "--out", &out, "--force"])
     };
-    let ticket = ticket("ticket");
+    let ticket = bed.ticket();
     let untouched = enroll(&ticket);
     assert!(text(&untouched).contains("touch the token when it blinks"), "{}", text(&untouched));
     refused(&untouched, "was not touched in time");
@@ -263,26 +286,83 @@ fn a_card_that_misbehaves_or_is_pulled_out_is_survived() {
         assert!(text(&output).contains("error:"), "{trouble}: {}", text(&output));
         card.well();
     }
-    // Pulled out while it works.
+}
+
+/// Another program that uses the card makes it forget that its PIN was proved.
+#[test]
+fn a_card_that_forgets_its_pin_is_asked_once_more() {
     let bed = Bed::new();
     let card = bed.insert();
     ok(&bed.make_login_key(&["--touch", "never"]));
-    card.trouble("silent");
-    let pin = bed.path("card-pin");
-    let signing = [&["token"], &CARD[..], &["--key", "id:9a", "--piv", "--pin-file", &pin]].concat();
+    let out = bed.path("out");
+    let enroll = || {
+        let ticket = bed.ticket();
+        bed.token("card-pin", &["enroll", "--ticket", &ticket, "--name", "card", "--out", &out, "--force"])
+    };
+    card.trouble("forgetful-once");
+    ok(&enroll());
+    card.trouble("forgetful");
+    refused(&enroll(), "another program uses it at the same time");
+    card.well();
+    assert_eq!(bed.list()[0]["pin_tries"], 3, "it was the right one each time");
+    // A key that wants a touch is not said to have waited for one.
+    ok(&bed.make_login_key(&["--touch", "always", "--replace"]));
+    card.touch(true);
+    card.trouble("forgetful-once");
+    ok(&enroll());
+}
+
+/// A signature waits for a touch: the PIN was right, and the card has what it is to sign.
+#[test]
+fn a_card_that_is_pulled_out_while_it_signs_says_so() {
+    let bed = Bed::new();
+    let card = bed.readers.insert_with(0, "alice", 10_000_001, &["--patience", "60000"]);
+    ok(&bed.make_login_key(&["--touch", "always"]));
+    let (ticket, pin, out) = (bed.ticket(), bed.path("card-pin"), bed.path("out"));
     let signing = bed
         .world
         .command("keyward")
-        .args(signing)
+        .args(["token", "enroll", "--ticket", &ticket, "--name", "card", "--out", &out])
+        .args(["--piv", "--pin-file", &pin, "--json"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    card.blinks();
     card.remove();
     let ended = signing.wait_with_output().unwrap();
-    assert!(!ended.status.success(), "{}", text(&ended));
+    refused(&ended, "TOKEN_LOST");
+    assert!(!Path::new(&out).exists());
     bed.readers.wait_for(0, false);
     eventually_now("no card", || (bed.list() == json!([])).then_some(()));
+}
+
+/// scdaemon of GnuPG holds a card for itself as long as it runs.
+#[test]
+fn a_card_that_another_program_holds_keeps_no_other_from_working() {
+    let bed = Bed::new();
+    let _held = bed.insert();
+    let mut scdaemon = bed
+        .readers
+        .command("/usr/lib/gnupg/scdaemon")
+        .args(["--server", "--disable-ccid"])
+        .env("GNUPGHOME", bed.world.path("."))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut orders = scdaemon.stdin.take().unwrap();
+    orders.write_all(b"SERIALNO undefined\n").unwrap();
+    let mut said = BufReader::new(scdaemon.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().starts_with("S SERIALNO")), "it has the card");
+    refused(&bed.plain(&["list"]), "another program has the card for itself");
+    let _other = bed.readers.insert(1, "bob", 10_000_002);
+    let other = ["generate", "--name", "bob", "--login", "--factory-management-key", "--touch", "never"];
+    ok(&bed.token("card-pin", &[&other[..], &["--token", "serial:10000002"]].concat()));
+    drop(orders);
+    scdaemon.wait().unwrap();
+    assert_eq!(bed.list().as_array().unwrap().len(), 2);
 }
 
 #[test]

@@ -47,17 +47,30 @@ pub trait Backend {
     ) -> Result<(), TokenError>;
 
     /// Sets a new PIN where the old one is locked or forgotten, with one try of what unblocks it: the
-    /// PUK of a PIV card, the security officer's PIN of a PKCS#11 token.
+    /// PUK of a PIV card, the security officer's PIN of a PKCS#11 token; with the last one that is left only if
+    /// `last_try`.
     ///
     /// # Errors
     /// [`TokenError`].
-    fn unblock(&mut self, token: &TokenSelector, puk: &Pin, new: &Pin) -> Result<(), TokenError>;
+    fn unblock(
+        &mut self,
+        token: &TokenSelector,
+        puk: &Pin,
+        new: &Pin,
+        last_try: bool,
+    ) -> Result<(), TokenError>;
 
-    /// Changes what unblocks a PIN, with one try of the old one.
+    /// Changes what unblocks a PIN, with one try of the old one; with the last one that is left only if `last_try`.
     ///
     /// # Errors
     /// [`TokenError`].
-    fn change_puk(&mut self, token: &TokenSelector, puk: &Pin, new: &Pin) -> Result<(), TokenError>;
+    fn change_puk(
+        &mut self,
+        token: &TokenSelector,
+        puk: &Pin,
+        new: &Pin,
+        last_try: bool,
+    ) -> Result<(), TokenError>;
 }
 
 /// A token that is logged in to.

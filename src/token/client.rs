@@ -153,16 +153,28 @@ impl TokenProcess {
     ///
     /// # Errors
     /// [`TokenError::Pin`].
-    pub async fn unblock(&mut self, token: TokenSelector, puk: Pin, new: Pin) -> Result<(), TokenError> {
-        done(self.ask(Request::Unblock { token, puk, new }).await?)
+    pub async fn unblock(
+        &mut self,
+        token: TokenSelector,
+        puk: Pin,
+        new: Pin,
+        last_try: bool,
+    ) -> Result<(), TokenError> {
+        done(self.ask(Request::Unblock { token, puk, new, last_try }).await?)
     }
 
     /// Changes what unblocks a PIN, with one try of the old one.
     ///
     /// # Errors
     /// [`TokenError::Pin`].
-    pub async fn change_puk(&mut self, token: TokenSelector, puk: Pin, new: Pin) -> Result<(), TokenError> {
-        done(self.ask(Request::ChangePuk { token, puk, new }).await?)
+    pub async fn change_puk(
+        &mut self,
+        token: TokenSelector,
+        puk: Pin,
+        new: Pin,
+        last_try: bool,
+    ) -> Result<(), TokenError> {
+        done(self.ask(Request::ChangePuk { token, puk, new, last_try }).await?)
     }
 
     /// Proves to a PIV card that its keys may be made anew; an empty key is the one that cards leave

@@ -40,7 +40,7 @@ pub enum TokenError {
     #[n(7)]
     Busy(#[n(0)] String),
     /// The token waited for a touch, in vain.
-    #[error("the token was not touched in time: touch it when it blinks")]
+    #[error("the token was not touched in time")]
     #[n(8)]
     Untouched,
 }
@@ -83,6 +83,10 @@ pub enum PinTrouble {
     #[error("the PUK of the token is locked too: the token must be reset, which destroys its keys")]
     #[n(7)]
     PukLocked,
+    /// What unblocks a PIN was not presented: the next wrong one locks it.
+    #[error("the PUK was not presented: one try is left, and a wrong one locks it for good")]
+    #[n(8)]
+    LastPukTry,
 }
 
 fn after_a_wrong_pin(state: PinState, left: Option<u8>) -> String {

@@ -88,6 +88,9 @@ pub(super) enum Request {
         puk: Pin,
         #[cbor(n(2), with = "transfer::pin")]
         new: Pin,
+        /// Spend the last try too.
+        #[n(3)]
+        last_try: bool,
     },
     /// Change what unblocks a PIN. Answer: [`Reply::Done`].
     #[n(10)]
@@ -98,6 +101,9 @@ pub(super) enum Request {
         puk: Pin,
         #[cbor(n(2), with = "transfer::pin")]
         new: Pin,
+        /// Spend the last try too.
+        #[n(3)]
+        last_try: bool,
     },
     /// Attest that the token made a key. Answer: [`Reply::Attested`].
     #[n(11)]
@@ -151,6 +157,9 @@ pub struct TokenReport {
     /// Which of its secrets are those that it left the factory with, as far as it tells.
     #[n(4)]
     pub factory: Vec<Secret>,
+    /// The state of what unblocks the PIN, as far as it tells.
+    #[n(5)]
+    pub puk: PinState,
 }
 
 /// A secret that tokens leave the factory with, the same on each.

@@ -69,17 +69,23 @@ impl vpcd::Card for Card<'_> {
     fn transmit(&mut self, command: &[u8]) -> Option<Vec<u8>> {
         let trouble = Trouble::now(&self.settings.trouble);
         match trouble.and_then(|trouble| trouble.reaction(*command.get(1)?)) {
-            Some(Reaction::Silence) => None,
-            Some(Reaction::Part(part)) => Some(part),
-            Some(Reaction::Answer(data)) => Some(self.chaining.answer(Ok(data))),
-            None => Some(match self.chaining.whole(command) {
-                Ok(apdu) => {
-                    let answer = self.command(&apdu);
-                    self.chaining.answer(answer)
-                }
-                Err(answer) => answer,
-            }),
+            Some(Reaction::Silence) => return None,
+            Some(Reaction::Part(part)) => return Some(part),
+            Some(Reaction::Answer(data)) => return Some(self.chaining.answer(Ok(data))),
+            Some(Reaction::Forget) => self.forget(),
+            Some(Reaction::ForgetOnce) => {
+                self.forget();
+                std::fs::remove_file(&self.settings.trouble).expect("the trouble is over");
+            }
+            None => {}
         }
+        Some(match self.chaining.whole(command) {
+            Ok(apdu) => {
+                let answer = self.command(&apdu);
+                self.chaining.answer(answer)
+            }
+            Err(answer) => answer,
+        })
     }
 }
 
@@ -119,6 +125,12 @@ impl<'a> Card<'a> {
         let mut reply = Buffer::<u8, 8192>::new();
         let answered = self.application.respond(view, &mut reply);
         answered.map(|()| reply.to_vec()).map_err(|status| Status(status.into()))
+    }
+
+    /// Forgets that the PIN was verified.
+    fn forget(&mut self) {
+        (self.session.pin, self.session.fresh) = (None, false);
+        self.log_out();
     }
 
     /// The application keeps the PIN verified, whatever happens.
@@ -273,6 +285,9 @@ impl<'a> Card<'a> {
             return Ok(());
         }
         let begun = Instant::now();
+        // Whoever waits for this moment sees it.
+        let blinks = self.settings.touch.with_file_name("blinks");
+        std::fs::write(&blinks, "").ok();
         while !self.settings.touch.exists() {
             if begun.elapsed() >= self.settings.patience {
                 return Err(Status::SECURITY);

@@ -37,7 +37,7 @@ pub struct Secret {
 impl Secret {
     /// Tries of the application, for PIN and PUK.
     pub const PIN_TRIES: u8 = 3;
-    pub const PUK_TRIES: u8 = 5;
+    pub const PUK_TRIES: u8 = 3;
 
     fn new(tries: u8) -> Self {
         Self { left: tries, default: true }

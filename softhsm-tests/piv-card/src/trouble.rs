@@ -15,6 +15,10 @@ pub enum Trouble {
     Endless,
     /// Nothing is answered.
     Silent,
+    /// That the PIN was verified is forgotten before a key is used, as after a reset by another program.
+    Forgetful,
+    /// The same, once.
+    ForgetfulOnce,
 }
 
 /// What happens instead of an answer.
@@ -24,6 +28,10 @@ pub enum Reaction {
     Answer(Vec<u8>),
     /// One part, with its status.
     Part(Vec<u8>),
+    /// The PIN was not verified.
+    Forget,
+    /// The same, and the trouble is over.
+    ForgetOnce,
 }
 
 impl Trouble {
@@ -36,6 +44,8 @@ impl Trouble {
             "garbage" => Some(Self::Garbage),
             "endless" => Some(Self::Endless),
             "silent" => Some(Self::Silent),
+            "forgetful" => Some(Self::Forgetful),
+            "forgetful-once" => Some(Self::ForgetfulOnce),
             other => panic!("no such trouble: {other}"),
         }
     }
@@ -50,6 +60,8 @@ impl Trouble {
                 Some(Reaction::Part([&[0; 256][..], &[0x61, 0xff]].concat()))
             }
             (Self::Silent, _) => Some(Reaction::Silence),
+            (Self::Forgetful, 0x87) => Some(Reaction::Forget),
+            (Self::ForgetfulOnce, 0x87) => Some(Reaction::ForgetOnce),
             _ => None,
         }
     }

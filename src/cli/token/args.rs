@@ -56,8 +56,20 @@ pub(crate) struct TokenArgs {
     /// Key that shares are encrypted to, in the same way
     #[arg(long, value_name = "KEY", value_parser = KeySelector::parse)]
     agreement_key: Option<KeySelector>,
+    /// How an RSA key signs: the same each time as when it was put on record
+    #[arg(long, value_name = "PADDING", value_enum, default_value_t = RsaPadding::Pss)]
+    rsa_padding: RsaPadding,
     #[command(flatten)]
     pub(crate) pin: PinArgs,
+}
+
+/// How an RSA key signs (RFC 8017).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum RsaPadding {
+    /// RSASSA-PSS
+    Pss,
+    /// RSASSA-PKCS1-v1_5, for tokens that know nothing else
+    Pkcs1,
 }
 
 /// Where the PIN comes from: the terminal, unless a script says otherwise.
@@ -100,7 +112,7 @@ pub(crate) fn failure(error: TokenError) -> Failure {
     let reason = match &error {
         TokenError::Module(_) => "TOKEN_MODULE",
         TokenError::NoToken(_) => "TOKEN_MISSING",
-        TokenError::Pin(PinTrouble::LastTry) => "TOKEN_PIN_LAST_TRY",
+        TokenError::Pin(PinTrouble::LastTry | PinTrouble::LastPukTry) => "TOKEN_PIN_LAST_TRY",
         TokenError::Pin(PinTrouble::Locked | PinTrouble::NotSet | PinTrouble::Expired) => {
             "TOKEN_PIN_UNUSABLE"
         }
@@ -333,6 +345,7 @@ pub(crate) struct Session {
     kind: TokenKind,
     key: KeySelector,
     agreement_key: KeySelector,
+    rsa_padding: RsaPadding,
 }
 
 impl TokenArgs {
@@ -363,7 +376,14 @@ impl TokenArgs {
         let token = opened.map_err(failure)?;
         let made = |key: &Option<KeySelector>, key_use| key.clone().unwrap_or_else(|| self.own_key(key_use));
         let (key, agreement_key) = (made(&self.key, signs), made(&self.agreement_key, KeyUse::Agree));
-        Ok(Session { process, token, kind: self.module.kind(), key, agreement_key })
+        Ok(Session {
+            process,
+            token,
+            kind: self.module.kind(),
+            key,
+            agreement_key,
+            rsa_padding: self.rsa_padding,
+        })
     }
 
     /// The key of a use when nobody says which: on a PIV card that of a slot (NIST SP 800-73-4), elsewhere
@@ -391,7 +411,7 @@ impl Session {
         self.key.only(KeyUse::Sign, keys, |key| key).map_err(failure)
     }
 
-    /// What the signatures of the key that signs are checked with. An RSA key signs by PSS.
+    /// What the signatures of the key that signs are checked with.
     ///
     /// # Errors
     /// [`Failure`] when no key fits, or its public key is not one that is used here.
@@ -403,7 +423,10 @@ impl Session {
         let algorithm = match KeyType::of(&spki).map_err(|error| bad(error.to_string()))? {
             KeyType::P256 => TokenAlgorithm::EcdsaP256Sha256,
             KeyType::P384 => TokenAlgorithm::EcdsaP384Sha384,
-            KeyType::Rsa => TokenAlgorithm::RsaPssSha256,
+            KeyType::Rsa => match self.rsa_padding {
+                RsaPadding::Pss => TokenAlgorithm::RsaPssSha256,
+                RsaPadding::Pkcs1 => TokenAlgorithm::RsaPkcs1Sha256,
+            },
             KeyType::Ed25519 => TokenAlgorithm::Ed25519,
         };
         Credential::new(self.kind, algorithm, spki).map_err(|error| bad(error.to_string()))

@@ -13,6 +13,8 @@ use crate::daemon;
 use crate::id::token::TokenInfo;
 use crate::secret::{Pin, SecretMemory};
 use crate::token::client::TokenProcess;
+use crate::token::error::{PinTrouble, TokenError};
+use crate::token::wire::PinState;
 
 /// Where a new PIN or PUK comes from.
 #[derive(Debug, Clone, Args)]
@@ -50,9 +52,23 @@ struct PukArgs {
     /// Open file descriptor to read the PUK from, for scripts
     #[arg(long, value_name = "NUMBER")]
     puk_fd: Option<u32>,
+    /// Try the PUK although a wrong one locks it for good
+    #[arg(long)]
+    last_try: bool,
 }
 
 impl PukArgs {
+    /// The token, if its PUK may be tried: nobody types one in vain.
+    async fn token(&self, shell: &mut Shell, module: &ModuleArgs) -> Result<TokenInfo, Failure> {
+        let report = module.token(shell).await?;
+        let trouble = |trouble| Err(failure(TokenError::Pin(trouble)));
+        match report.puk {
+            PinState::Locked => trouble(PinTrouble::PukLocked),
+            PinState::LastTry if !self.last_try => trouble(PinTrouble::LastPukTry),
+            _ => Ok(report.token),
+        }
+    }
+
     async fn read(&self, module: &ModuleArgs, token: &TokenInfo) -> Result<Pin, Failure> {
         ask(&self.puk_file, self.puk_fd, format!("{} of {}: ", puk(module), named(token))).await
     }
@@ -102,11 +118,11 @@ pub(crate) struct Unblock {
 impl Unblock {
     pub(super) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         harden()?;
-        let token = self.module.token(shell).await?.token;
+        let token = self.puk.token(shell, &self.module).await?;
         let puk = self.puk.read(&self.module, &token).await?;
         let new = self.new.read("PIN", &token).await?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
-        process.unblock(same(token.clone()), puk, new).await.map_err(failure)?;
+        process.unblock(same(token.clone()), puk, new, self.puk.last_try).await.map_err(failure)?;
         done(shell, "the token is unblocked and has a new PIN", &token)
     }
 }
@@ -125,11 +141,11 @@ pub(crate) struct ChangePuk {
 impl ChangePuk {
     pub(super) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         harden()?;
-        let token = self.module.token(shell).await?.token;
+        let token = self.puk.token(shell, &self.module).await?;
         let old = self.puk.read(&self.module, &token).await?;
         let new = self.new.read(puk(&self.module), &token).await?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
-        process.change_puk(same(token.clone()), old, new).await.map_err(failure)?;
+        process.change_puk(same(token.clone()), old, new, self.puk.last_try).await.map_err(failure)?;
         done(shell, &format!("the {} is changed", puk(&self.module)), &token)
     }
 }

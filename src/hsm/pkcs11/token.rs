@@ -4,8 +4,8 @@
 
 use cryptoki_sys::{
     CK_EFFECTIVELY_INFINITE, CK_FLAGS, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION,
-    CKF_TOKEN_INITIALIZED, CKF_USER_PIN_COUNT_LOW, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_INITIALIZED,
-    CKF_USER_PIN_LOCKED,
+    CKF_SO_PIN_COUNT_LOW, CKF_SO_PIN_FINAL_TRY, CKF_SO_PIN_LOCKED, CKF_TOKEN_INITIALIZED,
+    CKF_USER_PIN_COUNT_LOW, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_INITIALIZED, CKF_USER_PIN_LOCKED,
 };
 
 use crate::hsm::TokenInfo;
@@ -43,6 +43,19 @@ impl Token {
     /// Whether the token counts a failed try.
     pub(crate) fn user_pin_try_failed(&self) -> bool {
         self.shows(CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED)
+    }
+
+    /// The same of the security officer's PIN.
+    pub(crate) fn so_pin_try_failed(&self) -> bool {
+        self.shows(CKF_SO_PIN_COUNT_LOW | CKF_SO_PIN_FINAL_TRY | CKF_SO_PIN_LOCKED)
+    }
+
+    pub(crate) fn so_pin_final_try(&self) -> bool {
+        self.shows(CKF_SO_PIN_FINAL_TRY)
+    }
+
+    pub(crate) fn so_pin_locked(&self) -> bool {
+        self.shows(CKF_SO_PIN_LOCKED)
     }
 
     fn shows(&self, any: CK_FLAGS) -> bool {

@@ -15,6 +15,13 @@ use crate::token::certification::{Authority, CertificationError};
 /// RSA keys that cards of older firmware made can be computed from their public half (ROCA, YSA-2017-01).
 const SOUND_RSA: Firmware = Firmware([4, 3, 5]);
 
+/// PIV authentication, and what were its keys once (NIST SP 800-73-4, part 1, table 4b): the others are for signing
+/// documents, for key agreement and for doors.
+const LOGIN_SLOTS: &[u8] = &[
+    0x9a, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8b, 0x8c, 0x8d, 0x8e, 0x8f, 0x90, 0x91,
+    0x92, 0x93, 0x94, 0x95,
+];
+
 /// What is accepted.
 #[derive(Debug, Clone)]
 pub struct Rules {
@@ -42,7 +49,8 @@ pub struct Shown {
 }
 
 impl Vault {
-    /// Judges what was shown of a token's key. What is shown and not good is refused, never passed over.
+    /// Judges what was shown of a token's key, by the first kind of evidence that is accepted here and good. What is
+    /// shown of an accepted kind and not good is refused where nothing else is good, and never counts as nothing.
     ///
     /// # Errors
     /// [`Error::EnrolmentRefused`], which says why.
@@ -52,17 +60,25 @@ impl Vault {
         shown: &Shown,
     ) -> Result<(Assurance, Option<Evidence>), Error> {
         let rules = &self.settings.login;
-        let found = if !shown.attestation.is_empty() {
-            (Assurance::Attested, Some(rules.attested(credential, &shown.attestation).map_err(refused)?))
-        } else if !shown.certificates.is_empty() && !rules.roots.is_empty() {
-            let evidence = self.certified(credential, shown.certificates.clone()).await;
-            (Assurance::Certified, Some(evidence.map_err(|error| refused(error.to_string()))?))
-        } else {
-            (Assurance::Witnessed, None)
-        };
-        match rules.accepted.contains(&found.0) {
-            true => Ok(found),
-            false => Err(refused(rules.not_accepted(found.0))),
+        let counts = |assurance| rules.accepted.contains(&assurance);
+        let mut bad = None;
+        if !shown.attestation.is_empty() && counts(Assurance::Attested) {
+            match rules.attested(credential, &shown.attestation) {
+                Ok(evidence) => return Ok((Assurance::Attested, Some(evidence))),
+                Err(why) => bad = Some(why),
+            }
+        }
+        if !shown.certificates.is_empty() && !rules.roots.is_empty() && counts(Assurance::Certified) {
+            match self.certified(credential, shown.certificates.clone()).await {
+                Ok(evidence) => return Ok((Assurance::Certified, Some(evidence))),
+                Err(why) => bad = bad.or_else(|| Some(why.to_string())),
+            }
+        }
+        match bad {
+            Some(why) => Err(refused(why)),
+            None if counts(Assurance::Witnessed) => Ok((Assurance::Witnessed, None)),
+            None if !shown.attestation.is_empty() => Err(refused(rules.not_accepted(Assurance::Attested))),
+            None => Err(refused(rules.not_accepted(Assurance::Witnessed))),
         }
     }
 
@@ -123,7 +139,12 @@ impl Rules {
     }
 
     fn check_attested(&self, credential: &Credential, attested: &Attested) -> Result<(), String> {
-        let Attested { firmware, pin, touch, .. } = attested;
+        let Attested { firmware, pin, touch, slot, .. } = attested;
+        if !LOGIN_SLOTS.contains(slot) {
+            return Err(format!(
+                "the key is in slot {slot:02x}: keys that log in are in 9a, or a retired slot"
+            ));
+        }
         let lowest = match KeyType::of(credential.spki()) {
             Ok(KeyType::Rsa) => SOUND_RSA,
             _ => self.minimum_firmware,
@@ -233,5 +254,11 @@ mod tests {
         refused(Asked::Never, &ecc, attested([5, 7, 4], Asked::Never, Asked::Always), "without a PIN");
         refused(Asked::Always, &ecc, attested([5, 7, 4], Asked::Once, Asked::Once), "touch");
         refused(Asked::Once, &ecc, attested([5, 7, 4], Asked::Once, Asked::Never), "touch");
+        for (slot, good) in
+            [(0x82, true), (0x95, true), (0x9c, false), (0x9d, false), (0x9e, false), (0xf9, false)]
+        {
+            let of_slot = Attested { slot, ..attested([5, 7, 4], Asked::Once, Asked::Always) };
+            assert_eq!(rules(Asked::Never).check_attested(&ecc, &of_slot).is_ok(), good, "{slot:02x}");
+        }
     }
 }

@@ -46,7 +46,14 @@ impl Module {
         let session = self.context.open_ro_session(slot).map_err(|error| failed("be opened", &error))?;
         let keys = objects::public_keys(&session)?;
         let (tries, factory) = (None, Vec::new());
-        Ok(TokenReport { pin: pin_state(&token), keys, token: token.name, tries, factory })
+        Ok(TokenReport {
+            pin: pin_state(&token),
+            puk: officer_pin_state(&token),
+            keys,
+            token: token.name,
+            tries,
+            factory,
+        })
     }
 
     /// The initialised tokens.
@@ -106,6 +113,19 @@ fn pin_state(token: &Token) -> PinState {
     } else if token.user_pin_final_try() {
         PinState::LastTry
     } else if token.user_pin_try_failed() {
+        PinState::FewTries
+    } else {
+        PinState::Fine
+    }
+}
+
+/// The state of the security officer's PIN.
+pub(super) fn officer_pin_state(token: &Token) -> PinState {
+    if token.so_pin_locked() {
+        PinState::Locked
+    } else if token.so_pin_final_try() {
+        PinState::LastTry
+    } else if token.so_pin_try_failed() {
         PinState::FewTries
     } else {
         PinState::Fine

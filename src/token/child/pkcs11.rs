@@ -48,12 +48,24 @@ impl Backend for Module {
         session::Open::new(self, token, pin, last_try)?.change_pin(pin, new)
     }
 
-    fn unblock(&mut self, token: &TokenSelector, puk: &Pin, new: &Pin) -> Result<(), TokenError> {
-        session::Officer::new(self, token, puk)?.set_user_pin(new)
+    fn unblock(
+        &mut self,
+        token: &TokenSelector,
+        puk: &Pin,
+        new: &Pin,
+        last_try: bool,
+    ) -> Result<(), TokenError> {
+        session::Officer::new(self, token, puk, last_try)?.set_user_pin(new)
     }
 
-    fn change_puk(&mut self, token: &TokenSelector, puk: &Pin, new: &Pin) -> Result<(), TokenError> {
-        session::Officer::new(self, token, puk)?.change_pin(puk, new)
+    fn change_puk(
+        &mut self,
+        token: &TokenSelector,
+        puk: &Pin,
+        new: &Pin,
+        last_try: bool,
+    ) -> Result<(), TokenError> {
+        session::Officer::new(self, token, puk, last_try)?.change_pin(puk, new)
     }
 }
 

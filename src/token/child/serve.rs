@@ -50,11 +50,11 @@ fn answer<B: Backend>(
         (Request::ChangePin { token, pin, new, last_try }, None) => {
             backend.change_pin(&token, &pin, &new, last_try).map(|()| Reply::Done)
         }
-        (Request::Unblock { token, puk, new }, None) => {
-            backend.unblock(&token, &puk, &new).map(|()| Reply::Done)
+        (Request::Unblock { token, puk, new, last_try }, None) => {
+            backend.unblock(&token, &puk, &new, last_try).map(|()| Reply::Done)
         }
-        (Request::ChangePuk { token, puk, new }, None) => {
-            backend.change_puk(&token, &puk, &new).map(|()| Reply::Done)
+        (Request::ChangePuk { token, puk, new, last_try }, None) => {
+            backend.change_puk(&token, &puk, &new, last_try).map(|()| Reply::Done)
         }
         (
             Request::Open { .. }

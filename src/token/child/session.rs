@@ -4,7 +4,7 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::session::{Session, UserType};
 use cryptoki::types::AuthPin;
 
-use super::module::{Module, failed};
+use super::module::{Module, failed, officer_pin_state};
 use super::objects::{self, Found};
 use crate::hsm::pkcs11::code;
 use crate::id::token::{TokenInfo, TokenSelector};
@@ -79,8 +79,18 @@ pub(super) struct Officer(Session);
 
 impl Officer {
     /// Logs in to the token that is asked for.
-    pub(super) fn new(module: &Module, wanted: &TokenSelector, pin: &Pin) -> Result<Self, TokenError> {
-        let (slot, _) = module.find(wanted)?;
+    pub(super) fn new(
+        module: &Module,
+        wanted: &TokenSelector,
+        pin: &Pin,
+        last_try: bool,
+    ) -> Result<Self, TokenError> {
+        let (slot, token) = module.find(wanted)?;
+        match officer_pin_state(&token) {
+            PinState::Locked => return Err(TokenError::Pin(PinTrouble::PukLocked)),
+            PinState::LastTry if !last_try => return Err(TokenError::Pin(PinTrouble::LastPukTry)),
+            PinState::NotSet | PinState::LastTry | PinState::FewTries | PinState::Fine => {}
+        }
         let session = module.session(slot)?;
         match session.login(UserType::So, Some(&auth(pin))) {
             Ok(()) => Ok(Self(session)),

@@ -10,10 +10,14 @@ use std::process::{Child, Command, Stdio};
 
 use crate::{World, binary, eventually_now};
 
-/// PIN of a new card.
-pub const PIN: &str = "123456";
-/// PUK of a new card: what sets a new PIN when that is blocked.
-pub const PUK: &str = "12345678";
+/// PIN of a card whose holder has one.
+pub const PIN: &str = "502917";
+/// PUK of such a card: what sets a new PIN when that is blocked.
+pub const PUK: &str = "61840275";
+/// PIN of a card that comes from the factory.
+pub const FACTORY_PIN: &str = "123456";
+/// PUK of such a card.
+pub const FACTORY_PUK: &str = "12345678";
 /// How many cards can be inserted at a time.
 pub const READERS: u16 = 2;
 
@@ -79,6 +83,11 @@ impl Readers {
 
     /// The same, with more options of `piv-card`.
     pub fn insert_with(&self, reader: u16, name: &str, serial: u32, options: &[&str]) -> Card {
+        self.insert_new(reader, name, serial, &[&["--pin", PIN, "--puk", PUK], options].concat())
+    }
+
+    /// The same, as a card comes from the factory.
+    pub fn insert_new(&self, reader: u16, name: &str, serial: u32, options: &[&str]) -> Card {
         assert!(reader < READERS);
         let folder = self.folder.join(name);
         let process = self

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use keyward::rpc::proto::CreateAccountRequest;
-use keyward_softhsm_tests::piv::{Card, PIN, PUK, Readers};
+use keyward_softhsm_tests::piv::{Card, FACTORY_PIN, FACTORY_PUK, PIN, PUK, Readers};
 use keyward_softhsm_tests::staff::{Agent, ORIGIN, begin, complete, enroll_by_hand, one_time_passwords};
 use keyward_softhsm_tests::{World, eventually_now, text};
 use serde_json::{Value, json};
@@ -26,9 +26,15 @@ impl Bed {
         let mut world = World::new();
         let readers = Readers::start(&mut world);
         world.reconfigure("role = \"operator\"\n", &format!("role = \"operator\"\norigin = \"{ORIGIN}\"\n"));
-        for (name, secret) in
-            [("card-pin", PIN), ("puk", PUK), ("wrong", "654321"), ("new", NEW_PIN), ("short", "12345")]
-        {
+        for (name, secret) in [
+            ("card-pin", PIN),
+            ("puk", PUK),
+            ("factory-PIN", FACTORY_PIN),
+            ("factory-PUK", FACTORY_PUK),
+            ("wrong", "654321"),
+            ("new", NEW_PIN),
+            ("short", "12345"),
+        ] {
             world.write_secret(name, secret);
         }
         Self { world, readers }
@@ -87,7 +93,7 @@ fn refused(output: &Output, reason: &str) {
 fn a_new_card_shows_what_it_has() {
     let bed = Bed::new();
     assert_eq!(bed.list(), json!([]));
-    let _card = bed.insert();
+    let _card = bed.readers.insert_new(0, "alice", SERIAL.parse().unwrap(), &[]);
     let listed = bed.list();
     let token = &listed[0];
     assert_eq!(
@@ -96,6 +102,19 @@ fn a_new_card_shows_what_it_has() {
     );
     assert_eq!(token["factory_secrets"], json!(["pin", "puk", "management-key"]));
     assert_eq!(token["keys"], json!([]));
+    // What everybody knows protects nothing; it is not even asked for.
+    for (secret, command) in [("PIN", "change-pin"), ("PUK", "change-puk")] {
+        let made = bed.make_login_key(&["--touch", "never"]);
+        refused(&made, &format!("the {secret}"));
+        refused(&made, "TOKEN_FACTORY_SECRET");
+        let old = bed.path(&format!("factory-{secret}"));
+        let (option, new) = match secret {
+            "PIN" => ("--pin-file", bed.path("card-pin")),
+            _ => ("--puk-file", bed.path("puk")),
+        };
+        ok(&bed.plain(&[command, option, &old, "--new-file", &new]));
+    }
+    assert_eq!(bed.list()[0]["factory_secrets"], json!(["management-key"]));
     refused(&bed.token("card-pin", &["generate", "--name", "alice", "--login"]), "--factory-management-key");
     ok(&bed.make_login_key(&["--touch", "never"]));
     refused(&bed.make_login_key(&["--touch", "never"]), "has the login key of alice already");
@@ -230,7 +249,7 @@ fn a_wrong_pin_says_how_many_tries_are_left_and_stops_before_the_last() {
     ]));
     assert_eq!(bed.list()[0]["pin"], "ok");
     let listed = bed.list();
-    assert_eq!(listed[0]["factory_secrets"], json!(["pin", "management-key"]));
+    assert_eq!(listed[0]["factory_secrets"], json!(["management-key"]));
 }
 
 #[test]

@@ -63,6 +63,7 @@ const ROWS: &[Row] = rows! {
     "STORE_TAMPERED" Integrity "stop changing things, run `keyward store check`, and follow the runbook"
     "STORE_UNAVAILABLE" Unavailable "the log of keywardd says why"
     "TOKEN_BUSY" Unavailable "end the other program that uses the token, then try again"
+    "TOKEN_FACTORY_SECRET" NotPermitted "`keyward token change-pin` and `keyward token change-puk` change them; `keyward token list --json` shows what is left to change"
     "TOKEN_FAILED" Unavailable "pull the token out, plug it in and try again; `keyward token list` shows what it has"
     "TOKEN_KEY" NotFound "`keyward token list` shows the keys; name one by --key LABEL or --key id:HEX, or make them: `keyward token generate`"
     "TOKEN_LOST" Unavailable "plug the token in and leave it there, then try again; with --wait it is waited for"

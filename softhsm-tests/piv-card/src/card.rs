@@ -95,6 +95,20 @@ impl<'a> Card<'a> {
         Self { settings, application, memory, attester, session, chaining }
     }
 
+    /// Gives a new card PIN and PUK of its own, as its holder does.
+    pub fn personalise(&mut self, pin: &str, puk: &str) {
+        let select = Apdu { instruction: 0xa4, p1: 4, data: PIV.to_vec(), ..Apdu::default() };
+        self.command(&select).expect("PIV");
+        for (which, new) in [(PIN, pin), (PUK, puk)] {
+            let mut data = factory(which).to_vec();
+            data.extend(new.bytes().chain(std::iter::repeat(0xff)).take(8));
+            let change = Apdu { instruction: 0x24, p2: which, data, ..Apdu::default() };
+            self.command(&change).expect("a PIN of 6 to 8 digits, a PUK of 8");
+        }
+        self.session = Session::default();
+        self.log_out();
+    }
+
     fn command(&mut self, apdu: &Apdu) -> Answer {
         let fresh = std::mem::take(&mut self.session.fresh);
         match (apdu.instruction, self.session.selected) {

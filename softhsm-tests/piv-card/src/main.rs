@@ -38,6 +38,12 @@ struct Arguments {
     /// Version of the firmware; clients expect another management key from 5.7 on
     #[arg(long, default_value = "5.4.3", value_parser = firmware)]
     firmware: [u8; 3],
+    /// PIN of a new card
+    #[arg(long, default_value = "123456")]
+    pin: String,
+    /// PUK of a new card
+    #[arg(long, default_value = "12345678")]
+    puk: String,
     /// File that exists while the user touches [default: touch, in the folder]
     #[arg(long)]
     touch: Option<PathBuf>,
@@ -55,9 +61,10 @@ fn firmware(text: &str) -> Result<[u8; 3], String> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Arguments { port, state, authority, serial, firmware, touch, patience, trouble } = Arguments::parse();
+    let Arguments { port, state, authority, serial, firmware, pin, puk, touch, patience, trouble } =
+        Arguments::parse();
     std::fs::create_dir_all(&state)?;
-    let memory = Memory::open(&state)?;
+    let (memory, is_new) = (Memory::open(&state)?, !Memory::exists(&state));
     let attester = Attester::open(&state, &authority)?;
     let settings = Settings {
         firmware,
@@ -67,7 +74,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         trouble: trouble.unwrap_or_else(|| state.join("trouble")),
     };
     platform::with_application(&state, |application| {
-        vpcd::serve(port, &mut Card::new(settings, application, memory, attester))
+        let mut card = Card::new(settings, application, memory, attester);
+        if is_new {
+            card.personalise(&pin, &puk);
+        }
+        vpcd::serve(port, &mut card)
     })?;
     Ok(())
 }

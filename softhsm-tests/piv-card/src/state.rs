@@ -73,8 +73,17 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Whether a card was kept in this folder before.
+    pub fn exists(folder: &Path) -> bool {
+        Self::file(folder).exists()
+    }
+
+    fn file(folder: &Path) -> PathBuf {
+        folder.join("state.json")
+    }
+
     pub fn open(folder: &Path) -> io::Result<Self> {
-        let file = folder.join("state.json");
+        let file = Self::file(folder);
         let state = match std::fs::read(&file) {
             Ok(text) => serde_json::from_slice(&text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),

@@ -312,12 +312,19 @@ pub(super) fn warn_of_tries(shell: &mut Shell, report: &TokenReport, last_try: b
         },
         PinState::Fine | PinState::NotSet => {}
     }
-    if report.factory.contains(&Secret::Pin) {
-        shell
-            .print
-            .note("the PIN is the one that the token left the factory with: `keyward token change-pin`");
-    }
     Ok(())
+}
+
+/// That nobody knows the PIN, or what sets a new one, from the manual of the token.
+fn forbid_factory_secrets(report: &TokenReport) -> Result<(), Failure> {
+    let secret = match report.factory.as_slice() {
+        [] | [Secret::ManagementKey] => return Ok(()),
+        secrets if secrets.contains(&Secret::Pin) => "PIN",
+        _ => "PUK, which sets a new PIN,",
+    };
+    let message =
+        format!("the {secret} of the token is the one that it left the factory with, which everybody knows");
+    Err(Failure::Refused { reason: "TOKEN_FACTORY_SECRET", message })
 }
 
 /// The token that was looked at, and no other that is plugged in since.
@@ -369,6 +376,7 @@ impl TokenArgs {
     ) -> Result<Session, Failure> {
         daemon::harden(SecretMemory::default()).map_err(Failure::file("protect", "this process".as_ref()))?;
         let report = self.module.token(shell).await?;
+        forbid_factory_secrets(&report)?;
         warn_of_tries(shell, &report, self.pin.last_try)?;
         let pin = self.pin.read(&report.token, matter).await?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;

@@ -59,6 +59,10 @@ complete() { # OTP: step 2; the status goes to $status
 refused() { # what the page and the audit log say of the last login
     ((status == 401)) || die "expected a refused login, got $status"
     fact "the page: $(grep -oE 'The login failed[^<]*' "$dir/page" | head -n 1)"
+    refused_inside "$1"
+}
+
+refused_inside() { # what the audit log says of the last login
     local why
     why=$(keyward audit show --config "$config" --json </dev/null | grep -oE '"detail": "login of [^"]*"' | tail -n 1)
     fact "the audit log: ${why#\"detail\": }"
@@ -150,10 +154,24 @@ show keyward encrypt acme/customer-pii --text x
 refusal=$(printf x | keyward encrypt acme/customer-pii 2>&1) && die 'it encrypted'
 indent <<<"$refusal"
 
-title 'Refused: the same answer again'
+title 'Refused: the same login again'
+seen=$(<"$dir/cookies")
 browser --output /dev/null "$web/logout" --data-urlencode "form=$form"
-begin
+# What somebody recorded on the way to the application: cookies, form, password and signature.
+printf '%s\n' "$seen" >"$dir/cookies"
+complete "$used"
+((status == 403)) || die "expected the form to be over, got $status"
+fact "the page: $(grep -oE 'This form is over' "$dir/page" | head -n 1)"
+# And on the way from the application to the daemon.
+otp
+(umask 077 && printf '%s\n' "$otp" >"$dir/next")
+SOFTHSM2_CONF=$root/$dir/alice/softhsm2.conf replay "$KEYWARD_SOCKET" accounts/alice "$dir/next" \
+    keyward token agent --origin "$origin" --token alice-token --pin-file "$dir/alice/pin" | indent
+refused_inside 'there is no such login open'
+
+title 'Refused: the answer to another challenge'
 first=$answer
+begin
 sign
 second=$answer
 answer=$first
@@ -185,6 +203,6 @@ run keyward audit verify --config "$config"
 title 'Summary'
 fact 'login            account + one-time password + token signature over the text that was shown'
 fact 'data             decrypted for a staff member of level 2, with a proof by the session; the application alone is refused'
-fact 'refused          an answer again, a used one-time password, a revoked token: outside all the same'
+fact 'refused          a login again, another challenge, a used one-time password, a revoked token: outside all the same'
 fact "durations        demo $(seconds $(($(now) - begun))) s, build $(seconds $((begun - started))) s"
 printf '\nDEMO OK\n'

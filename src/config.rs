@@ -269,6 +269,8 @@ impl Default for Clock {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Login {
+    /// How long a challenge can be answered: 10 seconds to 2 minutes.
+    pub challenge_ttl: Span,
     /// How long an assertion is good for: 1 minute to 12 hours.
     pub assertion_ttl: Span,
     /// What must be known of where a token's key was made.
@@ -290,6 +292,7 @@ pub struct Login {
 impl Default for Login {
     fn default() -> Self {
         Self {
+            challenge_ttl: Span(Duration::from_secs(120)),
             assertion_ttl: Span(Duration::from_secs(600)),
             assurance: vec![KnownBy::Attested, KnownBy::Certified],
             yubico_roots: true,
@@ -619,6 +622,10 @@ impl Config {
         }
         if self.audit.checkpoint_interval.0 < Duration::from_millis(100) {
             return Err("audit.checkpoint_interval must be at least 100ms".into());
+        }
+        let challenge = self.login.challenge_ttl.0;
+        if !(Duration::from_secs(10)..=Duration::from_secs(120)).contains(&challenge) {
+            return Err("login.challenge_ttl must be from 10s to 2m".into());
         }
         let ttl = self.login.assertion_ttl.0;
         if !(Duration::from_secs(60)..=DAY / 2).contains(&ttl) {

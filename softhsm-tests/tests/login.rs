@@ -2,6 +2,7 @@
 // A panic is how a test fails, in helper functions too.
 #![allow(clippy::unwrap_used)]
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
@@ -11,6 +12,7 @@ use keyward::audit::Outcome;
 use keyward::client::{Client, Code, Error};
 use keyward::clock::Date;
 use keyward::keyring::otp::{OtpHash, OtpKind, OtpScheme};
+use keyward::rpc::proto::status::Serving;
 use keyward::rpc::proto::{
     CompleteLoginRequest, ConfirmOtpRequest, CreateOtpRequest, EndAssertionRequest, GetJwksRequest,
     IntrospectAssertionRequest, IntrospectAssertionResponse, OpenEnrolmentRequest, RevokeCredentialRequest,
@@ -18,6 +20,7 @@ use keyward::rpc::proto::{
 };
 use keyward_softhsm_tests::custodians::{found, people};
 use keyward_softhsm_tests::faketime::FakeClock;
+use keyward_softhsm_tests::faults::Faults;
 use keyward_softhsm_tests::staff::{
     Agent, MemoryKey, ORIGIN, Staff, begin, begin_from, challenge, complete, enroll, submission,
 };
@@ -118,6 +121,12 @@ async fn what_is_wrong_is_refused_and_only_the_audit_log_says_why() {
     let other = MemoryKey::default();
     enroll(&client, &alice.account, &other).await.unwrap();
     let good = alice.passwords.at(1);
+    // Each from elsewhere: so many failures from one address are too many.
+    let number = Cell::new(0);
+    let begin = async |client: &Client, name: &str| {
+        number.set(number.get() + 1);
+        begin_from(client, name, &format!("192.0.2.{}", number.get())).await
+    };
 
     let begun = begin(&client, &alice.account).await.unwrap();
     for known in [alice.token.credential(), other.credential()] {
@@ -274,7 +283,7 @@ async fn clocks_may_differ_a_little_and_never_go_back() {
             }
         }
     }
-    // Each from elsewhere: three from one address are the most.
+    // Each from elsewhere, so that there are not too many from one address.
     let begin_again = async || {
         let address = format!("192.0.2.{}", Date::now().millis() % 251);
         begin_from(&client, &name, &address).await.map_err(|error| error.reason().to_owned())
@@ -394,6 +403,97 @@ async fn who_is_not_there_looks_like_who_is() {
     assert_eq!(shape(&suspended), shape(&unknown));
     refused(&client, alice.answer(&suspended, alice.passwords.at(1))).await;
     assert!(why(&world).ends_with("the account is suspended"));
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_late_answer_and_too_many_wrong_ones_are_refused() {
+    let mut world = world();
+    world.reconfigure("[login]\n", "[login]\nchallenge_ttl = \"10s\"\n");
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    let alice = Staff::new(&client, "alice").await;
+    let late = begin(&client, &alice.account).await.unwrap();
+    let ends = Instant::now() + Duration::from_secs(10);
+    for _ in 0..9 {
+        let begun = begin(&client, &alice.account).await.unwrap();
+        let mut answer = alice.answer(&begun, alice.passwords.at(1));
+        answer.signature = vec![7; 64].into();
+        refused(&client, answer).await;
+    }
+    let limited = begin(&client, &alice.account).await.unwrap_err();
+    assert_eq!(limited.reason(), "LOGIN_LIMIT");
+    assert!(limited.retry_after.is_some_and(|pause| pause <= Duration::from_secs(10)), "{limited:?}");
+    // From elsewhere she logs in, as often as she likes.
+    for counter in 1..=20 {
+        let begun = begin_from(&client, &alice.account, "192.0.2.8").await.unwrap();
+        let answer = alice.answer(&begun, alice.passwords.at(counter));
+        complete(&client, answer).await.unwrap();
+    }
+    tokio::time::sleep_until(ends.into()).await;
+    refused(&client, alice.answer(&late, alice.passwords.at(21))).await;
+    assert!(why(&world).ends_with("the challenge has expired"), "{}", why(&world));
+    // The wrong ones, which were begun later, are forgotten soon after it.
+    let begun = eventually("a login from there", async || begin(&client, &alice.account).await.ok()).await;
+    complete(&client, alice.answer(&begun, alice.passwords.at(21))).await.unwrap();
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn ten_wrong_passwords_lock_until_somebody_unlocks() {
+    let mut world = world();
+    let clock = FakeClock::new(&mut world);
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    let mut alice = Staff::new(&client, "alice").await;
+    let attempt = async |alice: &Staff, hour: u32, otp: String| {
+        let begun = begin_from(&client, &alice.account, &format!("192.0.2.{hour}")).await.unwrap();
+        complete(&client, alice.answer(&begun, otp)).await
+    };
+    for hour in 1..=10 {
+        // After each pause, the longest of which is half an hour.
+        clock.set(&format!("+{hour}h"));
+        assert_eq!(
+            attempt(&alice, hour, alice.passwords.wrong()).await.unwrap_err().reason(),
+            "LOGIN_FAILED"
+        );
+        assert!(why(&world).ends_with("the one-time password is wrong"), "{hour}: {}", why(&world));
+    }
+    clock.set("+20h");
+    assert!(attempt(&alice, 11, alice.passwords.at(1)).await.is_err());
+    assert!(why(&world).ends_with("the account is locked"), "{}", why(&world));
+    let shown = text(&world.cli(["account", "show", "alice"]));
+    assert!(shown.contains("locked"), "{shown}");
+    let unlocked = world.cli(["account", "unlock", "alice", "--reason", "called back"]);
+    assert!(unlocked.status.success(), "{}", text(&unlocked));
+    alice.log_in(&client).await.unwrap();
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_login_that_cannot_be_signed_uses_no_password_up() {
+    let mut world = World::new();
+    let mut faults = Faults::under(&mut world);
+    world.reconfigure("role = \"operator\"\n", &format!("role = \"operator\"\norigin = \"{ORIGIN}\"\n"));
+    world.reconfigure("[hsm]\n", "[hsm]\nprobe_interval = \"50ms\"\n");
+    world.init();
+    let mut daemon = world.start().await;
+    let client = daemon.client().await;
+    let mut alice = Staff::new(&client, "alice").await;
+    let before = alice.log_in(&client).await.unwrap();
+    let begun = begin(&client, &alice.account).await.unwrap();
+    let answer = alice.answer(&begun, alice.passwords.at(2));
+    let outage = faults.keep("*", "answer 0xe0");
+    daemon.wait_for(|status| status.serving() == Serving::Degraded).await.expect("degraded");
+    let error = complete(&client, answer.clone()).await.unwrap_err();
+    assert_eq!((error.code, error.reason()), (Code::Unavailable, "HSM_UNAVAILABLE"), "{error}");
+    // What was signed before counts without the HSM.
+    assert!(introspect(&client, &before.assertion).await.active);
+    faults.disarm(&outage);
+    daemon.wait_for(|status| status.serving() == Serving::Ready).await.expect("ready");
+    refused(&client, answer).await;
+    assert!(why(&world).ends_with("there is no such login open"), "one try is one try");
+    alice.log_in(&client).await.unwrap();
     assert!(daemon.stop().await.success());
 }
 

@@ -108,6 +108,7 @@ pub(super) fn vault(config: &Config, node: Node) -> Result<vault::Settings, Root
         limits: config.limits.clone(),
         classes: config.class.clone(),
         list_decrypted_items: config.audit.list_decrypted_items,
+        challenge_ttl: config.login.challenge_ttl.0,
         assertion_ttl: config.login.assertion_ttl.0,
         login: login(&config.login)?,
         erasure: erasure::Settings { replace_every: config.erasure.replace_every.0 },

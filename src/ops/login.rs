@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use super::Error;
 use super::commit::{Affects, unhindered};
 use super::done::Done;
-use super::vault::Vault;
+use super::vault::{Settings, Vault};
 use crate::access::{Authorized, permission};
+use crate::audit::StoreChange;
 use crate::clock::{Date, Moment};
 use crate::id::{AccountId, AssertionId, DeploymentId, LoginId, Origin};
 use crate::keyring::account::{Account, Asked, Assurance, CredentialState, LoginCredential, Otp};
@@ -45,8 +46,6 @@ use challenge::{Caps, Challenge, Challenges};
 use keys::LoginKeys;
 use staff::Members;
 
-/// How long a challenge can be answered: time to read, enter a PIN and touch a token.
-pub const CHALLENGE: Duration = Duration::from_secs(120);
 /// Every failure is answered after this time.
 const FAILURE: Duration = Duration::from_millis(250);
 /// Every challenge is answered, or refused, after this time.
@@ -61,13 +60,21 @@ pub(super) struct Logins {
     pub(super) keys: LoginKeys,
     pub(super) members: Members,
     challenges: Challenges,
+    /// How long a challenge can be answered.
+    answerable: Duration,
     /// How long an assertion is good for.
     lasts: Duration,
 }
 
 impl Logins {
-    pub(super) fn new(keys: LoginKeys, lasts: Duration) -> Self {
-        Self { keys, members: Members::new(), challenges: Challenges::new(Caps::DEFAULT), lasts }
+    pub(super) fn new(keys: LoginKeys, settings: &Settings) -> Self {
+        Self {
+            keys,
+            members: Members::new(),
+            challenges: Challenges::new(Caps::DEFAULT),
+            answerable: settings.challenge_ttl,
+            lasts: settings.assertion_ttl,
+        }
     }
 }
 
@@ -181,7 +188,7 @@ impl Vault {
     /// Opens a login. It changes nothing that is kept, and tells nothing of whether the account exists.
     ///
     /// # Errors
-    /// [`Error::LoginLimit`] when too many are open.
+    /// [`Error::LoginLimit`] when too many are open, or have failed.
     pub async fn begin_login(
         &self,
         right: &Authorized<permission::LogIn>,
@@ -214,9 +221,10 @@ impl Vault {
             nonce,
             credentials,
             issued,
-            expires: issued.after(CHALLENGE),
+            expires: issued.after(self.logins.answerable),
         };
-        let opened = self.logins.challenges.begin(login, challenge.clone(), now, now.after(CHALLENGE));
+        let end = now.after(self.logins.answerable);
+        let opened = self.logins.challenges.begin(login, challenge.clone(), now, end);
         opened.map_err(Error::LoginLimit)?;
         let detail = format!("accounts/{} from {client}", challenge.account);
         Ok(Done::new(Begun { login, deployment: self.deployment(), challenge }).detail(detail))
@@ -270,20 +278,22 @@ impl Vault {
         if !fresh {
             return Err(refused(Refusal::Expired));
         }
-        let (proved, change) = unhindered!(self.judge(&challenge, completion))?;
-        let claims = self.claims(right, &challenge, completion, &proved)?;
-        let assertion = self.issue(&claims).await?;
+        let (logged_in, change) = unhindered!(self.judge(right, &challenge, completion))?;
+        self.logins.challenges.succeeded(completion.login);
         let from = format!("accounts/{} from {}", challenge.account, challenge.client);
-        let detail = format!("{from}, credential {}, assertion {}", completion.credential, claims.jti);
-        Ok(Done::with_change(LoggedIn { assertion, claims }, change).detail(detail))
+        let detail =
+            format!("{from}, credential {}, assertion {}", completion.credential, logged_in.claims.jti);
+        Ok(Done::with_change(logged_in, change).detail(detail))
     }
 
-    /// Checks everything, and keeps that the password is used, or that it was wrong.
+    /// Checks everything, and keeps that the password is used, or that it was wrong. The assertion is made before that
+    /// and given out after it: while the HSM is away nobody loses a password.
     async fn judge(
         &self,
+        right: &Authorized<permission::LogIn>,
         challenge: &Challenge,
         completion: &Completion,
-    ) -> Result<(Known, crate::audit::StoreChange), Error> {
+    ) -> Result<(LoggedIn, StoreChange), Error> {
         let refused = |why| failed(Some(challenge), why);
         let Proved { account, credential, otp, session } = self.check_token(challenge, completion).await?;
         let now = Date::now();
@@ -299,14 +309,16 @@ impl Vault {
         changes.require(&tables::account(&challenge.account), account.revision);
         let why = match given {
             Given::Right(counter) => {
+                let known = Known { account: account.record, credential: credential.record, session };
+                let claims = self.claims(right, challenge, completion, &known)?;
+                let assertion = self.issue(&claims).await?;
                 let next = counter.saturating_add(1);
                 let used = Otp { next, failures: Default::default(), ..otp.record };
                 changes.replace(&path, &used, otp.revision);
-                let seen = LoginCredential { last_used: Some(now), ..credential.record.clone() };
+                let seen = LoginCredential { last_used: Some(now), ..known.credential };
                 changes.replace(&tables::login_credential(completion.credential), &seen, credential.revision);
                 let change = self.commit(changes, Affects::Nothing).await?;
-                let known = Known { account: account.record, credential: credential.record, session };
-                return Ok((known, change));
+                return Ok((LoggedIn { assertion, claims }, change));
             }
             Given::Used => Refusal::UsedOtp,
             Given::Wrong => Refusal::WrongOtp,

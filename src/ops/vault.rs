@@ -79,6 +79,8 @@ pub struct Settings {
     pub classes: Classes,
     /// Whether audit records list decrypted items.
     pub list_decrypted_items: bool,
+    /// How long a login challenge can be answered.
+    pub challenge_ttl: std::time::Duration,
     /// How long a login assertion is good for.
     pub assertion_ttl: std::time::Duration,
     /// What a token must show to be enrolled.
@@ -141,7 +143,7 @@ impl Vault {
             unsettled: AtomicBool::new(false),
             ceremonies: Ceremonies::default(),
             checkpointing: Mutex::new(()),
-            logins: Logins::new(login, settings.assertion_ttl),
+            logins: Logins::new(login, &settings),
             late: watch::Sender::new(None),
             hsm,
             records,

@@ -1,4 +1,7 @@
-//! Logins that were begun and not completed: in memory only, each for one try.
+//! Logins that were begun: in memory only, each for one try.
+//!
+//! A login counts against the caps until it could be completed no longer, also when it has failed; one that
+//! succeeded counts no more. So the caps are a limit of attempts too.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -30,7 +33,7 @@ pub struct Challenge {
     pub expires: Date,
 }
 
-/// Most logins that may be open at a time.
+/// Most logins that may be open, or have failed, within the time of a challenge.
 #[derive(Debug, Clone, Copy)]
 pub struct Caps {
     /// Of one account from one address.
@@ -45,10 +48,10 @@ pub struct Caps {
 
 impl Caps {
     /// What the daemon allows.
-    pub const DEFAULT: Self = Self { per_client: 3, per_address: 256, per_application: 4096, total: 8192 };
+    pub const DEFAULT: Self = Self { per_client: 10, per_address: 256, per_application: 4096, total: 8192 };
 }
 
-/// The open logins.
+/// The logins that count.
 pub struct Challenges {
     caps: Caps,
     open: Mutex<Open>,
@@ -56,11 +59,17 @@ pub struct Challenges {
 
 #[derive(Default)]
 struct Open {
-    challenges: HashMap<LoginId, (Moment, Challenge)>,
+    logins: HashMap<LoginId, Counted>,
     by_end: BTreeSet<(Moment, LoginId)>,
     by_client: HashMap<(AccountId, String), usize>,
     by_address: HashMap<String, usize>,
     by_application: HashMap<PrincipalId, usize>,
+}
+
+struct Counted {
+    end: Moment,
+    challenge: Challenge,
+    taken: bool,
 }
 
 impl Challenges {
@@ -86,7 +95,7 @@ impl Challenges {
         if of_client >= self.caps.per_client
             || of_address >= self.caps.per_address
             || of_application >= self.caps.per_application
-            || open.challenges.len() >= self.caps.total
+            || open.logins.len() >= self.caps.total
         {
             let next = open.by_end.first().map_or(end, |(end, _)| *end);
             return Err(next.since(now).max(Duration::from_secs(1)));
@@ -95,15 +104,21 @@ impl Challenges {
         open.by_address.insert(address, of_address + 1);
         open.by_application.insert(challenge.application.clone(), of_application + 1);
         open.by_end.insert((end, login));
-        open.challenges.insert(login, (end, challenge));
+        open.logins.insert(login, Counted { end, challenge, taken: false });
         Ok(())
     }
 
     /// Takes a login: whatever comes of it, nobody takes it again. Says whether it was still in time.
     pub(super) fn take(&self, login: LoginId, now: Moment) -> Option<(Challenge, bool)> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let (end, challenge) = open.close(login)?;
-        Some((challenge, now < end))
+        let found = open.logins.get_mut(&login).filter(|found| !found.taken)?;
+        found.taken = true;
+        Some((found.challenge.clone(), now < found.end))
+    }
+
+    /// A login that was taken has succeeded.
+    pub(super) fn succeeded(&self, login: LoginId) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).close(login);
     }
 }
 
@@ -116,14 +131,13 @@ impl Open {
         }
     }
 
-    fn close(&mut self, login: LoginId) -> Option<(Moment, Challenge)> {
-        let (end, challenge) = self.challenges.remove(&login)?;
+    fn close(&mut self, login: LoginId) {
+        let Some(Counted { end, challenge, .. }) = self.logins.remove(&login) else { return };
         self.by_end.remove(&(end, login));
         let address = source(&challenge.client);
         count_down(&mut self.by_address, &address);
         count_down(&mut self.by_client, &(challenge.account.clone(), address));
         count_down(&mut self.by_application, &challenge.application);
-        Some((end, challenge))
     }
 }
 
@@ -213,8 +227,12 @@ mod tests {
         assert!(begin(6, "carol", "a").is_err(), "too many from there");
         assert!(begin(6, "carol", "c").is_ok());
         assert!(begin(8, "dave", "d").is_err(), "too many of the application");
+        // One that failed counts on.
         assert!(challenges.take(login(1), now).is_some());
+        assert!(begin(7, "alice", "a").is_err());
+        challenges.succeeded(login(1));
         assert!(begin(7, "alice", "a").is_ok());
+        assert_eq!(challenges.take(login(1), now), None);
     }
 
     #[test]
@@ -237,7 +255,7 @@ mod tests {
         challenges.begin(login(10_001), challenge("late", "::1"), end, end.after(LASTS)).unwrap();
         let open = challenges.open.lock().unwrap();
         assert_eq!(
-            (open.challenges.len(), open.by_end.len(), open.by_client.len(), open.by_address.len()),
+            (open.logins.len(), open.by_end.len(), open.by_client.len(), open.by_address.len()),
             (1, 1, 1, 1)
         );
     }

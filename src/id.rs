@@ -1,6 +1,7 @@
 //! Identities: one newtype each, checked when it is made.
 
 use std::fmt;
+use std::sync::Arc;
 
 pub mod token;
 
@@ -17,6 +18,11 @@ pub enum NameError {
         "{0:?} is no origin: write it as browsers do, without a path, a usual port or capitals, as in https://crm.example.com; or another name of 1 to 255 visible ASCII characters"
     )]
     Origin(String),
+    /// It is no address that can be recorded.
+    #[error(
+        "{0:?} is no client address: the one that browser or workstation has, 1 to 100 visible ASCII characters"
+    )]
+    ClientAddress(String),
     /// The resource name does not have the expected shape.
     #[error("{0:?} is not a resource name of the form {1}")]
     Shape(String, &'static str),
@@ -158,6 +164,40 @@ impl fmt::Display for Origin {
 impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0)
+    }
+}
+
+/// Where a staff member or customer is, as the application states it: 1 to 100 visible ASCII characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientAddress(Arc<str>);
+
+impl ClientAddress {
+    /// Checks and takes an address.
+    ///
+    /// # Errors
+    /// [`NameError::ClientAddress`] when it has another length, or other characters.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        match (1..=100).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Ok(Self(text.into())),
+            false => Err(NameError::ClientAddress(text.chars().take(80).collect())),
+        }
+    }
+
+    /// The address.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<ClientAddress> for Arc<str> {
+    fn from(address: ClientAddress) -> Self {
+        address.0
     }
 }
 

@@ -20,7 +20,7 @@ use super::vault::{Settings, Vault};
 use crate::access::{Authorized, permission};
 use crate::audit::StoreChange;
 use crate::clock::{Date, Moment};
-use crate::id::{AccountId, AssertionId, DeploymentId, LoginId, Origin};
+use crate::id::{AccountId, AssertionId, ClientAddress, DeploymentId, LoginId, Origin};
 use crate::keyring::account::{Account, Asked, Assurance, CredentialState, LoginCredential, Otp};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::AgreementKey;
@@ -52,8 +52,6 @@ const FAILURE: Duration = Duration::from_millis(250);
 const BEGINNING: Duration = Duration::from_millis(10);
 /// A challenge names so many keys, or a multiple: most people have one token or two.
 const ANSWERERS: usize = 4;
-/// Longest text in bytes that an application states as its client's address.
-const LONGEST_ADDRESS: usize = 100;
 
 /// What logging in keeps in memory.
 pub(super) struct Logins {
@@ -193,7 +191,7 @@ impl Vault {
         &self,
         right: &Authorized<permission::LogIn>,
         account: AccountId,
-        client: &str,
+        client: ClientAddress,
     ) -> Result<Done<Begun>, Error> {
         let answered = Instant::now() + BEGINNING;
         let begun = self.try_begin(right, account, client).await;
@@ -205,9 +203,8 @@ impl Vault {
         &self,
         right: &Authorized<permission::LogIn>,
         account: AccountId,
-        client: &str,
+        client: ClientAddress,
     ) -> Result<Done<Begun>, Error> {
-        check_address(client)?;
         self.require_time_for_logins()?;
         let credentials = self.answerers(&account).await?;
         let (login, issued, now) = (LoginId::random()?, Date::now(), Moment::now());
@@ -217,7 +214,7 @@ impl Vault {
             application: right.principal().clone(),
             origin: origin_of(right)?,
             account,
-            client: client.to_owned(),
+            client,
             nonce,
             credentials,
             issued,
@@ -226,7 +223,7 @@ impl Vault {
         let end = now.after(self.logins.answerable);
         let opened = self.logins.challenges.begin(login, challenge.clone(), now, end);
         opened.map_err(Error::LoginLimit)?;
-        let detail = format!("accounts/{} from {client}", challenge.account);
+        let detail = format!("accounts/{} from {}", challenge.account, challenge.client);
         Ok(Done::new(Begun { login, deployment: self.deployment(), challenge }).detail(detail))
     }
 
@@ -439,14 +436,4 @@ fn failed(challenge: Option<&Challenge>, why: Refusal) -> Error {
     let whose =
         challenge.map(|challenge| format!("accounts/{} from {}", challenge.account, challenge.client));
     Error::LoginFailed { whose: whose.unwrap_or_else(|| "an unknown login".into()), why }
-}
-
-fn check_address(client: &str) -> Result<(), Error> {
-    let printable = client.bytes().all(|byte| byte.is_ascii_graphic());
-    match printable && (1..=LONGEST_ADDRESS).contains(&client.len()) {
-        true => Ok(()),
-        false => Err(Error::Argument(format!(
-            "client_address: the address that the browser or workstation has, in 1 to {LONGEST_ADDRESS} visible ASCII characters"
-        ))),
-    }
 }

@@ -13,7 +13,7 @@ use super::proto::propose_act_request::Act as Asked;
 use super::proto::*;
 use crate::access::permission;
 use crate::clock::Date;
-use crate::id::{AccountName, LoginId, ProposalId, TicketId, TokenName};
+use crate::id::{AccountName, ClientAddress, LoginId, ProposalId, TicketId, TokenName};
 use crate::keyring::account::Level;
 use crate::keyring::act;
 use crate::keyring::credential::{Credential, CredentialId, TokenAlgorithm, TokenKind};
@@ -51,8 +51,9 @@ impl LoginService for Logins {
     ) -> Result<Response<BeginLoginResponse>, Status> {
         call!(self, request, "begin-login", request.get_ref().account.clone(), |call, message| {
             let account = AccountName::parse(&message.account)?.0;
+            let client = ClientAddress::new(&message.client_address)?;
             let (vault, right) = call.authorize::<permission::LogIn>(())?;
-            Ok(vault.begin_login(&right, account, &message.client_address).await?.map(begun))
+            Ok(vault.begin_login(&right, account, client).await?.map(begun))
         })
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tonic::metadata::MetadataMap;
 
+use crate::id::ClientAddress;
 use crate::ops::Error;
 use crate::ops::login::staff::Showing;
 
@@ -19,9 +20,6 @@ pub(crate) const ASSERTION: &str = "keyward-assertion";
 pub(crate) const PROOF: &str = "keyward-proof";
 /// Metadata with the client's address.
 pub(crate) const CLIENT: &str = "keyward-client-address";
-
-/// Longest address in bytes.
-const LONGEST_ADDRESS: usize = 100;
 
 /// The metadata of one call.
 #[derive(Debug)]
@@ -41,9 +39,9 @@ impl Shown {
             metadata.contains_key(CLIENT) && (one(metadata, CLIENT)?.is_none() || client(metadata).is_none());
         match (&shown.assertion, &shown.proof) {
             // The record of what is done for somebody says where they were.
-            (Some(_), _) if unfit => Err(Error::Argument(format!(
-                "{CLIENT}: one address of 1 to {LONGEST_ADDRESS} visible ASCII characters"
-            ))),
+            (Some(_), _) if unfit => {
+                Err(Error::Argument(format!("{CLIENT}: one address of 1 to 100 visible ASCII characters")))
+            }
             (None, None) => Ok(None),
             (None, Some(_)) => Err(Error::Argument(format!("{PROOF} is shown without {ASSERTION}"))),
             _ => Ok(Some(shown)),
@@ -59,10 +57,8 @@ impl Shown {
 
 /// The client's address, if the caller says one in a form that can be recorded.
 pub(super) fn client(metadata: &MetadataMap) -> Option<Arc<str>> {
-    let address = metadata.get(CLIENT)?.to_str().ok()?;
-    let fit =
-        (1..=LONGEST_ADDRESS).contains(&address.len()) && address.bytes().all(|byte| byte.is_ascii_graphic());
-    fit.then(|| address.into())
+    let address = ClientAddress::new(metadata.get(CLIENT)?.to_str().ok()?).ok()?;
+    Some(address.into())
 }
 
 fn one(metadata: &MetadataMap, key: &str) -> Result<Option<String>, Error> {

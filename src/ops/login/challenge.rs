@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Date, Moment};
-use crate::id::{AccountId, LoginId, Origin, PrincipalId};
+use crate::id::{AccountId, ClientAddress, LoginId, Origin, PrincipalId};
 use crate::keyring::credential::CredentialId;
 
 /// A login that was begun.
@@ -22,7 +22,7 @@ pub struct Challenge {
     /// Who wants to log in; there may be no such account.
     pub account: AccountId,
     /// Where from, as the application says.
-    pub client: String,
+    pub client: ClientAddress,
     /// Signed by the token.
     pub nonce: [u8; 32],
     /// The keys that may answer.
@@ -143,7 +143,8 @@ impl Open {
 
 /// What counts as one address: an IPv6 network of 64 bits, which one computer has to itself, and each address in its
 /// one spelling.
-fn source(client: &str) -> String {
+fn source(client: &ClientAddress) -> String {
+    let client = client.as_str();
     let port = client.parse::<SocketAddr>().map(|with_port| with_port.ip());
     match client.parse::<IpAddr>().or(port).map(|address| address.to_canonical()) {
         Ok(IpAddr::V4(address)) => address.to_string(),
@@ -171,7 +172,7 @@ mod tests {
             application: PrincipalId::new("crm").unwrap(),
             origin: Origin::new("https://crm.example").unwrap(),
             account: AccountId::new(account).unwrap(),
-            client: client.to_owned(),
+            client: ClientAddress::new(client).unwrap(),
             nonce: [0; 32],
             credentials: Vec::new(),
             issued: Date(0),
@@ -201,17 +202,18 @@ mod tests {
 
     #[test]
     fn an_address_counts_in_every_spelling() {
+        let from = |text| source(&ClientAddress::new(text).unwrap());
         for (one, other) in [
             ("2001:db8::1", "2001:DB8:0::ffff"),
             ("192.0.2.1", "::ffff:192.0.2.1"),
             ("192.0.2.1", "192.0.2.1:4711"),
             ("[2001:db8::1]:443", "2001:db8::2"),
         ] {
-            assert_eq!(source(one), source(other));
+            assert_eq!(from(one), from(other));
         }
-        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
-        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
-        assert_eq!(source("counter-7"), "counter-7");
+        assert_ne!(from("192.0.2.1"), from("192.0.2.2"));
+        assert_ne!(from("2001:db8::1"), from("2001:db8:0:1::1"));
+        assert_eq!(from("counter-7"), "counter-7");
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub enum ProofFlaw {
     /// It was shown before.
     #[error("the proof of possession was shown before")]
     Replayed,
+    /// There is no room to remember it.
+    #[error("too many proofs of possession are shown at the moment: try again in a minute")]
+    Crowded,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -207,11 +210,11 @@ impl Shown {
         Self { since: now.millis() / 1000, halves: Mutex::default() }
     }
 
-    /// Notes a proof of a session; `None` when there is no room to remember it.
+    /// Notes a proof of a session.
     ///
     /// # Errors
-    /// [`ProofFlaw::Replayed`] when it was noted before.
-    pub(super) fn note(&self, session: &str, id: &str, now: Moment) -> Option<Result<(), ProofFlaw>> {
+    /// [`ProofFlaw::Replayed`] when it was noted before, [`ProofFlaw::Crowded`].
+    pub(super) fn note(&self, session: &str, id: &str, now: Moment) -> Result<(), ProofFlaw> {
         let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
         if halves.turned.is_none_or(|turned| now.since(turned) > KEPT) {
             // What is in the older half is over `KEPT` old.
@@ -221,12 +224,13 @@ impl Shown {
         let name: [u8; 32] =
             Sha256::new().chain_update(session).chain_update([0]).chain_update(id).finalize().into();
         if halves.older.contains(&name) || halves.newer.contains(&name) {
-            return Some(Err(ProofFlaw::Replayed));
+            return Err(ProofFlaw::Replayed);
         }
-        (halves.newer.len() < MOST).then(|| {
-            halves.newer.insert(name);
-            Ok(())
-        })
+        if halves.newer.len() >= MOST {
+            return Err(ProofFlaw::Crowded);
+        }
+        halves.newer.insert(name);
+        Ok(())
     }
 }
 
@@ -292,13 +296,13 @@ mod tests {
     fn a_proof_counts_once_for_each_session() {
         let shown = Shown::new(Date(0));
         let now = Moment::now();
-        assert_eq!(shown.note("s", "1", now), Some(Ok(())));
-        assert_eq!(shown.note("s", "1", now), Some(Err(ProofFlaw::Replayed)));
-        assert_eq!(shown.note("t", "1", now), Some(Ok(())));
+        assert_eq!(shown.note("s", "1", now), Ok(()));
+        assert_eq!(shown.note("s", "1", now), Err(ProofFlaw::Replayed));
+        assert_eq!(shown.note("t", "1", now), Ok(()));
         let later = now.after(KEPT).after(Duration::from_millis(1));
-        assert_eq!(shown.note("s", "1", later), Some(Err(ProofFlaw::Replayed)), "the older half counts too");
+        assert_eq!(shown.note("s", "1", later), Err(ProofFlaw::Replayed), "the older half counts too");
         let much_later = later.after(KEPT).after(Duration::from_millis(1));
-        assert_eq!(shown.note("s", "1", much_later), Some(Ok(())), "its date is over by then");
+        assert_eq!(shown.note("s", "1", much_later), Ok(()), "its date is over by then");
     }
 
     proptest! {

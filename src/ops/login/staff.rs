@@ -182,8 +182,7 @@ impl Vault {
             &Subject { method, assertion, now },
             self.logins.members.proofs.since,
         )?;
-        let noted = self.logins.members.proofs.note(&member.session, &id, Moment::now());
-        noted.ok_or(Error::LoginLimit(std::time::Duration::from_secs(60)))??;
+        self.logins.members.proofs.note(&member.session, &id, Moment::now())?;
         Ok(true)
     }
 
@@ -262,7 +261,7 @@ impl From<ProofFlaw> for Error {
     fn from(flaw: ProofFlaw) -> Self {
         match flaw {
             // Whoever tries again with a new one is served.
-            ProofFlaw::BeforeStart => Self::NotReady(flaw.to_string()),
+            ProofFlaw::BeforeStart | ProofFlaw::Crowded => Self::NotReady(flaw.to_string()),
             other => Self::Proof(other),
         }
     }

@@ -8,12 +8,19 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+mod buried;
+mod names;
+mod spelling;
+
+pub use buried::Buried;
+pub use names::*;
+
 use minicbor::{Decode, Encode};
 
 use crate::clock::Date;
 use crate::id::{
-    AccountId, AssertionId, CeremonyId, DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion,
-    KekVersion, KeyId, KeyName, PrincipalId, ProposalId, RootGeneration, RosterVersion, RotationName,
+    AccountId, AssertionId, CeremonyId, DekId, ErasureGeneration, ExportId, FieldId, IndexVersion,
+    KekVersion, KeyName, PrincipalId, ProposalId, RootGeneration, RosterVersion, RotationName,
     SigningGeneration, TenantId, TenantName, TicketId, VersionName,
 };
 use crate::keyring::account::{Account, EndedAssertion, LoginCredential, Otp, Ticket};
@@ -278,206 +285,6 @@ impl<T: Record> Prefix<T> {
     }
 }
 
-/// The path of one generation of the root.
-pub fn root(generation: RootGeneration) -> Path<Root> {
-    Path::new(generation)
-}
-
-/// The path of the daemon's secret.
-pub fn system_secret() -> Path<SystemSecret> {
-    Path::new(())
-}
-
-/// The path of a generation of the erasure key.
-pub fn erasure(generation: ErasureGeneration) -> Path<Erasure> {
-    Path::new(generation)
-}
-
-/// The path of a copy that does not die with the erasure key.
-pub fn export(export: ExportId) -> Path<Export> {
-    Path::new(export)
-}
-
-/// The path of a tenant.
-pub fn tenant(tenant: &TenantId) -> Path<Tenant> {
-    Path::new(tenant.clone())
-}
-
-/// The path of a version of a tenant's KEK.
-pub fn kek(tenant: &TenantId, version: KekVersion) -> Path<KekRecord> {
-    Path::new((tenant.clone(), version))
-}
-
-/// The path of the escrow of a resident KEK.
-pub fn kek_escrow(tenant: &TenantId, version: KekVersion) -> Path<KekEscrow> {
-    Path::new((tenant.clone(), version))
-}
-
-/// The path of a named key.
-pub fn key(name: &KeyName) -> Path<Key> {
-    Path::new(name.clone())
-}
-
-/// The path of a DEK epoch.
-pub fn version(key: &KeyName, epoch: Epoch) -> Path<Version> {
-    Path::new(VersionName { key: key.clone(), epoch })
-}
-
-/// The path of a wrapped DEK.
-pub fn dek(key: &KeyName, dek: DekId) -> Path<Dek> {
-    Path::new((key.clone(), dek))
-}
-
-/// The path of a wrapped blind index key.
-pub fn index_key(key: &KeyName, field: &FieldId, version: IndexVersion) -> Path<IndexKey> {
-    Path::new((key.clone(), field.clone(), version))
-}
-
-/// The path of a rotation.
-pub fn rotation(name: &RotationName) -> Path<Rotation> {
-    Path::new(name.clone())
-}
-
-/// The path of the mark of a tenant's unfinished rotation.
-pub fn running(tenant: &TenantId) -> Path<RunningRotation> {
-    Path::new(tenant.clone())
-}
-
-/// The path of a generation of one of the daemon's signing keys.
-pub fn system_key(purpose: SigningPurpose, generation: SigningGeneration) -> Path<SystemKey> {
-    Path::new((purpose, generation))
-}
-
-/// All generations of one of the daemon's signing keys.
-pub fn system_keys(purpose: SigningPurpose) -> Prefix<SystemKey> {
-    Prefix::new(|out| purpose.put(out))
-}
-
-/// The path of a frozen principal.
-pub fn principal(principal: &PrincipalId) -> Path<Principal> {
-    Path::new(principal.clone())
-}
-
-/// The path of a roster.
-pub fn roster(version: RosterVersion) -> Path<Roster> {
-    Path::new(version)
-}
-
-/// The path of a ceremony.
-pub fn ceremony(ceremony: CeremonyId) -> Path<Ceremony> {
-    Path::new(ceremony)
-}
-
-/// The path of an account.
-pub fn account(account: &AccountId) -> Path<Account> {
-    Path::new(account.clone())
-}
-
-/// The path of a key that somebody logs in with.
-pub fn login_credential(credential: CredentialId) -> Path<LoginCredential> {
-    Path::new(credential)
-}
-
-/// The path of the one-time passwords of an account.
-pub fn otp(account: &AccountId) -> Path<Otp> {
-    Path::new(account.clone())
-}
-
-/// The path of a permission to enrol a token.
-pub fn ticket(ticket: TicketId) -> Path<Ticket> {
-    Path::new(ticket)
-}
-
-/// The path of an assertion that was ended.
-pub fn ended_assertion(assertion: AssertionId) -> Path<EndedAssertion> {
-    Path::new(assertion)
-}
-
-/// The path of an act that waits for an administrator.
-pub fn act(act: ProposalId) -> Path<ProposedAct> {
-    Path::new(act)
-}
-
-/// The path of the escrow of one generation of the root.
-pub fn escrow(generation: RootGeneration) -> Path<Escrow> {
-    Path::new(generation)
-}
-
-/// The path of the tombstone of a record.
-pub fn tombstone<T: Record>(of: &Path<T>) -> Path<Tombstone> {
-    Path::new(Buried(of.key()))
-}
-
-/// The path of the scheduler's lease.
-pub fn lease() -> Path<Lease> {
-    Path::new(())
-}
-
-/// The path of the latest date seen.
-pub fn clock_mark() -> Path<ClockMark> {
-    Path::new(())
-}
-
-/// The path of the uses of a DEK epoch.
-pub fn dek_uses(key: &KeyName, epoch: Epoch) -> Path<DekUses> {
-    Path::new(VersionName { key: key.clone(), epoch })
-}
-
-/// The path of a line of the agenda.
-pub fn due(date: Date, task: &Task) -> Path<Due> {
-    Path::new((date, task.clone()))
-}
-
-/// All KEK versions of a tenant.
-pub fn keks(tenant: &TenantId) -> Prefix<KekRecord> {
-    Prefix::new(|out| tenant.put(out))
-}
-
-/// The escrows of all resident KEKs of a tenant.
-pub fn kek_escrows(tenant: &TenantId) -> Prefix<KekEscrow> {
-    Prefix::new(|out| tenant.put(out))
-}
-
-/// All named keys of a tenant.
-pub fn keys(tenant: &TenantId) -> Prefix<Key> {
-    Prefix::new(|out| tenant.put(out))
-}
-
-/// All DEK epochs of a key.
-pub fn versions(key: &KeyName) -> Prefix<Version> {
-    Prefix::new(|out| key.put(out))
-}
-
-/// All wrapped DEKs of a key.
-pub fn deks(key: &KeyName) -> Prefix<Dek> {
-    Prefix::new(|out| key.put(out))
-}
-
-/// All wrapped DEKs of a tenant.
-pub fn deks_of(tenant: &TenantId) -> Prefix<Dek> {
-    Prefix::new(|out| tenant.put(out))
-}
-
-/// All wrapped blind index keys of a key.
-pub fn index_keys(key: &KeyName) -> Prefix<IndexKey> {
-    Prefix::new(|out| key.put(out))
-}
-
-/// All wrapped blind index keys of a tenant.
-pub fn index_keys_of(tenant: &TenantId) -> Prefix<IndexKey> {
-    Prefix::new(|out| tenant.put(out))
-}
-
-/// All tombstones of records with a prefix.
-pub fn buried<T: Record>(records: &Prefix<T>) -> Prefix<Tombstone> {
-    Prefix::new(|out| out.extend_from_slice(records.as_bytes()))
-}
-
-/// All rotations of a tenant.
-pub fn rotations(tenant: &TenantId) -> Prefix<Rotation> {
-    Prefix::new(|out| tenant.put(out))
-}
-
 macro_rules! records {
     ($($record:ty: $table:ident, $id:ty, $words:expr;)*) => {
         $(impl Record for $record {
@@ -520,7 +327,7 @@ records! {
     Erasure: Erasure, ErasureGeneration, |generation| format!("erasure-keys/{generation}");
     Export: Export, ExportId, |export| format!("exports/{export}");
     RunningRotation: RunningRotation, TenantId, |tenant| format!("tenants/{tenant}/running-rotation");
-    Tombstone: Tombstone, Buried, |buried| format!("tombstone of {}", describe(&buried.0));
+    Tombstone: Tombstone, Buried, |buried| format!("tombstone of {}", buried.describe());
     Lease: SchedulerLease, (), |()| "scheduler-lease".into();
     ClockMark: ClockMark, (), |()| "clock-mark".into();
     DekUses: DekUses, VersionName, |version| format!("{version}/uses");
@@ -538,215 +345,10 @@ fn describe_other(key: &[u8]) -> String {
     }
 }
 
-macro_rules! identifier_path {
-    ($($type:ty)*) => {
-        $(impl PathId for $type {
-            fn put(&self, out: &mut Vec<u8>) {
-                out.extend_from_slice(self.as_str().as_bytes());
-                out.push(0);
-            }
-
-            fn take(rest: &mut &[u8]) -> Option<Self> {
-                let end = rest.iter().position(|byte| *byte == 0)?;
-                let (text, tail) = rest.split_at(end);
-                *rest = tail.get(1..)?;
-                Self::new(std::str::from_utf8(text).ok()?).ok()
-            }
-        })*
-    };
-}
-identifier_path!(AccountId TenantId KeyId FieldId PrincipalId);
-
-macro_rules! number_path {
-    ($($type:ty)*) => {
-        $(impl PathId for $type {
-            fn put(&self, out: &mut Vec<u8>) {
-                out.extend_from_slice(&self.get().to_be_bytes());
-            }
-
-            fn take(rest: &mut &[u8]) -> Option<Self> {
-                let (number, tail) = rest.split_first_chunk()?;
-                *rest = tail;
-                Self::new(u32::from_be_bytes(*number))
-            }
-        })*
-    };
-}
-number_path!(Epoch ErasureGeneration KekVersion RootGeneration IndexVersion RosterVersion SigningGeneration);
-
-impl PathId for SigningPurpose {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.push(*self as u8);
-    }
-
-    fn take(rest: &mut &[u8]) -> Option<Self> {
-        let (byte, tail) = rest.split_first()?;
-        *rest = tail;
-        Self::ALL.into_iter().find(|purpose| *purpose as u8 == *byte)
-    }
-}
-
-macro_rules! random_path {
-    ($($type:ty)*) => {
-        $(impl PathId for $type {
-            fn put(&self, out: &mut Vec<u8>) {
-                out.extend_from_slice(&self.0);
-            }
-
-            fn take(rest: &mut &[u8]) -> Option<Self> {
-                let (id, tail) = rest.split_first_chunk()?;
-                *rest = tail;
-                Some(Self(*id))
-            }
-        })*
-    };
-}
-random_path!(AssertionId CeremonyId CredentialId DekId ExportId ProposalId TicketId);
-
-impl PathId for () {
-    fn put(&self, _: &mut Vec<u8>) {}
-
-    fn take(_: &mut &[u8]) -> Option<Self> {
-        Some(())
-    }
-}
-
-macro_rules! struct_path {
-    ($type:ty { $($field:ident),* }) => {
-        impl PathId for $type {
-            fn put(&self, out: &mut Vec<u8>) {
-                $(self.$field.put(out);)*
-            }
-
-            fn take(rest: &mut &[u8]) -> Option<Self> {
-                Some(Self { $($field: PathId::take(rest)?),* })
-            }
-        }
-    };
-}
-struct_path!(KeyName { tenant, key });
-struct_path!(VersionName { key, epoch });
-struct_path!(RotationName { tenant, to });
-
-macro_rules! tuple_path {
-    ($($name:ident),*) => {
-        impl<$($name: PathId),*> PathId for ($($name,)*) {
-            #[allow(non_snake_case, reason = "the type parameters name the fields")]
-            fn put(&self, out: &mut Vec<u8>) {
-                let ($($name,)*) = self;
-                $($name.put(out);)*
-            }
-
-            fn take(rest: &mut &[u8]) -> Option<Self> {
-                Some(($($name::take(rest)?,)*))
-            }
-        }
-    };
-}
-tuple_path!(A, B);
-tuple_path!(A, B, C);
-
-/// The key of the record that a tombstone stands for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Buried(Vec<u8>);
-
-impl Buried {
-    /// The key: table byte and path.
-    pub fn key(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Which DEK it is the record of, if it is one's.
-    pub fn dek(&self) -> Option<(KeyName, DekId)> {
-        Path::<Dek>::parse(&self.0).map(|path| path.id)
-    }
-
-    /// Whether it is the record of a KEK version.
-    pub fn is_kek(&self) -> bool {
-        Path::<KekRecord>::parse(&self.0).is_some()
-    }
-
-    /// Whether it was the escrow of a resident KEK.
-    pub fn is_kek_escrow(&self) -> bool {
-        Path::<KekEscrow>::parse(&self.0).is_some()
-    }
-
-    /// The name of the record, for people.
-    pub fn describe(&self) -> String {
-        describe(&self.0)
-    }
-}
-
-impl PathId for Buried {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.0);
-    }
-
-    fn take(rest: &mut &[u8]) -> Option<Self> {
-        let key = std::mem::take(rest);
-        // Only wrapped keys are buried. Their paths have one spelling, and none is a prefix of another.
-        let known = Path::<Dek>::parse(key).is_some()
-            || Path::<IndexKey>::parse(key).is_some()
-            || Path::<KekRecord>::parse(key).is_some()
-            || Path::<KekEscrow>::parse(key).is_some();
-        known.then(|| Self(key.to_vec()))
-    }
-}
-
-impl PathId for Date {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.millis().to_be_bytes());
-    }
-
-    fn take(rest: &mut &[u8]) -> Option<Self> {
-        let (millis, tail) = rest.split_first_chunk()?;
-        *rest = tail;
-        Some(Self(u64::from_be_bytes(*millis)))
-    }
-}
-
-/// A byte for the kind, and the path of what it is about.
-impl PathId for Task {
-    fn put(&self, out: &mut Vec<u8>) {
-        out.push(match self {
-            Self::RotateKey(_) => 1,
-            Self::RotateTenant(_) => 2,
-            Self::Activate(_) => 3,
-            Self::DestroyVersion(_) => 4,
-            Self::DestroyKey(_) => 5,
-            Self::DestroyTenant(_) => 6,
-            Self::DestroyKek(..) => 7,
-        });
-        match self {
-            Self::RotateKey(key) | Self::DestroyKey(key) => key.put(out),
-            Self::RotateTenant(tenant) | Self::DestroyTenant(tenant) => tenant.put(out),
-            Self::Activate(version) | Self::DestroyVersion(version) => version.put(out),
-            Self::DestroyKek(tenant, version) => {
-                tenant.put(out);
-                version.put(out);
-            }
-        }
-    }
-
-    fn take(rest: &mut &[u8]) -> Option<Self> {
-        let (kind, tail) = rest.split_first()?;
-        *rest = tail;
-        match kind {
-            1 => Some(Self::RotateKey(PathId::take(rest)?)),
-            2 => Some(Self::RotateTenant(PathId::take(rest)?)),
-            3 => Some(Self::Activate(PathId::take(rest)?)),
-            4 => Some(Self::DestroyVersion(PathId::take(rest)?)),
-            5 => Some(Self::DestroyKey(PathId::take(rest)?)),
-            6 => Some(Self::DestroyTenant(PathId::take(rest)?)),
-            7 => Some(Self::DestroyKek(PathId::take(rest)?, PathId::take(rest)?)),
-            _ => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{Epoch, KeyId};
     use proptest::prelude::*;
 
     fn tenants() -> impl Strategy<Value = TenantId> {

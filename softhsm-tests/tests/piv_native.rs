@@ -8,7 +8,9 @@ use std::process::{Output, Stdio};
 
 use keyward::rpc::proto::CreateAccountRequest;
 use keyward_softhsm_tests::piv::{Card, FACTORY_PIN, FACTORY_PUK, PIN, PUK, Readers};
-use keyward_softhsm_tests::staff::{Agent, ORIGIN, begin, complete, enroll_by_hand, one_time_passwords};
+use keyward_softhsm_tests::staff::{
+    Agent, MemoryKey, ORIGIN, begin, complete, enroll_by_hand, one_time_passwords,
+};
 use keyward_softhsm_tests::{World, eventually_now, text};
 use serde_json::{Value, json};
 
@@ -305,6 +307,30 @@ fn a_card_that_misbehaves_or_is_pulled_out_is_survived() {
         assert!(text(&output).contains("error:"), "{trouble}: {}", text(&output));
         card.well();
     }
+}
+
+/// Nobody is asked for a PIN for a page that is not there any more.
+#[test]
+fn an_agent_waits_no_longer_than_the_login() {
+    let bed = Bed::new();
+    let pin = bed.path("card-pin");
+    let wait = ["token", "agent", "--origin", ORIGIN, "--piv", "--pin-file", &pin, "--wait"];
+    let mut agent = Agent::start(bed.world.command("keyward").args(wait));
+    let session = data_encoding::HEXLOWER.encode(MemoryKey::default().public().spki());
+    let mut ask = |lasts: u64| {
+        let params = json!({
+            "deployment": "11".repeat(16), "origin": ORIGIN, "account": "accounts/alice", "login_id": "22".repeat(16),
+            "nonce": "33".repeat(32), "issued": 1_000, "expires": 1_000 + lasts, "credentials": [],
+            "session_public_key": session,
+        });
+        agent.ask(&json!({ "id": 1, "method": "login", "params": params }))["error"]["reason"].clone()
+    };
+    assert_eq!(ask(1_000), "LOGIN_OVER");
+    let _card = bed.insert();
+    ok(&bed.make_login_key(&["--touch", "never"]));
+    // It goes on: this is not a token that may answer.
+    assert_eq!(ask(60_000), "TOKEN_REFUSED");
+    agent.end();
 }
 
 /// Another program that uses the card makes it forget that its PIN was proved.

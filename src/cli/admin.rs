@@ -7,7 +7,7 @@ use super::account::Prefix;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::name;
-use super::token::TokenArgs;
+use super::token::{TokenArgs, WINDOW};
 use super::view::{Fields, View, time};
 use crate::clock::Date;
 use crate::id::{AccountName, DeploymentId, ProposalId};
@@ -186,7 +186,7 @@ impl Approve {
         // Before the PIN: whoever enters it has read this.
         let matter = format!("{}\n\nyou sign as {}", act.statement, self.account);
         shell.print.show(&matter);
-        let mut session = self.token.open_for(shell, KeyUse::Login, &matter).await?;
+        let mut session = self.token.open_for(shell, KeyUse::Login, &matter, WINDOW).await?;
         let credential = session.credential().await?;
         let envelope = signed.envelope(deployment, credential.id());
         let signature = session.sign(shell, &credential, &envelope).await?;

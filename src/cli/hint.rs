@@ -51,6 +51,7 @@ const ROWS: &[Row] = rows! {
     "KEY_EXHAUSTED" Refused "rotate the tenant: `keyward tenant rotate`, or by a ceremony where its KEK is in the HSM"
     "LOGIN_FAILED" NotPermitted "the audit log has the reason: `keyward audit show` on the machine of the daemon"
     "LOGIN_LIMIT" Unavailable "wait, or have the application limit how often its clients begin a login"
+    "LOGIN_OVER" Refused ""
     "NAME_INVALID" Refused "names are short, `acme/customer-pii`, or full, `tenants/acme/keys/customer-pii`"
     "NOT_ALLOWED" Refused ""
     "NOT_FOUND" NotFound "see `keyward tenant list` and `keyward key list TENANT`"

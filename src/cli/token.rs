@@ -15,7 +15,7 @@ mod list;
 mod pin;
 mod sign;
 
-pub(crate) use args::TokenArgs;
+pub(crate) use args::{TokenArgs, WINDOW};
 
 /// `keyward token`
 #[derive(Debug, Subcommand)]

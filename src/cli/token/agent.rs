@@ -4,6 +4,7 @@
 //! (<https://developer.chrome.com/docs/extensions/develop/concepts/native-messaging>).
 
 use std::io::{BufRead, Read, Write};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
@@ -23,6 +24,8 @@ use crate::token::wire::KeyUse;
 
 /// Longest line in bytes.
 const LONGEST: u64 = 64 * 1024;
+/// Longest time for one login: no challenge is good for longer.
+const LASTS: Duration = Duration::from_secs(120);
 
 /// `keyward token agent`
 #[derive(Debug, Args)]
@@ -140,7 +143,24 @@ impl Agent {
             login.account, login.origin, login.login
         );
         shell.print.show(&said);
-        let mut session = self.token.open_for(shell, KeyUse::Login, &said).await?;
+        // Counted from here: the daemon's clock may be another.
+        let lasts = Duration::from_millis(params.expires.saturating_sub(params.issued)).min(LASTS);
+        let signing = self.sign(shell, params, (login, deployment, &said), lasts);
+        let signed = tokio::time::timeout(lasts, signing).await;
+        signed.unwrap_or_else(|_| {
+            let message = "the time for this login is over: begin another one".to_owned();
+            Err(Failure::Refused { reason: "LOGIN_OVER", message })
+        })
+    }
+
+    async fn sign(
+        &self,
+        shell: &mut Shell,
+        params: &Params,
+        (login, deployment, said): (Login, DeploymentId, &str),
+        within: Duration,
+    ) -> Result<Value, Failure> {
+        let mut session = self.token.open_for(shell, KeyUse::Login, said, within).await?;
         let credential = self.credential(&mut session, params).await?;
         let envelope = login.envelope(deployment, credential.id());
         let signature = session.sign(shell, &credential, &envelope).await?;

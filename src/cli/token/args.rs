@@ -214,13 +214,20 @@ impl PinArgs {
         self.last_try
     }
 
-    /// Reads the PIN; a terminal takes its time. A window shows `matter` too: what the PIN is for.
+    /// Reads the PIN; a terminal takes its time. A window shows `matter` too, what the PIN is for, and closes `within`
+    /// some time.
     ///
     /// # Errors
     /// [`Failure`] when there is none.
-    pub(super) async fn read(&self, token: &TokenInfo, matter: &str) -> Result<Pin, Failure> {
+    pub(super) async fn read(
+        &self,
+        token: &TokenInfo,
+        matter: &str,
+        within: Duration,
+    ) -> Result<Pin, Failure> {
         if let Some(program) = &self.pinentry {
-            return in_a_window(program.clone(), format!("{matter}\n\nPIN of {}", named(token))).await;
+            let description = format!("{matter}\n\nPIN of {}", named(token));
+            return in_a_window(program.clone(), description, within).await;
         }
         ask(&self.pin_file, self.pin_fd, format!("PIN of {}: ", named(token))).await
     }
@@ -228,11 +235,11 @@ impl PinArgs {
 
 /// Most bytes of a description: a request of the Assuan protocol has 1000, and line ends take three of them.
 const LONGEST_DESCRIPTION: usize = 900;
-/// Seconds after which a window that nobody answers closes.
-const WINDOW: u16 = 120;
+/// A window that nobody answers closes after this time.
+pub(crate) const WINDOW: Duration = Duration::from_secs(120);
 
 /// Asks in a window, by the Assuan protocol of GnuPG's pinentry.
-async fn in_a_window(program: PathBuf, description: String) -> Result<Pin, Failure> {
+async fn in_a_window(program: PathBuf, description: String, within: Duration) -> Result<Pin, Failure> {
     let encoded = description.len() + 2 * description.matches(['\n', '\r', '%']).count();
     if encoded > LONGEST_DESCRIPTION {
         // Nobody signs what was shown in part.
@@ -240,10 +247,12 @@ async fn in_a_window(program: PathBuf, description: String) -> Result<Pin, Failu
             "what is signed is too long for a window: run it in a terminal, without --pinentry".to_owned(),
         ));
     }
+    // Whole seconds, and at least one: none would be a window that stays.
+    let seconds = u16::try_from(within.as_secs()).unwrap_or(u16::MAX).max(1);
     let asked = tokio::task::spawn_blocking(move || {
         let mut input = pinentry::PassphraseInput::with_binary(program)
             .ok_or_else(|| Failure::Usage("--pinentry: there is no such program".to_owned()))?;
-        input.with_title("Keyward").with_description(&description).with_prompt("PIN:").with_timeout(WINDOW);
+        input.with_title("Keyward").with_description(&description).with_prompt("PIN:").with_timeout(seconds);
         let typed =
             input.interact().map_err(|error| Failure::Input(format!("the PIN was not entered: {error}")))?;
         Pin::from_bytes(typed.expose_secret().as_bytes())
@@ -361,10 +370,11 @@ impl TokenArgs {
     /// # Errors
     /// [`Failure`] that says what to do: no token, a wrong PIN and the tries that are left.
     pub(crate) async fn open(&self, shell: &mut Shell) -> Result<Session, Failure> {
-        self.open_for(shell, KeyUse::Sign, "").await
+        self.open_for(shell, KeyUse::Sign, "", WINDOW).await
     }
 
-    /// The same, to sign with the key of one use; `matter` is what a window says that is signed.
+    /// The same, to sign with the key of one use; `matter` is what a window says that is signed, and it closes `within`
+    /// some time.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -373,12 +383,13 @@ impl TokenArgs {
         shell: &mut Shell,
         signs: KeyUse,
         matter: &str,
+        within: Duration,
     ) -> Result<Session, Failure> {
         daemon::harden(SecretMemory::default()).map_err(Failure::file("protect", "this process".as_ref()))?;
         let report = self.module.token(shell).await?;
         forbid_factory_secrets(&report)?;
         warn_of_tries(shell, &report, self.pin.last_try)?;
-        let pin = self.pin.read(&report.token, matter).await?;
+        let pin = self.pin.read(&report.token, matter, within).await?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
         let opened = process.open(same(report.token), pin, self.pin.last_try).await;
         let token = opened.map_err(failure)?;

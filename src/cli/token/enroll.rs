@@ -7,7 +7,7 @@ use serde_json::json;
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, Encode};
 
-use super::args::{Session, TokenArgs};
+use super::args::{Session, TokenArgs, WINDOW};
 use crate::cli::Shell;
 use crate::cli::enrolment::{self, EnrolmentDocument, TicketDocument, exact};
 use crate::cli::exit::Exit;
@@ -118,7 +118,7 @@ impl Enroll {
             self.name
         );
         shell.print.show(&matter);
-        let mut session = self.token.open_for(shell, KeyUse::Login, &matter).await?;
+        let mut session = self.token.open_for(shell, KeyUse::Login, &matter, WINDOW).await?;
         let credential = session.credential().await?;
         let shown = self.evidence.show(&mut session).await?;
         let (nonce, expires) = (exact(&ticket.nonce, "nonce")?, Date(ticket.expires));

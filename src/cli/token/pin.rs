@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::args::{ModuleArgs, PinArgs, ask, failure, named, same, warn_of_tries};
+use super::args::{ModuleArgs, PinArgs, WINDOW, ask, failure, named, same, warn_of_tries};
 use crate::cli::Shell;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
@@ -95,7 +95,7 @@ impl ChangePin {
         harden()?;
         let report = self.module.token(shell).await?;
         warn_of_tries(shell, &report, self.pin.last_try())?;
-        let pin = self.pin.read(&report.token, "").await?;
+        let pin = self.pin.read(&report.token, "", WINDOW).await?;
         let new = self.new.read("PIN", &report.token).await?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
         let changed = process.change_pin(same(report.token.clone()), pin, new, self.pin.last_try()).await;

@@ -15,9 +15,11 @@ use keyward::rpc::proto::{
 };
 use keyward_softhsm_tests::authority::{Authority, LOGIN};
 use keyward_softhsm_tests::piv::{PIN, Readers};
-use keyward_softhsm_tests::staff::{MemoryKey, ORIGIN, Staff, one_time_passwords, submission};
+use keyward_softhsm_tests::staff::{
+    Agent, MemoryKey, ORIGIN, Staff, begin, complete, one_time_passwords, submission,
+};
 use keyward_softhsm_tests::{Daemon, World, text};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const ANY: &str = "assurance = [\"attested\", \"certified\", \"witnessed\"]\n";
 
@@ -113,6 +115,13 @@ async fn a_certificate_of_the_company_is_demanded_and_checked() {
     assert!(daemon.stop().await.success());
 }
 
+/// Why the last call failed, in the audit log.
+fn why(world: &World) -> String {
+    let records = world.audit();
+    let last = records.iter().rfind(|record| matches!(record.outcome, Outcome::Failed(_))).unwrap();
+    last.detail.clone().unwrap()
+}
+
 /// The claims of an assertion.
 fn claims(logged_in: &CompleteLoginResponse) -> Value {
     let claims = logged_in.assertion.split('.').nth(1).unwrap();
@@ -139,15 +148,10 @@ async fn a_certificate_that_is_revoked_later_logs_in_no_more() {
     company.revoke(&certificate);
     let error = alice.log_in(&client).await.unwrap_err();
     assert_eq!(error.reason(), "LOGIN_FAILED");
-    let why = || {
-        let records = world.audit();
-        let last = records.iter().rfind(|record| matches!(record.outcome, Outcome::Failed(_))).unwrap();
-        last.detail.clone().unwrap()
-    };
-    assert!(why().ends_with("the certificate of the token's key was revoked"), "{}", why());
+    assert!(why(&world).ends_with("the certificate of the token's key was revoked"), "{}", why(&world));
     std::fs::remove_file(company.revocations()).unwrap();
     alice.log_in(&client).await.unwrap_err();
-    assert!(why().contains("cannot be found to be good"), "{}", why());
+    assert!(why(&world).contains("cannot be found to be good"), "{}", why(&world));
     assert!(daemon.stop().await.success());
 }
 
@@ -231,6 +235,43 @@ async fn a_card_is_attested_under_a_root_that_is_configured() {
     let enrolled: Value = serde_json::from_str(&ok(&bed.enroll(&[]))).unwrap();
     assert_eq!((&enrolled["assurance"], &enrolled["serial"]), (&"attested".into(), &10_000_001.into()));
     assert_eq!((&enrolled["pin_policy"], &enrolled["touch_policy"]), (&"once".into(), &"never".into()));
+    ok(&bed.world.cli(["account", "approve", "alice", enrolled["credential"].as_str().unwrap()]));
+    let client = daemon.client().await;
+    let mut passwords = one_time_passwords(&client, "accounts/alice").await;
+    let pin = bed.world.path("card-pin").display().to_string();
+    let agent = ["token", "agent", "--origin", ORIGIN, "--piv", "--pin-file", &pin];
+    let mut agent = Agent::start(bed.world.command("keyward").args(agent));
+    let begun = begin(&client, "accounts/alice").await.unwrap();
+    let logged_in = complete(&client, agent.sign(&begun, passwords.take())).await.unwrap();
+    assert_eq!(claims(&logged_in)["amr"], json!(["hwk", "pin", "otp", "mfa"]));
+    assert!(daemon.stop().await.success());
+
+    // Stricter rules are for those who are on record too.
+    bed.world.config = bed.world.config.replace("\"5.2.0\"", "\"5.7.0\"");
+    let daemon = bed.world.start().await;
+    let client = daemon.client().await;
+    let begun = begin(&client, "accounts/alice").await.unwrap();
+    let error = complete(&client, agent.sign(&begun, passwords.take())).await.unwrap_err();
+    assert_eq!(error.reason(), "LOGIN_FAILED");
+    let why = why(&bed.world);
+    assert!(why.contains("does not meet the rules of [login] any more"), "{why}");
+    agent.end();
+    assert!(daemon.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_token_that_was_witnessed_counts_while_that_is_accepted() {
+    let mut world = world(ANY);
+    let (daemon, client) = serving(&world).await;
+    let mut alice = Staff::new(&client, "alice").await;
+    alice.log_in(&client).await.unwrap();
+    assert!(daemon.stop().await.success());
+    world.reconfigure(ANY, "");
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    assert_eq!(alice.log_in(&client).await.unwrap_err().reason(), "LOGIN_FAILED");
+    let why = why(&world);
+    assert!(why.contains("the token is witnessed, which is not accepted any more"), "{why}");
     assert!(daemon.stop().await.success());
 }
 

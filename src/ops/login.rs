@@ -109,6 +109,12 @@ pub enum Refusal {
     /// The account has no one-time password yet.
     #[error("the account has no confirmed one-time password")]
     NoOtp,
+    /// What is known of where the token's key was made is not accepted any more.
+    #[error("the token is {}, which is not accepted any more (login.assurance)", .0.as_str())]
+    NotAccepted(Assurance),
+    /// The token does not meet the rules any more.
+    #[error("the token does not meet the rules of [login] any more; the daemon's log says which")]
+    Unfit,
     /// The certificate of the token's key has expired.
     #[error("the certificate of the token's key has expired")]
     CertificateExpired,

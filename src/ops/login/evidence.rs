@@ -1,4 +1,4 @@
-//! What a token must show to be enrolled, and a certificate again at each login.
+//! What a token must show to be enrolled; it is judged again at each login.
 
 use std::path::PathBuf;
 
@@ -103,14 +103,27 @@ impl Vault {
         verified.await.map_err(failed)?
     }
 
-    /// That the certificate of a token's key, if that is what it is on record by, is good now.
+    /// That what a token's key is on record by counts now: the rules may be stricter than they were, and a certificate
+    /// has an end.
     pub(super) async fn recheck_evidence(&self, record: &LoginCredential) -> Result<(), Refusal> {
-        if record.assurance != Assurance::Certified {
-            return Ok(());
+        let rules = &self.settings.login;
+        if !rules.accepted.contains(&record.assurance) {
+            return Err(Refusal::NotAccepted(record.assurance));
         }
-        let certificates = record.evidence.clone().map(|evidence| evidence.certificates).unwrap_or_default();
-        let certificates = certificates.into_iter().map(Into::into).collect();
-        match self.certified(&record.credential, certificates).await {
+        let shown = record.evidence.iter().flat_map(|evidence| &evidence.certificates);
+        let shown: Vec<Vec<u8>> = shown.map(|certificate| certificate.to_vec()).collect();
+        match record.assurance {
+            Assurance::Witnessed => Ok(()),
+            Assurance::Attested => rules.attested(&record.credential, &shown).map(drop).map_err(|why| {
+                tracing::warn!(credential = %record.credential.id(), why, "a token does not meet the rules any more");
+                Refusal::Unfit
+            }),
+            Assurance::Certified => self.recheck_certificate(&record.credential, shown).await,
+        }
+    }
+
+    async fn recheck_certificate(&self, key: &Credential, shown: Vec<Vec<u8>>) -> Result<(), Refusal> {
+        match self.certified(key, shown).await {
             Ok(_) => Ok(()),
             Err(CertificationError::Expired) => Err(Refusal::CertificateExpired),
             Err(CertificationError::Revoked) => Err(Refusal::CertificateRevoked),

@@ -584,6 +584,33 @@ async fn ten_thousand_begins_do_not_fill_the_memory() {
     assert!(daemon.stop().await.success());
 }
 
+/// What a logout leaves behind is forgotten a day after the assertion would have ended.
+#[tokio::test]
+async fn logouts_leave_nothing_behind_for_ever() {
+    let mut world = world();
+    let clock = FakeClock::new(&mut world);
+    let rows = || {
+        let checked = world.cli(["store", "check", "--json", "--config", &world.config_file()]);
+        let checked: Value = serde_json::from_slice(&checked.stdout).unwrap();
+        checked["records"].as_u64().unwrap_or_else(|| panic!("{checked}"))
+    };
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    let mut alice = Staff::new(&client, "alice").await;
+    let mut log_out = async |times: u64| {
+        for _ in 0..times {
+            let assertion = alice.log_in(&client).await.unwrap().assertion;
+            client.call(client.logins().end_assertion(EndAssertionRequest { assertion })).await.unwrap();
+        }
+        rows()
+    };
+    let before = log_out(20).await;
+    clock.set("+25h");
+    let after = log_out(60).await;
+    assert!(after < before + 60, "{before} and {after}");
+    assert!(daemon.stop().await.success());
+}
+
 /// The commands of an operator and a staff member, with a token of SoftHSM.
 struct Desk<'a>(&'a World);
 

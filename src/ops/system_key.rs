@@ -79,10 +79,15 @@ impl Vault {
 
     /// As [`audit_key`](Self::audit_key), for any purpose.
     pub(super) async fn signing_key(&self, purpose: SigningPurpose) -> Result<Generation, Error> {
+        if let Some(newest) = self.signing_keys(purpose).await?.pop() {
+            return Ok(newest);
+        }
+        // Alone: between two looks at the root it could be replaced, and the key would be born under the old one.
+        let _alone = self.making_first_keys.lock().await;
         match self.signing_keys(purpose).await?.pop() {
             Some(newest) => Ok(newest),
             None => match self.make_signing_key(purpose, self.root().id, None).await {
-                // Another call has made it meanwhile.
+                // Another daemon has made it meanwhile.
                 Err(Error::Conflict) => self.signing_keys(purpose).await?.pop().ok_or(Error::Conflict),
                 made => made,
             },
@@ -107,6 +112,7 @@ impl Vault {
     /// # Errors
     /// When the HSM or the store does not serve; then nothing has changed.
     pub async fn move_login_key(&self, root: RootId) -> Result<(), Error> {
+        let _alone = self.making_first_keys.lock().await;
         match self.signing_keys(SigningPurpose::Login).await?.pop() {
             Some(newest) if newest.1.key.root != root => {
                 self.make_signing_key(SigningPurpose::Login, root, Some(newest)).await.map(drop)

@@ -65,6 +65,8 @@ pub struct Vault {
     pub(super) ceremonies: Ceremonies,
     /// Held while a checkpoint is made: each is the end of the one before.
     pub(super) checkpointing: Mutex<()>,
+    /// Held while the first generation of a signing key is made, and while the login key follows the root.
+    pub(super) making_first_keys: Mutex<()>,
     pub(super) logins: Logins,
     /// Why the newest checkpoint is late.
     pub(super) late: watch::Sender<Option<String>>,
@@ -143,6 +145,7 @@ impl Vault {
             unsettled: AtomicBool::new(false),
             ceremonies: Ceremonies::default(),
             checkpointing: Mutex::new(()),
+            making_first_keys: Mutex::new(()),
             logins: Logins::new(login, &settings),
             late: watch::Sender::new(None),
             hsm,

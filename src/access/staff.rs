@@ -25,35 +25,28 @@ pub struct Member {
     pub session: String,
     /// When the assertion ends.
     pub expires: Date,
-    /// The state of all accounts when this was last found to be good.
-    good_at: AtomicU64,
+    /// When it was last found to be good.
+    pub found_good: FoundGood,
 }
 
-impl Member {
-    /// What a verified assertion says, found to be good when the accounts were in state `good_at`.
-    #[expect(clippy::too_many_arguments, reason = "each is one fact of the assertion")]
-    pub(crate) fn new(
-        account: AccountId,
-        level: Level,
-        application: PrincipalId,
-        assertion: AssertionId,
-        credential: CredentialId,
-        session: String,
-        expires: Date,
-        good_at: u64,
-    ) -> Self {
-        let good_at = AtomicU64::new(good_at);
-        Self { account, level, application, assertion, credential, session, expires, good_at }
+/// The state of all accounts when something was found to be good.
+#[derive(Debug)]
+pub struct FoundGood(AtomicU64);
+
+impl FoundGood {
+    /// When the accounts were in state `accounts`.
+    pub(crate) fn at(accounts: u64) -> Self {
+        Self(AtomicU64::new(accounts))
     }
 
-    /// Whether nothing changed in any account since this was found to be good.
-    pub(crate) fn is_good_at(&self, accounts: u64) -> bool {
-        self.good_at.load(Ordering::Acquire) == accounts
+    /// Whether nothing has changed in any account since.
+    pub(crate) fn holds(&self, accounts: u64) -> bool {
+        self.0.load(Ordering::Acquire) == accounts
     }
 
-    /// Notes that it was found to be good when the accounts were in state `accounts`.
-    pub(crate) fn found_good_at(&self, accounts: u64) {
-        self.good_at.store(accounts, Ordering::Release);
+    /// Notes that it was so again when the accounts were in state `accounts`.
+    pub(crate) fn again(&self, accounts: u64) {
+        self.0.store(accounts, Ordering::Release);
     }
 }
 

@@ -7,6 +7,7 @@ use crate::clock::Date;
 use crate::hsm::{Operation, Reply};
 use crate::id::{AccountId, AccountName, AssertionId};
 use crate::keyring::account::{Account, EndedAssertion, Level, LoginCredential, Otp};
+use crate::keyring::act::Act;
 use crate::keyring::credential::CredentialId;
 use crate::keyring::otp::{Failures, Given, Lock, OtpKind, OtpScheme};
 use crate::keyring::record::{Custody, SigningPurpose};
@@ -160,12 +161,8 @@ impl Vault {
     async fn try_unlock(&self, id: &AccountId, reason: &str) -> Result<Done<AccountInfo>, Error> {
         let account = self.account(id).await?.record;
         self.require_no_administrator(&format!("unlock {id}")).await?;
-        let otp = self.records.get(&tables::otp(id)).await?;
-        let otp = otp.filter(|otp| otp.record.failures.count > 0);
-        let otp = otp.ok_or_else(|| Error::NotAllowed(format!("accounts/{id} is not locked")))?;
         let mut changes = Changes::default();
-        let unlocked = Otp { failures: Failures::default(), ..otp.record };
-        changes.replace(&tables::otp(id), &unlocked, otp.revision);
+        self.apply(&mut changes, &Act::Unlock { account: id.clone() }, None).await?;
         let change = self.commit(changes, Affects::Nothing).await?;
         Ok(Done::with_change(self.account_info(id, account).await?, change).detail(reason))
     }

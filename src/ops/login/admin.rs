@@ -278,16 +278,15 @@ impl Vault {
     }
 
     /// Puts what an act changes into `changes`; fails when it cannot be done as things are.
-    async fn apply(&self, changes: &mut Changes, act: &Act, by: Option<Approver>) -> Result<(), Error> {
+    pub(super) async fn apply(
+        &self,
+        changes: &mut Changes,
+        act: &Act,
+        by: Option<Approver>,
+    ) -> Result<(), Error> {
         match act {
             Act::ApproveToken { account, credential } => {
-                let Stored { record, revision } = self.credential_of(account, *credential).await?;
-                if record.state != CredentialState::Pending {
-                    return Err(Error::NotAllowed(format!(
-                        "credential {credential} is {}",
-                        record.state.as_str()
-                    )));
-                }
+                let Stored { record, revision } = self.pending_credential(account, *credential).await?;
                 let approved = LoginCredential { state: CredentialState::Active, approver: by, ..record };
                 changes.replace(&tables::login_credential(*credential), &approved, revision);
             }

@@ -197,10 +197,7 @@ impl Vault {
         id: CredentialId,
     ) -> Result<Done<AccountInfo>, Error> {
         let (account, approver) = (&right.resource().0, right.principal());
-        let Stored { record, revision } = self.credential_of(account, id).await?;
-        if record.state != CredentialState::Pending {
-            return Err(Error::NotAllowed(format!("credential {id} is {}", record.state.as_str())));
-        }
+        let Stored { record, revision } = self.pending_credential(account, id).await?;
         self.require_no_administrator(&format!("approve-token {account} {id}")).await?;
         if record.requested_by == *approver && self.root().custody == Custody::Founded {
             return Err(Error::NotAllowed(format!(
@@ -215,6 +212,19 @@ impl Vault {
         let record = self.account(account).await?.record;
         let info = self.account_info(account, record).await?;
         Ok(Done::with_change(info, change).detail(format!("credential {id}")))
+    }
+
+    /// A token that waits for approval.
+    pub(super) async fn pending_credential(
+        &self,
+        account: &AccountId,
+        id: CredentialId,
+    ) -> Result<Stored<LoginCredential>, Error> {
+        let stored = self.credential_of(account, id).await?;
+        match stored.record.state {
+            CredentialState::Pending => Ok(stored),
+            other => Err(Error::NotAllowed(format!("credential {id} is {}", other.as_str()))),
+        }
     }
 
     /// Takes a token off record for ever; assertions that it brought end at once.

@@ -11,7 +11,7 @@ use super::assertion::{self, Claims};
 use super::issuer;
 use super::proof::{self, ProofFlaw, Shown, Subject};
 use crate::access::permission::{Deed, OnData};
-use crate::access::staff::{Member, Staff};
+use crate::access::staff::{FoundGood, Member, Staff};
 use crate::access::{Authorized, Denied, Permission};
 use crate::clock::{Date, Moment};
 use crate::id::{AccountName, AssertionId, KeyName, PrincipalId};
@@ -190,11 +190,11 @@ impl Vault {
     async fn require_good(&self, member: &Member) -> Result<(), Error> {
         self.require_in_time(member)?;
         let accounts = self.logins.members.accounts();
-        if member.is_good_at(accounts) {
+        if member.found_good.holds(accounts) {
             return Ok(());
         }
         self.require_not_ended(member).await?;
-        member.found_good_at(accounts);
+        member.found_good.again(accounts);
         Ok(())
     }
 
@@ -269,14 +269,14 @@ impl From<ProofFlaw> for Error {
 
 /// What the claims of a verified assertion say; `None` when they are not as this version writes them.
 fn member(claims: &Claims, accounts: u64) -> Option<Member> {
-    Some(Member::new(
-        AccountName::parse(&claims.sub).ok()?.0,
-        Level::new(claims.level)?,
-        PrincipalId::new(&claims.aud).ok()?,
-        AssertionId::parse(&claims.jti)?,
-        CredentialId::parse(&claims.credential)?,
-        claims.cnf.jkt.clone(),
-        Date(claims.exp.checked_mul(1000)?),
-        accounts,
-    ))
+    Some(Member {
+        account: AccountName::parse(&claims.sub).ok()?.0,
+        level: Level::new(claims.level)?,
+        application: PrincipalId::new(&claims.aud).ok()?,
+        assertion: AssertionId::parse(&claims.jti)?,
+        credential: CredentialId::parse(&claims.credential)?,
+        session: claims.cnf.jkt.clone(),
+        expires: Date(claims.exp.checked_mul(1000)?),
+        found_good: FoundGood::at(accounts),
+    })
 }

@@ -1,5 +1,7 @@
 //! What people see. Everything that comes from outside is escaped where it enters a page.
 
+use std::time::Duration;
+
 use axum::http::header;
 use axum::response::{Html, IntoResponse};
 use serde_json::Value;
@@ -69,9 +71,11 @@ pub(crate) fn sign(visit: &Visit, request: &Value) -> Html<String> {
     let text = |name: &str| params[name].as_str().unwrap_or_default();
     let (account, origin) = (escaped(short(text("account"))), escaped(text("origin")));
     let line = escaped(&request.to_string());
+    let time = |name: &str| params[name].as_u64().unwrap_or_default();
+    let lasts = Duration::from_millis(time("expires").saturating_sub(time("issued")));
     let body = format!(
         r#"<p>Your token signs that <strong>{account}</strong> logs in to <strong>{origin}</strong>. The helper shows the same before it
-asks for the PIN: compare. It is good for two minutes and one try.</p>
+asks for the PIN: compare. It is good for {} seconds and one try.</p>
 <form id="login" method="post" action="/login/complete">{}
 <p id="state" class="hint" role="status"></p>
 <button id="again" type="button" hidden>Try the token again</button>
@@ -85,6 +89,7 @@ asks for the PIN: compare. It is good for two minutes and one try.</p>
 </details>
 <button id="send">Log in</button></form>
 <script src="/helper.js"></script>"#,
+        lasts.as_secs(),
         hidden(visit)
     );
     page("Log in with your token", &body)

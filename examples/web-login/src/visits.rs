@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use keyward::client::{Client, SessionKey};
 use keyward::rpc::proto::BeginLoginResponse;
 
-/// How long a visit is remembered without a login; a challenge is good for two minutes.
+/// How long a visit is remembered without a login; no challenge is good for longer.
 const VISITOR: Duration = Duration::from_secs(300);
 /// Most visits at a time.
 const MOST: usize = 10_000;

@@ -23,7 +23,7 @@ function signed(said) {
 function over() {
   again.hidden = send.disabled = true;
   byHand.hidden = true;
-  state.textContent = "The two minutes are over: begin again on the first page.";
+  state.textContent = "The time for this login is over: begin again on the first page.";
 }
 
 window.addEventListener("message", (event) => {

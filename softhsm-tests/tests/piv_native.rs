@@ -107,7 +107,7 @@ fn a_new_card_shows_what_it_has() {
     // What everybody knows protects nothing; it is not even asked for.
     for (secret, command) in [("PIN", "change-pin"), ("PUK", "change-puk")] {
         let made = bed.make_login_key(&["--touch", "never"]);
-        refused(&made, &format!("the {secret}"));
+        refused(&made, &format!("the {secret} that it left the factory with"));
         refused(&made, "TOKEN_FACTORY_SECRET");
         let old = bed.path(&format!("factory-{secret}"));
         let (option, new) = match secret {

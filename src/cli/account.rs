@@ -195,7 +195,7 @@ impl View for Account {
     fn fields(&self) -> Fields {
         let tokens: Vec<Value> = self.credentials.iter().map(token).collect();
         let mut fields = self.head();
-        fields.push(("display_name", json!(self.display_name)));
+        fields.push(("display_name", said(&self.display_name)));
         fields.push(("created", time(self.create_time.as_ref())));
         fields.push(("tokens", Value::Array(tokens)));
         fields
@@ -216,9 +216,14 @@ impl Account {
             ("level", json!(self.level)),
             ("suspended", json!(self.suspended)),
             ("otp", json!(self.otp)),
-            ("lock", json!(self.lock)),
+            ("lock", said(&self.lock)),
         ]
     }
+}
+
+/// A text; null where nothing is said.
+fn said(text: &str) -> Value {
+    if text.is_empty() { Value::Null } else { text.into() }
 }
 
 /// A token of an account.
@@ -230,16 +235,16 @@ fn token(found: &LoginCredential) -> Value {
         "kind": found.kind,
         "algorithm": found.algorithm,
         "assurance": found.assurance,
-        "requested_by": found.requested_by,
-        "approved_by": found.approved_by,
+        "requested_by": said(&found.requested_by),
+        "approved_by": said(&found.approved_by),
         "enrolled": time(found.enrol_time.as_ref()),
         "last_used": time(found.last_use_time.as_ref()),
-        "reason": found.reason,
+        "reason": said(&found.reason),
         "serial": if found.serial == 0 { Value::Null } else { json!(found.serial) },
-        "firmware": found.firmware,
-        "pin_policy": found.pin_policy,
-        "touch_policy": found.touch_policy,
-        "certificate_subject": found.certificate_subject,
+        "firmware": said(&found.firmware),
+        "pin_policy": said(&found.pin_policy),
+        "touch_policy": said(&found.touch_policy),
+        "certificate_subject": said(&found.certificate_subject),
         "certificate_expires": time(found.certificate_expire_time.as_ref()),
     })
 }

@@ -172,6 +172,10 @@ impl Propose {
 impl Approve {
     async fn run(self, shell: &mut Shell) -> Result<(), Failure> {
         let act = find(shell, &self.act).await?;
+        if act.account == self.account.to_string() {
+            let message = "nobody approves what is done to their own account: ask another administrator";
+            return Err(Failure::Refused { reason: "APPROVAL_REFUSED", message: message.to_owned() });
+        }
         let bad = |what: &str| Failure::Input(format!("the daemon gave an act without {what}"));
         let id = act.name.strip_prefix("acts/").and_then(ProposalId::parse).ok_or_else(|| bad("a name"))?;
         let deployment = act.deployment[..].try_into().map(DeploymentId).map_err(|_| bad("a deployment"))?;

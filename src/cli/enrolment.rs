@@ -4,11 +4,13 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use super::document;
 use super::failure::Failure;
 use super::output::Output;
+use super::view::plain;
 
 /// What an operator gives to the staff member: permits one token to be enrolled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,10 +77,16 @@ pub(super) fn read<T: for<'de> Deserialize<'de>>(
 ) -> Result<T, Failure> {
     let text = document::read(path)?;
     let none = |why: String| Failure::Input(format!("{} is no {format}: {why}", path.display()));
+    // The members of another document would be complained of first.
+    let said = serde_json::from_str::<Value>(&text).map_err(|error| none(error.to_string()))?;
+    match &said["format"] {
+        Value::String(other) if other != format => return Err(none(format!("it is a {}", plain(other)))),
+        _ => {}
+    }
     let read: T = serde_json::from_str(&text).map_err(|error| none(error.to_string()))?;
     match format_of(&read) == format {
         true => Ok(read),
-        false => Err(none(format!("it says {:?}", format_of(&read)))),
+        false => Err(none("it does not say its format".into())),
     }
 }
 

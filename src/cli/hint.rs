@@ -26,7 +26,7 @@ macro_rules! rows {
 
 const ROWS: &[Row] = rows! {
     "ALREADY_EXISTS" Refused "choose another name; names are never used again"
-    "APPROVAL_REFUSED" Refused "look at it again with `keyward ceremony show`; each custodian approves a ceremony once, with the token of the roster"
+    "APPROVAL_REFUSED" Refused "look at it again with `keyward ceremony show` or `keyward admin show`; each person approves once, with a token that is on record for that"
     "ARGUMENT_INVALID" Refused ""
     "AUDIT_TAMPERED" Integrity "run `keyward audit verify`, keep a copy of the directory as it is, then follow the runbook"
     "AUDIT_UNAVAILABLE" Unavailable "make room on the disk of the audit log, then see `keyward status`; it resumes by itself"
@@ -54,7 +54,7 @@ const ROWS: &[Row] = rows! {
     "LOGIN_OVER" Refused ""
     "NAME_INVALID" Refused "names are short, `acme/customer-pii`, or full, `tenants/acme/keys/customer-pii`"
     "NOT_ALLOWED" Refused ""
-    "NOT_FOUND" NotFound "see `keyward tenant list` and `keyward key list TENANT`"
+    "NOT_FOUND" NotFound "`keyward tenant list`, `keyward key list TENANT` and `keyward account list` show what there is"
     "NOT_READY" Unavailable "see `keyward status` for what the daemon waits for"
     "PERMISSION_DENIED" NotPermitted "an administrator can add the operation to your [[principal]] in the configuration"
     "PROTOCOL" Internal "check that keyward and keywardd are of the same version: `keyward status`"
@@ -64,7 +64,7 @@ const ROWS: &[Row] = rows! {
     "STORE_TAMPERED" Integrity "stop changing things, run `keyward store check`, and follow the runbook"
     "STORE_UNAVAILABLE" Unavailable "the log of keywardd says why"
     "TOKEN_BUSY" Unavailable "end the other program that uses the token, then try again"
-    "TOKEN_FACTORY_SECRET" NotPermitted "`keyward token change-pin` and `keyward token change-puk` change them; `keyward token list --json` shows what is left to change"
+    "TOKEN_FACTORY_SECRET" NotPermitted "`keyward token change-pin --piv` and `keyward token change-puk --piv` change them; `keyward token list --piv --json` shows what is left to change"
     "TOKEN_FAILED" Unavailable "pull the token out, plug it in and try again; `keyward token list` shows what it has"
     "TOKEN_KEY" NotFound "`keyward token list` shows the keys; name one by --key LABEL or --key id:HEX, or make them: `keyward token generate`"
     "TOKEN_LOST" Unavailable "plug the token in and leave it there, then try again; with --wait it is waited for"

@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use qrcode::QrCode;
+use qrcode::render::unicode::Dense1x2;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use zeroize::Zeroizing;
@@ -18,14 +20,12 @@ use crate::rpc::proto::{ConfirmOtpRequest, CreateOtpRequest};
 
 /// `keyward account otp`
 #[derive(Debug, Args)]
-#[command(
-    after_help = "The seed is shown once, as an otpauth URI that authenticator programs read. It counts
-once `keyward account otp-confirm` has seen a first password.
+#[command(after_help = "The seed is shown once, as an otpauth URI that authenticator programs read, and on a
+terminal as a QR code that they scan. It counts once `keyward account otp-confirm` has seen a first password.
 
 Examples:
   keyward account otp alice --out alice.otpauth
-  keyward account otp bob --hotp --seed-file token-4711.seed"
-)]
+  keyward account otp bob --hotp --seed-file token-4711.seed")]
 pub(crate) struct Otp {
     /// The account
     #[arg(value_parser = name::account)]
@@ -48,6 +48,9 @@ pub(crate) struct Otp {
     /// File to write the URI to; stdout when not given
     #[arg(long, value_name = "FILE", conflicts_with = "seed_file")]
     out: Option<PathBuf>,
+    /// Replace the file
+    #[arg(long, requires = "out")]
+    force: bool,
 }
 
 impl Otp {
@@ -57,7 +60,7 @@ impl Otp {
             None => Zeroizing::new(Vec::new()),
         };
         let mut output = match &self.out {
-            Some(path) => Some(Output::open(Some(path), false)?),
+            Some(path) => Some(Output::open(Some(path), self.force)?),
             None => None,
         };
         let client = shell.client().await?;
@@ -91,10 +94,20 @@ impl Otp {
             (None, true) => shell.print.report("the token's seed is on record", &json!({ "name": name })),
             (None, false) => {
                 let uri = std::str::from_utf8(uri).map_err(|error| Failure::Input(error.to_string()))?;
+                if shell.print.to_terminal && !shell.print.is_json() {
+                    shell.print.text(&qr_code(uri)?)?;
+                }
                 shell.print.answer(uri, &json!({ "name": name, "uri": uri }))
             }
         }
     }
+}
+
+/// What a camera reads off a terminal, whatever its colours: white modules are printed, on black.
+fn qr_code(text: &str) -> Result<String, Failure> {
+    let code = QrCode::new(text).map_err(|error| Failure::Input(error.to_string()))?;
+    let drawn = code.render().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+    Ok(drawn.lines().map(|line| format!("\x1b[97;40m{line}\x1b[0m\n")).collect())
 }
 
 fn read_seed(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -174,4 +187,26 @@ async fn ask(what: &str, account: &AccountName) -> Result<String, Failure> {
         ))
     })?;
     Ok(typed.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_drawn_for_cameras() {
+        let uri = "otpauth://totp/Keyward:alice?secret=3TWIPAN6MVDILRB5HRLX6WSUCT5IZLU3YELJ3YFPZZDJR7O56COA&issuer=Keyward";
+        let drawn = qr_code(uri).unwrap();
+        let lines: Vec<_> = drawn
+            .lines()
+            .map(|line| line.trim_matches(|c: char| c.is_ascii_graphic() || c == '\x1b'))
+            .collect();
+        // Two modules a line, and four of quiet around; as wide as high.
+        let width = lines[0].chars().count();
+        assert!(
+            lines.iter().all(|line| line.chars().count() == width) && lines.len() == width.div_ceil(2),
+            "{drawn}"
+        );
+        assert!(width < 80 && lines[0].chars().all(|module| module == '█'), "{drawn}");
+    }
 }

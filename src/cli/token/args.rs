@@ -326,14 +326,14 @@ pub(super) fn warn_of_tries(shell: &mut Shell, report: &TokenReport, last_try: b
 
 /// That nobody knows the PIN, or what sets a new one, from the manual of the token.
 fn forbid_factory_secrets(report: &TokenReport) -> Result<(), Failure> {
-    let secret = match report.factory.as_slice() {
-        [] | [Secret::ManagementKey] => return Ok(()),
-        secrets if secrets.contains(&Secret::Pin) => "PIN",
-        _ => "PUK, which sets a new PIN,",
+    let message = if report.factory.contains(&Secret::Pin) {
+        "the token has the PIN that it left the factory with, which everybody knows"
+    } else if report.factory.contains(&Secret::Puk) {
+        "the token has the PUK that it left the factory with, by which everybody can set a new PIN"
+    } else {
+        return Ok(());
     };
-    let message =
-        format!("the {secret} of the token is the one that it left the factory with, which everybody knows");
-    Err(Failure::Refused { reason: "TOKEN_FACTORY_SECRET", message })
+    Err(Failure::Refused { reason: "TOKEN_FACTORY_SECRET", message: message.to_owned() })
 }
 
 /// The token that was looked at, and no other that is plugged in since.

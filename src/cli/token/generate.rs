@@ -148,12 +148,13 @@ impl Generate {
         let values: Vec<Value> = keys.iter().map(key_value).collect();
         let answer = json!({ "token": session.token.label, "serial": session.token.serial, "keys": values });
         shell.print.answer(&lines(&keys), &answer)?;
+        let piv = if piv { " --piv" } else { "" };
         shell.print.note(&match self.login {
             true => format!(
-                "next: `keyward token enroll --ticket {0}.ticket --name NAME --out {0}.enrolment`",
+                "next: `keyward token enroll{piv} --ticket {0}.ticket --name NAME --out {0}.enrolment`",
                 self.name
             ),
-            false => format!("next: `keyward token card --name {0} --out {0}.card`", self.name),
+            false => format!("next: `keyward token card{piv} --name {0} --out {0}.card`", self.name),
         });
         Ok(Exit::Ok)
     }

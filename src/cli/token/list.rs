@@ -10,7 +10,7 @@ use crate::cli::failure::Failure;
 use crate::cli::view::{Fields, View};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::public_key::KeyType;
-use crate::token::wire::{TokenKey, TokenReport};
+use crate::token::wire::{PinState, Secret, TokenKey, TokenReport};
 
 /// `keyward token list`
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ impl View for Row<'_> {
         vec![
             ("token", json!(token.label)),
             ("serial", json!(token.serial)),
-            ("pin", json!(self.report.pin.as_str())),
+            ("pin", json!(pin(self.report))),
             ("key", key(|key| json!(key.label))),
             ("id", key(|key| json!(hex::encode(&key.id)))),
             ("type", key(|key| json!(key_type(key)))),
@@ -61,6 +61,14 @@ impl View for Row<'_> {
             ("touch", key(|key| json!(key.policy.map(|policy| policy.touch.as_str())))),
             ("credential", key(|key| json!(credential(key)))),
         ]
+    }
+}
+
+/// The state of the PIN, in a word.
+fn pin(report: &TokenReport) -> &'static str {
+    match report.pin {
+        PinState::Fine if report.factory.contains(&Secret::Pin) => "factory",
+        state => state.as_str(),
     }
 }
 

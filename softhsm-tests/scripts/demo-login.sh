@@ -184,7 +184,13 @@ begin
 sign
 [[ $answer != "$second" ]] || die 'two challenges have one answer'
 complete "$used"
-refused 'one-time password'
+refused 'the one-time password was used before'
+
+title 'Refused: a wrong one-time password'
+begin
+sign
+complete "$("$bin/authenticator" "$dir/alice.otpauth" 4711)"
+refused 'the one-time password is wrong'
 
 title 'Refused: a token that was revoked'
 begin
@@ -203,6 +209,6 @@ run keyward audit verify --config "$config"
 title 'Summary'
 fact 'login            account + one-time password + token signature over the text that was shown'
 fact 'data             decrypted for a staff member of level 2, with a proof by the session; the application alone is refused'
-fact 'refused          a login again, another challenge, a used one-time password, a revoked token: outside all the same'
+fact 'refused          a login again, another challenge, a used and a wrong one-time password, a revoked token: outside all the same'
 fact "durations        demo $(seconds $(($(now) - begun))) s, build $(seconds $((begun - started))) s"
 printf '\nDEMO OK\n'

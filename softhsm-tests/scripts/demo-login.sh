@@ -168,6 +168,7 @@ otp
 SOFTHSM2_CONF=$root/$dir/alice/softhsm2.conf replay "$KEYWARD_SOCKET" accounts/alice "$dir/next" \
     keyward token agent --origin "$origin" --token alice-token --pin-file "$dir/alice/pin" | indent
 refused_inside 'there is no such login open'
+used=$otp
 
 title 'Refused: the answer to another challenge'
 first=$answer

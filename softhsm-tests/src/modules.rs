@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::{PATIENCE, PIN, World, binary, softhsm_module};
+use crate::world::PIN;
+use crate::{PATIENCE, World, binary, softhsm_module};
 
 /// A PKCS#11 module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

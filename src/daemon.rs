@@ -21,5 +21,5 @@ mod unlock;
 
 pub use hardening::harden;
 pub use init::init;
-pub use run::run;
+pub use run::{check, run};
 pub use settings::{TokenError, hsm as hsm_settings, token as token_selector};

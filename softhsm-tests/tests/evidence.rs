@@ -155,6 +155,33 @@ async fn a_certificate_that_is_revoked_later_logs_in_no_more() {
     assert!(daemon.stop().await.success());
 }
 
+/// A configuration that lets nobody in is refused, before the HSM is touched.
+#[test]
+fn a_configuration_that_lets_nobody_in_is_refused() {
+    for (login, word) in [
+        ("attestation_roots = [\"/missing.pem\"]\n", "login.attestation_roots: /missing.pem"),
+        ("attestation_roots = [\"/etc/passwd\"]\n", "login.attestation_roots: /etc/passwd"),
+        (
+            "corporate_roots = [\"/missing.pem\"]\ncorporate_crls = [\"/missing.crl\"]\n",
+            "login.corporate_roots",
+        ),
+        ("yubico_roots = false\n", "accepts no token at all"),
+        ("assurance = [\"certified\"]\n", "accepts no token at all"),
+        ("challenge_ttl = \"3m\"\n", "from 10s to 2m"),
+    ] {
+        let world = world(login);
+        let checked = world
+            .command("keywardd")
+            .args(["--config", &world.config_file(), "--check-config"])
+            .output()
+            .unwrap();
+        assert!(!checked.status.success() && text(&checked).contains(word), "{word}: {}", text(&checked));
+    }
+    let good = world(ANY);
+    let checked = good.command("keywardd").args(["--config", &good.config_file(), "--check-config"]).output();
+    ok(&checked.unwrap());
+}
+
 /// A card, and the command line in front of it.
 struct Bed {
     world: World,

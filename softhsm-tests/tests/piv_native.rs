@@ -333,6 +333,37 @@ fn an_agent_waits_no_longer_than_the_login() {
     agent.end();
 }
 
+/// The challenge says which keys may answer: nobody has to say which of two cards has one.
+#[test]
+fn an_agent_finds_the_card_that_may_answer() {
+    let bed = Bed::new();
+    let _cards = [bed.readers.insert(0, "alice", 10_000_001), bed.readers.insert(1, "bob", 10_000_002)];
+    let make = |serial: &str| {
+        let make = ["generate", "--name", "x", "--login", "--factory-management-key", "--touch", "never"];
+        let made = ok(&bed.token("card-pin", &[&make[..], &["--token", serial, "--json"]].concat()));
+        serde_json::from_str::<Value>(&made).unwrap()["keys"][0]["credential"].clone()
+    };
+    let credentials = [make("serial:10000001"), make("serial:10000002")];
+    let pin = bed.path("card-pin");
+    let agent = ["token", "agent", "--origin", ORIGIN, "--piv", "--pin-file", &pin];
+    let mut agent = Agent::start(bed.world.command("keyward").args(agent));
+    let session = data_encoding::HEXLOWER.encode(MemoryKey::default().public().spki());
+    let mut ask = |credentials: Value| {
+        let params = json!({
+            "deployment": "11".repeat(16), "origin": ORIGIN, "account": "accounts/alice", "login_id": "22".repeat(16),
+            "nonce": "33".repeat(32), "issued": 1_000, "expires": 61_000, "credentials": credentials,
+            "session_public_key": session,
+        });
+        agent.ask(&json!({ "id": 1, "method": "login", "params": params }))
+    };
+    for credential in &credentials {
+        assert_eq!(ask(json!(["44".repeat(32), credential]))["result"]["credential"], *credential);
+    }
+    let several = ask(json!(["44".repeat(32)]));
+    assert!(several.to_string().contains("several tokens fit"), "{several}");
+    agent.end();
+}
+
 /// Another program that uses the card makes it forget that its PIN was proved.
 #[test]
 fn a_card_that_forgets_its_pin_is_asked_once_more() {

@@ -282,12 +282,18 @@ async fn an_assertion_that_is_not_good_is_never_passed_over() {
     assert!(daemon.stop().await.success());
 }
 
+async fn update_account(client: &Client, staff: &Staff, suspended: Option<bool>, level: Option<u32>) {
+    let name = staff.account.clone();
+    let request = UpdateAccountRequest { name, suspended, level, ..Default::default() };
+    client.call(client.logins().update_account(request)).await.unwrap();
+}
+
 /// What ends an assertion ends it at once, in sessions that are open too.
 #[tokio::test]
 async fn what_ended_decrypts_nothing_any_more() {
     let (_world, daemon, client) = serving().await;
     let sealed = encrypt(&client, SENSITIVE).await.unwrap();
-    let ends: [&str; 3] = ["logout", "suspension", "revocation"];
+    let ends = ["logout", "suspension", "resumption", "another level and back", "revocation"];
     for (number, end) in ends.iter().enumerate() {
         let (staff, acting) = acting(&client, &format!("staff-{number}"), 2).await;
         decrypt(&acting.client, SENSITIVE, &sealed).await.unwrap();
@@ -297,13 +303,15 @@ async fn what_ended_decrypts_nothing_any_more() {
                 let request = EndAssertionRequest { assertion: acting.assertion.clone() };
                 client.call(logins().end_assertion(request)).await.unwrap();
             }
-            "suspension" => {
-                let request = UpdateAccountRequest {
-                    name: staff.account.clone(),
-                    suspended: Some(true),
-                    ..Default::default()
-                };
-                client.call(logins().update_account(request)).await.unwrap();
+            "suspension" => update_account(&client, &staff, Some(true), None).await,
+            // What was ended is not good again because the account is.
+            "resumption" => {
+                update_account(&client, &staff, Some(true), None).await;
+                update_account(&client, &staff, Some(false), None).await;
+            }
+            "another level and back" => {
+                update_account(&client, &staff, None, Some(1)).await;
+                update_account(&client, &staff, None, Some(2)).await;
             }
             _ => {
                 let request = RevokeCredentialRequest {

@@ -15,6 +15,8 @@ pub struct Member {
     pub account: AccountId,
     /// What they may see.
     pub level: Level,
+    /// How often the account had been suspended or given another level.
+    pub generation: u32,
     /// The application that the assertion was issued to: no other may show it.
     pub application: PrincipalId,
     /// The assertion.

@@ -38,8 +38,7 @@ fn main() -> ExitCode {
 fn start(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::read(&arguments.config)?;
     if arguments.check_config {
-        keyward::access::Policy::new(&config.principals)?;
-        return Ok(());
+        return Ok(keyward::daemon::check(&config)?);
     }
     Ok(keyward::daemon::run(&config)?)
 }

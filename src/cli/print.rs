@@ -163,7 +163,13 @@ impl Printer {
     /// A wrong command line, explained by clap: `text` starts with `error: `.
     pub(crate) fn usage(&mut self, text: &str) -> Exit {
         if self.json {
-            let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            // What is wrong, which may take lines; not how the command is used.
+            let lines = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
+            let message = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+            let message = message
+                .trim_start_matches("error: ")
+                .trim_end_matches("For more information, try '--help'.")
+                .trim_end();
             let error = json!({ "code": "Usage", "reason": "USAGE", "message": message });
             self.complain(&json!({ "error": error }).to_string());
         } else {

@@ -56,10 +56,13 @@ impl Login {
         if !(Duration::from_secs(60)..=Duration::from_secs(12 * 60 * 60)).contains(&self.assertion_ttl.0) {
             return Err("login.assertion_ttl must be from 1m to 12h".into());
         }
-        if self.assurance.is_empty() {
-            return Err(
-                "login.assurance accepts no token at all: name attested, certified or witnessed".into()
-            );
+        let possible = |kind: &KnownBy| match kind {
+            KnownBy::Attested => self.yubico_roots || !self.attestation_roots.is_empty(),
+            KnownBy::Certified => !self.corporate_roots.is_empty(),
+            KnownBy::Witnessed => true,
+        };
+        if !self.assurance.iter().any(possible) {
+            return Err("login.assurance accepts no token at all: attested takes roots of makers, certified takes corporate_roots".into());
         }
         if !self.corporate_roots.is_empty() && self.corporate_crls.is_empty() {
             return Err("login.corporate_roots need login.corporate_crls: without its revocation lists no certificate of an authority counts".into());

@@ -103,10 +103,21 @@ struct Open {
     watcher: JoinHandle<()>,
 }
 
+/// Checks of a configuration what can be checked without starting: principals, tokens, and the files of `[login]`.
+///
+/// # Errors
+/// [`RunError`] with what `run` would say, or a login.
+pub fn check(config: &Config) -> Result<(), RunError> {
+    Policy::new(&config.principals)?;
+    settings::hsm(config)?;
+    Ok(settings::check_login(&config.login)?)
+}
+
 async fn serve(config: &Config) -> Result<(), RunError> {
     let lock = StateLock::take(&config.state_dir)?;
     let policy = Arc::new(Policy::new(&config.principals)?);
     let hsm_settings = settings::hsm(config)?;
+    let vault_settings = settings::vault(config, node(&lock)?)?;
     if !config.database().exists() {
         return Err(no_store(config));
     }
@@ -134,7 +145,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
         root,
         secret,
         policy,
-        settings: settings::vault(config, node(&lock)?)?,
+        settings: vault_settings,
     };
     let watcher = tokio::spawn(watch_hsm(hsm.status(), audit.clone()));
     tokio::spawn(unlock(locked, gate.clone(), waiting, config.audit.checkpoint_interval.0));

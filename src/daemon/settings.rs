@@ -123,13 +123,32 @@ pub(super) fn vault(config: &Config, node: Node) -> Result<vault::Settings, Root
 
 /// A root of attestations cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("login.attestation_roots: {0}: {1}")]
-pub struct RootsError(String, String);
+#[error("login.{0}: {1}: {2}")]
+pub struct RootsError(&'static str, String, String);
+
+/// That the files of `[login]` are there. Those of the company's authority are read at each login; one that is
+/// missing then lets nobody in.
+///
+/// # Errors
+/// [`RootsError`] for the first that is not.
+pub(super) fn check_login(config: &config::Login) -> Result<(), RootsError> {
+    login(config)?;
+    for (key, paths) in
+        [("corporate_roots", &config.corporate_roots), ("corporate_crls", &config.corporate_crls)]
+    {
+        for path in paths {
+            let failed =
+                |error: std::io::Error| RootsError(key, path.display().to_string(), error.to_string());
+            std::fs::File::open(path).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
 
 fn login(config: &config::Login) -> Result<Rules, RootsError> {
     let mut anchors = if config.yubico_roots { Anchors::yubico() } else { Anchors::default() };
     for path in &config.attestation_roots {
-        let failed = |error: String| RootsError(path.display().to_string(), error);
+        let failed = |error: String| RootsError("attestation_roots", path.display().to_string(), error);
         let pem = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
         anchors.add(&pem).map_err(|error| failed(error.to_string()))?;
     }

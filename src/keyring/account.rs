@@ -60,6 +60,21 @@ pub struct Account {
     /// Every key that was ever put on record for it.
     #[n(5)]
     pub credentials: Vec<CredentialId>,
+    /// How often it was suspended or given another level; absent: never.
+    #[n(6)]
+    pub generation: Option<u32>,
+}
+
+impl Account {
+    /// How often it was suspended or given another level: assertions of an earlier time have ended.
+    pub fn generation(&self) -> u32 {
+        self.generation.unwrap_or_default()
+    }
+
+    /// The same account, whose assertions have ended for good.
+    pub fn anew(self) -> Self {
+        Self { generation: Some(self.generation().saturating_add(1)), ..self }
+    }
 }
 
 /// Whether a token's key may be logged in with.

@@ -122,6 +122,7 @@ impl OtpScheme {
     /// Judges what was given, where `next` is the first counter that still counts. Takes as long for
     /// every answer.
     pub fn judge(&self, seed: &[u8], next: u64, now: Date, given: &str) -> Given {
+        let given = without_gaps(given);
         let candidates = match self.kind {
             OtpKind::Totp(step) => {
                 let current = now.millis() / 1000 / u64::from(step.max(1));
@@ -146,17 +147,23 @@ impl OtpScheme {
     /// Finds the counter of a token that is far ahead, by two passwords in a row (RFC 4226, section 7.4). Answers the
     /// counter of the second one.
     pub fn resynchronise(&self, seed: &[u8], next: u64, passwords: [&str; 2]) -> Given {
+        let passwords = passwords.map(without_gaps);
         let mut found = None;
         let mut first = false;
         for counter in next..=next.saturating_add(Self::RESYNC) {
             let password = self.password(seed, counter);
             let [begins, ends] =
-                passwords.map(|given| bool::from(password.as_bytes().ct_eq(given.as_bytes())));
+                passwords.each_ref().map(|given| bool::from(password.as_bytes().ct_eq(given.as_bytes())));
             found = if first && ends && found.is_none() { Some(counter) } else { found };
             first = begins;
         }
         found.map_or(Given::Wrong, Given::Right)
     }
+}
+
+/// Authenticator programs show `123 456`.
+fn without_gaps(given: &str) -> String {
+    given.split_whitespace().collect()
 }
 
 /// Wrong passwords since the last right one. Only tries whose token signature was good are counted, so
@@ -215,6 +222,16 @@ mod tests {
 
     fn scheme(kind: OtpKind, hash: OtpHash, digits: u8) -> OtpScheme {
         OtpScheme::new(kind, hash, digits).unwrap()
+    }
+
+    #[test]
+    fn a_password_is_taken_as_it_is_shown() {
+        let scheme = OtpScheme::new(OtpKind::Hotp, OtpHash::Sha1, 6).unwrap();
+        let password = scheme.password(b"12345678901234567890", 7);
+        let (begin, end) = password.split_at(3);
+        for given in [format!("{begin} {end}"), format!(" {password}\n")] {
+            assert_eq!(scheme.judge(b"12345678901234567890", 7, Date(0), &given), Given::Right(7));
+        }
     }
 
     #[test]

@@ -389,6 +389,7 @@ impl Vault {
             amr: methods(credential),
             acr: credential.assurance.as_str().to_owned(),
             level: account.level.get(),
+            generation: account.generation(),
             credential: completion.credential.to_string(),
             cnf: Confirmation { jkt: assertion::thumbprint(session) },
         })

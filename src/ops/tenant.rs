@@ -14,7 +14,7 @@ use crate::id::{KekVersion, TenantId};
 use crate::keyring::record::{KekRecord, Tenant};
 use crate::keyring::schedule::Schedule;
 use crate::keyring::state::KeyState;
-use crate::store::{Changes, Prefix, Stored, tables};
+use crate::store::{Changes, Prefix, StoreError, Stored, tables};
 
 /// Longest display name in bytes.
 const MAX_DISPLAY_NAME: usize = 200;
@@ -173,26 +173,26 @@ impl Vault {
         Ok(Done::new(found))
     }
 
+    /// The record first: a destruction puts a tombstone in its place, so it has the one or the other.
     async fn kek_info(&self, id: &TenantId, version: KekVersion, sealed: u32) -> Result<KekInfo, Error> {
         let path = tables::kek(id, version);
-        if let Some(tombstone) = self.records.get(&tables::tombstone(&path)).await? {
-            let destroyed = Some(tombstone.record.destroyed);
-            let state = KeyState::Destroyed;
-            return Ok(KekInfo {
-                version,
-                resident: false,
-                state,
-                sealed,
-                uses_reserved: 0,
-                created: None,
-                destroyed,
-            });
+        if let Some(stored) = self.records.get(&path).await? {
+            let KekRecord { state, uses_reserved, created, destruction, resident, .. } = stored.record;
+            let destroyed = destruction.map(|planned| planned.due);
+            let (resident, created) = (resident.is_some(), Some(created));
+            return Ok(KekInfo { version, resident, state, sealed, uses_reserved, created, destroyed });
         }
-        let KekRecord { state, uses_reserved, created, destruction, resident, .. } =
-            self.kek(id, version).await?.record;
-        let destroyed = destruction.map(|planned| planned.due);
-        let (resident, created) = (resident.is_some(), Some(created));
-        Ok(KekInfo { version, resident, state, sealed, uses_reserved, created, destroyed })
+        let tombstone = self.records.get(&tables::tombstone(&path)).await?;
+        let tombstone = tombstone.ok_or_else(|| StoreError::lost(&path))?;
+        Ok(KekInfo {
+            version,
+            resident: false,
+            state: KeyState::Destroyed,
+            sealed,
+            uses_reserved: 0,
+            created: None,
+            destroyed: Some(tombstone.record.destroyed),
+        })
     }
 
     /// A new KEK, wrapped under the root in force; `changes` are made only while it is.

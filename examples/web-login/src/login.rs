@@ -1,5 +1,6 @@
 //! The two steps of a login, and logging out.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,7 +121,11 @@ fn refused(app: &App, id: &str, error: &Error) -> Response {
             begin_anew(app, Some(id), Some(said), StatusCode::TOO_MANY_REQUESTS)
         }
         "LOGIN_FAILED" | "NAME_INVALID" => begin_anew(app, Some(id), Some(FAILED), StatusCode::UNAUTHORIZED),
-        _ => unavailable(AWAY),
+        _ => {
+            // People cannot help it; whoever runs this can.
+            writeln!(std::io::stderr(), "web-login: {}: {}", error.reason(), error.message).ok();
+            unavailable(AWAY)
+        }
     }
 }
 

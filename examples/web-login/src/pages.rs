@@ -80,7 +80,7 @@ asks for the PIN: compare. It is good for {} seconds and one try.</p>
 <p id="state" class="hint" role="status"></p>
 <button id="again" type="button" hidden>Try the token again</button>
 <label for="otp">One-time password</label>
-<input id="otp" name="otp" inputmode="numeric" autocomplete="one-time-code" required maxlength="8" autofocus>
+<input id="otp" name="otp" inputmode="numeric" autocomplete="one-time-code" required maxlength="12" autofocus>
 <details id="by-hand" open><summary>Without the browser extension</summary>
 <label for="request">Give this line to <code>keyward token agent</code></label>
 <textarea id="request" readonly rows="5" spellcheck="false">{line}</textarea>

@@ -153,7 +153,7 @@ impl Confirm {
         let mut given = match &self.password_file {
             Some(path) => {
                 let read = crate::cli::document::read(path)?;
-                read.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+                read.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect::<Vec<_>>()
             }
             None => {
                 let mut typed = Vec::new();

@@ -17,10 +17,9 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::clock::Date;
 use crate::id::{AccountName, DeploymentId, LoginId, Origin};
-use crate::keyring::credential::CredentialId;
+use crate::keyring::credential::{Credential, CredentialId};
 use crate::keyring::custodian::AgreementKey;
 use crate::token::envelope::Login;
-use crate::token::wire::KeyUse;
 
 /// Longest line in bytes.
 const LONGEST: u64 = 64 * 1024;
@@ -160,8 +159,9 @@ impl Agent {
         (login, deployment, said): (Login, DeploymentId, &str),
         within: Duration,
     ) -> Result<Value, Failure> {
-        let mut session = self.token.open_for(shell, KeyUse::Login, said, within).await?;
-        let credential = self.credential(&mut session, params).await?;
+        let asked: Vec<_> = params.credentials.iter().filter_map(|text| CredentialId::parse(text)).collect();
+        let mut session = self.token.open_to_answer(shell, &asked, said, within).await?;
+        let credential = Self::credential(&mut session, &asked).await?;
         let envelope = login.envelope(deployment, credential.id());
         let signature = session.sign(shell, &credential, &envelope).await?;
         Ok(json!({ "credential": credential.id().to_string(), "signature": hex::encode(signature) }))
@@ -207,14 +207,9 @@ impl Agent {
     }
 
     /// The token's key, if it may answer.
-    async fn credential(
-        &self,
-        session: &mut Session,
-        params: &Params,
-    ) -> Result<crate::keyring::credential::Credential, Failure> {
+    async fn credential(session: &mut Session, asked: &[CredentialId]) -> Result<Credential, Failure> {
         let credential = session.credential().await?;
-        let asked = params.credentials.iter().filter_map(|text| CredentialId::parse(text));
-        match asked.into_iter().any(|id| id == credential.id()) {
+        match asked.contains(&credential.id()) {
             true => Ok(credential),
             false => Err(Failure::Refused {
                 reason: "TOKEN_REFUSED",

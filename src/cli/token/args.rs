@@ -14,7 +14,7 @@ use crate::cli::view::plain;
 use crate::daemon;
 use crate::hsm::pin::PinSource;
 use crate::id::token::{TokenInfo, TokenSelector};
-use crate::keyring::credential::{Credential, TokenAlgorithm, TokenKind};
+use crate::keyring::credential::{Credential, CredentialId, TokenAlgorithm, TokenKind};
 use crate::keyring::custodian::AgreementKey;
 use crate::keyring::public_key::KeyType;
 use crate::secret::{Key256, NoPin, Pin, SecretMemory};
@@ -188,7 +188,11 @@ impl ModuleArgs {
     /// # Errors
     /// [`Failure`] when none fits, or several.
     pub(super) async fn token(&self, shell: &mut Shell) -> Result<TokenReport, Failure> {
-        let mut tokens = self.tokens(shell).await?;
+        let tokens = self.tokens(shell).await?;
+        self.only(tokens)
+    }
+
+    fn only(&self, mut tokens: Vec<TokenReport>) -> Result<TokenReport, Failure> {
         let missing = |message: String| Failure::Refused { reason: "TOKEN_MISSING", message };
         match (tokens.pop(), tokens.len()) {
             (Some(only), 0) => Ok(only),
@@ -385,16 +389,51 @@ impl TokenArgs {
         matter: &str,
         within: Duration,
     ) -> Result<Session, Failure> {
-        daemon::harden(SecretMemory::default()).map_err(Failure::file("protect", "this process".as_ref()))?;
         let report = self.module.token(shell).await?;
+        let key = self.key.clone().unwrap_or_else(|| self.own_key(signs));
+        self.open_token(shell, report, key, matter, within).await
+    }
+
+    /// The same, to sign with one of the keys that are asked for: a token that shows one, and that key, are found without
+    /// `--token` and `--key`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) async fn open_to_answer(
+        &self,
+        shell: &mut Shell,
+        asked: &[CredentialId],
+        matter: &str,
+        within: Duration,
+    ) -> Result<Session, Failure> {
+        let answers =
+            |key: &TokenKey| key.spki.as_deref().is_some_and(|spki| asked.contains(&CredentialId::of(spki)));
+        let mut tokens = self.module.tokens(shell).await?;
+        if tokens.iter().any(|report| report.keys.iter().any(answers)) {
+            tokens.retain(|report| report.keys.iter().any(answers));
+        }
+        let report = self.module.only(tokens)?;
+        let found = report.keys.iter().find(|key| answers(key)).map(|key| KeySelector::Id(key.id.clone()));
+        let key = self.key.clone().or(found).unwrap_or_else(|| self.own_key(KeyUse::Login));
+        self.open_token(shell, report, key, matter, within).await
+    }
+
+    async fn open_token(
+        &self,
+        shell: &mut Shell,
+        report: TokenReport,
+        key: KeySelector,
+        matter: &str,
+        within: Duration,
+    ) -> Result<Session, Failure> {
+        daemon::harden(SecretMemory::default()).map_err(Failure::file("protect", "this process".as_ref()))?;
         forbid_factory_secrets(&report)?;
         warn_of_tries(shell, &report, self.pin.last_try)?;
         let pin = self.pin.read(&report.token, matter, within).await?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
         let opened = process.open(same(report.token), pin, self.pin.last_try).await;
         let token = opened.map_err(failure)?;
-        let made = |key: &Option<KeySelector>, key_use| key.clone().unwrap_or_else(|| self.own_key(key_use));
-        let (key, agreement_key) = (made(&self.key, signs), made(&self.agreement_key, KeyUse::Agree));
+        let agreement_key = self.agreement_key.clone().unwrap_or_else(|| self.own_key(KeyUse::Agree));
         Ok(Session {
             process,
             token,

@@ -16,6 +16,9 @@ use crate::token::client::TokenProcess;
 use crate::token::error::{PinTrouble, TokenError};
 use crate::token::wire::PinState;
 
+/// PIN and PUK of PIV cards that come from the factory.
+const FACTORY: [&str; 2] = ["123456", "12345678"];
+
 /// Where a new PIN or PUK comes from.
 #[derive(Debug, Clone, Args)]
 struct NewArgs {
@@ -40,6 +43,19 @@ impl NewArgs {
                 Err(Failure::Input(format!("the new {what} was not the same both times: nothing is changed")))
             }
         }
+    }
+}
+
+/// That a new PIN or PUK is a new one, and none that everybody knows.
+fn require_another(what: &str, old: &Pin, new: &Pin) -> Result<(), Failure> {
+    if old.expose() == new.expose() {
+        return Err(Failure::Input(format!("the new {what} is the old one: nothing is changed")));
+    }
+    match FACTORY.contains(&new.expose()) {
+        true => Err(Failure::Input(format!(
+            "the new {what} is one that tokens leave the factory with: nothing is changed"
+        ))),
+        false => Ok(()),
     }
 }
 
@@ -97,6 +113,7 @@ impl ChangePin {
         warn_of_tries(shell, &report, self.pin.last_try())?;
         let pin = self.pin.read(&report.token, "", WINDOW).await?;
         let new = self.new.read("PIN", &report.token).await?;
+        require_another("PIN", &pin, &new)?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
         let changed = process.change_pin(same(report.token.clone()), pin, new, self.pin.last_try()).await;
         changed.map_err(failure)?;
@@ -144,6 +161,7 @@ impl ChangePuk {
         let token = self.puk.token(shell, &self.module).await?;
         let old = self.puk.read(&self.module, &token).await?;
         let new = self.new.read(puk(&self.module), &token).await?;
+        require_another(puk(&self.module), &old, &new)?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
         process.change_puk(same(token.clone()), old, new, self.puk.last_try).await.map_err(failure)?;
         done(shell, &format!("the {} is changed", puk(&self.module)), &token)

@@ -68,7 +68,8 @@ impl Vault {
             self.require_no_administrator(&format!("set-level {id} {}", level.get())).await?;
         }
         let (created, credentials) = (Date::now(), Vec::new());
-        let record = Account { display_name, level, suspended: false, created, credentials };
+        let record =
+            Account { display_name, level, suspended: false, created, credentials, generation: None };
         let mut changes = Changes::default();
         changes.create(&tables::account(id), &record);
         let detail = format!("level {}", level.get());
@@ -139,6 +140,9 @@ impl Vault {
         }
         record.suspended = change.suspended.unwrap_or(record.suspended);
         record.display_name = change.display_name.clone().or(record.display_name);
+        if record.level != before.level || (record.suspended && !before.suspended) {
+            record = record.anew();
+        }
         let mut changes = Changes::default();
         changes.replace(&tables::account(id), &record, revision);
         let detail = difference(&before, &record);

@@ -306,7 +306,11 @@ impl Vault {
                         record.level.get()
                     )));
                 }
-                changes.replace(&tables::account(account), &Account { level: *level, ..record }, revision);
+                changes.replace(
+                    &tables::account(account),
+                    &Account { level: *level, ..record }.anew(),
+                    revision,
+                );
             }
             Act::Resume { account } => {
                 let Stored { record, revision } = self.account(account).await?;
@@ -391,7 +395,7 @@ impl Vault {
                 return Err(Error::NotAllowed(format!("credential {credential} is revoked")));
             }
         }
-        let administrator = Account { level: Level::Three, suspended: false, ..record };
+        let administrator = Account { level: Level::Three, suspended: false, ..record }.anew();
         changes.replace(&tables::account(account), &administrator, revision);
         self.commit_own(changes, Affects::Staff, "make-administrator", format!("accounts/{account}")).await?;
         Ok(done)

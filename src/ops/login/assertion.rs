@@ -32,6 +32,9 @@ pub struct Claims {
     pub acr: String,
     /// The account's level.
     pub level: u32,
+    /// How often the account was suspended or given another level before: later, the assertion has ended.
+    #[serde(default)]
+    pub generation: u32,
     /// The token's key: SHA-256 of its SubjectPublicKeyInfo, in hexadecimal.
     pub credential: String,
     /// The session's key (RFC 7800).
@@ -113,6 +116,7 @@ mod tests {
             amr: vec!["pop".into(), "otp".into()],
             acr: "witnessed".into(),
             level: 1,
+            generation: 1,
             credential: "02".into(),
             cnf: Confirmation { jkt: "03".into() },
         }

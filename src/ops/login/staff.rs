@@ -214,7 +214,12 @@ impl Vault {
         if credential.is_none_or(|found| found.record.state != CredentialState::Active) {
             return Err(AssertionFlaw::Ended.into());
         }
-        if account.level == member.level { Ok(()) } else { Err(AssertionFlaw::OtherLevel.into()) }
+        match account.level == member.level {
+            false => Err(AssertionFlaw::OtherLevel.into()),
+            // Suspended and resumed since, or given another level and this one again.
+            true if account.generation() != member.generation => Err(AssertionFlaw::Ended.into()),
+            true => Ok(()),
+        }
     }
 
     /// The view of a key, for whoever may do this with it now: where a staff member acts through the
@@ -272,6 +277,7 @@ fn member(claims: &Claims, accounts: u64) -> Option<Member> {
     Some(Member {
         account: AccountName::parse(&claims.sub).ok()?.0,
         level: Level::new(claims.level)?,
+        generation: claims.generation,
         application: PrincipalId::new(&claims.aud).ok()?,
         assertion: AssertionId::parse(&claims.jti)?,
         credential: CredentialId::parse(&claims.credential)?,

@@ -400,7 +400,7 @@ fn what_goes_wrong_in_the_library_is_told() {
         ("C_Initialize", "crash", (5, "TOKEN_LOST")),
         ("C_GenerateKeyPair", "answer 31", (5, "TOKEN_FAILED")),
         ("C_GenerateKeyPair", "crash", (5, "TOKEN_LOST")),
-        ("C_Login", "answer a4", (3, "TOKEN_PIN_WRONG")),
+        ("C_Login", "answer a4", (3, "TOKEN_PIN_UNUSABLE")),
         ("C_Login", "answer 30", (5, "TOKEN_FAILED")),
     ] {
         let fault = faults.arm(function, action);

@@ -34,7 +34,13 @@ fn millis(time: Option<&prost_types::Timestamp>) -> i64 {
 /// What it answers; more may stand beside it.
 #[derive(Deserialize)]
 struct Answer {
-    result: Signed,
+    result: Option<Signed>,
+    error: Option<Failed>,
+}
+
+#[derive(Deserialize)]
+struct Failed {
+    message: String,
 }
 
 #[derive(Deserialize)]
@@ -43,14 +49,19 @@ struct Signed {
     signature: String,
 }
 
-/// The completion of a login; `None` when the helper's answer is none.
-pub(crate) fn completion(begun: &Begun, otp: &str, answer: &str) -> Option<CompleteLoginRequest> {
-    let Answer { result } = serde_json::from_str(answer.trim()).ok()?;
-    Some(CompleteLoginRequest {
+/// The completion of a login. Without a signature, what the helper says of that, if it says something.
+pub(crate) fn completion(
+    begun: &Begun,
+    otp: &str,
+    answer: &str,
+) -> Result<CompleteLoginRequest, Option<String>> {
+    let Answer { result, error } = serde_json::from_str(answer.trim()).map_err(|_| None)?;
+    let Signed { credential, signature } = result.ok_or_else(|| error.map(|failed| failed.message))?;
+    Ok(CompleteLoginRequest {
         login_id: begun.challenge.login_id.clone(),
         otp: otp.trim().to_owned(),
-        credential: hex::decode(result.credential).ok()?.into(),
+        credential: hex::decode(credential).map_err(|_| None)?.into(),
         session_public_key: begun.key.public_key().into(),
-        signature: hex::decode(result.signature).ok()?.into(),
+        signature: hex::decode(signature).map_err(|_| None)?.into(),
     })
 }

@@ -145,8 +145,13 @@ pub(crate) async fn complete(
 ) -> Response {
     let Some((id, _)) = visit_of_form(&app, &headers, &given.form) else { return stale() };
     let Some(begun) = app.visits.take_begun(&id) else { return stale() };
-    let Some(request) = helper::completion(&begun, &given.otp, &given.answer) else {
-        return begin_anew(&app, Some(&id), Some(FAILED), StatusCode::UNAUTHORIZED);
+    let request = match helper::completion(&begun, &given.otp, &given.answer) {
+        Ok(request) => request,
+        // The helper's words are for the person in front of it.
+        Err(said) => {
+            let said = said.unwrap_or_else(|| FAILED.to_owned());
+            return begin_anew(&app, Some(&id), Some(&said), StatusCode::UNAUTHORIZED);
+        }
     };
     let logins = || app.client.logins();
     let completed = app.client.call(async { logins().complete_login(request).await }).await;

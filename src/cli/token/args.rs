@@ -112,10 +112,15 @@ pub(crate) fn failure(error: TokenError) -> Failure {
     let reason = match &error {
         TokenError::Module(_) => "TOKEN_MODULE",
         TokenError::NoToken(_) => "TOKEN_MISSING",
-        TokenError::Pin(PinTrouble::LastTry | PinTrouble::LastPukTry) => "TOKEN_PIN_LAST_TRY",
-        TokenError::Pin(PinTrouble::Locked | PinTrouble::NotSet | PinTrouble::Expired) => {
-            "TOKEN_PIN_UNUSABLE"
-        }
+        TokenError::Pin(
+            PinTrouble::LastTry | PinTrouble::LastPukTry | PinTrouble::Wrong(PinState::LastTry, _),
+        ) => "TOKEN_PIN_LAST_TRY",
+        TokenError::Pin(
+            PinTrouble::Locked
+            | PinTrouble::NotSet
+            | PinTrouble::Expired
+            | PinTrouble::Wrong(PinState::Locked, _),
+        ) => "TOKEN_PIN_UNUSABLE",
         TokenError::Pin(PinTrouble::PukLocked) => "TOKEN_PUK_LOCKED",
         TokenError::Pin(PinTrouble::Wrong(..) | PinTrouble::WrongPuk(_) | PinTrouble::Malformed) => {
             "TOKEN_PIN_WRONG"

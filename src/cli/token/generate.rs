@@ -149,6 +149,11 @@ impl Generate {
         let answer = json!({ "token": session.token.label, "serial": session.token.serial, "keys": values });
         shell.print.answer(&lines(&keys), &answer)?;
         let piv = if piv { " --piv" } else { "" };
+        if self.piv.factory_management_key {
+            shell.print.note(
+                "the management key is still that of the factory: `ykman piv access change-management-key`",
+            );
+        }
         shell.print.note(&match self.login {
             true => format!(
                 "next: `keyward token enroll{piv} --ticket {0}.ticket --name NAME --out {0}.enrolment`",

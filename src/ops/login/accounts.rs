@@ -1,5 +1,7 @@
 //! Accounts, their one-time passwords, and what became of assertions.
 
+use std::time::Duration;
+
 use super::Claims;
 use super::assertion::jwk;
 use crate::access::{Authorized, permission};
@@ -248,8 +250,18 @@ impl Vault {
             Error::NotAllowed(format!("accounts/{id} has no one-time password that waits to be confirmed"))
         })?;
         let now = Date::now();
-        if record.failures.lock(now) != Lock::Open {
-            return Err(Error::NotAllowed("too many wrong passwords: make a new one-time password".into()));
+        match record.failures.lock(now) {
+            Lock::Open => {}
+            Lock::Until(end) => {
+                let pause = Duration::from_millis(end.millis().saturating_sub(now.millis())).as_secs() + 1;
+                let words =
+                    format!("after wrong passwords the account is paused: try again in {pause} seconds");
+                return Err(Error::NotAllowed(words));
+            }
+            Lock::Hard => {
+                let words = "too many wrong passwords: make a new one-time password, or unlock the account";
+                return Err(Error::NotAllowed(words.into()));
+            }
         }
         if following.is_some() && record.scheme.kind != OtpKind::Hotp {
             return Err(Error::NotAllowed("only passwords by counter take two in a row".into()));

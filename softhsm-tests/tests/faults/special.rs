@@ -75,6 +75,8 @@ async fn freezing_a_tenant_destroys_its_keks_in_the_token() {
     let mut world = World::new();
     let mut faults = Faults::under(&mut world);
     world.reconfigure("[hsm]\n", "[hsm]\nprobe_interval = \"1h\"\n");
+    // Whoever signs a checkpoint destroys the key's handle afterwards.
+    world.config.push_str("\n[audit]\ncheckpoint_interval = \"1h\"\n");
     world.init();
     let (_daemon, client) = world.start_with_key().await;
     create_tenant(&client, "other").await.expect("a tenant");

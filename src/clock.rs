@@ -34,6 +34,29 @@ impl Moment {
 #[cbor(transparent)]
 pub struct Date(#[n(0)] pub u64);
 
+/// A day: days since 1970-01-01, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Day(pub u32);
+
+impl Day {
+    /// The day of a date.
+    pub fn of(date: Date) -> Self {
+        Self(u32::try_from(date.0 / Self::MILLIS).unwrap_or(u32::MAX))
+    }
+
+    /// Its first moment.
+    pub fn begin(self) -> Date {
+        Date(u64::from(self.0) * Self::MILLIS)
+    }
+
+    /// The moment behind its last one; the last day that can be named has no end.
+    pub fn end(self) -> Date {
+        self.0.checked_add(1).map_or(Date(u64::MAX), |next| Self(next).begin())
+    }
+
+    const MILLIS: u64 = 86_400_000;
+}
+
 impl Date {
     /// Today, by the wall clock.
     pub fn now() -> Self {

@@ -32,7 +32,9 @@ pub(crate) mod files;
 #[cfg(test)]
 mod formats;
 mod journal;
+mod log;
 mod meta;
+mod migrate;
 mod needs;
 mod rebuild;
 mod recover;
@@ -46,12 +48,13 @@ mod view;
 
 pub use compact::Compacted;
 pub use error::{Refusal, StoreError};
+pub use log::{Cause, LogPoint, Witness};
 pub use mac::StoreKeys;
-pub use meta::StoreChange;
+pub use meta::{Intent, StoreChange};
 pub use records::{Changes, Records, Stats};
 pub use recover::{ErasureList, OpenReport, bootstrap, erasure_keys, signing_keys};
 pub use reseal::{Batch, Cursor};
 pub use scrub::Scrubbed;
 pub use sqlite::SqliteKv;
 pub use tables::{Path, Prefix, Record};
-pub use view::{Stored, View};
+pub use view::{Complete, Listing, Pass, Stored, View};

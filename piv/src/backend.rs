@@ -8,7 +8,7 @@ use keyward::id::token::{TokenInfo, TokenSelector};
 use keyward::secret::Pin;
 use keyward::token::backend::Backend;
 use keyward::token::error::{PinTrouble, TokenError};
-use keyward::token::wire::{PinState, Secret, TokenReport};
+use keyward::token::wire::{PinState, PukSets, Secret, TokenReport};
 use pcsc::{Disposition, PNP_NOTIFICATION, ReaderState, Scope, State};
 use yubikey::piv::{ManagementSlotId, SlotId};
 use yubikey::reader::Context;
@@ -176,7 +176,7 @@ fn factory(card: &mut YubiKey) -> Vec<Secret> {
 fn report(card: &mut YubiKey) -> Result<TokenReport, TokenError> {
     let (left, all) = tries(card)?;
     Ok(TokenReport {
-        puk: puk(card),
+        puk: puk_state(card),
         token: info(card),
         pin: state(left, all),
         keys: slots::keys(card)?.into_iter().map(|found| found.key).collect(),
@@ -186,19 +186,10 @@ fn report(card: &mut YubiKey) -> Result<TokenReport, TokenError> {
 }
 
 /// The state of the PUK, where the card tells: from firmware 5.3 on.
-fn puk(card: &mut YubiKey) -> PinState {
+fn puk_state(card: &mut YubiKey) -> PinState {
     let metadata = piv::metadata(card, SlotId::Management(ManagementSlotId::Puk)).ok();
     let retries = metadata.and_then(|metadata| metadata.retries);
     retries.map_or(PinState::Fine, |retries| state(retries.remaining_count, Some(retries.retry_count)))
-}
-
-/// That one more try of the PUK may be made.
-fn may_try_puk(card: &mut YubiKey, last_try: bool) -> Result<(), TokenError> {
-    match puk(card) {
-        PinState::Locked => Err(TokenError::Pin(PinTrouble::PukLocked)),
-        PinState::LastTry if !last_try => Err(TokenError::Pin(PinTrouble::LastPukTry)),
-        _ => Ok(()),
-    }
 }
 
 /// Nothing that a card would count as a try without being able to take it.
@@ -210,15 +201,6 @@ fn fits(pin: &Pin) -> Result<&[u8], TokenError> {
     }
 }
 
-/// That one more try of the PIN may be made.
-fn may_try(card: &mut YubiKey, last_try: bool) -> Result<(), TokenError> {
-    match tries(card)? {
-        (0, _) => Err(TokenError::Pin(PinTrouble::Locked)),
-        (1, _) if !last_try => Err(TokenError::Pin(PinTrouble::LastTry)),
-        _ => Ok(()),
-    }
-}
-
 impl Backend for Piv {
     type Open = Card;
 
@@ -226,12 +208,18 @@ impl Backend for Piv {
         self.look()?;
         let Present { mut cards, closed, unready } = Self::present(|_| false)?;
         self.unready = unready;
-        let reports = cards.iter_mut().map(report).collect();
-        let none = cards.is_empty();
+        let (mut reports, mut failed) = (Vec::new(), closed);
+        for reported in cards.iter_mut().map(report) {
+            match reported {
+                Ok(report) => reports.push(report),
+                // One that was pulled out, or is broken, keeps no other from being used.
+                Err(error) => failed = Some(error),
+            }
+        }
         leave(cards);
-        match closed {
-            Some(closed) if none => Err(closed),
-            _ => reports,
+        match failed {
+            Some(failed) if reports.is_empty() => Err(failed),
+            _ => Ok(reports),
         }
     }
 
@@ -246,7 +234,8 @@ impl Backend for Piv {
     fn open(&mut self, token: &TokenSelector, pin: &Pin, last_try: bool) -> Result<Card, TokenError> {
         let bytes = fits(pin)?;
         let mut card = Self::find(token)?;
-        may_try(&mut card, last_try)?;
+        let (left, all) = tries(&mut card)?;
+        state(left, all).may_try(last_try).map_err(TokenError::Pin)?;
         card.verify_pin(bytes).map_err(|error| wrong_pin("take the PIN", error))?;
         Ok(Card::new(card, pin.duplicate()))
     }
@@ -260,33 +249,25 @@ impl Backend for Piv {
     ) -> Result<(), TokenError> {
         let (old, new) = (fits(pin)?, fits(new)?);
         let mut card = Self::find(token)?;
-        may_try(&mut card, last_try)?;
+        let (left, all) = tries(&mut card)?;
+        state(left, all).may_try(last_try).map_err(TokenError::Pin)?;
         card.change_pin(old, new).map_err(|error| wrong_pin("change its PIN", error))
     }
 
-    fn unblock(
+    fn use_puk(
         &mut self,
         token: &TokenSelector,
         puk: &Pin,
+        sets: PukSets,
         new: &Pin,
         last_try: bool,
     ) -> Result<(), TokenError> {
-        let (puk, new) = (fits(puk)?, fits(new)?);
+        let (old, new) = (fits(puk)?, fits(new)?);
         let mut card = Self::find(token)?;
-        may_try_puk(&mut card, last_try)?;
-        card.unblock_pin(puk, new).map_err(|error| wrong_puk("set a new PIN", error))
-    }
-
-    fn change_puk(
-        &mut self,
-        token: &TokenSelector,
-        puk: &Pin,
-        new: &Pin,
-        last_try: bool,
-    ) -> Result<(), TokenError> {
-        let (puk, new) = (fits(puk)?, fits(new)?);
-        let mut card = Self::find(token)?;
-        may_try_puk(&mut card, last_try)?;
-        card.change_puk(puk, new).map_err(|error| wrong_puk("change its PUK", error))
+        puk_state(&mut card).may_try_puk(last_try).map_err(TokenError::Pin)?;
+        match sets {
+            PukSets::Pin => card.unblock_pin(old, new).map_err(|error| wrong_puk("set a new PIN", error)),
+            PukSets::Puk => card.change_puk(old, new).map_err(|error| wrong_puk("change its PUK", error)),
+        }
     }
 }

@@ -243,7 +243,12 @@ impl Agent {
 
     /// The answer to one line.
     pub fn ask(&mut self, request: &Value) -> Value {
-        writeln!(self.input, "{request}").expect("a pipe");
+        self.send(format!("{request}\n").as_bytes())
+    }
+
+    /// The answer to bytes that may be no request.
+    pub fn send(&mut self, bytes: &[u8]) -> Value {
+        self.input.write_all(bytes).expect("a pipe");
         let mut line = String::new();
         self.output.read_line(&mut line).expect("a pipe");
         serde_json::from_str(&line).expect("JSON")

@@ -691,6 +691,9 @@ async fn a_staff_member_enrolls_and_logs_in_with_a_real_token() {
     let arguments = desk.with_token(&["token", "agent", "--origin", ORIGIN]);
     let mut agent = Agent::start(world.command("keyward").args(arguments));
     let answers = requests.map(|request| agent.ask(&request));
+    // A line that is no text is answered, and not the end.
+    assert_eq!(agent.send(b"{\"id\":5,\xff}\n")["error"]["reason"], "REQUEST");
+    assert_eq!(agent.ask(&json!({"id": 6, "method": "list"}))["id"], 6);
     agent.end();
     assert_eq!(answers[0]["result"]["tokens"][0]["label"], "alice");
     assert_eq!(answers[1]["error"]["reason"], "TOKEN_REFUSED", "{}", answers[1]);

@@ -235,6 +235,12 @@ fn a_wrong_pin_says_how_many_tries_are_left_and_stops_before_the_last() {
     ok(&bed.token("new", &["change-pin", "--new-file", &bed.path("card-pin")]));
     bed.world.write_secret("new-puk", "87654321");
     ok(&bed.plain(&["change-puk", "--puk-file", &puk, "--new-file", &bed.path("new-puk")]));
+    let known = bed.path("factory-PIN");
+    refused(
+        &bed.plain(&["unblock", "--puk-file", &bed.path("new-puk"), "--new-file", &known]),
+        "leave the factory",
+    );
+    refused(&bed.token("card-pin", &["change-pin", "--new-file", &bed.path("card-pin")]), "is the old one");
     // Down to the last try, which is nobody's by accident.
     refused(&unblock(&puk), "PUK is wrong: 2 tries are left");
     refused(&unblock(&wrong), "one try is left");
@@ -309,6 +315,16 @@ fn a_card_that_misbehaves_or_is_pulled_out_is_survived() {
     }
 }
 
+/// What a page asks the agent: a login of no daemon, good for so many milliseconds.
+fn login(lasts: u64, credentials: Value) -> Value {
+    let session = data_encoding::HEXLOWER.encode(MemoryKey::default().public().spki());
+    json!({ "id": 1, "method": "login", "params": {
+        "deployment": "11".repeat(16), "origin": ORIGIN, "account": "accounts/alice", "login_id": "22".repeat(16),
+        "nonce": "33".repeat(32), "issued": 1_000, "expires": 1_000 + lasts, "credentials": credentials,
+        "session_public_key": session,
+    } })
+}
+
 /// Nobody is asked for a PIN for a page that is not there any more.
 #[test]
 fn an_agent_waits_no_longer_than_the_login() {
@@ -316,15 +332,7 @@ fn an_agent_waits_no_longer_than_the_login() {
     let pin = bed.path("card-pin");
     let wait = ["token", "agent", "--origin", ORIGIN, "--piv", "--pin-file", &pin, "--wait"];
     let mut agent = Agent::start(bed.world.command("keyward").args(wait));
-    let session = data_encoding::HEXLOWER.encode(MemoryKey::default().public().spki());
-    let mut ask = |lasts: u64| {
-        let params = json!({
-            "deployment": "11".repeat(16), "origin": ORIGIN, "account": "accounts/alice", "login_id": "22".repeat(16),
-            "nonce": "33".repeat(32), "issued": 1_000, "expires": 1_000 + lasts, "credentials": [],
-            "session_public_key": session,
-        });
-        agent.ask(&json!({ "id": 1, "method": "login", "params": params }))["error"]["reason"].clone()
-    };
+    let mut ask = |lasts| agent.ask(&login(lasts, json!([])))["error"]["reason"].clone();
     assert_eq!(ask(1_000), "LOGIN_OVER");
     let _card = bed.insert();
     ok(&bed.make_login_key(&["--touch", "never"]));
@@ -337,7 +345,7 @@ fn an_agent_waits_no_longer_than_the_login() {
 #[test]
 fn an_agent_finds_the_card_that_may_answer() {
     let bed = Bed::new();
-    let _cards = [bed.readers.insert(0, "alice", 10_000_001), bed.readers.insert(1, "bob", 10_000_002)];
+    let cards = [bed.readers.insert(0, "alice", 10_000_001), bed.readers.insert(1, "bob", 10_000_002)];
     let make = |serial: &str| {
         let make = ["generate", "--name", "x", "--login", "--factory-management-key", "--touch", "never"];
         let made = ok(&bed.token("card-pin", &[&make[..], &["--token", serial, "--json"]].concat()));
@@ -347,20 +355,22 @@ fn an_agent_finds_the_card_that_may_answer() {
     let pin = bed.path("card-pin");
     let agent = ["token", "agent", "--origin", ORIGIN, "--piv", "--pin-file", &pin];
     let mut agent = Agent::start(bed.world.command("keyward").args(agent));
-    let session = data_encoding::HEXLOWER.encode(MemoryKey::default().public().spki());
-    let mut ask = |credentials: Value| {
-        let params = json!({
-            "deployment": "11".repeat(16), "origin": ORIGIN, "account": "accounts/alice", "login_id": "22".repeat(16),
-            "nonce": "33".repeat(32), "issued": 1_000, "expires": 61_000, "credentials": credentials,
-            "session_public_key": session,
-        });
-        agent.ask(&json!({ "id": 1, "method": "login", "params": params }))
-    };
+    let mut ask = |credentials| agent.ask(&login(60_000, credentials));
     for credential in &credentials {
         assert_eq!(ask(json!(["44".repeat(32), credential]))["result"]["credential"], *credential);
     }
     let several = ask(json!(["44".repeat(32)]));
     assert!(several.to_string().contains("several tokens fit"), "{several}");
+    // Whoever asks does not choose a key that is for something else.
+    let make = ["generate", "--name", "x", "--factory-management-key", "--touch", "never", "--token"];
+    let made = ok(&bed.token("card-pin", &[&make[..], &["serial:10000001", "--json"]].concat()));
+    let custodian = serde_json::from_str::<Value>(&made).unwrap()["keys"].clone();
+    let signing = custodian.as_array().unwrap().iter().find(|key| key["id"] == "9c").unwrap();
+    let refused = ask(json!([signing["credential"]]));
+    assert!(refused["error"].is_object(), "{refused}");
+    // A card that talks nonsense keeps no other from being found.
+    cards[0].trouble("garbage");
+    assert_eq!(ask(json!([credentials[1]]))["result"]["credential"], credentials[1]);
     agent.end();
 }
 

@@ -153,10 +153,17 @@ async fn what_is_wrong_looks_the_same() {
     failed(&complete(&mut browser, &asked, &alice.passwords.take(), &foreign).await);
     let nonsense = ["", "{}", "null", r#"{"result":{"credential":"zz","signature":""}}"#, &"[".repeat(4000)];
     for (number, nonsense) in nonsense.iter().enumerate() {
-        // Challenges that were never answered count: three for an account.
+        // Logins that fail count: ten for an account.
         let asked = begin(&mut browser, &format!("somebody-{number}")).await;
         failed(&complete(&mut browser, &asked, "123456", nonsense).await);
     }
+    // What the helper could not do is said in its words, and nothing else of what it sent.
+    let asked = begin(&mut browser, "alice").await;
+    let told =
+        r#"{"id":1,"error":{"reason":"TOKEN_PIN_WRONG","message":"the PIN is wrong: <b>2</b> tries"}}"#;
+    let page = complete(&mut browser, &asked, "123456", told).await;
+    assert_eq!(page.status, 401);
+    assert!(page.text.contains("the PIN is wrong: &lt;b&gt;2&lt;/b&gt; tries"), "{}", page.text);
     let (known, unknown) = (begin(&mut browser, "alice").await, begin(&mut browser, "nobody").await);
     let shape = |page: &Page| {
         let request: Value = serde_json::from_str(&page.area("request")).unwrap();

@@ -227,9 +227,7 @@ async fn find(shell: &mut Shell, begin: &str) -> Result<Act, Failure> {
     fitting.retain(|act| act.name.strip_prefix("acts/").is_some_and(|id| id.starts_with(begin)));
     match (fitting.pop(), fitting.len()) {
         (Some(only), 0) if begin.len() >= 4 => Ok(only),
-        (None, _) => {
-            Err(Failure::Input(format!("no act that waits begins with {begin:?}: see `keyward admin list`")))
-        }
+        (None, _) => Err(Failure::missing(format!("no act that waits begins with {begin:?}"))),
         _ => Err(Failure::Input("give more of the act's id".into())),
     }
 }

@@ -71,6 +71,11 @@ impl Failure {
         move |source| Self::File { doing, path: path.into(), source }
     }
 
+    /// What was named is not there.
+    pub(crate) fn missing(message: String) -> Self {
+        Self::Refused { reason: "NOT_FOUND", message }
+    }
+
     /// The exit code.
     pub(crate) fn exit(&self) -> Exit {
         match self {

@@ -401,6 +401,15 @@ fn wrong_usage_is_told_apart_from_help() {
     let error = Cli::try_parse_from(["keyward", "key", "create", "acme"]).unwrap_err();
     assert_eq!(usage(&error, &mut print) as u8, 2);
     golden("usage", &err.text());
+    // In JSON it is one text, which says what is missing.
+    let err = Buffer::default();
+    print = Printer { err: Box::new(err.clone()), json: true, ..print };
+    usage(&Cli::try_parse_from(["keyward", "account", "revoke", "alice"]).unwrap_err(), &mut print);
+    let told: serde_json::Value = serde_json::from_str(&err.text()).unwrap();
+    let message = told["error"]["message"].as_str().unwrap();
+    assert!(message.contains("--reason") && message.contains("<CREDENTIAL>"), "{message}");
+    assert!(!message.contains("Usage") && !message.contains("--help"), "{message}");
+    print.json = false;
     assert_eq!(usage(&Cli::try_parse_from(["keyward", "--help"]).unwrap_err(), &mut print) as u8, 0);
     assert!(out.text().contains("Usage: keyward"), "{}", out.text());
 }

@@ -28,9 +28,7 @@ use crate::store::check::{self, CheckReport};
 use crate::store::kv::KvError;
 use crate::store::repair::{self, RepairReport};
 use crate::store::transfer::{self, Exported};
-use crate::store::{
-    self, ErasureList, Prefix, Records, Refusal, SqliteKv, StoreChange, StoreError, StoreKeys,
-};
+use crate::store::{self, ErasureList, Records, Refusal, SqliteKv, StoreChange, StoreError, StoreKeys};
 
 /// Why the store was not touched, or not read.
 #[derive(Debug, thiserror::Error)]
@@ -204,7 +202,7 @@ pub fn accept_rollback(config: &Config) -> Result<StoreChange, MaintainError> {
 async fn destroyed_since(config: &Config, records: &Records) -> Result<Vec<String>, MaintainError> {
     let failed = |error: audit::VerifyError| MaintainError::Unreadable(error.to_string());
     let StoreChange { revision, digest } = records.position();
-    let exports = records.list(&Prefix::<Export>::all(), None, usize::MAX).await?;
+    let exports = records.complete::<Export>().await?.into_rows();
     let newest = exports.iter().max_by_key(|(_, stored)| stored.record.created);
     let store = PutBack {
         position: audit::StoreChange { revision, digest },
@@ -255,7 +253,12 @@ async fn first_records(config: &Config) -> Result<Option<(Root, SystemSecret)>, 
         match found {
             Ok(Some(found)) => return Ok(Some(found)),
             // A damaged store: the journal has both too.
-            Ok(None) | Err(StoreError::Tampered { .. } | StoreError::Kv(KvError::Damaged(_))) => {}
+            Ok(None)
+            | Err(
+                StoreError::Tampered { .. }
+                | StoreError::Incomplete { .. }
+                | StoreError::Kv(KvError::Damaged(_)),
+            ) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -66,6 +66,15 @@ pub struct Due {
     pub entered: Date,
 }
 
+/// How many lines the agenda has for one day, so that none of them is missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct DueDay {
+    /// Lines.
+    #[n(1)]
+    pub lines: u64,
+}
+
 /// Who runs what is due, for a while. With several daemons on one store only one does.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

@@ -257,6 +257,13 @@ pub struct Tenant {
 }
 
 impl Tenant {
+    /// Every KEK version that it has had: they are given out one after the other.
+    pub fn kek_versions(&self) -> impl Iterator<Item = KekVersion> + use<> {
+        let newest = self.primary_kek;
+        let all = std::iter::successors(Some(KekVersion::FIRST), |version| version.next());
+        all.take_while(move |version| *version <= newest)
+    }
+
     /// A new tenant without keys.
     pub fn new(created: Date, display_name: Option<String>) -> Self {
         Self {

@@ -3,15 +3,12 @@
 
 use super::Error;
 use super::vault::Vault;
-use crate::clock::Date;
+use crate::clock::{Date, Day};
 use crate::id::{KeyName, TenantId};
-use crate::keyring::agenda::{Due, Task};
+use crate::keyring::agenda::{Due, DueDay, Task};
 use crate::keyring::record::{Key, Tenant};
 use crate::keyring::schedule::Schedule;
-use crate::store::{Changes, Path, Prefix, StoreError, Stored, tables};
-
-/// Lines read at a time.
-const PAGE: usize = 100;
+use crate::store::{Changes, Path, StoreError, Stored, tables};
 
 /// A line of the agenda.
 pub(super) type Line = (Path<Due>, Stored<Due>);
@@ -64,9 +61,18 @@ impl Vault {
         self.reschedule(changes, &task, next_of(&old.schedule), next_of(&new.schedule)).await
     }
 
-    /// Some lines of the agenda, the first ones first.
-    pub(super) async fn agenda(&self, after: Option<&Path<Due>>) -> Result<Vec<Line>, Error> {
-        Ok(self.records.list(&Prefix::<Due>::all(), after, PAGE).await?)
+    /// The days for which the agenda has lines, the first one first: every one of them.
+    pub(super) async fn agenda_days(&self) -> Result<Vec<Day>, Error> {
+        let days = self.records.complete::<DueDay>().await?;
+        Ok(days.into_iter().map(|(path, _)| path.id).collect())
+    }
+
+    /// The lines of a day, the first ones first: every one of them.
+    pub(super) async fn agenda(&self, day: Day) -> Result<Vec<Line>, Error> {
+        let mut view = self.records.view().await?;
+        // Count and lines are of one view, or a change between them would look like a line that was taken away.
+        let counted = view.get(&tables::due_day(day)).await?.map_or(0, |stored| stored.record.lines);
+        Ok(view.counted_in(&tables::due_on(day), counted).await?.into_rows())
     }
 
     /// When something is due next.
@@ -74,8 +80,8 @@ impl Vault {
     /// # Errors
     /// When the store does not serve.
     pub async fn next_due(&self) -> Result<Option<Date>, Error> {
-        let first = self.records.list(&Prefix::<Due>::all(), None, 1).await?;
-        Ok(first.first().map(|(path, _)| path.id.0))
+        let Some(first) = self.agenda_days().await?.into_iter().next() else { return Ok(None) };
+        Ok(self.agenda(first).await?.first().map(|(path, _)| path.id.0))
     }
 }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::commit::{Affects, all};
+use super::commit::Affects;
 use super::vault::misfit;
 use super::{Done, Error, Vault};
 use crate::access::{Authorized, permission};
@@ -136,7 +136,7 @@ impl Vault {
     /// A ciphertext of some key that works, for a drill to decrypt.
     async fn canary(&self) -> Result<Option<Canary>, Error> {
         let context = Context::new(Canary::CONTEXT)?;
-        for (path, _) in self.records.list(&Prefix::<Key>::all(), None, TRIED).await? {
+        for (path, _) in self.records.page(&Prefix::<Key>::all(), None, TRIED).await?.into_rows() {
             let name = path.id;
             match self.ready_to_encrypt(self.key_view(&name).await?).await {
                 Ok(ready) => {
@@ -156,7 +156,7 @@ impl Vault {
     /// # Errors
     /// When the store does not serve.
     pub async fn exports_alive(&self, now: Date) -> Result<Vec<ExportInfo>, Error> {
-        let exports = all(&self.records, &Prefix::<Export>::all()).await?;
+        let exports = self.records.complete::<Export>().await?;
         let mut alive: Vec<ExportInfo> = exports
             .into_iter()
             .map(|(path, stored)| ExportInfo::of(path.id, &stored.record))

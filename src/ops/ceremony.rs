@@ -24,7 +24,7 @@ use crate::keyring::record::Custody;
 use crate::keyring::recovery::EscrowFile;
 use crate::keyring::roster::{Members, Roster};
 use crate::keyring::state::KeyState;
-use crate::store::{Changes, Prefix, StoreError, Stored, tables};
+use crate::store::{Changes, StoreError, Stored, tables};
 use crate::token::enrolment;
 use crate::token::envelope::Envelope;
 use crate::token::printable::Statement;
@@ -285,7 +285,7 @@ impl Vault {
         _right: &Authorized<permission::ViewCeremonies>,
     ) -> Result<Done<Vec<CeremonyInfo>>, Error> {
         let mut found = Vec::new();
-        for (path, _) in super::commit::all(&self.records, &Prefix::<Ceremony>::all()).await? {
+        for (path, _) in self.records.complete::<Ceremony>().await? {
             found.push(self.ceremony(path.id).await?.0);
         }
         found.sort_by_key(|info| std::cmp::Reverse((info.record.created, info.id)));
@@ -354,7 +354,7 @@ impl Vault {
     /// Writes down which ceremonies have expired, so that no clock brings one back.
     async fn keep_expired(&self) -> Result<(), Error> {
         let now = self.ceremony_time();
-        let all = super::commit::all(&self.records, &Prefix::<Ceremony>::all()).await?;
+        let all = self.records.complete::<Ceremony>().await?;
         for (path, Stored { record, revision }) in all {
             if record.is_overdue(now) {
                 let expired = record.ended(State::Expired, now, None);
@@ -369,7 +369,7 @@ impl Vault {
 
     /// That no ceremony is giving tenants other KEKs: a copy that is made meanwhile would need keys of both sides.
     pub(super) async fn require_settled_keys(&self) -> Result<(), Error> {
-        let all = super::commit::all(&self.records, &Prefix::<Ceremony>::all()).await?;
+        let all = self.records.complete::<Ceremony>().await?;
         let at_work = |ceremony: &Ceremony| {
             ceremony.state == State::Executing
                 && (ceremony.action.changes_root() || matches!(ceremony.action, Action::MoveTenant { .. }))
@@ -385,7 +385,7 @@ impl Vault {
 
     /// The newest roster.
     pub(super) async fn roster(&self) -> Result<Option<(RosterVersion, Stored<Roster>)>, Error> {
-        let rosters = super::commit::all(&self.records, &Prefix::<Roster>::all()).await?;
+        let rosters = self.records.complete::<Roster>().await?;
         Ok(rosters.into_iter().next_back().map(|(path, stored)| (path.id, stored)))
     }
 
@@ -552,8 +552,9 @@ impl Vault {
     /// That not too many are open, and no other one is about to make a new root.
     async fn check_open(&self, action: &Action) -> Result<(), Error> {
         let now = self.ceremony_time();
-        let all = super::commit::all(&self.records, &Prefix::<Ceremony>::all()).await?;
+        let all = self.records.complete::<Ceremony>().await?;
         let live = all
+            .rows()
             .iter()
             .filter(|(_, stored)| !stored.record.state.is_final() && !stored.record.is_overdue(now));
         let (mut count, mut changing) = (0, None);

@@ -7,7 +7,7 @@ use super::vault::{Vault, kek_of};
 use crate::audit::{Committed, Outcome, Pending, StoreChange};
 use crate::hsm::Forget;
 use crate::id::{KeyName, TenantId};
-use crate::store::{Changes, Path, Prefix, Record, Records, StoreError, Stored, tables};
+use crate::store::{Changes, StoreError};
 
 /// What a commit changes, so that it is forgotten.
 #[derive(Debug)]
@@ -80,8 +80,8 @@ impl Vault {
 
     /// Has the HSM give up the KEKs of a tenant; all KEKs when the store does not say which.
     async fn forget_keks(&self, tenant: &TenantId) {
-        let keks = all(&self.records, &tables::keks(tenant)).await;
-        self.hsm.forget(match keks {
+        let keks = async { self.keks_of(tenant, &self.tenant(tenant).await?.record).await };
+        self.hsm.forget(match keks.await {
             Ok(keks) => Forget::These(keks.iter().map(|(_, stored)| kek_of(&stored.record)).collect()),
             Err(_) => Forget::All,
         });
@@ -147,20 +147,3 @@ macro_rules! unhindered {
     }};
 }
 pub(super) use unhindered;
-
-/// Every record with a prefix.
-pub(super) async fn all<T: Record>(
-    records: &Records,
-    prefix: &Prefix<T>,
-) -> Result<Vec<(Path<T>, Stored<T>)>, Error> {
-    const PAGE: usize = 500;
-    let mut found: Vec<(Path<T>, Stored<T>)> = Vec::new();
-    loop {
-        let page = records.list(prefix, found.last().map(|(path, _)| path), PAGE).await?;
-        let last = page.len() < PAGE;
-        found.extend(page);
-        if last {
-            return Ok(found);
-        }
-    }
-}

@@ -19,14 +19,11 @@ use crate::id::{DeploymentId, ErasureGeneration, ExportId};
 use crate::keyring::binding;
 use crate::keyring::record::{Erasure, ErasureState, Export, ExportKind, Root};
 use crate::secret::Key256;
-use crate::store::{self, Changes, Path, Prefix, Records, StoreError, Stored, tables};
+use crate::store::{self, Changes, Path, Records, StoreError, Stored, tables};
 
 mod replace;
 
 pub use replace::{ErasureStatus, Replacing, Settings};
-
-/// Records of generations read at once; one is added each day.
-const GENERATIONS: usize = 100_000;
 
 /// How long the copy may be kept that is made of a store before it is migrated.
 const KEEP_MIGRATED: Duration = Duration::from_secs(35 * 24 * 60 * 60);
@@ -193,7 +190,7 @@ pub async fn take_over_restored(
 
 /// Every generation, in order.
 async fn generations(records: &Records) -> Result<Vec<(Path<Erasure>, Stored<Erasure>)>, StoreError> {
-    records.list(&Prefix::all(), None, GENERATIONS).await
+    Ok(records.complete().await?.into_rows())
 }
 
 /// Asks as often as it may take to come to each token of the group: one that was

@@ -440,7 +440,10 @@ impl From<&StoreError> for Reason {
         match error {
             full if full.is_full() => Self::StoreFull,
             StoreError::Kv(KvError::Damaged(_)) => Self::StoreTampered,
-            StoreError::Tampered { .. } | StoreError::Erased { .. } => Self::StoreTampered,
+            StoreError::Tampered { .. }
+            | StoreError::Incomplete { .. }
+            | StoreError::NotMigrated { .. }
+            | StoreError::Erased { .. } => Self::StoreTampered,
             _ => Self::StoreUnavailable,
         }
     }

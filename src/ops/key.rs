@@ -84,7 +84,7 @@ impl Vault {
         let tenant = &right.resource().0;
         self.tenant(tenant).await?;
         let after = after.map(|key| tables::key(&KeyName { tenant: tenant.clone(), key }));
-        let page = self.records.list(&tables::keys(tenant), after.as_ref(), limit).await?;
+        let page = self.records.page(&tables::keys(tenant), after.as_ref(), limit).await?.into_rows();
         Ok(Done::new(page.into_iter().map(|(path, stored)| (path.id, stored.record)).collect()))
     }
 

@@ -10,7 +10,7 @@
 //! interrupted: the backup key is gone, and whatever stands on a token is destroyed.
 
 use super::Error;
-use super::commit::{self, Affects, unhindered};
+use super::commit::{Affects, unhindered};
 use super::done::Done;
 use super::root::escrow_of;
 use super::rotate::{Making, RotationInfo};
@@ -25,7 +25,7 @@ use crate::keyring::record::KekRecord;
 use crate::keyring::recovery::EscrowedKek;
 use crate::keyring::roster::Members;
 use crate::keyring::state::KeyState;
-use crate::store::{Changes, Path, Prefix, Stored, tables};
+use crate::store::{Changes, Path, Stored, tables};
 
 /// On whose word a resident KEK is made, and who gets shares of its backup key.
 #[derive(Clone, Copy)]
@@ -141,7 +141,7 @@ impl Vault {
 
     /// Destroys what interrupted births have left. The caller holds `minting`.
     async fn give_up_unborn_keks(&self) -> Result<(), Error> {
-        for (path, stored) in commit::all(&self.records, &Prefix::<KekEscrow>::all()).await? {
+        for (path, stored) in self.records.complete::<KekEscrow>().await? {
             let (tenant, version) = &path.id;
             let kek = tables::kek(tenant, *version);
             let own = |kek: &Stored<KekRecord>| kek.record.root == stored.record.0.root;
@@ -160,7 +160,7 @@ impl Vault {
     /// The resident KEKs in use, as they can be restored.
     pub(super) async fn escrowed_keks(&self) -> Result<Vec<EscrowedKek>, Error> {
         let mut found = Vec::new();
-        for (path, stored) in commit::all(&self.records, &Prefix::<KekEscrow>::all()).await? {
+        for (path, stored) in self.records.complete::<KekEscrow>().await? {
             let (tenant, version) = path.id;
             let kek = self.records.get(&tables::kek(&tenant, version)).await?.map(|stored| stored.record);
             let kek = kek.filter(|kek| kek.state == KeyState::Active && kek.root == stored.record.0.root);

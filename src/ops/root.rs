@@ -17,7 +17,7 @@ use crate::keyring::binding;
 use crate::keyring::escrow::{AgreementPoint, Escrow, EscrowShare, share_context};
 use crate::keyring::record::{Custody, Root, RootState, SystemSecret};
 use crate::keyring::roster::Members;
-use crate::store::{Changes, Prefix, StoreError, Stored, tables};
+use crate::store::{Changes, StoreError, Stored, tables};
 
 /// A root that stands on the tokens and is not in force yet.
 pub(super) struct Minted {
@@ -39,7 +39,7 @@ impl Vault {
 
     /// Takes over from the store which root is in force: a commit that failed may have been made.
     pub(super) async fn follow_root(&self) -> Result<(), Error> {
-        let roots = super::commit::all(&self.records, &Prefix::<Root>::all()).await?;
+        let roots = self.records.complete::<Root>().await?;
         let active = |root: &Root| matches!(root.state, None | Some(RootState::Active));
         let newest = roots.into_iter().map(|(_, stored)| stored.record).rev().find(active);
         let newest = newest.ok_or_else(|| Error::Internal("no root is in force".into()))?;
@@ -150,7 +150,7 @@ impl Vault {
 
     /// The retired generations, oldest first.
     pub(super) async fn retired_roots(&self) -> Result<Vec<Stored<Root>>, Error> {
-        let roots = super::commit::all(&self.records, &Prefix::<Root>::all()).await?;
+        let roots = self.records.complete::<Root>().await?;
         let retired = |root: &Stored<Root>| root.record.state == Some(RootState::Retired);
         Ok(roots.into_iter().map(|(_, stored)| stored).filter(retired).collect())
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Error;
-use super::commit::{self, Affects, unhindered};
+use super::commit::{Affects, unhindered};
 use super::custody::Matter;
 use super::done::Done;
 use super::epoch::Opening;
@@ -21,7 +21,7 @@ use crate::keyring::binding;
 use crate::keyring::record::{Dek, IndexKey, KekRecord, Rotation, RunningRotation, Tenant};
 use crate::keyring::state::KeyState;
 use crate::keyring::wrapped::SealedKey;
-use crate::store::{Changes, Path, Prefix, Record, Stored, tables};
+use crate::store::{Changes, Path, Record, Stored, tables};
 
 /// The audit log's word for a step of a rotation.
 const PROGRESS: &str = "rotate-tenant-progress";
@@ -193,7 +193,7 @@ impl Vault {
     /// # Errors
     /// When the store does not serve.
     pub async fn unfinished_rotations(&self) -> Result<Vec<TenantId>, Error> {
-        let running = commit::all(&self.records, &Prefix::<RunningRotation>::all()).await?;
+        let running = self.records.complete::<RunningRotation>().await?;
         Ok(running.into_iter().map(|(path, _)| path.id).collect())
     }
 

@@ -15,7 +15,7 @@ use super::destroy::{Authority, DestroyTarget};
 use super::rotate::Making;
 use super::vault::Vault;
 use crate::audit::{Outcome, Pending};
-use crate::clock::{Date, Moment};
+use crate::clock::{Date, Day, Moment};
 use crate::config::OldKek;
 use crate::id::TenantId;
 use crate::keyring::agenda::{Lease, Task};
@@ -94,22 +94,17 @@ impl Vault {
         if !leads || !verdict.permits_schedules() {
             return Ok(rotating);
         }
-        let mut after = None;
-        loop {
-            let lines = self.agenda(after.as_ref()).await?;
-            let Some((last, _)) = lines.last() else { return Ok(rotating) };
-            after = Some(last.clone());
-            for (path, stored) in lines {
+        let today = Day::of(now.wall);
+        for day in self.agenda_days().await?.into_iter().filter(|day| *day <= today) {
+            for (path, stored) in self.agenda(day).await? {
                 let (date, task) = &path.id;
-                if *date > now.wall {
-                    return Ok(rotating);
-                }
                 let permitted = verdict.permits_destruction() || !task.destroys();
-                if permitted && self.retries.may_try(task) {
+                if *date <= now.wall && permitted && self.retries.may_try(task) {
                     rotating.extend(self.try_task((path.clone(), stored)).await);
                 }
             }
         }
+        Ok(rotating)
     }
 
     async fn try_task(&self, line: Line) -> Option<TenantId> {

@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
+use super::Error;
 use super::vault::Vault;
-use super::{Error, commit};
 use crate::id::{DekId, FieldId, IndexVersion, KekVersion, KeyName, TenantId};
-use crate::keyring::record::{Dek, IndexKey, Key, Tenant};
+use crate::keyring::record::{Dek, IndexKey, KekRecord, Key, Tenant};
 use crate::keyring::state::KeyState;
 use crate::store::{Path, Record, StoreError, Stored, tables};
 
@@ -29,21 +29,32 @@ impl Vault {
         Ok(sealed)
     }
 
-    /// The keys of a tenant. One that vanished from the store is missed, since the tenant counts them;
-    /// [`Error::Conflict`] when one was made meanwhile.
+    /// The keys of a tenant, which counts them; [`Error::Conflict`] when one was made since the tenant was read.
     pub(super) async fn keys_of(&self, id: &TenantId, tenant: &Tenant) -> Result<Vec<(KeyName, Key)>, Error> {
-        let mut keys = Vec::new();
-        for (path, stored) in commit::all(&self.records, &tables::keys(id)).await? {
-            keys.push((path.id, stored.record));
+        let (path, mut view) = (tables::tenant(id), self.records.view().await?);
+        let counted = view.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?.record.keys;
+        if counted != tenant.keys {
+            return Err(Error::Conflict);
         }
-        if u32::try_from(keys.len()) == Ok(tenant.keys) {
-            return Ok(keys);
+        let keys = view.counted(&tables::keys(id), counted.into()).await?;
+        Ok(keys.into_iter().map(|(path, stored)| (path.id, stored.record)).collect())
+    }
+
+    /// The KEK versions of a tenant, but for those that were destroyed. Each is asked for by its name: versions
+    /// are given out one after the other, and the tenant has the newest.
+    pub(super) async fn keks_of(
+        &self,
+        id: &TenantId,
+        tenant: &Tenant,
+    ) -> Result<Vec<(Path<KekRecord>, Stored<KekRecord>)>, Error> {
+        let paths: Vec<_> = tenant.kek_versions().map(|version| tables::kek(id, version)).collect();
+        let found = self.records.view().await?.get_many(&paths).await?;
+        let mut keks = Vec::with_capacity(paths.len());
+        for (path, stored) in paths.into_iter().zip(found) {
+            let kept = self.unless_buried(&path, stored).await?;
+            keks.extend(kept.map(|stored| (path, stored)));
         }
-        // One was made since the tenant was read, or the store was changed behind the daemon's back.
-        match self.tenant(id).await?.record.keys == tenant.keys {
-            true => Err(StoreError::miscounted(&tables::tenant(id)).into()),
-            false => Err(Error::Conflict),
-        }
+        Ok(keks)
     }
 
     /// The wrapped DEKs of a key, but for those that were destroyed.

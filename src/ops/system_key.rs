@@ -101,6 +101,7 @@ impl Vault {
     /// When the HSM or the store does not serve; then nothing has changed.
     pub async fn move_audit_key(&self, root: RootId) -> Result<Generation, Error> {
         let _alone = self.checkpointing.lock().await;
+        let _first = self.making_first_keys.lock().await;
         match self.audit_keys().await?.pop() {
             Some(newest) if newest.1.key.root == root => Ok(newest),
             newest => self.make_signing_key(SigningPurpose::Audit, root, newest).await,

@@ -101,7 +101,7 @@ impl Vault {
         limit: usize,
     ) -> Result<Done<Vec<(TenantId, Tenant)>>, Error> {
         let after = after.as_ref().map(tables::tenant);
-        let page = self.records.list(&Prefix::all(), after.as_ref(), limit).await?;
+        let page = self.records.page(&Prefix::all(), after.as_ref(), limit).await?.into_rows();
         Ok(Done::new(page.into_iter().map(|(path, stored)| (path.id, stored.record)).collect()))
     }
 

@@ -28,7 +28,7 @@ use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
 use crate::id::{DekId, DeploymentId, FieldId, IndexVersion, KekVersion, KeyName, TenantId, TenantName};
 use crate::keyring::record::{Custody, KekRecord, Principal, Root};
 use crate::secret::Key256;
-use crate::store::{Prefix, Records, Stored, tables};
+use crate::store::{Records, Stored, tables};
 
 /// The open vault: HSM, records, and what is kept open of them.
 pub struct Vault {
@@ -65,7 +65,8 @@ pub struct Vault {
     pub(super) ceremonies: Ceremonies,
     /// Held while a checkpoint is made: each is the end of the one before.
     pub(super) checkpointing: Mutex<()>,
-    /// Held while the first generation of a signing key is made, and while the login key follows the root.
+    /// Held while the first generation of a signing key is made, and while signing keys follow the root; after
+    /// `checkpointing` where both are.
     pub(super) making_first_keys: Mutex<()>,
     pub(super) logins: Logins,
     /// Why the newest checkpoint is late.
@@ -155,6 +156,11 @@ impl Vault {
             policy,
             settings,
         });
+        // Before the first line can be entered or struck: each is counted in its day.
+        if let Some(counted) = vault.records.count_agenda().await? {
+            let agenda = "agenda".to_owned();
+            vault.commit_own(counted, commit::Affects::Nothing, "agenda-counted", agenda).await?;
+        }
         vault.take_over_frozen_principals().await?;
         vault.verify_newest_checkpoint().await?;
         Ok(vault)
@@ -248,7 +254,7 @@ impl Vault {
     }
 
     async fn take_over_frozen_principals(&self) -> Result<(), Error> {
-        for (path, stored) in commit::all(&self.records, &Prefix::<Principal>::all()).await? {
+        for (path, stored) in self.records.complete::<Principal>().await? {
             self.policy.set_frozen(&path.id, stored.record.frozen);
         }
         Ok(())

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::blocking::blocking;
 use super::digest::Place;
 use super::error::{Refusal, StoreError};
-use super::journal::{Kind, Reader, Source, Step};
+use super::journal::{Entry, Kind, Reader, Source, Step};
 use super::kv::{Kv, KvError, Write};
 use super::mac::{StoreKeys, mac_of};
-use super::meta::{JournalPoint, Meta, Totals};
+use super::meta::{JournalPoint, LogState, Meta, Totals};
 use super::scan::{Scan, Sum};
 use super::tables::describe;
 
@@ -36,8 +36,11 @@ pub struct CheckReport {
     pub(super) journal_end: Option<JournalPoint>,
     // What the store says that it holds, if its meta row is genuine.
     pub(super) totals: Option<Totals>,
+    // What it says that the audit log had.
+    pub(super) log: LogState,
     // What the journal says at its end.
     pub(super) journal_totals: Option<Totals>,
+    pub(super) journal_log: LogState,
 }
 
 /// What is wrong, in words.
@@ -117,7 +120,7 @@ pub async fn check(kv: &dyn Kv, journal: &FilePath, keys: Arc<StoreKeys>) -> Res
     let mut report = CheckReport::default();
     let mut scan = Scan::new(kv.snapshot().await?);
     let meta = read_meta(&mut scan, &keys, &mut report).await?;
-    let (mut report, copy) = read_journal(journal, keys.clone(), meta, report).await?;
+    let (mut report, copy) = read_journal(journal, keys.clone(), meta.clone(), report).await?;
     if let Some(meta) = meta {
         match check_store(&mut scan, &keys, &meta, copy.as_ref(), &mut report).await {
             Err(StoreError::Kv(KvError::Damaged(damage))) => report.store.add(damage),
@@ -158,7 +161,7 @@ async fn read_meta(
     report: &mut CheckReport,
 ) -> Result<Option<Meta>, StoreError> {
     let meta = match scan.get(&Meta::key()).await {
-        Ok(Some(row)) => Meta::open(&row, keys),
+        Ok(Some(row)) => open_meta(&row, keys),
         Ok(None) => Err(Refusal::NoStore.into()),
         Err(StoreError::Kv(KvError::Damaged(damage))) => Err(KvError::Damaged(damage).into()),
         Err(error) => return Err(error),
@@ -166,12 +169,21 @@ async fn read_meta(
     match meta {
         Ok(meta) => {
             (report.revision, report.totals) = (meta.totals.revision, Some(meta.totals));
+            report.log = meta.log.clone();
             Ok(Some(meta))
         }
         Err(problem) => {
             report.store.add(problem.to_string());
             Ok(None)
         }
+    }
+}
+
+/// The row, also of a store that is still to be migrated.
+fn open_meta(row: &[u8], keys: &StoreKeys) -> Result<Meta, StoreError> {
+    match Meta::open_format_2(row, keys)? {
+        Some(old) => Ok(old),
+        None => Meta::open(row, keys),
     }
 }
 
@@ -213,7 +225,7 @@ fn read_entries(
     let mut reader = source.reader()?;
     let mut copy = Copy::default();
     let mut at_store = None;
-    while let Some((kind, totals, writes)) = read_entry(&mut reader, report)? {
+    while let Some(Entry { kind, totals, writes, log }) = read_entry(&mut reader, report)? {
         if at_store.is_none() {
             copy.apply(&writes);
         }
@@ -221,6 +233,7 @@ fn read_entries(
             continue;
         }
         report.journal_totals = Some(totals);
+        report.journal_log = log;
         report.journal_revision = totals.revision;
         report.journal_end = Some(reader.point());
         if at_store.is_none() && meta.is_some_and(|meta| meta.totals.revision <= totals.revision) {
@@ -231,15 +244,12 @@ fn read_entries(
     Ok(at_store.filter(|totals| Some(totals) == meta.map(|meta| &meta.totals)).map(|_| copy))
 }
 
-fn read_entry(
-    reader: &mut Reader,
-    report: &mut CheckReport,
-) -> Result<Option<(Kind, Totals, Vec<Write>)>, StoreError> {
+fn read_entry(reader: &mut Reader, report: &mut CheckReport) -> Result<Option<Entry>, StoreError> {
     let offset = reader.point().offset;
     match reader.next()? {
         Step::Entry(entry) => {
             report.journal_entries += 1;
-            Ok(Some((entry.kind, entry.totals, entry.writes)))
+            Ok(Some(entry))
         }
         // An unfinished entry at the end is what a crash leaves, and no damage.
         Step::End | Step::Torn => Ok(None),
@@ -299,11 +309,15 @@ async fn check_store(
     if let Some(missing) = copy.and_then(|copy| (copy.0.len() as u64).checked_sub(found)).filter(|n| *n > 0) {
         report.store.add(format!("{missing} records of the key journal are missing"));
     }
-    let (totals, nodes) = sum.finish(meta.totals.revision);
-    if totals != meta.totals {
+    let (found, nodes) = sum.finish(meta.totals.revision);
+    let totals = found.totals;
+    if !found.add_up_to(&meta.totals) {
         report.store.add(format!(
             "its records do not add up: found {} ({} covered), the meta row says {} ({})",
-            totals.records, totals.covered, meta.totals.records, meta.totals.covered
+            totals.records(),
+            totals.covered(),
+            meta.totals.records(),
+            meta.totals.covered()
         ));
     }
     let mut nodes =

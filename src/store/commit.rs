@@ -7,7 +7,8 @@ use super::digest::{Place, row_hash};
 use super::error::{Refusal, StoreError};
 use super::journal::{Entry, Journal, Kind, Reader, Source, Step};
 use super::kv::{Expect, Transaction, Write};
-use super::meta::{JournalPoint, Meta, StoreChange, is_covered};
+use super::mac::StoreKeys;
+use super::meta::{JournalPoint, LogState, Meta, StoreChange, is_covered};
 use super::records::{Changes, Inner};
 use super::view::{Row, View};
 
@@ -33,8 +34,10 @@ impl Inner {
         self.settle(&mut writer).await?;
         let mut view = self.view().await?;
         let old = view.rows(&changes.keys()?).await?;
+        let cause = changes.cause();
         let (writes, old) = changes.writes(old, view.position().revision + 1, &self.keys)?;
-        let prepared = prepare(view, writes, &old)?;
+        let known = view.meta.log.clone();
+        let prepared = prepare(view, writes, &old, &self.keys, |made| self.log.at(known, cause, made))?;
         let (prepared, point) = writer.append(prepared).await?;
         self.apply(&mut writer, prepared, point).await.map_err(StoreError::unsettled)
     }
@@ -47,18 +50,20 @@ impl Inner {
         point: JournalPoint,
     ) -> Result<StoreChange, StoreError> {
         writer.settled = false;
-        let Prepared { entry, nodes, meta_revision } = prepared;
-        let meta = Meta { deployment: self.deployment, totals: entry.totals, journal: point };
-        self.put_meta(meta, meta_revision, entry.writes.into_iter().chain(nodes).collect()).await?;
+        let Prepared { entry: Entry { totals, writes, log, .. }, nodes, meta_revision } = prepared;
+        // Before the store has it: a record of it may be durable before this thread goes on.
+        self.log.made(&log);
+        let meta = Meta { deployment: self.deployment, totals, journal: point, log };
+        self.put_meta(meta, meta_revision, writes.into_iter().chain(nodes).collect()).await?;
         writer.settled = true;
-        Ok(entry.totals.change())
+        Ok(totals.change())
     }
 
     /// Commits rows together with a new meta row.
     async fn put_meta(&self, meta: Meta, expected: u64, mut writes: Vec<Write>) -> Result<(), StoreError> {
-        writes.push(Write { key: Meta::key(), value: Some(meta.seal(&self.keys)) });
+        writes.push(Write { key: Meta::key(), value: Some(meta.seal(&self.keys)?) });
         let expect = vec![Expect { key: Meta::key(), revision: Some(expected) }];
-        self.timeline.announce(meta);
+        self.timeline.announce(meta.clone());
         self.kv.commit(Transaction { expect, writes }).await?;
         self.timeline.publish(meta);
         Ok(())
@@ -66,9 +71,8 @@ impl Inner {
 
     /// Tells a store that has everything where the end of its journal is now.
     pub(super) async fn tell_place(&self, writer: &mut Writer, end: JournalPoint) -> Result<(), StoreError> {
-        let view = self.view().await?;
-        let (meta, expected) = (Meta { journal: end, ..view.meta }, view.meta_revision);
-        drop(view);
+        let View { meta, meta_revision: expected, .. } = self.view().await?;
+        let meta = Meta { journal: end, ..meta };
         self.put_meta(meta, expected, Vec::new()).await?;
         writer.settled = true;
         Ok(())
@@ -84,12 +88,10 @@ impl Inner {
 
     /// Replays into the store what only the journal has. Returns how many changes.
     pub(super) async fn catch_up(&self, writer: &mut Writer) -> Result<u64, StoreError> {
-        let view = self.view().await?;
-        let (meta, meta_revision) = (view.meta, view.meta_revision);
-        drop(view);
-        self.timeline.publish(meta);
-        let journal = writer.journal.clone();
-        let mut reader = blocking(move || locate(lock(&journal).source(), &meta)).await?;
+        let View { meta, meta_revision, .. } = self.view().await?;
+        self.timeline.publish(meta.clone());
+        let (journal, place) = (writer.journal.clone(), meta.clone());
+        let mut reader = blocking(move || locate(lock(&journal).source(), &place)).await?;
         if reader.point() != meta.journal {
             // The journal was compacted or rebuilt, and the store has not heard of it.
             let meta = Meta { journal: reader.point(), ..meta };
@@ -111,7 +113,8 @@ impl Inner {
         let mut view = self.view().await?;
         let keys: Vec<Vec<u8>> = entry.writes.iter().map(|write| write.key.clone()).collect();
         let old = view.rows(&keys).await?;
-        let prepared = prepare(view, entry.writes, &old)?;
+        let log = entry.log;
+        let prepared = prepare(view, entry.writes, &old, &self.keys, |_| log)?;
         if prepared.entry.totals != entry.totals {
             return Err(Refusal::Diverged { revision: entry.totals.revision }.into());
         }
@@ -143,16 +146,22 @@ impl Writer {
 }
 
 /// Works out what a change makes of the store: the totals and the digest after it.
-fn prepare(mut view: View, writes: Vec<Write>, old: &[Option<Row>]) -> Result<Prepared, StoreError> {
+fn prepare(
+    mut view: View,
+    writes: Vec<Write>,
+    old: &[Option<Row>],
+    keys: &StoreKeys,
+    log: impl FnOnce(StoreChange) -> LogState,
+) -> Result<Prepared, StoreError> {
     let mut totals = view.meta.totals;
     totals.revision += 1;
     for (write, old) in writes.iter().zip(old) {
         if let Some(old) = old {
-            let removed = totals.remove(&write.key, &old.value);
+            let removed = totals.remove(&write.key, &old.value, keys);
             removed.ok_or_else(|| StoreError::tampered(&write.key, "the store counts fewer records"))?;
         }
         if let Some(value) = &write.value {
-            totals.add(&write.key, value);
+            totals.add(&write.key, value, keys);
         }
         if is_covered(&write.key) {
             let row = write.value.as_ref().map(|value| row_hash(&write.key, value));
@@ -162,7 +171,7 @@ fn prepare(mut view: View, writes: Vec<Write>, old: &[Option<Row>]) -> Result<Pr
     let (digest, nodes) = view.tree.finish();
     totals.digest = digest;
     Ok(Prepared {
-        entry: Entry { kind: Kind::Change, totals, writes },
+        entry: Entry { kind: Kind::Change, totals, writes, log: log(totals.change()) },
         nodes,
         meta_revision: view.meta_revision,
     })

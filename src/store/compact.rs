@@ -9,7 +9,7 @@ use super::error::{Refusal, StoreError};
 use super::journal::{Entry, Journal, Kind, Step};
 use super::kv::{Snapshot, Write};
 use super::mac::{StoreKeys, is_sealed, sealed_under};
-use super::meta::{JournalPoint, Meta, Totals};
+use super::meta::{JournalPoint, LogState, Meta, Totals};
 use super::records::{Inner, Records};
 use super::recover::new_header;
 use super::scan::Scan;
@@ -84,11 +84,12 @@ impl Inner {
             lock(&writer.journal).source().path().to_owned()
         };
         let view = self.view().await?;
-        let base = view.meta;
-        let draft = draft_of(view.snapshot, &path, self.deployment, &self.keys, base.totals, oldest).await?;
+        let Meta { deployment, totals, journal: since, log } = view.meta;
+        let base = Base { deployment, totals, log };
+        let draft = draft_of(view.snapshot, &path, &self.keys, base, oldest).await?;
         let mut writer = self.writer.lock().await;
         self.settle(&mut writer).await?;
-        self.switch(&mut writer, draft, base.journal).await
+        self.switch(&mut writer, draft, since).await
     }
 
     /// Adds to the draft what changed since it was begun, and puts it in the journal's place.
@@ -128,16 +129,23 @@ fn copy(journal: &Journal, since: JournalPoint, draft: &mut Journal) -> Result<(
     Ok(())
 }
 
+/// What a journal begins with, besides records.
+pub(super) struct Base {
+    pub(super) deployment: DeploymentId,
+    pub(super) totals: Totals,
+    pub(super) log: LogState,
+}
+
 /// A draft of a journal for `path` that holds the records of `snapshot`, which must add up to
-/// `totals` and, with `oldest`, be sealed under no erasure key before it.
+/// the totals of `base` and, with `oldest`, be sealed under no erasure key before it.
 pub(super) async fn draft_of(
     snapshot: Box<dyn Snapshot>,
     path: &Path,
-    deployment: DeploymentId,
     keys: &Arc<StoreKeys>,
-    totals: Totals,
+    base: Base,
     oldest: Option<ErasureGeneration>,
 ) -> Result<Journal, StoreError> {
+    let Base { deployment, totals, log } = base;
     let (path, draft_keys) = (path.to_owned(), keys.clone());
     let mut draft =
         blocking(move || Journal::draft(&path, new_header(&path, deployment, &draft_keys)?, &draft_keys))
@@ -157,7 +165,7 @@ pub(super) async fn draft_of(
         return Err(StoreError::tampered(&Meta::key(), "the records do not add up to what it says"));
     }
     blocking(move || {
-        draft.put(&Entry { kind: Kind::Base, totals, writes: Vec::new() })?;
+        draft.put(&Entry { kind: Kind::Base, totals, writes: Vec::new(), log })?;
         Ok(draft)
     })
     .await
@@ -180,10 +188,10 @@ fn put_part(
     let mut writes = Vec::with_capacity(rows.len());
     for (key, value) in rows {
         let row = Row::open(&key, value, keys, totals.revision)?;
-        totals.add(&key, &row.value);
+        totals.add(&key, &row.value, keys);
         writes.push(Write { key, value: Some(row.value) });
     }
-    draft.put(&Entry { kind: Kind::Part, totals, writes })?;
+    draft.put(&Entry { kind: Kind::Part, totals, writes, log: LogState::default() })?;
     Ok((draft, totals))
 }
 

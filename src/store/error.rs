@@ -38,6 +38,26 @@ pub enum StoreError {
         /// What does not fit.
         how: &'static str,
     },
+    /// A list that something is decided from is not whole.
+    #[error(
+        "the {table} records were tampered with or damaged: {found} of {expected} are there, so nothing is decided from them; run keyward store check"
+    )]
+    Incomplete {
+        /// The table.
+        table: Table,
+        /// How many there must be.
+        expected: u64,
+        /// How many were found.
+        found: u64,
+    },
+    /// A store of an older format is not whole, so it is not brought to the newest one.
+    #[error(
+        "the store is not migrated, because it is not whole: {what} is missing, old or foreign; go back to the version of keyward before, and run `keyward store check --repair` there"
+    )]
+    NotMigrated {
+        /// The records' names.
+        what: String,
+    },
     /// A row of a wrapped key is sealed under an erasure key that is not open.
     #[error(
         "{what} is sealed under erasure key {generation}, which was destroyed: this copy of the store can no longer be read; what remains is a recovery export (keyward backup restore)"
@@ -206,6 +226,11 @@ impl StoreError {
     pub(super) fn tampered(key: &[u8], how: &'static str) -> Self {
         let table = key.first().and_then(|byte| Table::from_byte(*byte)).unwrap_or(Table::Meta);
         Self::Tampered { table, path: describe(key), how }
+    }
+
+    /// Of a table's records, not all are there.
+    pub(super) fn incomplete(table: Table, expected: u64, found: u64) -> Self {
+        Self::Incomplete { table, expected, found }
     }
 
     /// A record that must be there, because another one names it, is gone.

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use super::check::check;
+use super::journal::draft_path;
+use super::meta::Meta;
+use super::tables::describe;
+use super::testing::tenant_path;
 use super::testing::{Place, dek, dek_path, erasure_secret, keys, keys_without_erasure, read};
 use super::transfer::import;
-use super::{Records, StoreChange};
+use super::{Records, StoreChange, StoreError};
 use crate::id::ErasureGeneration;
 
 /// Files of one format, all of the same store.
@@ -54,7 +58,12 @@ async fn every_format_of_the_store_and_the_journal_opens() {
     for fixture in &FIXTURES {
         let place = place_of(fixture);
         let (records, report) = place.open_after(Some(position())).await.unwrap();
-        assert_eq!(report.notes, Vec::<String>::new());
+        assert_eq!(report.notes.len(), 1);
+        assert!(report.notes[0].starts_with("migrated the store to format 3"), "{:?}", report.notes);
+        assert_good(&place, &records).await;
+        drop(records);
+        let (records, report) = place.open_after(Some(position())).await.unwrap();
+        assert_eq!(report.notes, Vec::<String>::new(), "once");
         assert_good(&place, &records).await;
     }
 }
@@ -101,4 +110,60 @@ async fn format_2_says_nothing_without_its_erasure_key() {
     assert_eq!(read(&records, 1).await, Some(5), "what is no wrapped key");
     let error = records.get(&dek_path(1)).await.unwrap_err();
     assert!(matches!(error, super::StoreError::Erased { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_that_lacks_a_record_is_not_migrated_and_told_which() {
+    for fixture in &FIXTURES {
+        for key in [tenant_path(1).key(), dek_path(1).key()] {
+            let place = place_of(fixture);
+            let row = place.peek(&key);
+            assert_eq!(place.sql("DELETE FROM kv WHERE key = ?1", &key), 1);
+            let error = place.open_after(Some(position())).await.err().unwrap();
+            assert!(matches!(error, StoreError::NotMigrated { .. }), "{error}");
+            assert!(error.to_string().contains(&describe(&key)), "{error}");
+            // Nothing was decided: with the record it is as good as before.
+            place.poke(&key, &row);
+            let (records, _) = place.open_after(Some(position())).await.unwrap();
+            assert_good(&place, &records).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_migration_that_a_crash_cut_short_is_done_again() {
+    for fixture in &FIXTURES {
+        let place = place_of(fixture);
+        let old_journal = std::fs::read(place.journal()).unwrap();
+        let old_meta = place.peek(&Meta::key());
+        drop(place.open_after(Some(position())).await.unwrap());
+        let (new_journal, new_meta) = (std::fs::read(place.journal()).unwrap(), place.peek(&Meta::key()));
+        let draft = draft_path(&place.journal());
+        let crash = |meta: &[u8], journal: &[u8], half: Option<&[u8]>| {
+            place.poke(&Meta::key(), meta);
+            std::fs::write(place.journal(), journal).unwrap();
+            match half {
+                Some(bytes) => std::fs::write(&draft, bytes).unwrap(),
+                None => drop(crate::store::files::remove_if_there(&draft).unwrap()),
+            }
+        };
+        // Before the draft, in it, behind it, behind the meta row.
+        let half = &new_journal[..100];
+        let cases: [(&[u8], Option<&[u8]>); 4] = [
+            (&old_meta, None),
+            (&old_meta, Some(half)),
+            (&old_meta, Some(&new_journal)),
+            (&new_meta, Some(&new_journal)),
+        ];
+        for (number, (meta, half)) in cases.into_iter().enumerate() {
+            crash(meta, &old_journal, half);
+            let opened = place.open_after(Some(position())).await;
+            let (records, _) = opened.unwrap_or_else(|error| panic!("case {number}: {error}"));
+            assert_good(&place, &records).await;
+        }
+        // Of an older format than the journal: somebody put it back.
+        crash(&old_meta, &std::fs::read(place.journal()).unwrap(), None);
+        let error = place.open_after(Some(position())).await.err().unwrap();
+        assert!(matches!(error, StoreError::Tampered { .. }), "{error}");
+    }
 }

@@ -23,7 +23,7 @@ use super::error::{Refusal, StoreError};
 use super::files;
 use super::kv::Write;
 use super::mac::StoreKeys;
-use super::meta::{JournalPoint, Totals};
+use super::meta::{JournalPoint, LogState, StoredTotals, Totals};
 
 mod header;
 mod read;
@@ -53,18 +53,49 @@ pub(super) enum Kind {
 }
 
 /// One entry.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     /// What it is.
-    #[n(1)]
     pub kind: Kind,
     /// What the store holds from here on.
-    #[n(2)]
     pub totals: Totals,
     /// Stored values of records, never the store's own rows.
-    #[n(3)]
     pub writes: Vec<Write>,
+    /// What the audit log had.
+    pub log: LogState,
+}
+
+/// An entry as it stands in the file.
+#[derive(Debug, Clone, Encode, Decode)]
+#[cbor(map)]
+struct StoredEntry {
+    #[n(1)]
+    kind: Kind,
+    #[n(2)]
+    totals: StoredTotals,
+    #[n(3)]
+    writes: Vec<Write>,
+    // None in format 2.
+    #[n(4)]
+    log: Option<LogState>,
+}
+
+impl StoredEntry {
+    fn of(entry: &Entry, keys: &StoreKeys) -> io::Result<Self> {
+        let totals = StoredTotals::of(&entry.totals, keys).map_err(io::Error::other)?;
+        // Cloned only to be written: minicbor has no derive for borrowed lists.
+        Ok(Self { kind: entry.kind, totals, writes: entry.writes.clone(), log: Some(entry.log.clone()) })
+    }
+
+    /// The entry, of a file of `format`: a file has entries of its own format only.
+    fn open(self, format: u32, keys: Option<&StoreKeys>) -> Option<Entry> {
+        let Self { kind, totals, writes, log } = self;
+        let (totals, log) = match format {
+            ..=2 => (totals.open_format_2()?, log.is_none().then(LogState::default)?),
+            _ => (totals.open(keys)?, log?),
+        };
+        Some(Entry { kind, totals, writes, log })
+    }
 }
 
 /// Where the bytes go.
@@ -134,7 +165,7 @@ impl Source {
 
     /// Reads from the first entry on.
     pub(super) fn reader(&self) -> Result<Reader, StoreError> {
-        Reader::new(&self.path, self.file.clone(), Some(self.keys.clone()), self.header.point())
+        Reader::new(&self.path, self.file.clone(), Some(self.keys.clone()), &self.header)
     }
 
     /// Reads from `point` on; `None` when this journal never had it.
@@ -260,7 +291,7 @@ impl Journal {
 }
 
 fn encode(entry: &Entry, after: &JournalPoint, keys: &StoreKeys) -> io::Result<(Vec<u8>, JournalPoint)> {
-    let body = minicbor::to_vec(entry).map_err(io::Error::other)?;
+    let body = minicbor::to_vec(StoredEntry::of(entry, keys)?).map_err(io::Error::other)?;
     let length = u32::try_from(body.len()).ok().filter(|length| u64::from(*length) <= MAX_BODY);
     let length = length.ok_or_else(|| io::Error::other("the change is too large"))?.to_be_bytes();
     let head = keys.journal_link(&after.head, &body);
@@ -344,7 +375,7 @@ mod tests {
             Write { key: vec![3, 1], value: Some(vec![7; size]) },
             Write { key: vec![3, 2], value: None },
         ];
-        Entry { kind: Kind::Change, totals, writes }
+        Entry { kind: Kind::Change, totals, writes, log: LogState::default() }
     }
 
     proptest! {
@@ -428,9 +459,9 @@ mod tests {
         };
         assert!(matches!(open(&with(0, b'X')), Some(Refusal::NotTheJournal(_))));
         assert!(matches!(open(&with(30, 1)), Some(Refusal::NotTheJournal(_))));
-        let newer = open(&with(7, 3)).unwrap();
+        let newer = open(&with(7, 4)).unwrap();
         assert!(
-            matches!(&newer, Refusal::Newer { found: 3, known: 2, needed, .. } if needed == env!("CARGO_PKG_VERSION"))
+            matches!(&newer, Refusal::Newer { found: 4, known: 3, needed, .. } if needed == env!("CARGO_PKG_VERSION"))
         );
     }
 

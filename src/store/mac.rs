@@ -35,6 +35,7 @@ pub struct StoreKeys {
     record: Guarded<HmacSha256>,
     journal: Guarded<HmacSha256>,
     meta: Guarded<HmacSha256>,
+    multiset: Guarded<HmacSha256>,
     /// Seals the rows of wrapped keys; none is open at first.
     pub(super) erasure: ErasureKeys,
 }
@@ -56,6 +57,7 @@ impl StoreKeys {
             record: derive(secret, b"keyward/1/store/record-mac"),
             journal: derive(secret, b"keyward/1/store/journal-mac"),
             meta: derive(secret, b"keyward/1/store/meta-mac"),
+            multiset: derive(secret, b"keyward/1/store/multiset"),
             erasure: ErasureKeys::default(),
         }
     }
@@ -120,6 +122,19 @@ impl StoreKeys {
     pub(super) fn journal_link(&self, previous: &[u8; 32], body: &[u8]) -> [u8; 32] {
         let mac = HmacSha256::clone(&self.journal).chain_update(previous).chain_update(body);
         mac.finalize().into_bytes().into()
+    }
+
+    /// What a record adds to the sum of all: `HMAC(multiset key, 1 | MAC of the record)`. With
+    /// [`sum_mask`](Self::sum_mask) this is MSet-Add-Hash (Clarke, Devadas, van Dijk, Gassend, Suh: Incremental
+    /// Multiset Hash Functions, ASIACRYPT 2003). Neither stands in a file, so nobody can search for other
+    /// records of the same sum.
+    pub(super) fn element(&self, mac: &[u8; MAC_LEN]) -> [u8; 32] {
+        HmacSha256::clone(&self.multiset).chain_update([1]).chain_update(mac).finalize().into_bytes().into()
+    }
+
+    /// What hides the sum of all records on disk: `HMAC(multiset key, 0 | nonce)`.
+    pub(super) fn sum_mask(&self, nonce: &[u8]) -> [u8; 32] {
+        HmacSha256::clone(&self.multiset).chain_update([0]).chain_update(nonce).finalize().into_bytes().into()
     }
 
     /// The MAC of the meta row's bytes.

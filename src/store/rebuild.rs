@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::blocking::blocking;
-use super::compact::draft_of;
+use super::compact::{Base, draft_of};
 use super::error::StoreError;
 use super::journal::Journal;
 use super::kv::{Kv, Transaction, Write};
 use super::mac::StoreKeys;
-use super::meta::{JournalPoint, Meta, Totals};
-use super::scan::{CHUNK, Scan, Sum};
+use super::meta::{JournalPoint, LogState, Meta, Totals};
+use super::scan::{CHUNK, Found, Scan, Sum};
 use crate::id::DeploymentId;
 
 /// Writes records into an empty backend, some at a time. Without its meta row
@@ -53,7 +53,7 @@ pub(super) async fn verify_and_hash(
     kv: &dyn Kv,
     keys: &StoreKeys,
     revision: u64,
-) -> Result<Totals, StoreError> {
+) -> Result<Found, StoreError> {
     let mut sum = Sum::new();
     let mut scan = Scan::new(kv.snapshot().await?);
     loop {
@@ -65,9 +65,9 @@ pub(super) async fn verify_and_hash(
             sum.add(&key, value, keys, revision)?;
         }
     }
-    let (totals, nodes) = sum.finish(revision);
+    let (found, nodes) = sum.finish(revision);
     write_nodes(kv, &nodes).await?;
-    Ok(totals)
+    Ok(found)
 }
 
 async fn write_nodes(kv: &dyn Kv, nodes: &[Write]) -> Result<(), StoreError> {
@@ -83,10 +83,11 @@ pub(super) async fn write_meta(
     keys: &StoreKeys,
     deployment: DeploymentId,
     totals: Totals,
+    log: LogState,
     journal: JournalPoint,
 ) -> Result<(), StoreError> {
-    let meta = Meta { deployment, totals, journal };
-    let writes = vec![Write { key: Meta::key(), value: Some(meta.seal(keys)) }];
+    let meta = Meta { deployment, totals, journal, log };
+    let writes = vec![Write { key: Meta::key(), value: Some(meta.seal(keys)?) }];
     kv.commit(Transaction { expect: Vec::new(), writes }).await?;
     Ok(())
 }
@@ -99,10 +100,12 @@ pub(super) async fn write_journal(
     deployment: DeploymentId,
     keys: &Arc<StoreKeys>,
     totals: Totals,
+    log: LogState,
 ) -> Result<(), StoreError> {
-    let draft = draft_of(kv.snapshot().await?, path, deployment, keys, totals, None).await?;
+    let base = Base { deployment, totals, log: log.clone() };
+    let draft = draft_of(kv.snapshot().await?, path, keys, base, None).await?;
     let draft = blocking(move || finished(draft)).await?;
-    write_meta(kv, keys, deployment, totals, draft.end()).await?;
+    write_meta(kv, keys, deployment, totals, log, draft.end()).await?;
     let path = path.to_owned();
     blocking(move || named(draft, &path)).await
 }

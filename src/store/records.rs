@@ -1,5 +1,6 @@
 //! What the rest of the program uses: typed records, verified reads, atomic changes.
 
+use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
@@ -8,13 +9,16 @@ use tokio::sync::Mutex;
 use super::commit::Writer;
 use super::error::StoreError;
 use super::kv::{Kv, Write};
+use super::log::{Cause, Log};
 use super::mac::StoreKeys;
 use super::meta::{Meta, StoreChange};
 use super::recover::{self, OpenReport};
-use super::tables::{Path, Prefix, Record, describe};
+use super::tables::{self, Path, Prefix, Record, Table, describe};
 use super::timeline::Timeline;
-use super::view::{Row, Stored, View};
+use super::view::{Complete, Listing, Pass, Row, Stored, View};
+use crate::clock::Day;
 use crate::id::DeploymentId;
+use crate::keyring::agenda::{Due, DueDay};
 use crate::keyring::remains::Tombstone;
 
 /// The records of one installation. Cheap to clone: all clones are the same store.
@@ -28,6 +32,7 @@ pub(super) struct Inner {
     pub(super) keys: Arc<StoreKeys>,
     pub(super) deployment: DeploymentId,
     pub(super) timeline: Timeline,
+    pub(super) log: Log,
     // Changes are made one after the other.
     pub(super) writer: Mutex<Writer>,
     // At most one compaction runs.
@@ -104,9 +109,10 @@ impl Records {
         meta: Meta,
         writer: Writer,
     ) -> Self {
+        let log = Log::new(meta.log.unrecorded.clone());
         let timeline = Timeline::new(meta);
-        let inner =
-            Inner { kv, keys, deployment, timeline, writer: Mutex::new(writer), compacting: Mutex::new(()) };
+        let (writer, compacting) = (Mutex::new(writer), Mutex::new(()));
+        let inner = Inner { kv, keys, deployment, timeline, log, writer, compacting };
         Self { inner: Arc::new(inner) }
     }
 
@@ -126,17 +132,33 @@ impl Records {
         self.view().await?.get(path).await
     }
 
-    /// Records whose path begins with `prefix`; see [`View::list`].
+    /// Records whose path begins with `prefix`, to be shown; see [`View::page`].
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub async fn list<T: Record>(
+    pub async fn page<T: Record>(
         &self,
         prefix: &Prefix<T>,
         after: Option<&Path<T>>,
         limit: usize,
-    ) -> Result<Vec<(Path<T>, Stored<T>)>, StoreError> {
-        self.view().await?.list(prefix, after, limit).await
+    ) -> Result<Listing<T>, StoreError> {
+        self.view().await?.page(prefix, after, limit).await
+    }
+
+    /// Every record of a table, to decide from; see [`Complete`].
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] when one is missing, doubled or not genuine.
+    pub async fn complete<T: Record>(&self) -> Result<Complete<T>, StoreError> {
+        self.view().await?.complete().await
+    }
+
+    /// Walks over every record of a table; see [`Pass`].
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] when the store is not as the daemon left it.
+    pub async fn pass<T: Record>(&self) -> Result<Pass<T>, StoreError> {
+        Ok(self.view().await?.pass())
     }
 
     /// Makes all changes or none. It runs to its end even if the caller stops waiting.
@@ -182,12 +204,28 @@ impl Records {
         self.inner.kv.name()
     }
 
+    /// The days of an agenda from before they were counted; `None` when there is nothing to do.
+    ///
+    /// # Errors
+    /// [`StoreError::Incomplete`] and [`StoreError::Tampered`] when a line is missing or not genuine.
+    pub async fn count_agenda(&self) -> Result<Option<Changes>, StoreError> {
+        let mut view = self.view().await?;
+        let of = |table: Table| view.meta.totals.counts.of(table.byte());
+        if of(Table::Agenda) == 0 || of(Table::AgendaDay) > 0 {
+            return Ok(None);
+        }
+        let lines = view.complete::<Due>().await?;
+        let mut changes = Changes::new();
+        changes.count_all(lines.into_iter().map(|(path, _)| path));
+        Ok(Some(changes))
+    }
+
     /// How much there is.
     pub fn stats(&self) -> Stats {
         let Meta { totals, journal, .. } = self.inner.timeline.current();
         Stats {
             revision: totals.revision,
-            records: totals.records,
+            records: totals.records(),
             record_bytes: totals.bytes,
             journal_bytes: journal.offset,
         }
@@ -202,7 +240,12 @@ impl Inner {
 
 /// Changes to be made together. Each record stands in it at most once.
 #[derive(Debug, Default)]
-pub struct Changes(Vec<Planned>);
+pub struct Changes {
+    planned: Vec<Planned>,
+    // By how much the number of lines changes that the agenda has for a day.
+    days: BTreeMap<Day, i64>,
+    cause: Option<Cause>,
+}
 
 #[derive(Debug)]
 struct Planned {
@@ -228,6 +271,7 @@ impl Changes {
 
     /// A new record; there must be none at `path`.
     pub fn create<T: Record>(&mut self, path: &Path<T>, record: &T) -> &mut Self {
+        self.count(path, 1);
         self.plan(path, None, record)
     }
 
@@ -238,13 +282,27 @@ impl Changes {
 
     /// No longer the record that the change `revision` wrote.
     pub fn delete<T: Record>(&mut self, path: &Path<T>, revision: u64) -> &mut Self {
-        self.0.push(Planned { key: path.key(), expect: Some(revision), effect: Effect::Delete });
+        self.count(path, -1);
+        self.planned.push(Planned { key: path.key(), expect: Some(revision), effect: Effect::Delete });
         self
+    }
+
+    /// Counts a line of the agenda in or out of its day. The commit works out the number, so that two
+    /// changes of the same day do not stand in each other's way.
+    fn count<T: Record>(&mut self, path: &Path<T>, lines: i64) {
+        if let Some(due) = Path::<Due>::parse(&path.key()) {
+            *self.days.entry(Day::of(due.id.0)).or_default() += lines;
+        }
+    }
+
+    /// As if every line that the agenda has were entered now: for a store of before days were counted.
+    pub(super) fn count_all(&mut self, lines: impl IntoIterator<Item = Path<Due>>) {
+        lines.into_iter().for_each(|line| self.count(&line, 1));
     }
 
     /// Only if the record is still the one that the change `revision` wrote: what is changed here was worked out from it.
     pub fn require<T: Record>(&mut self, path: &Path<T>, revision: u64) -> &mut Self {
-        self.0.push(Planned { key: path.key(), expect: Some(revision), effect: Effect::Nothing });
+        self.planned.push(Planned { key: path.key(), expect: Some(revision), effect: Effect::Nothing });
         self
     }
 
@@ -258,41 +316,56 @@ impl Changes {
     ) -> &mut Self {
         if let Some(revision) = revision {
             let key = tombstone.id.key().to_vec();
-            self.0.push(Planned { key, expect: Some(revision), effect: Effect::Delete });
+            self.planned.push(Planned { key, expect: Some(revision), effect: Effect::Delete });
         }
         self.create(tombstone, record)
     }
 
     /// The same record once more, so that it is sealed under the newest erasure key.
     pub(super) fn again(&mut self, key: Vec<u8>, revision: u64, payload: Vec<u8>) {
-        self.0.push(Planned { key, expect: Some(revision), effect: Effect::Write(payload) });
+        self.planned.push(Planned { key, expect: Some(revision), effect: Effect::Write(payload) });
+    }
+
+    /// On whose word they are made, and what the audit log calls it. It is kept with the change until the
+    /// record of it is durable.
+    pub fn because(&mut self, cause: Cause) -> &mut Self {
+        self.cause = Some(cause);
+        self
+    }
+
+    pub(super) fn cause(&self) -> Option<Cause> {
+        self.cause.clone()
     }
 
     /// How many.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.planned.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.planned.is_empty()
     }
 
     fn plan<T: Record>(&mut self, path: &Path<T>, expect: Option<u64>, record: &T) -> &mut Self {
         let payload = minicbor::to_vec(record).expect("encoding into memory cannot fail");
-        self.0.push(Planned { key: path.key(), expect, effect: Effect::Write(payload) });
+        self.planned.push(Planned { key: path.key(), expect, effect: Effect::Write(payload) });
         self
     }
 
     /// Makes these changes too.
     pub fn add(&mut self, others: Self) -> &mut Self {
-        self.0.extend(others.0);
+        self.planned.extend(others.planned);
+        for (day, lines) in others.days {
+            *self.days.entry(day).or_default() += lines;
+        }
         self
     }
 
     /// The keys that change, in order.
     pub(super) fn keys(&self) -> Result<Vec<Vec<u8>>, StoreError> {
-        let keys: Vec<Vec<u8>> = self.0.iter().map(|planned| planned.key.clone()).collect();
+        let days = self.days.keys().map(|day| tables::due_day(*day).key());
+        let keys: Vec<Vec<u8>> = self.planned.iter().map(|planned| planned.key.clone()).chain(days).collect();
         let mut sorted: Vec<&Vec<u8>> = keys.iter().collect();
         sorted.sort_unstable();
         match sorted.array_windows().find(|[a, b]| a == b) {
@@ -309,14 +382,40 @@ impl Changes {
         keys: &StoreKeys,
     ) -> Result<(Vec<Write>, Vec<Option<Row>>), StoreError> {
         let (mut writes, mut replaced) = (Vec::with_capacity(old.len()), Vec::with_capacity(old.len()));
-        for (planned, old) in self.0.into_iter().zip(old) {
+        let mut old = old.into_iter();
+        // The old rows are in the order of `keys`: the planned ones, then the days.
+        for (planned, old) in self.planned.into_iter().zip(old.by_ref()) {
             if let Some(write) = planned.write(old.as_ref(), revision, keys)? {
                 writes.push(write);
                 replaced.push(old);
             }
         }
+        for ((day, lines), old) in self.days.into_iter().zip(old) {
+            if lines != 0 {
+                writes.push(count_day(day, lines, old.as_ref(), revision, keys)?);
+                replaced.push(old);
+            }
+        }
         Ok((writes, replaced))
     }
+}
+
+/// The row of a day that has so many lines more, or less; a day without lines has none.
+fn count_day(
+    day: Day,
+    lines: i64,
+    old: Option<&Row>,
+    revision: u64,
+    keys: &StoreKeys,
+) -> Result<Write, StoreError> {
+    let path = tables::due_day(day);
+    let key = path.key();
+    let before = old.map(|row| row.decode::<DueDay>(&key, keys)).transpose()?;
+    let before = before.map_or(0, |stored| stored.record.lines);
+    let lines = before.checked_add_signed(lines).ok_or_else(|| StoreError::miscounted(&path))?;
+    let payload = minicbor::to_vec(DueDay { lines }).expect("encoding into memory cannot fail");
+    let value = if lines == 0 { None } else { Some(keys.seal(&key, revision, &payload)?) };
+    Ok(Write { key, value })
 }
 
 impl Planned {
@@ -443,14 +542,16 @@ mod tests {
         let mut seen = Vec::new();
         let mut after = None;
         loop {
-            let page = records.list(&Prefix::all(), after.as_ref(), 3).await.unwrap();
+            let page = records.page(&Prefix::all(), after.as_ref(), 3).await.unwrap().into_rows();
             let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
             seen.extend(page.into_iter().map(|(path, stored)| (path.id, stored.record)));
         }
         assert_eq!(seen, (0..10).map(|number| (tenant_id(number), tenant(number))).collect::<Vec<_>>());
-        assert_eq!(records.list(&tables::deks(&key_name()), None, 100).await.unwrap().len(), 10);
-        assert!(records.list(&tables::deks_of(&tenant_id(1)), None, 100).await.unwrap().is_empty());
+        assert_eq!(records.page(&tables::deks(&key_name()), None, 100).await.unwrap().into_rows().len(), 10);
+        assert!(
+            records.page(&tables::deks_of(&tenant_id(1)), None, 100).await.unwrap().into_rows().is_empty()
+        );
     }
 
     #[tokio::test]

@@ -10,7 +10,8 @@ use super::files;
 use super::journal::{Entry, Header, Journal, Kind, Source, Step, draft_path, journal_error};
 use super::kv::{self, Kv, Transaction, Write};
 use super::mac::{StoreKeys, payload_of};
-use super::meta::{JournalPoint, Meta, StoreChange, Totals};
+use super::meta::{JournalPoint, LogState, Meta, StoreChange, Totals};
+use super::migrate;
 use super::records::{Changes, Records};
 use super::tables::{self, Prefix};
 use super::view::View;
@@ -117,8 +118,9 @@ pub(super) async fn create(
 ) -> Result<(Records, StoreChange), StoreError> {
     refuse_unless_new(kv.as_ref(), path).await?;
     let journal = empty_journal(path, deployment, keys.clone()).await?;
-    let meta = Meta { deployment, totals: Totals::EMPTY, journal: journal.end() };
-    let row = Write { key: Meta::key(), value: Some(meta.seal(&keys)) };
+    let log = LogState::default();
+    let meta = Meta { deployment, totals: Totals::EMPTY, journal: journal.end(), log };
+    let row = Write { key: Meta::key(), value: Some(meta.seal(&keys)?) };
     kv.commit(Transaction { expect: Vec::new(), writes: vec![row] }).await?;
     let records = Records::new(kv, keys, deployment, meta, Writer::unsettled(journal));
     let change = records.commit(initial).await?;
@@ -142,7 +144,8 @@ async fn empty_journal(
     let path = path.to_owned();
     blocking(move || {
         let mut draft = Journal::draft(&path, new_header(&path, deployment, &keys)?, &keys)?;
-        draft.append(&Entry { kind: Kind::Base, totals: Totals::EMPTY, writes: Vec::new() })?;
+        let log = LogState::default();
+        draft.append(&Entry { kind: Kind::Base, totals: Totals::EMPTY, writes: Vec::new(), log })?;
         Ok(draft)
     })
     .await
@@ -193,19 +196,20 @@ pub(super) async fn open(
     rollback: Rollback,
 ) -> Result<(Records, OpenReport), StoreError> {
     refuse_empty(kv.as_ref(), path).await?;
+    let migrated = migrate::to_format_3(&kv, path, &keys).await?;
     let meta = View::open_any(kv.as_ref(), &keys).await?.meta;
-    let (journal, found) = find_journal(path, keys.clone(), meta, anchor).await?;
+    let (journal, found) = find_journal(path, keys.clone(), meta.clone(), anchor).await?;
     if [meta.deployment, found.deployment] != [deployment; 2] {
         return Err(Refusal::OtherDeployment("the store".into()).into());
     }
-    let mut notes = found.notes();
+    let mut notes: Vec<String> = migrated.into_iter().chain(found.notes()).collect();
     notes.extend(judge(&found, anchor, rollback)?);
     let end = found.end;
     let journal = blocking(move || journal.continue_at(end)).await?;
+    let from = meta.totals.revision;
     let records = Records::new(kv, keys, deployment, meta, Writer::unsettled(journal));
     let replayed = records.inner.catch_up(&mut *records.inner.writer.lock().await).await?;
     if replayed > 0 {
-        let from = meta.totals.revision;
         notes.push(format!("replayed revisions {} to {} from the key journal", from + 1, from + replayed));
     }
     let bootstrap = verified_bootstrap(&records).await?;
@@ -342,7 +346,7 @@ pub(super) async fn verified_bootstrap(
 ) -> Result<Option<(Root, SystemSecret)>, StoreError> {
     let mut view = records.view().await?;
     let Some(secret) = view.get(&tables::system_secret()).await? else { return Ok(None) };
-    let roots = view.list(&Prefix::<Root>::all(), None, ROOTS).await?;
+    let roots = view.complete::<Root>().await?;
     let root = roots.into_iter().map(|(_, stored)| stored.record).find(|root| root.id == secret.record.root);
     let key = tables::system_secret().key();
     let root = root.ok_or_else(|| StoreError::tampered(&key, "the root that it names is not there"))?;

@@ -21,6 +21,8 @@ pub use read::{Closed, Opened, Restored};
 pub use write::{Snapshot, Writer};
 
 use super::error::{Refusal, StoreError};
+use super::mac::mac_of;
+use super::meta;
 use crate::envelope::{Context, Dek};
 use crate::id::{DekId, KeyId, KeyName, TenantId};
 use crate::keyring::record::SuiteFamily;
@@ -30,15 +32,23 @@ use crate::secret::Key256;
 const MAX_PART: usize = 1 << 24;
 
 /// What stands behind the last record.
-#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(map)]
 struct Trailer {
     /// Records.
     #[n(1)]
     records: u64,
-    /// Sum of their MACs, as in the meta row.
+    /// Sum of their MACs, as big-endian numbers modulo 2^256. The stream is encrypted, so nobody sees it.
     #[cbor(n(2), with = "minicbor::bytes")]
     sum: [u8; 32],
+}
+
+impl Trailer {
+    /// Counts a stored value in.
+    fn add(&mut self, value: &[u8]) {
+        self.records += 1;
+        self.sum = meta::add(self.sum, mac_of(value));
+    }
 }
 
 /// The name that the stream is bound to; the same for every export, as each has a key of its own.

@@ -10,7 +10,7 @@ use super::files;
 use super::journal::{Reader, Source, Step, journal_error};
 use super::kv::{Kv, KvError, Write};
 use super::mac::StoreKeys;
-use super::meta::Totals;
+use super::meta::{LogState, Totals};
 use super::rebuild::{Filler, verify_and_hash, write_journal, write_meta};
 use super::recover::{ErasureList, erasure_list, first_records};
 use super::sqlite::SqliteKv;
@@ -185,16 +185,21 @@ impl Repair<'_> {
     async fn rebuild_journal(&mut self) -> Result<(), StoreError> {
         let kv = SqliteKv::open(self.store).await?;
         let totals = self.found.totals.ok_or(Refusal::NoStore)?;
-        self.replace_journal(&kv, totals).await
+        self.replace_journal(&kv, totals, self.found.log.clone()).await
     }
 
     /// Makes a new journal out of the store and keeps the old one.
-    async fn replace_journal(&mut self, kv: &dyn Kv, totals: Totals) -> Result<(), StoreError> {
+    async fn replace_journal(
+        &mut self,
+        kv: &dyn Kv,
+        totals: Totals,
+        log: LogState,
+    ) -> Result<(), StoreError> {
         let backup = self.journal.exists().then(|| free_name(self.journal));
         if let Some(backup) = &backup {
             std::fs::hard_link(self.journal, backup).map_err(|error| journal_error(backup, error))?;
         }
-        write_journal(kv, self.journal, self.deployment, &self.keys, totals).await?;
+        write_journal(kv, self.journal, self.deployment, &self.keys, totals, log).await?;
         self.notes.push(format!(
             "rebuilt the key journal from the store at revision {}; {}",
             totals.revision,
@@ -212,7 +217,7 @@ impl Repair<'_> {
         let kv: Arc<dyn Kv> = Arc::new(SqliteKv::open(self.store).await?);
         fill_from_journal(kv.clone(), self.journal, &self.keys).await?;
         let rebuilt = verify_and_hash(kv.as_ref(), &self.keys, totals.revision).await?;
-        if rebuilt.digest != totals.digest {
+        if rebuilt.totals.digest != totals.digest {
             return Err(Refusal::Diverged { revision: totals.revision }.into());
         }
         self.notes.push(format!(
@@ -220,13 +225,15 @@ impl Repair<'_> {
             totals.revision,
             kept(backup.as_deref())
         ));
-        if rebuilt == totals {
-            return write_meta(kv.as_ref(), &self.keys, self.deployment, totals, end).await;
+        let log = self.found.journal_log.clone();
+        if rebuilt.totals == totals {
+            return write_meta(kv.as_ref(), &self.keys, self.deployment, totals, log, end).await;
         }
-        let note =
-            "corrected its counts: a record that the digest does not cover had been edited before a change";
-        self.notes.push(note.into());
-        self.replace_journal(kv.as_ref(), rebuilt).await
+        if !rebuilt.add_up_to(&totals) {
+            let note = "corrected its counts: a record that the digest does not cover had been edited before a change";
+            self.notes.push(note.into());
+        }
+        self.replace_journal(kv.as_ref(), rebuilt.totals, log).await
     }
 }
 

@@ -3,8 +3,8 @@
 use super::digest::{Place, Tree, row_hash};
 use super::error::StoreError;
 use super::kv::{Snapshot, Write};
-use super::mac::StoreKeys;
-use super::meta::{Totals, is_covered};
+use super::mac::{StoreKeys, mac_of};
+use super::meta::{Totals, add, is_covered};
 use super::tables::Table;
 use super::view::Row;
 
@@ -54,13 +54,30 @@ impl Scan {
 /// What some records add up to.
 pub(super) struct Sum {
     totals: Totals,
+    // Sum of the MACs, as format 2 has it.
+    macs: [u8; 32],
     tree: Tree,
+}
+
+/// What some records add up to at a revision.
+pub(super) struct Found {
+    /// As this program counts.
+    pub totals: Totals,
+    /// As format 2 does: without counts, and with another sum.
+    format_2: Totals,
+}
+
+impl Found {
+    /// Whether a store that says `expected`, in this format or in format 2, has exactly these records.
+    pub(super) fn add_up_to(&self, expected: &Totals) -> bool {
+        *expected == self.totals || *expected == self.format_2
+    }
 }
 
 impl Sum {
     /// Nothing yet.
     pub(super) fn new() -> Self {
-        Self { totals: Totals::EMPTY, tree: Tree::new(Totals::EMPTY.digest) }
+        Self { totals: Totals::EMPTY, macs: Totals::EMPTY.sum, tree: Tree::new(Totals::EMPTY.digest) }
     }
 
     /// Checks a record of a store at revision `newest` and adds it.
@@ -72,7 +89,8 @@ impl Sum {
         newest: u64,
     ) -> Result<(), StoreError> {
         let row = Row::open(key, value, keys, newest)?;
-        self.totals.add(key, &row.value);
+        self.totals.add(key, &row.value, keys);
+        self.macs = add(self.macs, mac_of(&row.value));
         if is_covered(key) {
             self.tree.set(Place::of(key), Some(row_hash(key, &row.value)));
         }
@@ -81,8 +99,10 @@ impl Sum {
 
     /// What a store of exactly these records holds at `revision`, and the rows of
     /// its nodes, in falling order of their keys.
-    pub(super) fn finish(self, revision: u64) -> (Totals, Vec<Write>) {
+    pub(super) fn finish(self, revision: u64) -> (Found, Vec<Write>) {
         let (digest, nodes) = self.tree.finish();
-        (Totals { revision, digest, ..self.totals }, nodes)
+        let totals = Totals { revision, digest, ..self.totals };
+        let format_2 = Totals { counts: Totals::EMPTY.counts, sum: self.macs, ..totals };
+        (Found { totals, format_2 }, nodes)
     }
 }

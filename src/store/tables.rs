@@ -17,7 +17,7 @@ pub use names::*;
 
 use minicbor::{Decode, Encode};
 
-use crate::clock::Date;
+use crate::clock::{Date, Day};
 use crate::id::{
     AccountId, AssertionId, CeremonyId, DekId, ErasureGeneration, ExportId, FieldId, IndexVersion,
     KekVersion, KeyName, PrincipalId, ProposalId, RootGeneration, RosterVersion, RotationName,
@@ -25,7 +25,7 @@ use crate::id::{
 };
 use crate::keyring::account::{Account, EndedAssertion, LoginCredential, Otp, Ticket};
 use crate::keyring::act::ProposedAct;
-use crate::keyring::agenda::{Due, Lease, Task};
+use crate::keyring::agenda::{Due, DueDay, Lease, Task};
 use crate::keyring::ceremony::Ceremony;
 use crate::keyring::credential::CredentialId;
 use crate::keyring::escrow::{Escrow, KekEscrow};
@@ -100,6 +100,8 @@ pub enum Table {
     EndedAssertion = 28,
     /// Acts that wait for an administrator.
     Act = 29,
+    /// How many lines the agenda has for a day.
+    AgendaDay = 31,
     /// Nodes of the digest's hash tree.
     Digest = 0xf0,
     /// The one row that says what the store holds.
@@ -108,7 +110,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -138,12 +140,13 @@ impl Table {
         Self::Ticket,
         Self::EndedAssertion,
         Self::Act,
+        Self::AgendaDay,
         Self::Digest,
         Self::Meta,
     ];
 
     /// The first byte of its keys.
-    pub fn byte(self) -> u8 {
+    pub const fn byte(self) -> u8 {
         self as u8
     }
 
@@ -153,7 +156,7 @@ impl Table {
     }
 
     /// Whether the table holds records, not the store's own rows.
-    pub fn holds_records(self) -> bool {
+    pub const fn holds_records(self) -> bool {
         !matches!(self, Self::Digest | Self::Meta)
     }
 
@@ -161,7 +164,7 @@ impl Table {
     /// moved by the thousand in a rotation and are not: each has its MAC, and a
     /// covered record says that it must exist. The lease is renewed all the time, and
     /// an old one that is put back only makes a daemon wait.
-    pub fn covered(self) -> bool {
+    pub const fn covered(self) -> bool {
         self.holds_records() && !matches!(self, Self::Dek | Self::IndexKey | Self::SchedulerLease)
     }
 
@@ -202,6 +205,7 @@ impl Table {
             Self::Ticket => "enrolment ticket",
             Self::EndedAssertion => "ended assertion",
             Self::Act => "administrative act",
+            Self::AgendaDay => "agenda day",
             Self::Digest => "digest",
             Self::Meta => "meta",
         }
@@ -257,6 +261,25 @@ impl<T: Record> Path<T> {
         let mut rest = key.strip_prefix(&[T::TABLE.byte()])?;
         let id = T::Id::take(&mut rest)?;
         rest.is_empty().then_some(Self { id })
+    }
+}
+
+/// Neighbouring records of type `T`: from a key on, and up to another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span<T: Record> {
+    /// Below all of them, and below nothing else of the table.
+    pub(super) from: Vec<u8>,
+    /// Above all of them.
+    pub(super) to: Vec<u8>,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T: Record> Span<T> {
+    fn new(from: impl FnOnce(&mut Vec<u8>), to: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut span = Self { from: vec![T::TABLE.byte()], to: vec![T::TABLE.byte()], of: PhantomData };
+        from(&mut span.from);
+        to(&mut span.to);
+        span
     }
 }
 
@@ -331,6 +354,7 @@ records! {
     Lease: SchedulerLease, (), |()| "scheduler-lease".into();
     ClockMark: ClockMark, (), |()| "clock-mark".into();
     DekUses: DekUses, VersionName, |version| format!("{version}/uses");
+    DueDay: AgendaDay, Day, |day| format!("agenda-days/{}", day.0);
     Due: Agenda, (Date, Task), |(date, task)| format!("agenda/{}: {task}", date.millis());
     SystemKey: SystemKey, (SigningPurpose, SigningGeneration), |(purpose, generation)| format!("system-keys/{}/{generation}", purpose.as_str());
 }

@@ -322,6 +322,110 @@ impl Snapshot for Counting {
     }
 }
 
+/// What a database file can be made to show by who builds its tree by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lie {
+    /// The row is not there.
+    Hidden,
+    /// The row is there twice.
+    Doubled,
+    /// The row stands in the place of the one behind it, so that the number is right.
+    InPlaceOfTheNext,
+    /// The row stands at the beginning of the list.
+    Misplaced,
+}
+
+impl Lie {
+    pub(super) const ALL: [Self; 4] = [Self::Hidden, Self::Doubled, Self::InPlaceOfTheNext, Self::Misplaced];
+}
+
+/// A backend that lies about one row in its ranges, and only there: reads by name show it.
+pub(super) struct LyingKv {
+    kv: Arc<dyn Kv>,
+    lie: Arc<Mutex<Option<(Lie, Vec<u8>)>>>,
+}
+
+impl LyingKv {
+    pub(super) fn new(kv: Arc<dyn Kv>) -> Arc<Self> {
+        Arc::new(Self { kv, lie: Arc::default() })
+    }
+
+    /// Lies about the row at `key` from now on.
+    pub(super) fn lie(&self, lie: Lie, key: Vec<u8>) {
+        *self.lie.lock().unwrap() = Some((lie, key));
+    }
+
+    pub(super) fn be_honest(&self) {
+        *self.lie.lock().unwrap() = None;
+    }
+}
+
+#[async_trait]
+impl Kv for LyingKv {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, KvError> {
+        Ok(Box::new(Lying { snapshot: self.kv.snapshot().await?, lie: self.lie.clone() }))
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<u64, KvError> {
+        self.kv.commit(transaction).await
+    }
+
+    async fn scrub(&self, thorough: bool) -> Result<(), KvError> {
+        self.kv.scrub(thorough).await
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.kv.files()
+    }
+
+    fn watch(&self) -> broadcast::Receiver<Change> {
+        self.kv.watch()
+    }
+
+    fn name(&self) -> &'static str {
+        "lying"
+    }
+}
+
+struct Lying {
+    snapshot: Box<dyn Snapshot>,
+    lie: Arc<Mutex<Option<(Lie, Vec<u8>)>>>,
+}
+
+#[async_trait]
+impl Snapshot for Lying {
+    fn revision(&self) -> u64 {
+        self.snapshot.revision()
+    }
+
+    async fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, KvError> {
+        self.snapshot.get(key).await
+    }
+
+    async fn range(
+        &mut self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Entry)>, KvError> {
+        let mut rows = self.snapshot.range(prefix, after, limit).await?;
+        let lie = self.lie.lock().unwrap().clone();
+        let Some((lie, key)) = lie else { return Ok(rows) };
+        let Some(at) = rows.iter().position(|(found, _)| *found == key) else { return Ok(rows) };
+        match lie {
+            Lie::Hidden => drop(rows.remove(at)),
+            Lie::Doubled => rows.insert(at, rows[at].clone()),
+            Lie::InPlaceOfTheNext if at + 1 < rows.len() => rows[at + 1] = rows[at].clone(),
+            Lie::InPlaceOfTheNext => drop(rows.remove(at)),
+            Lie::Misplaced => {
+                let row = rows.remove(at);
+                rows.insert(0, row);
+            }
+        }
+        Ok(rows)
+    }
+}
+
 /// Faults of the journal's file.
 #[derive(Clone, Default)]
 pub(super) struct FileFaults {

@@ -34,12 +34,12 @@ struct States {
 impl Timeline {
     /// Begins with the state that was found or made at start.
     pub(super) fn new(meta: Meta) -> Self {
-        Self(RwLock::new(States { announced: VecDeque::from([meta]), current: meta }))
+        Self(RwLock::new(States { announced: VecDeque::from([meta.clone()]), current: meta }))
     }
 
     /// The newest acknowledged state.
     pub(super) fn current(&self) -> Meta {
-        self.read().current
+        self.read().current.clone()
     }
 
     /// A state that the backend is about to take.
@@ -84,12 +84,12 @@ impl Timeline {
 mod tests {
     use super::*;
     use crate::id::DeploymentId;
-    use crate::store::meta::{JournalPoint, Totals};
+    use crate::store::meta::{JournalPoint, LogState, Totals};
 
     fn meta(revision: u64, digest: u8) -> Meta {
         let totals = Totals { revision, digest: [digest; 32], ..Totals::EMPTY };
         let journal = JournalPoint { id: [0; 16], offset: 0, head: [0; 32] };
-        Meta { deployment: DeploymentId([0; 16]), totals, journal }
+        Meta { deployment: DeploymentId([0; 16]), totals, journal, log: LogState::default() }
     }
 
     #[test]

@@ -28,8 +28,8 @@ use crate::id::DeploymentId;
 use crate::keyring::record::{Root, SystemSecret};
 
 const MAGIC: &[u8; 4] = b"KWX\n";
-/// Format 2 is format 1 with sealed rows, which a program for format 1 cannot read.
-const FORMAT: u32 = 2;
+/// Format 2 is format 1 with sealed rows; format 3 has another meta row.
+const FORMAT: u32 = 3;
 
 /// Longest part: far above any key or record.
 const MAX_PART: u32 = 1 << 24;
@@ -74,8 +74,8 @@ pub async fn export(kv: &dyn Kv, writer: impl AsyncWrite + Unpin) -> Result<Expo
 }
 
 fn exported(meta: &Meta) -> Exported {
-    let Meta { deployment, totals, .. } = *meta;
-    Exported { deployment, position: totals.change(), records: totals.records }
+    let Meta { deployment, totals, .. } = meta;
+    Exported { deployment: *deployment, position: totals.change(), records: totals.records() }
 }
 
 fn header() -> Vec<u8> {
@@ -132,16 +132,20 @@ pub async fn import(
     refuse_unless_new(kv.as_ref(), journal).await?;
     let keys = Arc::new(keys);
     let mut import = Import::begin(reader).await?;
-    let meta = Meta::open(&import.meta, &keys)?;
+    let meta = match Meta::open_format_2(&import.meta, &keys)? {
+        Some(old) => old,
+        None => Meta::open(&import.meta, &keys)?,
+    };
     let mut filler = Filler::new(kv.clone());
     while let Some((key, value)) = import.next().await? {
         filler.put([Write { key, value: Some(value) }]).await?;
     }
     filler.flush().await?;
-    if verify_and_hash(kv.as_ref(), &keys, meta.totals.revision).await? != meta.totals {
+    let found = verify_and_hash(kv.as_ref(), &keys, meta.totals.revision).await?;
+    if !found.add_up_to(&meta.totals) {
         return Err(StoreError::tampered(&Meta::key(), "the records do not add up to what it says"));
     }
-    write_journal(kv.as_ref(), journal, meta.deployment, &keys, meta.totals).await?;
+    write_journal(kv.as_ref(), journal, meta.deployment, &keys, found.totals, meta.log.clone()).await?;
     Ok(exported(&meta))
 }
 
@@ -375,8 +379,8 @@ mod tests {
     async fn a_newer_export_is_refused_by_name() {
         let here = Dir::new();
         let (_, mut file) = source(&here).await;
-        file[7] = 3;
+        file[7] = 4;
         let error = bootstrap_export(file.as_slice()).await.unwrap_err();
-        assert!(matches!(error, StoreError::Refused(Refusal::Newer { found: 3, known: 2, .. })), "{error}");
+        assert!(matches!(error, StoreError::Refused(Refusal::Newer { found: 4, known: 3, .. })), "{error}");
     }
 }

@@ -8,7 +8,7 @@ use super::error::StoreError;
 use super::kv::{Entry, Kv, Snapshot};
 use super::mac::{Genuine, StoreKeys, sealed_under};
 use super::meta::{Meta, StoreChange, is_covered};
-use super::tables::{Path, Prefix, Record};
+use super::tables::{Path, Prefix, Record, Span};
 use super::timeline::{Timeline, Verdict};
 use crate::id::ErasureGeneration;
 
@@ -20,6 +20,79 @@ pub struct Stored<T> {
     /// The store revision of the change that wrote it.
     pub revision: u64,
 }
+
+/// Some records of a list, each of them genuine and the newest; but others may be missing. Good for showing
+/// a page to somebody, and for nothing that decides: that takes a [`Complete`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing<T: Record>(Vec<(Path<T>, Stored<T>)>);
+
+impl<T: Record> Listing<T> {
+    /// The records, in the order of their names.
+    pub fn into_rows(self) -> Vec<(Path<T>, Stored<T>)> {
+        self.0
+    }
+}
+
+/// Every record of a table, at one revision. It comes from one view that was read to its end, with names that
+/// rise strictly, each record held against the digest, and as many of them as the authenticated totals
+/// count: so "there is none" and "these are all" may be concluded from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Complete<T: Record>(Vec<(Path<T>, Stored<T>)>);
+
+impl<T: Record> Complete<T> {
+    /// The records, in the order of their names.
+    pub fn rows(&self) -> &[(Path<T>, Stored<T>)] {
+        &self.0
+    }
+
+    /// The records, in the order of their names.
+    pub fn into_rows(self) -> Vec<(Path<T>, Stored<T>)> {
+        self.0
+    }
+}
+
+impl<T: Record> IntoIterator for Complete<T> {
+    type Item = (Path<T>, Stored<T>);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+/// A walk over every record of a table, some at a time, for tables that are too large for a [`Complete`]. What
+/// it gives out decides nothing until [`next`](Self::next) has answered `None`: only then it is known that none
+/// was missing.
+pub struct Pass<T: Record> {
+    view: View,
+    last: Option<Vec<u8>>,
+    found: u64,
+    of: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: Record> Pass<T> {
+    /// The next records in the order of their names; `None` behind the last one, when all were there.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] when a record is not genuine, stands twice or is missing.
+    pub async fn next(&mut self) -> Result<Option<Vec<(Path<T>, Stored<T>)>>, StoreError> {
+        // Nodes of pages before are not needed again, and a million records have 200 MB of them.
+        self.view.tree = Tree::new(self.view.meta.totals.digest);
+        let page = self.view.list(&Prefix::<T>::all(), self.last.as_deref(), PAGE).await?;
+        let Some((last, _)) = page.last() else {
+            return match self.view.meta.totals.counts.of(T::TABLE.byte()) {
+                all if all == self.found => Ok(None),
+                all => Err(StoreError::incomplete(T::TABLE, all, self.found)),
+            };
+        };
+        self.last = Some(last.key());
+        self.found += page.len() as u64;
+        Ok(Some(page))
+    }
+}
+
+/// Records of a list that are read at a time.
+const PAGE: usize = 500;
 
 /// One revision of the store. Everything read from it is verified: the MAC of
 /// each record and, for a covered table, the record's place in the digest, so
@@ -93,21 +166,90 @@ impl View {
         keys.iter().zip(rows).map(decode).collect()
     }
 
-    /// Records whose path begins with `prefix`, after `after`, in order, at most `limit`.
-    ///
-    /// Each is genuine and newest, but one that was deleted behind the daemon's
-    /// back is not missed here: count what must be there.
+    /// Records whose path begins with `prefix`, after `after`, in order, at most `limit`, to be shown.
     ///
     /// # Errors
-    /// As [`get`](Self::get).
-    pub async fn list<T: Record>(
+    /// As [`get`](Self::get); also when the backend gives rows that are not asked for, or not in order.
+    pub async fn page<T: Record>(
         &mut self,
         prefix: &Prefix<T>,
         after: Option<&Path<T>>,
         limit: usize,
-    ) -> Result<Vec<(Path<T>, Stored<T>)>, StoreError> {
+    ) -> Result<Listing<T>, StoreError> {
         let after = after.map(Path::key);
-        let rows = self.range(prefix.as_bytes(), after.as_deref(), limit).await?;
+        self.list(prefix, after.as_deref(), limit).await.map(Listing)
+    }
+
+    /// Every record of a table.
+    ///
+    /// # Errors
+    /// [`StoreError::Incomplete`] and [`StoreError::Tampered`] when one is missing, doubled or not genuine.
+    pub async fn complete<T: Record>(&mut self) -> Result<Complete<T>, StoreError> {
+        let count = self.meta.totals.counts.of(T::TABLE.byte());
+        self.counted(&Prefix::all(), count).await
+    }
+
+    /// The records whose path begins with `prefix`, of which there must be `count`: that stands in a covered
+    /// record of this very view.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] when one is missing, doubled or not genuine.
+    pub async fn counted<T: Record>(
+        &mut self,
+        prefix: &Prefix<T>,
+        count: u64,
+    ) -> Result<Complete<T>, StoreError> {
+        const { assert!(T::TABLE.covered()) };
+        let mut all: Vec<(Path<T>, Stored<T>)> = Vec::new();
+        loop {
+            let after = all.last().map(|(path, _)| path.key());
+            let page = self.list(prefix, after.as_deref(), PAGE).await?;
+            match page.is_empty() {
+                true if all.len() as u64 == count => return Ok(Complete(all)),
+                true => return Err(StoreError::incomplete(T::TABLE, count, all.len() as u64)),
+                false => all.extend(page),
+            }
+        }
+    }
+
+    /// As [`counted`](Self::counted), of neighbouring records.
+    ///
+    /// # Errors
+    /// As [`counted`](Self::counted).
+    pub async fn counted_in<T: Record>(
+        &mut self,
+        span: &Span<T>,
+        count: u64,
+    ) -> Result<Complete<T>, StoreError> {
+        const { assert!(T::TABLE.covered()) };
+        let (mut all, mut after) = (Vec::new(), span.from.clone());
+        loop {
+            let page = self.list(&Prefix::all(), Some(&after), PAGE).await?;
+            let inside = page.into_iter().take_while(|(path, _): &(Path<T>, _)| path.key() < span.to);
+            let before = all.len();
+            all.extend(inside);
+            match all.last() {
+                Some((path, _)) if all.len() == before + PAGE => after = path.key(),
+                _ if all.len() as u64 == count => return Ok(Complete(all)),
+                _ => return Err(StoreError::incomplete(T::TABLE, count, all.len() as u64)),
+            }
+        }
+    }
+
+    /// Walks over every record of a table.
+    pub fn pass<T: Record>(self) -> Pass<T> {
+        // Nothing says of an uncovered record whether it is the newest, so a count of them proves nothing.
+        const { assert!(T::TABLE.covered()) };
+        Pass { view: self, last: None, found: 0, of: std::marker::PhantomData }
+    }
+
+    async fn list<T: Record>(
+        &mut self,
+        prefix: &Prefix<T>,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Path<T>, Stored<T>)>, StoreError> {
+        let rows = self.range(prefix.as_bytes(), after, limit).await?;
         rows.iter().map(|(key, row)| listed(key, row, &self.keys)).collect()
     }
 
@@ -119,6 +261,7 @@ impl View {
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Row)>, StoreError> {
         let found = self.snapshot.range(prefix, after, limit).await?;
+        in_order(prefix, after, found.iter().map(|(key, _)| key.as_slice()))?;
         let (keys, values): (Vec<_>, Vec<_>) =
             found.into_iter().map(|(key, entry)| (key, entry.value)).unzip();
         let ids = self.missing_nodes(&keys);
@@ -166,6 +309,22 @@ impl View {
         }
         value.map(|value| Row::open(key, value, &self.keys, self.meta.totals.revision)).transpose()
     }
+}
+
+/// The tree of a database file can be built by hand, with a row in it twice or in another row's place.
+fn in_order<'a>(
+    prefix: &[u8],
+    after: Option<&'a [u8]>,
+    keys: impl Iterator<Item = &'a [u8]>,
+) -> Result<(), StoreError> {
+    let mut last = after;
+    for key in keys {
+        if !key.starts_with(prefix) || last.is_some_and(|last| key <= last) {
+            return Err(StoreError::tampered(key, "it stands twice, or out of its place"));
+        }
+        last = Some(key);
+    }
+    Ok(())
 }
 
 fn listed<T: Record>(key: &[u8], row: &Row, keys: &StoreKeys) -> Result<(Path<T>, Stored<T>), StoreError> {
@@ -230,7 +389,8 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::{Place as Dir, add, dek, dek_path, read, set, tenant_path};
+    use crate::keyring::record::Tenant;
+    use crate::store::testing::{Lie, LyingKv, Place as Dir, add, dek, dek_path, read, set, tenant_path};
     use crate::store::{Changes, Records};
 
     /// Two tenants, the second one changed once; what the rows were before.
@@ -256,7 +416,7 @@ mod tests {
         let (records, old, _) = store(&place).await;
         place.poke(&tenant_path(2).key(), &old);
         assert_tampered(&records, 2, "tenants/t2 was tampered with or damaged: it is not the newest").await;
-        assert!(records.list(&Prefix::<crate::keyring::record::Tenant>::all(), None, 10).await.is_err());
+        assert!(records.page(&Prefix::<crate::keyring::record::Tenant>::all(), None, 10).await.is_err());
         assert!(set(&records, 2, 6).await.is_err(), "it cannot be changed either");
         assert_eq!(read(&records, 1).await, Some(0), "others are not affected");
         drop(records);
@@ -286,6 +446,56 @@ mod tests {
         records.commit(changes).await.unwrap();
         place.poke(&key, &genuine);
         assert_tampered(&records, 2, "it does not belong there").await;
+    }
+
+    #[tokio::test]
+    async fn a_list_to_decide_from_has_every_record_or_is_refused() {
+        const TENANTS: u32 = 2 * PAGE as u32 + 3;
+        let place = Dir::new();
+        let kv = LyingKv::new(place.kv().await);
+        let records = place.create_on(kv.clone()).await;
+        let mut changes = Changes::new();
+        for number in 0..TENANTS {
+            changes.create(&tenant_path(number), &crate::store::testing::tenant(0));
+        }
+        records.commit(changes).await.unwrap();
+        let names: Vec<_> = records.complete().await.unwrap().into_rows();
+        assert_eq!(names.len(), TENANTS as usize);
+        // First, last, in between, and at the borders of pages.
+        for at in [0, 1, PAGE - 1, PAGE, PAGE + 1, names.len() - 2, names.len() - 1] {
+            let path: &Path<Tenant> = &names[at].0;
+            for lie in Lie::ALL {
+                kv.lie(lie, path.key());
+                let lied = records.complete::<Tenant>().await;
+                // The first one of a list cannot be told from one that was put there.
+                let harmless = lie == Lie::Misplaced && (at == 0 || at == PAGE);
+                assert_eq!(lied.is_err(), !harmless, "{lie:?} at {at}");
+                let mut pass = records.pass::<Tenant>().await.unwrap();
+                let walked = async {
+                    while pass.next().await?.is_some() {}
+                    Ok::<_, StoreError>(())
+                }
+                .await;
+                assert_eq!(walked.is_err(), !harmless, "{lie:?} at {at}");
+            }
+            kv.be_honest();
+            assert_eq!(records.complete::<Tenant>().await.unwrap().rows().len(), names.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn none_is_an_answer_only_when_there_never_was_one() {
+        let place = Dir::new();
+        let (records, ..) = store(&place).await;
+        assert!(records.complete::<crate::keyring::roster::Roster>().await.unwrap().rows().is_empty());
+        for number in 1..=2 {
+            assert_eq!(place.sql("DELETE FROM kv WHERE key = ?1", &tenant_path(number).key()), 1);
+        }
+        let error = records.complete::<Tenant>().await.unwrap_err();
+        assert!(matches!(error, StoreError::Incomplete { expected: 2, found: 0, .. }), "{error}");
+        drop(records);
+        let (records, _) = place.open().await.unwrap();
+        assert!(records.complete::<Tenant>().await.is_err(), "nor after a restart");
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use crate::keyring::credential::TokenAlgorithm;
 use crate::keyring::custodian::AgreementKey;
 use crate::secret::{Key256, Pin, SecretBytes};
 use crate::token::error::TokenError;
-use crate::token::wire::{Attestation, NewKey, TokenKey, TokenReport};
+use crate::token::wire::{Attestation, NewKey, PukSets, TokenKey, TokenReport};
 
 /// A library, or a service, that reaches tokens.
 pub trait Backend {
@@ -46,28 +46,16 @@ pub trait Backend {
         last_try: bool,
     ) -> Result<(), TokenError>;
 
-    /// Sets a new PIN where the old one is locked or forgotten, with one try of what unblocks it: the
-    /// PUK of a PIV card, the security officer's PIN of a PKCS#11 token; with the last one that is left only if
-    /// `last_try`.
+    /// Sets a new PIN, or PUK, with one try of what unblocks a PIN: the PUK of a PIV card, the security officer's PIN
+    /// of a PKCS#11 token; with the last one that is left only if `last_try`.
     ///
     /// # Errors
     /// [`TokenError`].
-    fn unblock(
+    fn use_puk(
         &mut self,
         token: &TokenSelector,
         puk: &Pin,
-        new: &Pin,
-        last_try: bool,
-    ) -> Result<(), TokenError>;
-
-    /// Changes what unblocks a PIN, with one try of the old one; with the last one that is left only if `last_try`.
-    ///
-    /// # Errors
-    /// [`TokenError`].
-    fn change_puk(
-        &mut self,
-        token: &TokenSelector,
-        puk: &Pin,
+        sets: PukSets,
         new: &Pin,
         last_try: bool,
     ) -> Result<(), TokenError>;

@@ -13,7 +13,9 @@ use crate::keyring::custodian::AgreementKey;
 use crate::secret::{Key256, Pin, SecretBytes};
 use crate::token::envelope::Envelope;
 use crate::token::error::TokenError;
-use crate::token::wire::{Attestation, Hello, KeySelector, NewKey, Reply, Request, TokenKey, TokenReport};
+use crate::token::wire::{
+    Attestation, Hello, KeySelector, NewKey, PukSets, Reply, Request, TokenKey, TokenReport,
+};
 
 /// How a token process is started.
 #[derive(Debug, Clone)]
@@ -149,32 +151,19 @@ impl TokenProcess {
         done(self.ask(Request::ChangePin { token, pin, new, last_try }).await?)
     }
 
-    /// Sets a new PIN, with one try of what unblocks it: a PUK, or a security officer's PIN.
+    /// Sets a new PIN, or PUK, with one try of what unblocks a PIN; with the last one that is left only if `last_try`.
     ///
     /// # Errors
     /// [`TokenError::Pin`].
-    pub async fn unblock(
+    pub async fn use_puk(
         &mut self,
         token: TokenSelector,
         puk: Pin,
+        sets: PukSets,
         new: Pin,
         last_try: bool,
     ) -> Result<(), TokenError> {
-        done(self.ask(Request::Unblock { token, puk, new, last_try }).await?)
-    }
-
-    /// Changes what unblocks a PIN, with one try of the old one.
-    ///
-    /// # Errors
-    /// [`TokenError::Pin`].
-    pub async fn change_puk(
-        &mut self,
-        token: TokenSelector,
-        puk: Pin,
-        new: Pin,
-        last_try: bool,
-    ) -> Result<(), TokenError> {
-        done(self.ask(Request::ChangePuk { token, puk, new, last_try }).await?)
+        done(self.ask(Request::UsePuk { token, puk, sets, new, last_try }).await?)
     }
 
     /// Proves to a PIV card that its keys may be made anew; an empty key is the one that cards leave

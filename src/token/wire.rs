@@ -9,7 +9,7 @@ use crate::id::token::{TokenInfo, TokenSelector};
 pub use crate::keyring::account::Asked;
 use crate::keyring::credential::TokenAlgorithm;
 use crate::secret::{Key256, Pin, SecretBytes, transfer};
-use crate::token::error::TokenError;
+use crate::token::error::{PinTrouble, TokenError};
 
 /// The first message: which library to load.
 #[derive(Debug, Encode, Decode)]
@@ -79,26 +79,15 @@ pub(super) enum Request {
         #[n(3)]
         last_try: bool,
     },
-    /// Set a new PIN, by what unblocks it. Answer: [`Reply::Done`].
+    /// Set a new PIN, or PUK, by the PUK. Answer: [`Reply::Done`].
     #[n(9)]
-    Unblock {
+    UsePuk {
         #[n(0)]
         token: TokenSelector,
         #[cbor(n(1), with = "transfer::pin")]
         puk: Pin,
-        #[cbor(n(2), with = "transfer::pin")]
-        new: Pin,
-        /// Spend the last try too.
-        #[n(3)]
-        last_try: bool,
-    },
-    /// Change what unblocks a PIN. Answer: [`Reply::Done`].
-    #[n(10)]
-    ChangePuk {
-        #[n(0)]
-        token: TokenSelector,
-        #[cbor(n(1), with = "transfer::pin")]
-        puk: Pin,
+        #[n(4)]
+        sets: PukSets,
         #[cbor(n(2), with = "transfer::pin")]
         new: Pin,
         /// Spend the last try too.
@@ -160,6 +149,18 @@ pub struct TokenReport {
     /// The state of what unblocks the PIN, as far as it tells.
     #[n(5)]
     pub puk: PinState,
+}
+
+/// What a PUK sets anew: that of a PIV card, or the security officer's PIN of a PKCS#11 token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum PukSets {
+    /// The PIN, where it is locked or forgotten.
+    #[n(0)]
+    Pin,
+    /// Itself.
+    #[n(1)]
+    Puk,
 }
 
 /// A secret that tokens leave the factory with, the same on each.
@@ -242,6 +243,30 @@ impl PinState {
             Self::NotSet => "not-set",
         }
     }
+
+    /// That a PIN in this state may be tried: the last try only if that is said. Not every token that has a PIN says so.
+    ///
+    /// # Errors
+    /// [`PinTrouble::Locked`], [`PinTrouble::LastTry`].
+    pub fn may_try(self, last_try: bool) -> Result<(), PinTrouble> {
+        self.may_try_or(last_try, PinTrouble::Locked, PinTrouble::LastTry)
+    }
+
+    /// The same of what unblocks a PIN.
+    ///
+    /// # Errors
+    /// [`PinTrouble::PukLocked`], [`PinTrouble::LastPukTry`].
+    pub fn may_try_puk(self, last_try: bool) -> Result<(), PinTrouble> {
+        self.may_try_or(last_try, PinTrouble::PukLocked, PinTrouble::LastPukTry)
+    }
+
+    fn may_try_or(self, last_try: bool, locked: PinTrouble, last: PinTrouble) -> Result<(), PinTrouble> {
+        match self {
+            Self::Locked => Err(locked),
+            Self::LastTry if !last_try => Err(last),
+            Self::NotSet | Self::LastTry | Self::FewTries | Self::Fine => Ok(()),
+        }
+    }
 }
 
 /// A key on a token.
@@ -310,6 +335,12 @@ impl KeyUse {
             Self::Sign => 0x9c,
             Self::Agree => 0x9d,
         }
+    }
+
+    /// Whether a key in a slot of a PIV card may be for it: to log in also one that a slot 9A had once (82 to 95,
+    /// retired keys; NIST SP 800-73-4, part 1, table 4b).
+    pub fn allows_piv_slot(self, slot: u8) -> bool {
+        slot == self.piv_slot() || (self == Self::Login && (0x82..=0x95).contains(&slot))
     }
 
     /// Whether a key is for it.

@@ -44,7 +44,7 @@ impl Prefix {
             found.credentials.into_iter().filter(|one| hex::encode(&one.id).starts_with(&self.0));
         match (fitting.next(), fitting.next()) {
             (Some(only), None) => Ok(only.id),
-            (None, _) => Err(Failure::Input(format!("{account} has no credential {}", self.0))),
+            (None, _) => Err(Failure::missing(format!("{account} has no credential {}", self.0))),
             (Some(_), Some(_)) => {
                 Err(Failure::Input(format!("{account} has several credentials {}: give more digits", self.0)))
             }

@@ -84,10 +84,10 @@ impl Agent {
             )));
         }
         while let Some(line) = self.next().await? {
-            let answer = match serde_json::from_str::<Request>(&line) {
+            let answer = match serde_json::from_slice::<Request>(&line) {
                 Ok(request) => self.answer(shell, request).await,
                 Err(error) => {
-                    let id = serde_json::from_str::<Value>(&line).ok().map(|request| request["id"].clone());
+                    let id = serde_json::from_slice::<Value>(&line).ok().map(|request| request["id"].clone());
                     json!({ "id": id, "error": { "reason": "REQUEST", "message": error.to_string() } })
                 }
             };
@@ -100,12 +100,10 @@ impl Agent {
     }
 
     /// The next request; `None` at the end.
-    async fn next(&self) -> Result<Option<String>, Failure> {
+    async fn next(&self) -> Result<Option<Vec<u8>>, Failure> {
         let native = self.native_messaging;
         let read = tokio::task::spawn_blocking(move || if native { next_frame() } else { next_line() });
-        let read = read.await.map_err(|error| Failure::Input(error.to_string()))??;
-        let text = read.map(String::from_utf8).transpose();
-        text.map_err(|_| Failure::Input("standard input is not UTF-8".into()))
+        read.await.map_err(|error| Failure::Input(error.to_string()))?
     }
 
     async fn answer(&self, shell: &mut Shell, request: Request) -> Value {

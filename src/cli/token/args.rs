@@ -113,7 +113,10 @@ pub(crate) fn failure(error: TokenError) -> Failure {
         TokenError::Module(_) => "TOKEN_MODULE",
         TokenError::NoToken(_) => "TOKEN_MISSING",
         TokenError::Pin(
-            PinTrouble::LastTry | PinTrouble::LastPukTry | PinTrouble::Wrong(PinState::LastTry, _),
+            PinTrouble::LastTry
+            | PinTrouble::LastPukTry
+            | PinTrouble::Wrong(PinState::LastTry, _)
+            | PinTrouble::WrongPuk(Some(1)),
         ) => "TOKEN_PIN_LAST_TRY",
         TokenError::Pin(
             PinTrouble::Locked
@@ -121,7 +124,7 @@ pub(crate) fn failure(error: TokenError) -> Failure {
             | PinTrouble::Expired
             | PinTrouble::Wrong(PinState::Locked, _),
         ) => "TOKEN_PIN_UNUSABLE",
-        TokenError::Pin(PinTrouble::PukLocked) => "TOKEN_PUK_LOCKED",
+        TokenError::Pin(PinTrouble::PukLocked | PinTrouble::WrongPuk(Some(0))) => "TOKEN_PUK_LOCKED",
         TokenError::Pin(PinTrouble::Wrong(..) | PinTrouble::WrongPuk(_) | PinTrouble::Malformed) => {
             "TOKEN_PIN_WRONG"
         }
@@ -318,9 +321,8 @@ fn ask_blocking(file: Option<PathBuf>, descriptor: Option<u32>, prompt: &str) ->
 /// # Errors
 /// [`Failure`] when it is locked, or the last try is left and `last_try` does not say to spend it.
 pub(super) fn warn_of_tries(shell: &mut Shell, report: &TokenReport, last_try: bool) -> Result<(), Failure> {
+    report.pin.may_try(last_try).map_err(|trouble| failure(TokenError::Pin(trouble)))?;
     match report.pin {
-        PinState::Locked => return Err(failure(TokenError::Pin(PinTrouble::Locked))),
-        PinState::LastTry if !last_try => return Err(failure(TokenError::Pin(PinTrouble::LastTry))),
         PinState::LastTry => shell.print.note("a wrong PIN locks the token now"),
         PinState::FewTries => match report.tries {
             Some(tries) => {
@@ -328,7 +330,7 @@ pub(super) fn warn_of_tries(shell: &mut Shell, report: &TokenReport, last_try: b
             }
             None => shell.print.note("a wrong PIN was entered before: few tries are left"),
         },
-        PinState::Fine | PinState::NotSet => {}
+        PinState::Fine | PinState::NotSet | PinState::Locked => {}
     }
     Ok(())
 }
@@ -400,7 +402,7 @@ impl TokenArgs {
     }
 
     /// The same, to sign with one of the keys that are asked for: a token that shows one, and that key, are found without
-    /// `--token` and `--key`.
+    /// `--token` and `--key`. Never a key that is for something else: whoever asks chooses among those for logins.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -411,8 +413,14 @@ impl TokenArgs {
         matter: &str,
         within: Duration,
     ) -> Result<Session, Failure> {
-        let answers =
-            |key: &TokenKey| key.spki.as_deref().is_some_and(|spki| asked.contains(&CredentialId::of(spki)));
+        let for_logins = |key: &TokenKey| match self.module.piv {
+            true => key.id.first().is_some_and(|slot| KeyUse::Login.allows_piv_slot(*slot)),
+            false => KeySelector::Made(KeyUse::Login).matches(key),
+        };
+        let answers = |key: &TokenKey| {
+            let credential = key.spki.as_deref().map(CredentialId::of);
+            for_logins(key) && credential.is_some_and(|credential| asked.contains(&credential))
+        };
         let mut tokens = self.module.tokens(shell).await?;
         if tokens.iter().any(|report| report.keys.iter().any(answers)) {
             tokens.retain(|report| report.keys.iter().any(answers));

@@ -13,8 +13,8 @@ use crate::daemon;
 use crate::id::token::TokenInfo;
 use crate::secret::{Pin, SecretMemory};
 use crate::token::client::TokenProcess;
-use crate::token::error::{PinTrouble, TokenError};
-use crate::token::wire::PinState;
+use crate::token::error::TokenError;
+use crate::token::wire::PukSets;
 
 /// PIN and PUK of PIV cards that come from the factory.
 const FACTORY: [&str; 2] = ["123456", "12345678"];
@@ -31,30 +31,28 @@ struct NewArgs {
 }
 
 impl NewArgs {
+    /// The new one: not one that everybody knows, and on a terminal twice the same.
     async fn read(&self, what: &str, token: &TokenInfo) -> Result<Pin, Failure> {
+        let wrong = |why: &str| Failure::Input(format!("the new {what} {why}: nothing is changed"));
         let new = ask(&self.new_file, self.new_fd, format!("new {what} of {}: ", named(token))).await?;
+        if FACTORY.contains(&new.expose()) {
+            return Err(wrong("is one that tokens leave the factory with"));
+        }
         if self.new_file.is_some() || self.new_fd.is_some() {
             return Ok(new);
         }
         let again = ask(&None, None, format!("new {what} once more: ")).await?;
         match new.expose() == again.expose() {
             true => Ok(new),
-            false => {
-                Err(Failure::Input(format!("the new {what} was not the same both times: nothing is changed")))
-            }
+            false => Err(wrong("was not the same both times")),
         }
     }
 }
 
-/// That a new PIN or PUK is a new one, and none that everybody knows.
+/// That a PIN or PUK is changed to another one.
 fn require_another(what: &str, old: &Pin, new: &Pin) -> Result<(), Failure> {
-    if old.expose() == new.expose() {
-        return Err(Failure::Input(format!("the new {what} is the old one: nothing is changed")));
-    }
-    match FACTORY.contains(&new.expose()) {
-        true => Err(Failure::Input(format!(
-            "the new {what} is one that tokens leave the factory with: nothing is changed"
-        ))),
+    match old.expose() == new.expose() {
+        true => Err(Failure::Input(format!("the new {what} is the old one: nothing is changed"))),
         false => Ok(()),
     }
 }
@@ -77,12 +75,8 @@ impl PukArgs {
     /// The token, if its PUK may be tried: nobody types one in vain.
     async fn token(&self, shell: &mut Shell, module: &ModuleArgs) -> Result<TokenInfo, Failure> {
         let report = module.token(shell).await?;
-        let trouble = |trouble| Err(failure(TokenError::Pin(trouble)));
-        match report.puk {
-            PinState::Locked => trouble(PinTrouble::PukLocked),
-            PinState::LastTry if !self.last_try => trouble(PinTrouble::LastPukTry),
-            _ => Ok(report.token),
-        }
+        let allowed = report.puk.may_try_puk(self.last_try);
+        allowed.map(|()| report.token).map_err(|trouble| failure(TokenError::Pin(trouble)))
     }
 
     async fn read(&self, module: &ModuleArgs, token: &TokenInfo) -> Result<Pin, Failure> {
@@ -139,7 +133,8 @@ impl Unblock {
         let puk = self.puk.read(&self.module, &token).await?;
         let new = self.new.read("PIN", &token).await?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
-        process.unblock(same(token.clone()), puk, new, self.puk.last_try).await.map_err(failure)?;
+        let set = process.use_puk(same(token.clone()), puk, PukSets::Pin, new, self.puk.last_try).await;
+        set.map_err(failure)?;
         done(shell, "the token is unblocked and has a new PIN", &token)
     }
 }
@@ -163,7 +158,8 @@ impl ChangePuk {
         let new = self.new.read(puk(&self.module), &token).await?;
         require_another(puk(&self.module), &old, &new)?;
         let mut process = TokenProcess::start(&self.module.settings()?).await.map_err(failure)?;
-        process.change_puk(same(token.clone()), old, new, self.puk.last_try).await.map_err(failure)?;
+        let set = process.use_puk(same(token.clone()), old, PukSets::Puk, new, self.puk.last_try).await;
+        set.map_err(failure)?;
         done(shell, &format!("the {} is changed", puk(&self.module)), &token)
     }
 }

@@ -164,7 +164,7 @@ async fn draw(records: &Records, sample: Sample) -> Result<(usize, BTreeSet<Tena
     let (mut seen, mut drawn) = (0, Vec::new());
     let mut after: Option<StorePath<Tenant>> = None;
     loop {
-        let page = records.list(&Prefix::<Tenant>::all(), after.as_ref(), PAGE).await?;
+        let page = records.page(&Prefix::<Tenant>::all(), after.as_ref(), PAGE).await?.into_rows();
         after = page.last().map(|(path, _)| path.clone());
         let last = page.len() < PAGE;
         for (path, _) in page {
@@ -193,7 +193,7 @@ async fn open_one(
     head: &Head,
     tenant: &TenantId,
 ) -> Result<bool, BackupError> {
-    let found = records.list(&tables::deks_of(tenant), None, 1).await?.pop();
+    let found = records.page(&tables::deks_of(tenant), None, 1).await?.into_rows().pop();
     let Some((path, stored)) = found else { return Ok(false) };
     let (name, id) = path.id;
     open_dek(hsm, records, head, &name, id, &stored.record).await.map(|_| true)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Error;
-use super::super::commit::{self, Affects, unhindered};
+use super::super::commit::{Affects, unhindered};
 use super::super::freeze::Freezable;
 use super::super::vault::Vault;
 use super::{Ceremonies, CeremonyInfo};
@@ -18,7 +18,7 @@ use crate::keyring::state::KeyState;
 use crate::ops::destroy::{Authority, DestroyTarget};
 use crate::ops::error::Reason;
 use crate::ops::resident::{Goal, Mandate, refused_when_full};
-use crate::store::{Changes, Prefix, tables};
+use crate::store::{Changes, tables};
 
 /// The audit log's word for a step of a ceremony.
 const PROGRESS: &str = "ceremony-progress";
@@ -56,7 +56,7 @@ impl Vault {
     /// # Errors
     /// When the store does not serve.
     pub async fn unfinished_ceremonies(&self) -> Result<Vec<CeremonyId>, Error> {
-        let all = commit::all(&self.records, &Prefix::<Ceremony>::all()).await?;
+        let all = self.records.complete::<Ceremony>().await?;
         let executing = all.into_iter().filter(|(_, stored)| stored.record.state == State::Executing);
         Ok(executing.map(|(path, _)| path.id).collect())
     }
@@ -190,9 +190,13 @@ impl Vault {
     }
 
     async fn tenants_after(&self, after: Option<&TenantId>) -> Result<Vec<TenantId>, Error> {
-        let tenants = commit::all(&self.records, &Prefix::<Tenant>::all()).await?;
-        let ids = tenants.into_iter().map(|(path, _)| path.id);
-        Ok(ids.filter(|id| after.is_none_or(|after| id > after)).collect())
+        let (mut pass, mut ids) = (self.records.pass::<Tenant>().await?, Vec::new());
+        // To the end: only there it is known that no tenant was hidden.
+        while let Some(page) = pass.next().await? {
+            ids.extend(page.into_iter().map(|(path, _)| path.id));
+        }
+        ids.retain(|id| after.is_none_or(|after| id > after));
+        Ok(ids)
     }
 
     /// Proves that no key is sealed under a KEK of this root: every tenant's keys are counted.

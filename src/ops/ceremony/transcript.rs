@@ -22,7 +22,6 @@ use crate::keyring::custodian::{AgreementKey, Custodian};
 use crate::keyring::roster::{Members, Roster};
 use crate::ops::attest::{AttestError, Document, canonical, strict};
 use crate::ops::{Done, Error, Vault};
-use crate::store::Prefix;
 use crate::token::envelope::{self, Matter};
 use crate::token::printable::Statement;
 use crate::token::verify::verify as verify_signature;
@@ -221,7 +220,7 @@ impl Vault {
 
     /// The ceremonies that made the rosters up to this one.
     pub(super) async fn chain_to(&self, deciding: RosterVersion) -> Result<Vec<Decision>, Error> {
-        let rosters = super::super::commit::all(&self.records, &Prefix::<Roster>::all()).await?;
+        let rosters = self.records.complete::<Roster>().await?;
         let mut chain = Vec::new();
         for (_, roster) in rosters.into_iter().filter(|(path, _)| path.id <= deciding) {
             let CeremonyInfo { id, record, .. } = self.ceremony(roster.record.ceremony).await?.0;

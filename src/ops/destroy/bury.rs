@@ -10,7 +10,7 @@ use crate::keyring::remains::{Remains, Tombstone};
 use crate::keyring::schedule::Destruction;
 use crate::keyring::state::{Act, KeyState};
 use crate::ops::Error;
-use crate::ops::commit::{self, Affects};
+use crate::ops::commit::Affects;
 use crate::ops::vault::{Vault, kek_of};
 use crate::store::{Changes, Path, Record, StoreError, Stored, tables};
 
@@ -229,7 +229,7 @@ impl Vault {
             self.reschedule(&mut changes, &Self::task_of(grave.target), None, Some(plan.due)).await?;
         }
         let mut keks = Vec::new();
-        for (path, stored) in commit::all(&self.records, &tables::keks(id)).await? {
+        for (path, stored) in self.keks_of(id, &record).await? {
             let (remains, revision) = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
             grave.bury(&mut changes, &path, revision, remains, None);
             keks.push(kek_of(&stored.record));

@@ -4,15 +4,15 @@ use super::bury::Grave;
 use super::target::{Authority, DestroyTarget, Destroyed, Gone, Object};
 use crate::audit::{Outcome, Pending};
 use crate::clock::Date;
-use crate::id::VersionName;
-use crate::keyring::agenda::{Due, Task};
+use crate::id::{KekVersion, KeyName, TenantId, VersionName};
+use crate::keyring::agenda::Task;
 use crate::keyring::record::{Key, Tenant, Version};
 use crate::keyring::remains::{Search, Tombstone};
 use crate::keyring::schedule::Destruction;
 use crate::ops::Error;
-use crate::ops::commit::{self, Affects};
+use crate::ops::commit::Affects;
 use crate::ops::vault::Vault;
-use crate::store::{Changes, Path, Prefix, Scrubbed, StoreError, Stored, tables};
+use crate::store::{Changes, Path, Scrubbed, StoreError, Stored, tables};
 
 type Tombstones = Vec<(Path<Tombstone>, Stored<Tombstone>)>;
 
@@ -76,38 +76,70 @@ impl Vault {
 
     /// The tombstones of everything that a target had.
     async fn tombstones(&self, target: &DestroyTarget) -> Result<Tombstones, Error> {
-        let one = async |path: Path<Tombstone>| match self.records.get(&path).await? {
-            Some(stored) => Ok(vec![(path, stored)]),
-            None => Err(Error::from(StoreError::lost(&path))),
-        };
-        let prefixes: Vec<Prefix<Tombstone>> = match target {
-            DestroyTarget::Kek(id, version) => {
-                let mut found = one(tables::tombstone(&tables::kek(id, *version))).await?;
-                // Of a resident one only.
-                let escrow = tables::tombstone(&tables::kek_escrow(id, *version));
-                let stored = self.records.get(&escrow).await?;
-                found.extend(stored.map(|stored| (escrow, stored)));
-                return Ok(found);
-            }
+        match target {
+            DestroyTarget::Kek(id, version) => self.tombstones_of_kek(id, *version).await,
             DestroyTarget::Version(version) => {
                 let dek = self.version_record(&version.key, version.epoch).await?.record.dek;
-                return one(tables::tombstone(&tables::dek(&version.key, dek))).await;
+                self.tombstones_at([tables::tombstone(&tables::dek(&version.key, dek))]).await
             }
             DestroyTarget::Key(name) => {
-                vec![tables::buried(&tables::deks(name)), tables::buried(&tables::index_keys(name))]
+                let key = self.key_record(name).await?.record;
+                self.tombstones_of_key(name, &key).await
             }
-            DestroyTarget::Tenant(id) => vec![
-                tables::buried(&tables::keks(id)),
-                tables::buried(&tables::kek_escrows(id)),
-                tables::buried(&tables::deks_of(id)),
-                tables::buried(&tables::index_keys_of(id)),
-            ],
-        };
-        let mut found = Vec::new();
-        for prefix in prefixes {
-            found.extend(commit::all(&self.records, &prefix).await?);
+            DestroyTarget::Tenant(id) => {
+                let tenant = self.tenant(id).await?.record;
+                let mut found = Vec::new();
+                for version in tenant.kek_versions() {
+                    found.extend(self.tombstones_of_kek(id, version).await?);
+                }
+                for (name, key) in self.keys_of(id, &tenant).await? {
+                    found.extend(self.tombstones_of_key(&name, &key).await?);
+                }
+                Ok(found)
+            }
         }
+    }
+
+    /// The tombstones of a KEK version and, of a resident one, of its escrow.
+    async fn tombstones_of_kek(&self, id: &TenantId, version: KekVersion) -> Result<Tombstones, Error> {
+        let mut found = self.tombstones_at([tables::tombstone(&tables::kek(id, version))]).await?;
+        let escrow = tables::tombstone(&tables::kek_escrow(id, version));
+        let stored = self.records.get(&escrow).await?;
+        found.extend(stored.map(|stored| (escrow, stored)));
         Ok(found)
+    }
+
+    /// The tombstones of the data keys and index keys of a key. Its record has their names, so one that was
+    /// taken away is missed.
+    async fn tombstones_of_key(&self, name: &KeyName, key: &Key) -> Result<Tombstones, Error> {
+        let paths: Vec<_> = key.epochs().map(|epoch| tables::version(name, epoch)).collect();
+        let versions = self.records.view().await?.get_many(&paths).await?;
+        let mut named = Vec::with_capacity(paths.len());
+        for (path, version) in paths.iter().zip(versions) {
+            let version = version.ok_or_else(|| StoreError::lost(path))?.record;
+            named.push(tables::tombstone(&tables::dek(name, version.dek)));
+        }
+        for field in &key.fields {
+            let versions = std::iter::successors(Some(field.primary), |version| version.previous());
+            named.extend(
+                versions.map(|version| tables::tombstone(&tables::index_key(name, &field.field, version))),
+            );
+        }
+        self.tombstones_at(named).await
+    }
+
+    /// The tombstones at these places, each of which must have one.
+    async fn tombstones_at(
+        &self,
+        paths: impl IntoIterator<Item = Path<Tombstone>>,
+    ) -> Result<Tombstones, Error> {
+        let paths: Vec<_> = paths.into_iter().collect();
+        let found = self.records.view().await?.get_many(&paths).await?;
+        let lost = |(path, stored): (Path<Tombstone>, Option<_>)| match stored {
+            Some(stored) => Ok((path, stored)),
+            None => Err(Error::from(StoreError::lost(&path))),
+        };
+        paths.into_iter().zip(found).map(lost).collect()
     }
 
     /// That nothing is left: no record, no open key, no byte of a wrapped key in any file.
@@ -200,15 +232,13 @@ impl Vault {
 
     /// The date under which something stands in the agenda.
     async fn line_of(&self, task: &Task) -> Result<Option<Date>, Error> {
-        let mut after: Option<Path<Due>> = None;
-        loop {
-            let lines = self.agenda(after.as_ref()).await?;
-            let Some((last, _)) = lines.last() else { return Ok(None) };
-            after = Some(last.clone());
+        for day in self.agenda_days().await? {
+            let lines = self.agenda(day).await?;
             if let Some((path, _)) = lines.iter().find(|(path, _)| path.id.1 == *task) {
                 return Ok(Some(path.id.0));
             }
         }
+        Ok(None)
     }
 }
 

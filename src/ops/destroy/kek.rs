@@ -10,7 +10,7 @@ use crate::keyring::record::KekRecord;
 use crate::keyring::schedule::Destruction;
 use crate::keyring::state::{Act, KeyState};
 use crate::ops::Error;
-use crate::ops::commit::{self, Affects};
+use crate::ops::commit::Affects;
 use crate::ops::vault::{Vault, kek_of};
 use crate::store::{Changes, Stored, tables};
 
@@ -29,7 +29,8 @@ impl Vault {
         }
         let now = Date::now();
         let due = now.after(settings.old_kek_grace.0);
-        for (path, Stored { record, revision }) in commit::all(&self.records, &tables::keks(id)).await? {
+        let tenant = self.tenant(id).await?.record;
+        for (path, Stored { record, revision }) in self.keks_of(id, &tenant).await? {
             let (_, version) = path.id;
             let Some(state) = record.state.after(Act::Schedule).filter(|_| version < to) else { continue };
             let destruction = Some(Destruction::planned(record.state, now, due));

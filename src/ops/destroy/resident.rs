@@ -3,7 +3,7 @@
 use super::bury::Grave;
 use super::target::DestroyTarget;
 use crate::ops::Error;
-use crate::ops::commit::{self, Affects};
+use crate::ops::commit::Affects;
 use crate::ops::vault::Vault;
 use crate::store::{Changes, tables};
 
@@ -16,11 +16,11 @@ impl Vault {
             DestroyTarget::Kek(id, version) => (id, Some(*version)),
             DestroyTarget::Key(_) | DestroyTarget::Version(_) => return Ok(()),
         };
-        for (path, stored) in commit::all(&self.records, &tables::kek_escrows(tenant)).await? {
-            let (_, version) = path.id;
-            let kek = tables::kek(tenant, version);
-            let other = only.is_some_and(|only| only != version);
-            if other || self.records.get(&tables::tombstone(&kek)).await?.is_none() {
+        let versions = self.tenant(tenant).await?.record.kek_versions();
+        for version in versions.filter(|version| only.is_none_or(|only| only == *version)) {
+            let path = tables::kek_escrow(tenant, version);
+            let Some(stored) = self.records.get(&path).await? else { continue };
+            if self.records.get(&tables::tombstone(&tables::kek(tenant, version))).await?.is_none() {
                 continue;
             }
             let master = stored.record.0.root;

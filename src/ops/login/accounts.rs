@@ -14,7 +14,7 @@ use crate::keyring::credential::CredentialId;
 use crate::keyring::otp::{Failures, Given, Lock, OtpKind, OtpScheme};
 use crate::keyring::record::{Custody, SigningPurpose};
 use crate::ops::Error;
-use crate::ops::commit::{self, Affects, unhindered};
+use crate::ops::commit::{Affects, unhindered};
 use crate::ops::done::Done;
 use crate::ops::vault::{Vault, misfit};
 use crate::secret::Key256;
@@ -101,7 +101,7 @@ impl Vault {
         _right: &Authorized<permission::ListAccounts>,
     ) -> Result<Done<Vec<AccountInfo>>, Error> {
         let mut found = Vec::new();
-        for (path, stored) in commit::all(&self.records, &Prefix::<Account>::all()).await? {
+        for (path, stored) in self.records.complete::<Account>().await? {
             found.push(self.account_info(&path.id, stored.record).await?);
         }
         Ok(Done::new(found))
@@ -359,7 +359,8 @@ impl Vault {
         let somewhere = tables::ended_assertion(AssertionId::random()?);
         // Longer than any clock here may be wrong.
         let long_ago = std::time::Duration::from_secs(24 * 3600);
-        let rows = self.records.list(&Prefix::<EndedAssertion>::all(), Some(&somewhere), SOME).await?;
+        let rows =
+            self.records.page(&Prefix::<EndedAssertion>::all(), Some(&somewhere), SOME).await?.into_rows();
         for (path, stored) in rows {
             if stored.record.expires.after(long_ago) < Date::now() {
                 changes.delete(&path, stored.revision);

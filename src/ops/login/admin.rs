@@ -19,10 +19,10 @@ use crate::keyring::otp::Failures;
 use crate::keyring::record::Custody;
 use crate::ops::Error;
 use crate::ops::ceremony::statement::date;
-use crate::ops::commit::{self, Affects, unhindered};
+use crate::ops::commit::{Affects, unhindered};
 use crate::ops::done::Done;
 use crate::ops::vault::Vault;
-use crate::store::{Changes, Prefix, Stored, tables};
+use crate::store::{Changes, Stored, tables};
 use crate::token::envelope::StepUp;
 use crate::token::printable::{Statement, quote};
 use crate::token::verify::verify;
@@ -62,7 +62,7 @@ impl Vault {
     /// That an operator may do this alone: there is no administrator who could be asked.
     pub(super) async fn require_no_administrator(&self, proposal: &str) -> Result<(), Error> {
         let founded = self.root().custody == Custody::Founded;
-        for (_, stored) in commit::all(&self.records, &Prefix::<Account>::all()).await? {
+        for (_, stored) in self.records.complete::<Account>().await? {
             let account = stored.record;
             // While one operator can revoke every token alone, who cannot approve binds nobody.
             let counts = founded || (!account.suspended && self.has_token(&account).await?);
@@ -125,7 +125,7 @@ impl Vault {
         record: &ProposedAct,
     ) -> Result<crate::audit::StoreChange, Error> {
         let (mut changes, mut waiting) = (Changes::default(), 0);
-        for (path, stored) in commit::all(&self.records, &Prefix::<ProposedAct>::all()).await? {
+        for (path, stored) in self.records.complete::<ProposedAct>().await? {
             match stored.record.expires < self.latest_date() {
                 true => drop(changes.delete(&path, stored.revision)),
                 false => waiting += 1,
@@ -148,7 +148,7 @@ impl Vault {
         &self,
         _right: &Authorized<permission::ViewActs>,
     ) -> Result<Done<Vec<ActInfo>>, Error> {
-        let all = commit::all(&self.records, &Prefix::<ProposedAct>::all()).await?;
+        let all = self.records.complete::<ProposedAct>().await?;
         let (deployment, now) = (self.deployment(), self.latest_date());
         let waiting = all.into_iter().filter(|(_, stored)| now < stored.record.expires);
         Ok(Done::new(

@@ -11,10 +11,10 @@ use crate::keyring::account::{CredentialState, LoginCredential, MOST_TOKENS, Tic
 use crate::keyring::credential::{Credential, CredentialId};
 use crate::keyring::record::Custody;
 use crate::ops::Error;
-use crate::ops::commit::{self, Affects, unhindered};
+use crate::ops::commit::{Affects, unhindered};
 use crate::ops::done::Done;
 use crate::ops::vault::Vault;
-use crate::store::{Changes, Prefix, Stored, tables};
+use crate::store::{Changes, Stored, tables};
 use crate::token::envelope::LoginEnrolment;
 use crate::token::verify::verify;
 
@@ -86,7 +86,7 @@ impl Vault {
             self.revoke_in(&mut changes, &ticket.account, lost, "lost, to be replaced").await?;
         }
         let mut open = 0;
-        for (path, stored) in commit::all(&self.records, &Prefix::<Ticket>::all()).await? {
+        for (path, stored) in self.records.complete::<Ticket>().await? {
             match stored.record.expires < self.latest_date() {
                 true => drop(changes.delete(&path, stored.revision)),
                 false => open += 1,

@@ -11,16 +11,10 @@ use crate::ops::Error;
 use crate::ops::vault::Vault;
 use crate::token::attestation::{Anchors, Attested};
 use crate::token::certification::{Authority, CertificationError};
+use crate::token::wire::KeyUse;
 
 /// RSA keys that cards of older firmware made can be computed from their public half (ROCA, YSA-2017-01).
 const SOUND_RSA: Firmware = Firmware([4, 3, 5]);
-
-/// PIV authentication, and what were its keys once (NIST SP 800-73-4, part 1, table 4b): the others are for signing
-/// documents, for key agreement and for doors.
-const LOGIN_SLOTS: &[u8] = &[
-    0x9a, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8b, 0x8c, 0x8d, 0x8e, 0x8f, 0x90, 0x91,
-    0x92, 0x93, 0x94, 0x95,
-];
 
 /// What is accepted.
 #[derive(Debug, Clone)]
@@ -153,7 +147,7 @@ impl Rules {
 
     fn check_attested(&self, credential: &Credential, attested: &Attested) -> Result<(), String> {
         let Attested { firmware, pin, touch, slot, .. } = attested;
-        if !LOGIN_SLOTS.contains(slot) {
+        if !KeyUse::Login.allows_piv_slot(*slot) {
             return Err(format!(
                 "the key is in slot {slot:02x}: keys that log in are in 9a, or a retired slot"
             ));

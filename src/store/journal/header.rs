@@ -13,8 +13,8 @@ use crate::store::error::Refusal;
 use crate::store::needs;
 
 const MAGIC: &[u8; 4] = b"KWJ\n";
-/// Format 2 is format 1 with sealed rows, which a program for format 1 cannot read.
-const FORMAT: u32 = 2;
+/// Format 2 is format 1 with sealed rows; format 3 has other totals, and what the audit log had.
+const FORMAT: u32 = 3;
 const LEN: usize = 88;
 const SIGNED: usize = LEN - 32;
 
@@ -64,6 +64,16 @@ impl Header {
             return Err(Refusal::Newer { what: name(), found: format, known: FORMAT, needed }.into());
         }
         Ok(Self(bytes))
+    }
+
+    /// The format of the file.
+    pub(in crate::store) fn format(&self) -> u32 {
+        u32::from_be_bytes(self.field(4))
+    }
+
+    /// Whether a program before this one made the file.
+    pub(in crate::store) fn is_older(&self) -> bool {
+        self.format() < FORMAT
     }
 
     /// The installation.

@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 
-use super::{Entry, FRAME, Header, JournalPoint, MAX_BODY, StoreError, StoreKeys, journal_error, open_file};
+use super::{
+    Entry, FRAME, Header, JournalPoint, MAX_BODY, StoreError, StoreKeys, StoredEntry, journal_error,
+    open_file,
+};
 
 /// What stands at a place.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ pub(in crate::store) struct Reader {
     file: Arc<File>,
     // Without keys nothing is verified.
     keys: Option<Arc<StoreKeys>>,
+    format: u32,
     length: u64,
     point: JournalPoint,
 }
@@ -44,17 +48,18 @@ impl Reader {
         path: &Path,
         file: Arc<File>,
         keys: Option<Arc<StoreKeys>>,
-        point: JournalPoint,
+        header: &Header,
     ) -> Result<Self, StoreError> {
         let length = file.metadata().map_err(|error| journal_error(path, error))?.len();
-        Ok(Self { path: path.to_owned(), file, keys, length, point })
+        let (format, point) = (header.format(), header.point());
+        Ok(Self { path: path.to_owned(), file, keys, format, length, point })
     }
 
     /// Reads the journal at `path` without any key and believes everything.
     pub(in crate::store) fn unauthenticated(path: &Path) -> Result<Self, StoreError> {
         let file = open_file(path, false)?;
-        let point = Header::read_unauthenticated(&file, path)?.point();
-        Self::new(path, Arc::new(file), None, point)
+        let header = Header::read_unauthenticated(&file, path)?;
+        Self::new(path, Arc::new(file), None, &header)
     }
 
     /// The place before the next entry.
@@ -100,11 +105,15 @@ impl Reader {
         let head = self.mac_before(start)?;
         let genuine = framed.mac == self.point.head && self.follows(&head, &framed);
         self.point = JournalPoint { offset: start, head, ..self.point };
-        Ok(minicbor::decode(&framed.body).ok().filter(|_| genuine))
+        Ok(self.decode(&framed.body).filter(|_| genuine))
+    }
+
+    fn decode(&self, body: &[u8]) -> Option<Entry> {
+        minicbor::decode::<StoredEntry>(body).ok()?.open(self.format, self.keys.as_deref())
     }
 
     fn take(&mut self, framed: &Framed) -> Result<Step, StoreError> {
-        let Ok(entry) = minicbor::decode(&framed.body) else { return Ok(Step::Damaged) };
+        let Some(entry) = self.decode(&framed.body) else { return Ok(Step::Damaged) };
         let offset = self.point.offset + framed.body.len() as u64 + FRAME;
         self.point = JournalPoint { offset, head: framed.mac, ..self.point };
         Ok(Step::Entry(entry))

@@ -15,7 +15,7 @@ use crate::secret::Key256;
 use crate::store::error::StoreError;
 use crate::store::kv::{Kv, Write};
 use crate::store::mac::StoreKeys;
-use crate::store::meta::Totals;
+use crate::store::meta::LogState;
 use crate::store::rebuild::{Filler, verify_and_hash, write_journal};
 use crate::store::recover::refuse_unless_new;
 use crate::store::tables::Table;
@@ -120,12 +120,12 @@ impl<R: AsyncRead + Unpin> Opened<R> {
         if found.records != head.header.records {
             return Err(damaged("it has another number of records than its header says"));
         }
-        let totals = verify_and_hash(kv.as_ref(), &keys, revision).await?;
-        if totals.records != found.records {
+        let totals = verify_and_hash(kv.as_ref(), &keys, revision).await?.totals;
+        if totals.records() != found.records {
             return Err(damaged("a record stands in it twice"));
         }
-        write_journal(kv.as_ref(), journal, deployment, &keys, totals).await?;
-        Ok(Restored { records: totals.records, revision })
+        write_journal(kv.as_ref(), journal, deployment, &keys, totals, LogState::default()).await?;
+        Ok(Restored { records: totals.records(), revision })
     }
 
     async fn fill(
@@ -133,8 +133,8 @@ impl<R: AsyncRead + Unpin> Opened<R> {
         kv: &Arc<dyn Kv>,
         keys: &StoreKeys,
         revision: u64,
-    ) -> Result<Totals, StoreError> {
-        let (mut filler, mut found, mut last) = (Filler::new(kv.clone()), Totals::EMPTY, Vec::new());
+    ) -> Result<Trailer, StoreError> {
+        let (mut filler, mut found, mut last) = (Filler::new(kv.clone()), Trailer::default(), Vec::new());
         loop {
             let key = self.part().await?;
             if key.is_empty() {
@@ -144,7 +144,7 @@ impl<R: AsyncRead + Unpin> Opened<R> {
                 return Err(damaged("a record is out of place"));
             }
             let row = Row::open(&key, self.part().await?, keys, revision)?;
-            found.add(&key, &row.value);
+            found.add(&row.value);
             let value = keys.seal(&key, row.revision, &row.payload(&key, keys)?)?;
             last.clone_from(&key);
             filler.put([Write { key, value: Some(value) }]).await?;
@@ -153,8 +153,7 @@ impl<R: AsyncRead + Unpin> Opened<R> {
         let trailer: Trailer =
             minicbor::decode(&self.part().await?).map_err(|_| damaged("its end cannot be read"))?;
         self.expect_end().await?;
-        let complete = trailer == Trailer { records: found.records, sum: found.sum };
-        if complete { Ok(found) } else { Err(damaged("its records do not add up")) }
+        if trailer == found { Ok(found) } else { Err(damaged("its records do not add up")) }
     }
 
     async fn part(&mut self) -> Result<Vec<u8>, StoreError> {

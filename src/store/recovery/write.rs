@@ -32,7 +32,7 @@ pub struct Writer {
     sealer: Option<StreamSealer>,
     /// What the rows add up to as they are stored, and as they are exported.
     stored: Totals,
-    exported: Totals,
+    exported: Trailer,
 }
 
 impl Records {
@@ -57,7 +57,7 @@ impl Snapshot {
 
     /// Records.
     pub fn records(&self) -> u64 {
-        self.totals.records
+        self.totals.records()
     }
 
     /// The hash of a header, to which the export key is to be bound.
@@ -81,7 +81,13 @@ impl Snapshot {
         let sealer = sealer.map_err(|_| StoreError::Primitive("the export's stream"))?;
         head.extend_from_slice(sealer.header());
         let stored = Totals { revision: self.totals.revision, digest: self.totals.digest, ..Totals::EMPTY };
-        Ok(Writer { snapshot: self, head: Some(head), sealer: Some(sealer), stored, exported: Totals::EMPTY })
+        Ok(Writer {
+            snapshot: self,
+            head: Some(head),
+            sealer: Some(sealer),
+            stored,
+            exported: Trailer::default(),
+        })
     }
 }
 
@@ -115,9 +121,9 @@ impl Writer {
     fn put_row(&mut self, key: &[u8], value: Vec<u8>, body: &mut Vec<u8>) -> Result<(), StoreError> {
         let keys = &self.snapshot.keys;
         let row = Row::open(key, value, keys, self.snapshot.totals.revision)?;
-        self.stored.add(key, &row.value);
+        self.stored.add(key, &row.value, keys);
         let plain = keys.plain(key, row.revision, &row.payload(key, keys)?);
-        self.exported.add(key, &plain);
+        self.exported.add(&plain);
         put(body, key);
         put(body, &plain);
         Ok(())
@@ -127,10 +133,9 @@ impl Writer {
         if self.stored != self.snapshot.totals {
             return Err(StoreError::tampered(&Meta::key(), "the records do not add up to what it says"));
         }
-        let trailer = Trailer { records: self.exported.records, sum: self.exported.sum };
         let mut body = Vec::new();
         put(&mut body, &[]);
-        put(&mut body, &minicbor::to_vec(&trailer).expect("encoding into memory cannot fail"));
+        put(&mut body, &minicbor::to_vec(&self.exported).expect("encoding into memory cannot fail"));
         let mut out = Vec::new();
         let failed = |_| StoreError::Primitive("the export's stream");
         if let Some(mut sealer) = self.sealer.take() {

@@ -13,8 +13,9 @@ pub(super) struct Schema {
 /// The current format.
 ///
 /// Format 2 has the tables of format 1; the rows of wrapped keys are sealed under
-/// an erasure key, which a program for format 1 cannot read.
-pub(super) const SCHEMA: Schema = Schema { format: 2, steps: &[|_| Ok(())] };
+/// an erasure key, which a program for format 1 cannot read. Format 3 has another meta row: the records layer
+/// turns it over when it opens the store, since that takes the keys.
+pub(super) const SCHEMA: Schema = Schema { format: 3, steps: &[|_| Ok(()), |_| Ok(())] };
 
 /// `KWST` in the file's `application_id`: marks a store of this program.
 pub(super) const APPLICATION_ID: i32 = 0x4b57_5354;

@@ -1,7 +1,7 @@
 //! The path of each record, and the beginnings of the paths of many.
 
-use super::{Buried, Path, PathId, Prefix, Record};
-use crate::clock::Date;
+use super::{Buried, Path, PathId, Prefix, Record, Span};
+use crate::clock::{Date, Day};
 use crate::id::{
     AccountId, AssertionId, CeremonyId, DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion,
     KekVersion, KeyName, PrincipalId, ProposalId, RootGeneration, RosterVersion, RotationName,
@@ -9,7 +9,7 @@ use crate::id::{
 };
 use crate::keyring::account::{Account, EndedAssertion, LoginCredential, Otp, Ticket};
 use crate::keyring::act::ProposedAct;
-use crate::keyring::agenda::{Due, Lease, Task};
+use crate::keyring::agenda::{Due, DueDay, Lease, Task};
 use crate::keyring::ceremony::Ceremony;
 use crate::keyring::credential::CredentialId;
 use crate::keyring::escrow::{Escrow, KekEscrow};
@@ -172,14 +172,14 @@ pub fn due(date: Date, task: &Task) -> Path<Due> {
     Path::new((date, task.clone()))
 }
 
-/// All KEK versions of a tenant.
-pub fn keks(tenant: &TenantId) -> Prefix<KekRecord> {
-    Prefix::new(|out| tenant.put(out))
+/// The lines of the agenda for a day.
+pub fn due_on(day: Day) -> Span<Due> {
+    Span::new(|out| day.begin().put(out), |out| day.end().put(out))
 }
 
-/// The escrows of all resident KEKs of a tenant.
-pub fn kek_escrows(tenant: &TenantId) -> Prefix<KekEscrow> {
-    Prefix::new(|out| tenant.put(out))
+/// The path of a day of the agenda.
+pub fn due_day(day: Day) -> Path<DueDay> {
+    Path::new(day)
 }
 
 /// All named keys of a tenant.

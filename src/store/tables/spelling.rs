@@ -1,7 +1,7 @@
 //! The bytes of what names a record.
 
 use super::PathId;
-use crate::clock::Date;
+use crate::clock::{Date, Day};
 use crate::id::{
     AccountId, AssertionId, CeremonyId, DekId, Epoch, ErasureGeneration, ExportId, FieldId, IndexVersion,
     KekVersion, KeyId, KeyName, PrincipalId, ProposalId, RootGeneration, RosterVersion, RotationName,
@@ -75,6 +75,18 @@ macro_rules! random_path {
     };
 }
 random_path!(AssertionId CeremonyId CredentialId DekId ExportId ProposalId TicketId);
+
+impl PathId for Day {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0.to_be_bytes());
+    }
+
+    fn take(rest: &mut &[u8]) -> Option<Self> {
+        let (number, tail) = rest.split_first_chunk()?;
+        *rest = tail;
+        Some(Self(u32::from_be_bytes(*number)))
+    }
+}
 
 impl PathId for () {
     fn put(&self, _: &mut Vec<u8>) {}

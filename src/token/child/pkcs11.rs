@@ -12,7 +12,7 @@ use crate::keyring::custodian::AgreementKey;
 use crate::secret::{Key256, Pin, SecretBytes};
 use crate::token::backend::{Backend, OpenToken};
 use crate::token::error::TokenError;
-use crate::token::wire::{Attestation, NewKey, TokenKey, TokenReport};
+use crate::token::wire::{Attestation, NewKey, PukSets, TokenKey, TokenReport};
 
 /// How long is waited before it is worth looking again: many libraries tell of nothing.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -48,24 +48,19 @@ impl Backend for Module {
         session::Open::new(self, token, pin, last_try)?.change_pin(pin, new)
     }
 
-    fn unblock(
+    fn use_puk(
         &mut self,
         token: &TokenSelector,
         puk: &Pin,
+        sets: PukSets,
         new: &Pin,
         last_try: bool,
     ) -> Result<(), TokenError> {
-        session::Officer::new(self, token, puk, last_try)?.set_user_pin(new)
-    }
-
-    fn change_puk(
-        &mut self,
-        token: &TokenSelector,
-        puk: &Pin,
-        new: &Pin,
-        last_try: bool,
-    ) -> Result<(), TokenError> {
-        session::Officer::new(self, token, puk, last_try)?.change_pin(puk, new)
+        let officer = session::Officer::new(self, token, puk, last_try)?;
+        match sets {
+            PukSets::Pin => officer.set_user_pin(new),
+            PukSets::Puk => officer.change_pin(puk, new),
+        }
     }
 }
 

@@ -50,19 +50,12 @@ fn answer<B: Backend>(
         (Request::ChangePin { token, pin, new, last_try }, None) => {
             backend.change_pin(&token, &pin, &new, last_try).map(|()| Reply::Done)
         }
-        (Request::Unblock { token, puk, new, last_try }, None) => {
-            backend.unblock(&token, &puk, &new, last_try).map(|()| Reply::Done)
+        (Request::UsePuk { token, puk, sets, new, last_try }, None) => {
+            backend.use_puk(&token, &puk, sets, &new, last_try).map(|()| Reply::Done)
         }
-        (Request::ChangePuk { token, puk, new, last_try }, None) => {
-            backend.change_puk(&token, &puk, &new, last_try).map(|()| Reply::Done)
+        (Request::Open { .. } | Request::ChangePin { .. } | Request::UsePuk { .. }, Some(_)) => {
+            Err(TokenError::Refused("a token is open already".to_owned()))
         }
-        (
-            Request::Open { .. }
-            | Request::ChangePin { .. }
-            | Request::Unblock { .. }
-            | Request::ChangePuk { .. },
-            Some(_),
-        ) => Err(TokenError::Refused("a token is open already".to_owned())),
         (other, Some(open)) => answer_open(open, other),
         (_, None) => Err(TokenError::Refused("no token is open".to_owned())),
     }
@@ -84,7 +77,6 @@ fn answer_open(open: &mut impl OpenToken, request: Request) -> Result<Reply, Tok
         | Request::Wait
         | Request::Open { .. }
         | Request::ChangePin { .. }
-        | Request::Unblock { .. }
-        | Request::ChangePuk { .. } => Err(TokenError::Refused("a token is open".to_owned())),
+        | Request::UsePuk { .. } => Err(TokenError::Refused("a token is open".to_owned())),
     }
 }

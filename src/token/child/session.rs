@@ -27,15 +27,7 @@ impl Open {
         last_try: bool,
     ) -> Result<Self, TokenError> {
         let (slot, token) = module.find(wanted)?;
-        let trouble = match module.pin(slot)? {
-            PinState::Locked => Some(PinTrouble::Locked),
-            PinState::LastTry if !last_try => Some(PinTrouble::LastTry),
-            // Not every token that has a PIN says so.
-            PinState::NotSet | PinState::LastTry | PinState::FewTries | PinState::Fine => None,
-        };
-        if let Some(trouble) = trouble {
-            return Err(TokenError::Pin(trouble));
-        }
+        module.pin(slot)?.may_try(last_try).map_err(TokenError::Pin)?;
         let session = module.session(slot)?;
         let Err(error) = session.login(UserType::User, Some(&auth(pin))) else {
             return Ok(Self { session, token: token.name });
@@ -86,11 +78,7 @@ impl Officer {
         last_try: bool,
     ) -> Result<Self, TokenError> {
         let (slot, token) = module.find(wanted)?;
-        match officer_pin_state(&token) {
-            PinState::Locked => return Err(TokenError::Pin(PinTrouble::PukLocked)),
-            PinState::LastTry if !last_try => return Err(TokenError::Pin(PinTrouble::LastPukTry)),
-            PinState::NotSet | PinState::LastTry | PinState::FewTries | PinState::Fine => {}
-        }
+        officer_pin_state(&token).may_try_puk(last_try).map_err(TokenError::Pin)?;
         let session = module.session(slot)?;
         match session.login(UserType::So, Some(&auth(pin))) {
             Ok(()) => Ok(Self(session)),

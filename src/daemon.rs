@@ -5,6 +5,7 @@ pub mod init;
 pub mod run;
 pub mod transport;
 
+mod bond;
 pub mod child;
 mod hardening;
 mod history;

@@ -28,6 +28,7 @@ pub mod timekeeping;
 pub mod vault;
 pub mod version;
 
+pub mod acting;
 mod agenda;
 mod commit;
 mod custody;

@@ -62,7 +62,7 @@ impl Offline {
         let mut found = Vec::new();
         let mut last: Option<Place<Dek>> = None;
         loop {
-            let page = self.records.list(&Prefix::<Dek>::all(), last.as_ref(), PAGE).await?;
+            let page = self.records.page(&Prefix::<Dek>::all(), last.as_ref(), PAGE).await?.into_rows();
             let Some((path, _)) = page.last() else { return Ok(found) };
             last = Some(path.clone());
             for (path, stored) in page {

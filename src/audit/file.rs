@@ -4,6 +4,7 @@
 //!  submit -> queue -> writer -> tail -> 00000001.kwa, 00000002.kwa, …
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -18,12 +19,12 @@ use self::disk::{Disk, System};
 use self::grow::Growth;
 use self::notes::Notes;
 use self::queue::Queue;
-use self::tail::{Keep, Place};
+use self::tail::{Keep, Place, Told};
 use self::writer::Writer;
 use super::checkpoint::{SignedCheckpoint, TreeHead};
 use super::frame::Tip;
 use super::tree::{Tree, TreeError};
-use super::{AuditError, AuditLog, Damage, Flaw, Receipt, Record, StoreChange, VerifyError};
+use super::{AuditError, AuditLog, ChainHash, Damage, Flaw, Receipt, Record, StoreChange, VerifyError};
 use crate::id::DeploymentId;
 
 mod disk;
@@ -69,6 +70,32 @@ impl Settings {
             reserve_bytes: 1 << 20,
             probe_every: Duration::from_secs(1),
         }
+    }
+}
+
+/// Who knows of changes that are to be on record.
+pub trait Creditor: Send + Sync {
+    /// The records of these revisions are durable.
+    fn paid(&self, revisions: &[u64]);
+
+    /// The records of changes that were made and of which no record became durable, when no call is left that
+    /// could make one.
+    fn owed(&self) -> Vec<Record>;
+}
+
+/// The creditor, once there is one.
+#[derive(Default)]
+struct Debts(std::sync::OnceLock<Arc<dyn Creditor>>);
+
+impl Debts {
+    fn paid(&self, revisions: &[u64]) {
+        if let (Some(creditor), false) = (self.0.get(), revisions.is_empty()) {
+            creditor.paid(revisions);
+        }
+    }
+
+    fn owed(&self) -> Vec<Record> {
+        self.0.get().map(|creditor| creditor.owed()).unwrap_or_default()
     }
 }
 
@@ -130,6 +157,9 @@ pub struct FileLog {
     place: Arc<Place>,
     tree: Arc<Tree>,
     notes: Notes,
+    debts: Arc<Debts>,
+    /// Changes of which the newest segment told when it was opened.
+    told: Told,
     writer: Mutex<Option<JoinHandle<Result<(), AuditError>>>>,
 }
 
@@ -164,11 +194,57 @@ impl FileLog {
         let growth = grown(&place, tail.tip(), notes.newest().as_ref())?;
         let tree = Arc::clone(growth.tree());
 
-        let queue = Arc::new(Queue::new(opened.last_sequence));
-        let writer = Writer::new(Arc::clone(&queue), Arc::clone(&place), tail, growth, lock);
+        let (debts, told) = (Arc::<Debts>::default(), tail.told().clone());
+        let queue = Arc::new(Queue::new(tail.tip()));
+        let writer = Writer::new(Arc::clone(&queue), Arc::clone(&place), tail, growth, debts.clone(), lock);
         let thread = std::thread::Builder::new().name("audit".into()).spawn(|| writer.run());
         let writer = Mutex::new(Some(thread.map_err(OpenError::io(&dir))?));
-        Ok((Arc::new(Self { queue, place, tree, notes, writer }), opened))
+        Ok((Arc::new(Self { queue, place, tree, notes, debts, told, writer }), opened))
+    }
+
+    /// Tells `creditor` of each change whose record is durable, and writes what it is owed when the log goes on
+    /// after it could not be written. The first one counts.
+    pub fn owes(&self, creditor: Arc<dyn Creditor>) {
+        self.debts.0.get_or_init(|| creditor);
+    }
+
+    /// The newest durable record, and its chain hash.
+    pub fn newest(&self) -> (u64, ChainHash) {
+        let Tip { sequence, hash } = self.queue.newest();
+        (sequence, hash)
+    }
+
+    /// The chain hash of record `sequence`; `None` when there is no such record.
+    ///
+    /// # Errors
+    /// When a segment cannot be read.
+    pub fn chain_at(&self, sequence: u64) -> io::Result<Option<ChainHash>> {
+        match self.newest() {
+            (newest, hash) if newest == sequence => Ok(Some(hash)),
+            (newest, _) if sequence > newest || sequence == 0 => Ok(None),
+            _ => super::find::chain(self.place.dir(), sequence),
+        }
+    }
+
+    /// The revisions of the changes of which records behind `sequence` told when the log was opened.
+    ///
+    /// # Errors
+    /// [`VerifyError`] when a segment cannot be read.
+    pub fn told_since(&self, sequence: u64) -> Result<BTreeSet<u64>, VerifyError> {
+        if sequence >= self.told.behind {
+            return Ok(self.told.revisions.clone());
+        }
+        let mut revisions = BTreeSet::new();
+        for number in super::verify::segments(self.place.dir())?.into_iter().rev() {
+            let mut reader = super::reader::SegmentReader::open(self.place.dir(), number, true)?;
+            while let Some(record) = reader.next()? {
+                revisions.extend(record.change.map(|change| change.revision));
+            }
+            if reader.header().previous.sequence <= sequence {
+                break;
+            }
+        }
+        Ok(revisions)
     }
 
     /// Takes no more records, writes those that wait, and ends the writer.

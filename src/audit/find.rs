@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-use super::frame::{self, HEAD};
+use super::frame::{self, ChainHash, HEAD};
 use super::merkle;
 use super::segment::{self, Header};
 use super::tree::{Tree, TreeError};
@@ -14,13 +14,21 @@ pub(super) fn record(dir: &Path, tree: &Tree, sequence: u64) -> Result<Vec<u8>, 
     let index = sequence.checked_sub(1).filter(|index| *index < tree.size());
     let leaf = tree.leaf(index.ok_or(TreeError::Beyond(sequence))?)?;
     let found = find(dir, sequence).map_err(TreeError::io(dir))?;
-    let record = found.ok_or_else(|| TreeError::Unsound(tree.dir().to_owned()))?;
+    let mut record = found.ok_or_else(|| TreeError::Unsound(tree.dir().to_owned()))?;
+    record.truncate(record.len() - frame::HASH);
     match merkle::leaf(&record) == leaf {
         true => Ok(record),
         false => Err(TreeError::Unsound(tree.dir().to_owned())),
     }
 }
 
+/// The chain hash of record `sequence`, as it stands in its segment.
+pub(super) fn chain(dir: &Path, sequence: u64) -> io::Result<Option<ChainHash>> {
+    let Some(frame) = find(dir, sequence)? else { return Ok(None) };
+    Ok(frame.last_chunk().copied().map(ChainHash))
+}
+
+/// What stands behind the head of the frame of a record: the record, and its chain hash.
 fn find(dir: &Path, sequence: u64) -> io::Result<Option<Vec<u8>>> {
     let numbers = segment::list(dir)?;
     let begins_after = |number: &u64| Ok::<_, io::Error>(first(dir, *number)? > sequence);
@@ -57,9 +65,9 @@ fn scan(dir: &Path, number: u64, sequence: u64) -> io::Result<Option<Vec<u8>>> {
         let [.., a, b, c, d, e, f, g, h] = *head.first_chunk::<12>().unwrap_or_else(|| unreachable!());
         let rest = span - HEAD;
         if u64::from_be_bytes([a, b, c, d, e, f, g, h]) == sequence {
-            let mut record = vec![0; rest - frame::HASH];
-            input.read_exact(&mut record)?;
-            return Ok(Some(record));
+            let mut frame = vec![0; rest];
+            input.read_exact(&mut frame)?;
+            return Ok(Some(frame));
         }
         input.seek_relative(i64::try_from(rest).unwrap_or(i64::MAX))?;
     }

@@ -199,6 +199,10 @@ impl View for Restore {
             ("records", json!(self.records)),
             ("revision", json!(self.position.revision)),
             ("erasure_key", json!(self.erasure.get())),
+            (
+                "erasure_roots_to_destroy",
+                json!(self.to_destroy.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            ),
             ("accept_rollback_needed", json!(self.accept)),
         ]
     }

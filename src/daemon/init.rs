@@ -176,7 +176,8 @@ async fn write_records(
     };
     let (secret, key) = new_secret(hsm, &root).await?;
     let first = ErasureGeneration::FIRST;
-    let erasure = erasure::make(hsm, deployment, first, ErasureState::Current).await?;
+    let erasure =
+        erasure::make(hsm, deployment, first, ErasureState::Current, erasure::keep_nothing()).await?;
     let (audit, _) = FileLog::open(settings::audit(config, true), deployment)?;
     let kv = Arc::new(SqliteKv::open(config.database()).await?);
     let mut initial = Changes::default();

@@ -12,7 +12,7 @@ use tower::util::MapResponseLayer;
 
 use super::lock::{LockError, StateLock};
 use super::unlock::{Locked, UnlockError};
-use super::{hardening, listen, logging, schedule, settings, transport};
+use super::{bond, hardening, listen, logging, schedule, settings, transport};
 use crate::access::Policy;
 use crate::access::policy::PolicyError;
 use crate::audit::{self, FileLog, Outcome, Pending};
@@ -194,12 +194,14 @@ fn tell_opened(opened: &audit::file::Opened) {
 }
 
 async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>, checkpoints: Duration) {
+    let log = locked.audit.clone();
     match locked.open(&waiting).await {
         Ok(Some(vault)) => {
             let unfinished = vault.unfinished_rotations().await;
             let ceremonies = vault.unfinished_ceremonies().await;
             tokio::spawn(vault.clone().watch_over_keys());
             tokio::spawn(keep_journal_short(vault.records().clone()));
+            tokio::spawn(bond::tell_overdue(vault.records().clone(), log));
             tokio::spawn(vault.clone().keep_checkpoints(checkpoints));
             if gate.vault.set(vault.clone()).is_err() {
                 tracing::error!("the vault was opened twice");

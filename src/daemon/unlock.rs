@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::bond;
 use crate::access::Policy;
-use crate::audit::{AuditLog, Outcome, Pending};
+use crate::audit::{FileLog, Outcome, Pending};
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply, Status};
 use crate::id::DeploymentId;
 use crate::keyring::binding;
@@ -28,7 +29,7 @@ pub(super) struct Locked {
     pub(super) hsm: Arc<dyn Hsm>,
     pub(super) kv: Arc<dyn Kv>,
     pub(super) journal: PathBuf,
-    pub(super) audit: Arc<dyn AuditLog>,
+    pub(super) audit: Arc<FileLog>,
     /// The newest change of the store that the audit log knows.
     pub(super) anchor: Option<StoreChange>,
     pub(super) root: Root,
@@ -50,6 +51,8 @@ pub(super) enum UnlockError {
     Hsm(HsmError),
     #[error("the store: {0}")]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Bond(#[from] bond::BondError),
     #[error(transparent)]
     Erasure(#[from] ErasureError),
     #[error(transparent)]
@@ -92,6 +95,7 @@ impl Locked {
         if report.bootstrap != Some((self.root.clone(), self.secret.clone())) {
             return Err(UnlockError::Replaced);
         }
+        bond::bind(&records, &self.audit).await?;
         if !report.notes.is_empty() {
             let repaired = report.notes.join("; ");
             tracing::warn!(%repaired, "the store was brought up to its journal");

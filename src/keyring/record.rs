@@ -167,8 +167,8 @@ pub struct Erasure {
     pub destroyed: Option<Date>,
 }
 
-/// What a generation of the erasure key is good for. The newest is taking over or
-/// current; of those before it, one at most is not destroyed.
+/// What a generation of the erasure key is good for. The newest that was born is taking over or
+/// current; of those before it, one at most is not destroyed, unless a restore has found more on the tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
 pub enum ErasureState {
@@ -187,6 +187,10 @@ pub enum ErasureState {
     /// Its token object is gone from every token.
     #[n(5)]
     Destroyed,
+    /// It is written down before its token object is made. What stands like this later was cut short in its
+    /// birth: nothing was ever sealed under it, and its token object, if there is one, is to be destroyed.
+    #[n(6)]
+    Unborn,
 }
 
 /// A copy of the records that does not die with the erasure key: a recovery

@@ -122,7 +122,7 @@ impl Vault {
             revision: position.revision,
             digest: position.digest,
             records: snapshot.records(),
-            erasure: self.erasure_status().await?.generation,
+            erasure: self.newest_erasure_generation().await?,
             ciphertext,
         };
         let kek = Kek::Sealed { root: info.root, wrapped: kek };

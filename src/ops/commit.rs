@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use super::Error;
+use super::acting::Acting;
 use super::vault::{Vault, kek_of};
 use crate::audit::{Committed, Outcome, Pending, StoreChange};
 use crate::hsm::Forget;
 use crate::id::{KeyName, TenantId};
-use crate::store::{Changes, StoreError};
+use crate::store::{Cause, Changes, StoreError};
 
 /// What a commit changes, so that it is forgotten.
 #[derive(Debug)]
@@ -42,7 +43,15 @@ impl Affects<'_> {
 
 impl Vault {
     /// Commits, then forgets. Views are forgotten after an error too: it may have been applied.
-    pub(super) async fn commit(&self, changes: Changes, affects: Affects<'_>) -> Result<StoreChange, Error> {
+    pub(super) async fn commit(
+        &self,
+        mut changes: Changes,
+        affects: Affects<'_>,
+    ) -> Result<StoreChange, Error> {
+        if !changes.has_cause() {
+            let cause = Acting::cause(changes.subject());
+            changes.because(cause);
+        }
         let _alone = self.committing.write().await;
         let outcome = self.records.commit(changes).await;
         // One that was left unsettled is made, or dropped, by the next: whatever it was about is looked at again.
@@ -96,6 +105,9 @@ impl Vault {
         operation: &'static str,
         resource: String,
     ) -> Result<StoreChange, Error> {
+        let mut changes = changes;
+        let (operation_word, subject) = (operation.to_owned(), resource.clone());
+        changes.because(Cause { operation: operation_word, resource: subject, principal: None, uid: None });
         let change = self.commit(changes, affects).await?;
         self.record_own(operation, resource, Some(change)).await?;
         Ok(change)

@@ -14,8 +14,8 @@ use crate::audit::{AuditLog, Outcome, Pending, StoreChange};
 use crate::clock::Date;
 use crate::hsm::birth::{BackupPlan, Purpose};
 use crate::hsm::process::TaskError;
-use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
-use crate::id::{DeploymentId, ErasureGeneration, ExportId};
+use crate::hsm::{Hsm, HsmError, KeepNewborn, Kek, Operation, Reply};
+use crate::id::{DeploymentId, ErasureGeneration, ExportId, RootId};
 use crate::keyring::binding;
 use crate::keyring::record::{Erasure, ErasureState, Export, ExportKind, Root};
 use crate::secret::Key256;
@@ -44,7 +44,7 @@ pub enum ErasureError {
     Store(#[from] StoreError),
 }
 
-/// A new generation, in the tokens but in no record yet.
+/// A new generation, in the tokens.
 pub struct NewErasure {
     /// Its record.
     pub record: Erasure,
@@ -52,18 +52,19 @@ pub struct NewErasure {
     pub secret: Key256,
 }
 
-/// Makes an erasure root on every token, and a secret under it.
+/// Makes an erasure root on every token, and a secret under it. `keep` writes down its name before the first
+/// token object is made.
 ///
 /// # Errors
-/// [`HsmError`]; what may be left on a token then is found as stranded later.
+/// [`HsmError`]; what may be left on a token then is what `keep` has written down.
 pub async fn make(
     hsm: &dyn Hsm,
     deployment: DeploymentId,
     generation: ErasureGeneration,
     state: ErasureState,
+    keep: KeepNewborn<'_>,
 ) -> Result<NewErasure, HsmError> {
-    let drop = Box::new(|_| Box::pin(async { Ok(()) }) as _);
-    let born = hsm.create_root(Purpose::Erasure(deployment), BackupPlan::Drop, drop).await;
+    let born = hsm.create_root(Purpose::Erasure(deployment), BackupPlan::Drop, keep).await;
     let root = born.map_err(not_done)?.id;
     let Reply::Wrapped(wrapped) = repeated(hsm, || Operation::GenerateKek { root }).await? else {
         return Err(misfit());
@@ -83,6 +84,18 @@ pub async fn make(
     })
 }
 
+/// For a birth where there is no store yet that could name it. What a crash leaves on the tokens then is told by
+/// [`Vault::erasure_strays`], and destroyed by nobody but a person.
+pub fn keep_nothing<'a>() -> KeepNewborn<'a> {
+    Box::new(|_| Box::pin(async { Ok(()) }))
+}
+
+/// What is written down of a generation before its token object is made.
+fn unborn(root: RootId) -> Erasure {
+    let (state, created) = (ErasureState::Unborn, Date::now());
+    Erasure { root, kek: None, sealed: None, created, state, resealed_to: None, destroyed: None }
+}
+
 /// Opens the secret of a generation; `None` for one that was destroyed or is not needed.
 ///
 /// # Errors
@@ -94,7 +107,7 @@ pub async fn open(
     record: &Erasure,
 ) -> Result<Option<Key256>, ErasureError> {
     let (Some(wrapped), Some(sealed)) = (&record.kek, &record.sealed) else { return Ok(None) };
-    if matches!(record.state, ErasureState::Unused | ErasureState::Destroyed) {
+    if matches!(record.state, ErasureState::Unused | ErasureState::Destroyed | ErasureState::Unborn) {
         return Ok(None);
     }
     let open = || Operation::OpenKey {
@@ -145,8 +158,26 @@ pub async fn found(
     records: &Records,
     audit: Arc<dyn AuditLog>,
 ) -> Result<(), Error> {
-    let generation = ErasureGeneration::FIRST;
-    let made = make(hsm, root.deployment, generation, ErasureState::TakingOver).await?;
+    let used_up = || Error::Internal("erasure keys are used up".into());
+    let generation = match generations(records).await?.last() {
+        // Its birth was cut short, so it is none of the store's; the daemon destroys it later.
+        Some((path, _)) => path.id.next().ok_or_else(used_up)?,
+        None => ErasureGeneration::FIRST,
+    };
+    let path = tables::erasure(generation);
+    let log = &audit;
+    let keep: KeepNewborn<'_> = Box::new(move |newborn| {
+        Box::pin(async move {
+            let mut changes = Changes::new();
+            changes.create(&tables::erasure(generation), &unborn(newborn.id));
+            let made = records.commit(changes).await.map_err(|error| error.to_string())?;
+            let mut record = Pending::begin(log.clone(), None, "erasure-key-birth", path_name(generation), 0);
+            record.change(StoreChange { revision: made.revision, digest: made.digest });
+            let recorded = record.finish(Outcome::Ok).map_err(|error| error.to_string())?;
+            recorded.await.map(drop).map_err(|error| error.to_string())
+        })
+    });
+    let made = make(hsm, root.deployment, generation, ErasureState::TakingOver, keep).await?;
     let copy = Export {
         kind: ExportKind::Migration,
         created: made.record.created,
@@ -155,10 +186,11 @@ pub async fn found(
         root: root.id,
     };
     let mut changes = Changes::new();
-    changes.create(&tables::erasure(generation), &made.record);
+    let before = records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?;
+    changes.replace(&path, &made.record, before.revision);
     changes.create(&tables::export(ExportId::random()?), &copy);
     let change = records.commit(changes).await?;
-    let mut record = Pending::begin(audit, None, "erasure-key-new", format!("erasure-keys/{generation}"), 0);
+    let mut record = Pending::begin(audit.clone(), None, "erasure-key-new", path_name(generation), 0);
     record.change(StoreChange { revision: change.revision, digest: change.digest });
     record.detail("the store is migrated: its copy from before can be read until it is deleted");
     record.finish(Outcome::Ok)?.await?;
@@ -166,18 +198,27 @@ pub async fn found(
 }
 
 /// Enters into a restored store the generation that its rows were sealed under. Those of
-/// the store that the export was made of seal nothing any more: the daemon destroys
-/// their token objects where there are any.
+/// the store that the export was made of seal nothing any more, and neither do those that were found
+/// on the tokens besides, `found`, made after the export: whoever restores has seen them, and from now on the store
+/// says that they are to be destroyed. They get the numbers before `generation`.
 ///
 /// # Errors
 /// [`StoreError`]; the store is of no use then.
 pub async fn take_over_restored(
     records: &Records,
     generation: ErasureGeneration,
+    found: &[RootId],
     made: NewErasure,
 ) -> Result<store::StoreChange, StoreError> {
-    let mut changes = Changes::new();
-    for (path, Stored { record, revision }) in generations(records).await? {
+    let (mut changes, before) = (Changes::new(), generations(records).await?);
+    let mut free = before.last().and_then(|(path, _)| path.id.next());
+    for root in found.iter().filter(|root| before.iter().all(|(_, stored)| stored.record.root != **root)) {
+        let number = free.filter(|number| *number < generation).ok_or(StoreError::NoErasureKey)?;
+        let record = Erasure { state: ErasureState::Unused, ..unborn(*root) };
+        changes.create(&tables::erasure(number), &record);
+        free = number.next();
+    }
+    for (path, Stored { record, revision }) in before {
         if record.state != ErasureState::Destroyed {
             changes.replace(&path, &Erasure { state: ErasureState::Unused, ..record }, revision);
         }
@@ -191,6 +232,10 @@ pub async fn take_over_restored(
 /// Every generation, in order.
 async fn generations(records: &Records) -> Result<Vec<(Path<Erasure>, Stored<Erasure>)>, StoreError> {
     Ok(records.complete().await?.into_rows())
+}
+
+fn path_name(generation: ErasureGeneration) -> String {
+    format!("erasure-keys/{generation}")
 }
 
 /// Asks as often as it may take to come to each token of the group: one that was

@@ -15,6 +15,7 @@ use crate::access::{Authorized, Caller, Peer, Permission, Policy, permission};
 use crate::audit::{self, AuditLog, Outcome, Pending};
 use crate::hsm::Hsm;
 use crate::id::KeyName;
+use crate::ops::acting::Acting;
 use crate::ops::done::Trace;
 use crate::ops::{Done, Error, Vault};
 
@@ -40,7 +41,8 @@ pub struct Gate {
 /// answers `Result<Done<T>, Error>` and may use `?`.
 macro_rules! settled {
     ($call:ident, $work:block) => {{
-        let outcome: Result<crate::ops::Done<_>, crate::ops::Error> = async { $work }.await;
+        let acting = $call.acting();
+        let outcome: Result<crate::ops::Done<_>, crate::ops::Error> = acting.work(async { $work }).await;
         $call.settle(outcome).await
     }};
 }
@@ -187,6 +189,12 @@ impl Gate {
 }
 
 impl Call {
+    /// On whose word the work of this call is done.
+    pub(super) fn acting(&self) -> Acting {
+        let principal = self.caller.principal.as_ref().map(|known| known.name().to_string());
+        Acting { operation: self.operation, principal, uid: self.caller.peer.uid }
+    }
+
     /// Decides, and opens the gate.
     pub(super) fn authorize<P: Permission>(
         &mut self,

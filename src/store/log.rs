@@ -10,11 +10,13 @@
 //! of which the log never tells.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::meta::{Intent, LogState, StoreChange};
 use super::records::Records;
+use crate::clock::Moment;
 
 /// On whose word a change is made, and what the audit log calls it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,19 +55,21 @@ pub(super) struct Log(Mutex<Known>);
 
 struct Known {
     witness: Option<Arc<dyn Witness>>,
-    // In the order in which they were made.
-    unrecorded: Vec<Intent>,
+    // In the order in which they were made, and when.
+    unrecorded: Vec<(Intent, Moment)>,
 }
 
 impl Log {
     pub(super) fn new(unrecorded: Vec<Intent>) -> Self {
+        let now = Moment::now();
+        let unrecorded = unrecorded.into_iter().map(|intent| (intent, now)).collect();
         Self(Mutex::new(Known { witness: None, unrecorded }))
     }
 
     /// What the entry of a change says of the log; `before` is what the one before it said.
     pub(super) fn at(&self, before: LogState, cause: Option<Cause>, made: StoreChange) -> LogState {
         let known = self.0.lock();
-        let mut unrecorded = known.unrecorded.clone();
+        let mut unrecorded: Vec<Intent> = known.unrecorded.iter().map(|(intent, _)| intent.clone()).collect();
         unrecorded.extend(cause.map(|cause| intent(cause, made)));
         let Some(witness) = &known.witness else { return LogState { unrecorded, ..before } };
         let LogPoint { sequence, chain, tree_size, tree_root } = witness.newest();
@@ -76,9 +80,9 @@ impl Log {
     pub(super) fn made(&self, log: &LogState) {
         let mut known = self.0.lock();
         if let Some(newest) = log.unrecorded.last()
-            && !known.unrecorded.iter().any(|intent| intent.revision == newest.revision)
+            && !known.unrecorded.iter().any(|(intent, _)| intent.revision == newest.revision)
         {
-            known.unrecorded.push(newest.clone());
+            known.unrecorded.push((newest.clone(), Moment::now()));
         }
     }
 }
@@ -94,13 +98,21 @@ impl Records {
         self.inner.log.0.lock().witness = Some(witness);
     }
 
-    /// The record of the change `revision` is durable.
-    pub fn recorded(&self, revision: u64) {
-        self.inner.log.0.lock().unrecorded.retain(|intent| intent.revision != revision);
+    /// What the newest change saw of the audit log.
+    pub fn log_seen(&self) -> LogPoint {
+        let LogState { sequence, chain, tree_size, tree_root, .. } = self.inner.timeline.current().log;
+        LogPoint { sequence, chain, tree_size, tree_root }
     }
 
-    /// The changes of which no record is known to be durable, the oldest first.
-    pub fn unrecorded(&self) -> Vec<Intent> {
-        self.inner.log.0.lock().unrecorded.clone()
+    /// The records of the changes `revisions` are durable.
+    pub fn recorded(&self, revisions: &[u64]) {
+        self.inner.log.0.lock().unrecorded.retain(|(intent, _)| !revisions.contains(&intent.revision));
+    }
+
+    /// The changes that were made longer than `age` ago and of which no record is known to be durable, the oldest first.
+    pub fn unrecorded(&self, age: Duration) -> Vec<Intent> {
+        let (known, now) = (self.inner.log.0.lock(), Moment::now());
+        let old = known.unrecorded.iter().filter(|(_, made)| now.since(*made) >= age);
+        old.map(|(intent, _)| intent.clone()).collect()
     }
 }

@@ -333,6 +333,16 @@ impl Changes {
         self
     }
 
+    /// Whether it is said on whose word they are made.
+    pub fn has_cause(&self) -> bool {
+        self.cause.is_some()
+    }
+
+    /// The name of the first record that they change, for people.
+    pub fn subject(&self) -> String {
+        self.planned.first().map(|planned| describe(&planned.key)).unwrap_or_default()
+    }
+
     pub(super) fn cause(&self) -> Option<Cause> {
         self.cause.clone()
     }

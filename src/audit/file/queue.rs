@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::audit::frame::Tip;
 use crate::audit::{AuditError, Committed, Receipt, Record};
 
 /// One record and whoever waits for it.
@@ -47,6 +48,8 @@ pub(super) struct Queue {
     inner: Mutex<Inner>,
     bell: Condvar,
     durable: AtomicU64,
+    /// The newest durable record, whole: number and chain hash.
+    newest: Mutex<Tip>,
 }
 
 struct Inner {
@@ -59,9 +62,10 @@ struct Inner {
 
 impl Queue {
     /// An open queue of a log whose newest durable record is given.
-    pub(super) fn new(durable: u64) -> Self {
+    pub(super) fn new(newest: Tip) -> Self {
         let inner = Inner { waiting: Vec::new(), gate: Gate::Open, asleep: false };
-        Self { inner: Mutex::new(inner), bell: Condvar::new(), durable: AtomicU64::new(durable) }
+        let durable = AtomicU64::new(newest.sequence);
+        Self { inner: Mutex::new(inner), bell: Condvar::new(), durable, newest: Mutex::new(newest) }
     }
 
     /// Queues a record.
@@ -90,8 +94,14 @@ impl Queue {
     }
 
     /// Notes the newest durable record.
-    pub(super) fn set_durable(&self, sequence: u64) {
-        self.durable.store(sequence, Ordering::Release);
+    pub(super) fn set_durable(&self, newest: Tip) {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = newest;
+        self.durable.store(newest.sequence, Ordering::Release);
+    }
+
+    /// The newest durable record: number and chain hash.
+    pub(super) fn newest(&self) -> Tip {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sleeps until there is work. Puts records into the empty `taken`. While

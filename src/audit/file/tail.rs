@@ -1,5 +1,6 @@
 //! The end of the log: the newest segment, to which records are appended.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -27,6 +28,16 @@ pub(super) struct Tail {
     room: u64,
     tip: Tip,
     change: Option<StoreChange>,
+    told: Told,
+}
+
+/// The changes of which some records tell.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    /// All records behind this one were looked at.
+    pub(super) behind: u64,
+    /// Revisions that they made.
+    pub(super) revisions: BTreeSet<u64>,
 }
 
 /// How much of the newest segment to keep.
@@ -62,10 +73,10 @@ impl Place {
         let Some(&number) = numbers.last() else { return Err(OpenError::Missing(self.dir().to_owned())) };
         let mut reader = SegmentReader::open(self.dir(), number, true)?;
         self.check_deployment(&reader)?;
-        let change = read_to_end(&mut reader, keep)?;
+        let (change, told) = read_to_end(&mut reader, keep)?;
         let file = self.settle(&reader).map_err(OpenError::io(reader.path()))?;
         let end = reader.offset();
-        Ok((Tail { file, number, end, room: end, tip: reader.tip(), change }, reader.torn()))
+        Ok((Tail { file, number, end, room: end, tip: reader.tip(), change, told }, reader.torn()))
     }
 
     fn check_deployment(&self, reader: &SegmentReader) -> Result<(), OpenError> {
@@ -106,22 +117,27 @@ impl Place {
         self.disk.rename(&unfinished, &segment::path(self.dir(), number))?;
         self.disk.sync_dir(self.dir())?;
         let end = header.len() as u64;
-        Ok(Tail { file, number, end, room: end, tip, change })
+        Ok(Tail { file, number, end, room: end, tip, change, told: Told::default() })
     }
 }
 
-fn read_to_end(reader: &mut SegmentReader, keep: Keep) -> Result<Option<StoreChange>, VerifyError> {
+fn read_to_end(reader: &mut SegmentReader, keep: Keep) -> Result<(Option<StoreChange>, Told), VerifyError> {
     let mut change = reader.header().change;
+    let behind = reader.header().previous.sequence;
+    let mut told = Told { behind, revisions: BTreeSet::new() };
     let enough = |tip: Tip| matches!(keep, Keep::UpTo(last) if tip.sequence >= last);
     while !enough(reader.tip()) {
         match (reader.next()?, keep) {
-            (Some(record), _) => change = record.change.or(change),
+            (Some(record), _) => {
+                change = record.change.or(change);
+                told.revisions.extend(record.change.map(|change| change.revision));
+            }
             (None, Keep::Whole) => break,
             // A durable record is gone.
             (None, Keep::UpTo(_)) => return Err(lost(reader)),
         }
     }
-    Ok(change)
+    Ok((change, told))
 }
 
 fn lost(reader: &SegmentReader) -> VerifyError {
@@ -133,6 +149,11 @@ impl Tail {
     /// Where the chain stands.
     pub(super) fn tip(&self) -> Tip {
         self.tip
+    }
+
+    /// The changes that its records told of when it was opened.
+    pub(super) fn told(&self) -> &Told {
+        &self.told
     }
 
     /// The newest store change.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::grow::{self, Growth};
 use super::queue::{Answer, Queue, Waiting, Work};
 use super::tail::{Keep, Place, Tail};
-use super::{OpenError, reserve};
+use super::{Debts, OpenError, reserve};
 use crate::audit::frame::Batch;
 use crate::audit::{AuditError, Committed, Record};
 
@@ -23,6 +23,9 @@ pub(super) struct Writer {
     taken: Vec<Waiting>,
     batch: Batch,
     answers: Vec<Answer>,
+    /// Revisions of the changes in the batch.
+    changes: Vec<u64>,
+    debts: Arc<Debts>,
     /// Held as long as the files may be written.
     _lock: File,
 }
@@ -39,9 +42,16 @@ impl Drop for Closing {
 }
 
 impl Writer {
-    pub(super) fn new(queue: Arc<Queue>, place: Arc<Place>, tail: Tail, growth: Growth, lock: File) -> Self {
-        let (taken, batch, answers) = (Vec::new(), Batch::default(), Vec::new());
-        Self { queue, place, tail, growth, broken: None, taken, batch, answers, _lock: lock }
+    pub(super) fn new(
+        queue: Arc<Queue>,
+        place: Arc<Place>,
+        tail: Tail,
+        growth: Growth,
+        debts: Arc<Debts>,
+        lock: File,
+    ) -> Self {
+        let (taken, batch, answers, changes) = (Vec::new(), Batch::default(), Vec::new(), Vec::new());
+        Self { queue, place, tail, growth, broken: None, taken, batch, answers, changes, debts, _lock: lock }
     }
 
     /// Works until the queue is closed. Says why when it ends broken.
@@ -80,16 +90,22 @@ impl Writer {
 
     fn collect(&mut self) {
         self.batch.clear();
+        self.changes.clear();
         for Waiting { record, answer } in self.taken.drain(..) {
             match self.batch.push(&record) {
-                Ok(()) => self.answers.push(answer),
+                Ok(()) => {
+                    self.answers.push(answer);
+                    self.changes.extend(record.change.map(|change| change.revision));
+                }
                 Err(unfit) => answer.resolve(Err(AuditError::Unwritable(unfit.to_string()))),
             }
         }
     }
 
     fn acknowledge(&mut self, first: u64) {
-        self.queue.set_durable(self.tail.tip().sequence);
+        self.queue.set_durable(self.tail.tip());
+        // Before the answers: whoever has one may look whether a record is still owed.
+        self.debts.paid(&self.changes);
         for (sequence, answer) in (first..).zip(self.answers.drain(..)) {
             answer.resolve(Ok(Committed { sequence }));
         }
@@ -122,14 +138,20 @@ impl Writer {
     }
 
     fn append_own(&mut self, operation: &str, reason: &str) -> Result<(), OpenError> {
+        self.append_all([Record::own(operation, reason.into())])
+    }
+
+    fn append_all(&mut self, records: impl IntoIterator<Item = Record>) -> Result<(), OpenError> {
         let dir = &self.place.settings.dir;
         self.batch.clear();
-        self.batch
-            .push(&Record::own(operation, reason.into()))
-            .map_err(io::Error::other)
-            .map_err(OpenError::io(dir))?;
+        self.changes.clear();
+        for record in records {
+            self.batch.push(&record).map_err(io::Error::other).map_err(OpenError::io(dir))?;
+            self.changes.extend(record.change.map(|change| change.revision));
+        }
         self.tail.append(&mut self.batch, &self.place).map_err(OpenError::io(dir))?;
-        self.queue.set_durable(self.tail.tip().sequence);
+        self.queue.set_durable(self.tail.tip());
+        self.debts.paid(&self.changes);
         self.grow().map_err(OpenError::io(&self.place.dir().join("tree")))
     }
 
@@ -153,7 +175,13 @@ impl Writer {
         reserve::take(&self.place).map_err(OpenError::io(&self.place.settings.dir))?;
         self.restore()?;
         self.growth.flush(&*self.place.disk).map_err(OpenError::io(&self.place.dir().join("tree")))?;
-        self.append_own("audit-resumed", reason)
+        self.append_own("audit-resumed", reason)?;
+        // Before anything is served: a change whose record was lost with the disk is told now, or it is told again
+        // at the next attempt.
+        match self.debts.owed() {
+            owed if owed.is_empty() => Ok(()),
+            owed => self.append_all(owed),
+        }
     }
 
     /// So that the next start has nothing to read.

@@ -10,8 +10,9 @@ use crate::clock::Date;
 use crate::config::Config;
 use crate::daemon::lock::StateLock;
 use crate::daemon::{maintain, settings};
+use crate::hsm::birth::Purpose;
 use crate::hsm::{Hsm, HsmError};
-use crate::id::{DeploymentId, ErasureGeneration, ExportId};
+use crate::id::{DeploymentId, ErasureGeneration, ExportId, RootId};
 use crate::keyring::record::ErasureState;
 use crate::ops::erasure;
 use crate::store::files;
@@ -32,6 +33,8 @@ pub struct Restore {
     pub position: StoreChange,
     /// The new generation of the erasure key.
     pub erasure: ErasureGeneration,
+    /// Erasure roots that stood on the tokens: the daemon destroys them when it starts.
+    pub to_destroy: Vec<RootId>,
     /// There is an audit log, and it knows of another store: that must be accepted by hand.
     pub accept: bool,
 }
@@ -104,20 +107,29 @@ async fn fill(
 ) -> Result<Restore, BackupError> {
     let Unlocked { head, opened, secret } = unlocked;
     let header = &head.header;
-    let generation =
-        header.erasure.next().ok_or_else(|| HsmError::Misbehaved("erasure keys are used up".into()))?;
-    let made = erasure::make(hsm, header.deployment, generation, ErasureState::Current).await?;
+    // Whatever stands on the tokens now can open copies of stores and nothing of this one.
+    let found = hsm.roots(Purpose::Erasure(header.deployment)).await;
+    let found = found.map_err(|error| HsmError::Unavailable(error.to_string()))?;
+    let places = found.len().saturating_add(1);
+    let generation = std::iter::successors(Some(header.erasure), |number| number.next()).nth(places);
+    let generation = generation.ok_or_else(|| HsmError::Misbehaved("erasure keys are used up".into()))?;
+    let keep = erasure::keep_nothing();
+    let made = erasure::make(hsm, header.deployment, generation, ErasureState::Current, keep).await?;
     let kv = Arc::new(SqliteKv::open(&begun.store).await?);
     let sealing = (generation, made.secret.duplicate());
     let restored = opened.restore(&head, kv.clone(), &begun.journal, &secret, sealing).await?;
     let keys = StoreKeys::derive(&secret);
     let (records, _) = Records::open(kv, &begun.journal, header.deployment, keys, None).await?;
-    let position = erasure::take_over_restored(&records, generation, made).await?;
+    let position = erasure::take_over_restored(&records, generation, &found, made).await?;
     drop(records);
     begun.finish(config)?;
     let accept = config.audit_dir().exists();
-    let detail =
+    let mut detail =
         format!("from backups/{}, {} records at revision {}", header.id, restored.records, header.revision);
+    if !found.is_empty() {
+        let names: Vec<String> = found.iter().map(RootId::to_string).collect();
+        detail.push_str(&format!("; to be destroyed on the tokens: erasure roots {}", names.join(", ")));
+    }
     // A log that was there before keeps the change that it knows as its newest: the daemon refuses to
     // start until the operator accepts the restored one.
     let (event, change) = (("backup-restore", Outcome::Ok), (!accept).then_some(position));
@@ -129,6 +141,7 @@ async fn fill(
         records: restored.records,
         position,
         erasure: generation,
+        to_destroy: found,
         accept,
     })
 }

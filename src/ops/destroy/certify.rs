@@ -84,6 +84,13 @@ impl Vault {
             words.push(format!("the file {copy} beside the store, until somebody deletes it"));
             last = None;
         }
+        for root in self.erasure_strays().await? {
+            words.push(format!(
+                "the erasure root {root} on the tokens, with a copy of a store that was sealed under it, until somebody \
+                 has it destroyed"
+            ));
+            last = None;
+        }
         for export in self.exports_alive(Date::now()).await? {
             if export.created <= destroyed.begun {
                 words.push(format!(

@@ -1,22 +1,23 @@
 //! Replacing the erasure key, step by step; each step is on record before the next.
 //!
 //! ```text
-//! new root on every token ─ record: new TAKING OVER, old RETIRING ─ seal every row anew (cursor)
+//! record: new UNBORN ─ new root on every token ─ record: new TAKING OVER, old RETIRING ─ seal every row anew (cursor)
 //!   ─ compact the journal, cut the log ─ record: new CURRENT, old UNUSED
 //!   ─ destroy the old root on every token, prove it gone ─ record: old DESTROYED
 //! ```
 //!
-//! A root that a crash left on a token before its record was written is found by
-//! its label, because no record names it, and destroyed.
+//! A root that a crash left on a token has its record, UNBORN, and is destroyed by that. A root that no record
+//! names is never destroyed by the daemon: that a record is not there is no evidence. It is told, and a
+//! person has it destroyed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ErasureError, generations, make, not_done, open};
+use super::{ErasureError, generations, make, not_done, open, unborn};
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::hsm::birth::Purpose;
-use crate::hsm::{Forget, Kek};
+use crate::hsm::{Forget, KeepNewborn, Kek};
 use crate::id::{ErasureGeneration, RootId};
 use crate::keyring::record::{Erasure, ErasureState};
 use crate::ops::commit::Affects;
@@ -99,7 +100,7 @@ impl Vault {
     /// # Errors
     /// When its records cannot be read.
     pub async fn erasure_status(&self) -> Result<ErasureStatus, Error> {
-        let all = generations(&self.records).await?;
+        let all = self.born_generations().await?;
         let state = |state| all.iter().find(|(_, stored)| stored.record.state == state);
         let (path, newest) = all.last().ok_or_else(none)?;
         let replacing = match (newest.record.state, state(ErasureState::Unused)) {
@@ -116,22 +117,28 @@ impl Vault {
     pub async fn keep_erasure_key(self: Arc<Self>) {
         let every = self.settings.erasure.replace_every;
         let mut look = tokio::time::interval(LOOK);
-        let mut stranded = true;
+        let mut look_for_strays = true;
         loop {
             look.tick().await;
             let _alone = self.erasing.lock().await;
-            let outcome = self.keep_once(every, stranded).await;
-            // A birth that failed may have left its root on a token.
-            stranded = outcome.is_err();
+            let outcome = self.keep_once(every, look_for_strays).await;
+            look_for_strays = outcome.is_err();
             if let Err(error) = outcome {
                 tracing::error!(%error, "the erasure key is not replaced yet; it is tried again");
             }
         }
     }
 
-    async fn keep_once(&self, every: Duration, stranded: bool) -> Result<(), Error> {
-        if stranded {
-            self.destroy_stranded().await?;
+    async fn keep_once(&self, every: Duration, look_for_strays: bool) -> Result<(), Error> {
+        self.give_up_unborn_generation().await?;
+        if look_for_strays {
+            for root in self.erasure_strays().await? {
+                tracing::warn!(
+                    %root,
+                    "an erasure root that no record names is on the tokens: copies of a store may open with it; \
+                     see `keyward erasure status`, and have it destroyed with `keyward erasure forget {root}`"
+                );
+            }
         }
         self.finish_replacing().await?;
         let age = Date::now().millis().saturating_sub(self.erasure_status().await?.created.millis());
@@ -142,37 +149,73 @@ impl Vault {
         Ok(())
     }
 
-    /// Destroys the erasure roots that no record names: their birth was cut short.
-    async fn destroy_stranded(&self) -> Result<(), Error> {
+    /// The newest generation, born or not: a number behind it was never given out.
+    pub(in crate::ops) async fn newest_erasure_generation(&self) -> Result<ErasureGeneration, Error> {
+        Ok(generations(&self.records).await?.last().ok_or_else(none)?.0.id)
+    }
+
+    /// The generations whose token object was made, in order.
+    async fn born_generations(&self) -> Result<Vec<Generation>, Error> {
+        let mut all = generations(&self.records).await?;
+        all.retain(|(_, stored)| stored.record.state != ErasureState::Unborn);
+        Ok(all)
+    }
+
+    /// Destroys what a birth has left that was cut short: its record names it, and says that nothing was
+    /// ever sealed under it.
+    async fn give_up_unborn_generation(&self) -> Result<(), Error> {
         // The record of a change that failed half may still come.
         self.records.settle().await?;
         self.forget_unsettled(false);
-        let records = generations(&self.records).await?;
-        let alive = |stored: &Stored<Erasure>| stored.record.state != ErasureState::Destroyed;
-        let named: Vec<RootId> = records
-            .iter()
-            .filter(|(_, stored)| alive(stored))
-            .map(|(_, stored)| stored.record.root)
-            .collect();
-        for root in self.hsm.roots(Purpose::Erasure(self.deployment())).await.map_err(not_done)? {
-            if !named.contains(&root) {
-                tracing::warn!(%root, "an erasure root of no record is destroyed: its birth was cut short");
-                self.hsm.destroy_root(root).await.map_err(not_done)?;
+        for (path, stored) in generations(&self.records).await? {
+            if stored.record.state == ErasureState::Unborn {
+                tracing::warn!(root = %stored.record.root, "an erasure root is destroyed: its birth was cut short");
+                self.hsm.destroy_root(stored.record.root).await.map_err(not_done)?;
+                let mut changes = Changes::new();
+                changes.delete(&path, stored.revision);
+                self.commit_erasure(changes, "erasure-key-abandoned", path.id).await?;
             }
         }
         Ok(())
     }
 
+    /// The erasure roots of this installation that stand on the tokens and in no record: of a store that was
+    /// restored from an older copy, or of an `init` that was cut short.
+    ///
+    /// # Errors
+    /// When a token cannot be asked, or the records cannot be read.
+    pub async fn erasure_strays(&self) -> Result<Vec<RootId>, Error> {
+        let mut roots = self.hsm.roots(Purpose::Erasure(self.deployment())).await.map_err(not_done)?;
+        let named = generations(&self.records).await?;
+        roots.retain(|root| {
+            let names = |stored: &Stored<Erasure>| {
+                stored.record.root == *root && stored.record.state != ErasureState::Destroyed
+            };
+            !named.iter().any(|(_, stored)| names(stored))
+        });
+        Ok(roots)
+    }
+
     /// Makes the next generation. It seals when it was opened from its record.
     async fn begin_replacing(&self) -> Result<(), Error> {
+        self.give_up_unborn_generation().await?;
         let all = generations(&self.records).await?;
         let (path, old) = all.last().ok_or_else(none)?;
         let next = path.id.next().ok_or_else(|| Error::Internal("erasure keys are used up".into()))?;
         tracing::info!(generation = next.get(), "erasure key: a new root is made");
-        let made = make(&*self.hsm, self.deployment(), next, ErasureState::TakingOver).await?;
+        let keep: KeepNewborn<'_> = Box::new(move |newborn| {
+            Box::pin(async move {
+                let mut changes = Changes::new();
+                changes.create(&tables::erasure(next), &unborn(newborn.id));
+                let kept = self.commit_erasure(changes, "erasure-key-birth", next).await;
+                kept.map_err(|error| error.to_string())
+            })
+        });
+        let made = make(&*self.hsm, self.deployment(), next, ErasureState::TakingOver, keep).await?;
         tracing::info!(generation = next.get(), "erasure key: the new root is recorded");
-        let mut changes = Changes::new();
-        changes.create(&tables::erasure(next), &made.record);
+        let (path_of_next, mut changes) = (tables::erasure(next), Changes::new());
+        let born = self.records.get(&path_of_next).await?.ok_or_else(|| StoreError::lost(&path_of_next))?;
+        changes.replace(&path_of_next, &made.record, born.revision);
         let retiring = Erasure { state: ErasureState::Retiring, ..old.record.clone() };
         changes.replace(path, &retiring, old.revision);
         self.commit_erasure(changes, "erasure-key-new", next).await

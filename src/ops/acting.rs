@@ -1,0 +1,39 @@
+//! On whose word the work of a call is done: it goes with each change of the store, so that the change is on
+//! record even when the call cannot make its record any more.
+
+use crate::store::Cause;
+
+/// The call whose work a task does.
+#[derive(Debug, Clone)]
+pub struct Acting {
+    /// The audit log's word for it.
+    pub operation: &'static str,
+    /// Who asked for it, when it is known.
+    pub principal: Option<String>,
+    /// The user id of who asked.
+    pub uid: u32,
+}
+
+tokio::task_local! {
+    static ACTING: Acting;
+}
+
+impl Acting {
+    /// Does the work of the call.
+    pub async fn work<T>(self, work: impl Future<Output = T>) -> T {
+        ACTING.scope(self, work).await
+    }
+
+    /// The cause of a change that is made now; the daemon itself where no call is worked on.
+    pub(super) fn cause(resource: String) -> Cause {
+        let of = |acting: &Self| Cause {
+            operation: acting.operation.to_owned(),
+            resource: resource.clone(),
+            principal: acting.principal.clone(),
+            uid: Some(acting.uid),
+        };
+        let own =
+            || Cause { operation: "own".to_owned(), resource: resource.clone(), principal: None, uid: None };
+        ACTING.try_with(of).unwrap_or_else(|_| own())
+    }
+}

@@ -17,7 +17,7 @@ pub mod once;
 pub mod restore;
 mod schedule;
 pub mod settings;
-mod unlock;
+pub mod unlock;
 
 pub use hardening::harden;
 pub use init::init;

@@ -5,7 +5,7 @@ pub mod init;
 pub mod run;
 pub mod transport;
 
-mod bond;
+pub mod bond;
 pub mod child;
 mod hardening;
 mod history;
@@ -18,7 +18,7 @@ pub mod once;
 pub mod restore;
 mod schedule;
 pub mod settings;
-mod unlock;
+pub mod unlock;
 
 pub use hardening::harden;
 pub use init::init;

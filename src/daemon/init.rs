@@ -155,7 +155,13 @@ fn quirks(settled: &[Settled]) -> Vec<String> {
     once
 }
 
-async fn write_records(
+/// Makes store, journal and audit log of an installation whose root stands on the tokens already, with
+/// their first records: root, daemon's secret, signing key, erasure key. The folder of the state is there,
+/// and has none of them.
+///
+/// # Errors
+/// [`InitError`]; what was made until then stays.
+pub async fn write_records(
     config: &Config,
     hsm: &dyn Hsm,
     deployment: DeploymentId,

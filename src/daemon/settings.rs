@@ -90,7 +90,7 @@ fn pin(file: Option<&PathBuf>, credential: Option<&String>) -> PinSource {
 }
 
 /// The audit log's settings; `create` only when an installation is made.
-pub(super) fn audit(config: &Config, create: bool) -> file::Settings {
+pub fn audit(config: &Config, create: bool) -> file::Settings {
     file::Settings {
         create,
         segment_bytes: config.audit.segment.0,
@@ -103,7 +103,7 @@ pub(super) fn audit(config: &Config, create: bool) -> file::Settings {
 ///
 /// # Errors
 /// [`RootsError`] when a root of attestations cannot be read.
-pub(super) fn vault(config: &Config, node: Node) -> Result<vault::Settings, RootsError> {
+pub fn vault(config: &Config, node: Node) -> Result<vault::Settings, RootsError> {
     Ok(vault::Settings {
         limits: config.limits.clone(),
         classes: config.class.clone(),

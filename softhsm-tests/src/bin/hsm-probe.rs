@@ -48,6 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "no-backup" => no_backup(&bench).await?,
         "retire" => retire(&bench).await?,
         "restore" => restore(&bench).await?,
+        "conformance" => conformance(&bench).await?,
         "check" => serde_json::to_value(process::check(&bench.settings()).await?)?,
         other => return Err(format!("no scenario {other}").into()),
     };
@@ -497,6 +498,14 @@ async fn restore(bench: &Bench) -> Outcome {
         "same_canary": settled.canary == root.born().canary,
         "serves": new_kek(&hsm, root.id).await.is_ok(),
     }))
+}
+
+/// The suite that the HSM in memory passes, too.
+async fn conformance(bench: &Bench) -> Outcome {
+    let settings = bench.settings_with(|hsm| hsm.probe_interval = Duration::from_millis(50));
+    let hsm = process::start(settings, None);
+    let shown = keyward_hsm_memory::conformance::suite(hsm.clone()).await;
+    Ok(json!({ "shown": shown, "shutdown": hsm.shutdown().await }))
 }
 
 /// Object files of every token in the folder.

@@ -101,6 +101,7 @@ struct Open {
     hsm: Arc<HsmGroup>,
     gate: Arc<Gate>,
     watcher: JoinHandle<()>,
+    made: Option<listen::Made>,
 }
 
 /// Checks of a configuration what can be checked without starting: principals, tokens, and the files of `[login]`.
@@ -126,7 +127,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     check_custody(config, &root)?;
     let (audit, opened) = FileLog::open(settings::audit(config, false), root.deployment)?;
     tell_opened(&opened);
-    let listener = listen::listen(&config.server)?;
+    let (listener, made) = listen::listen(&config.server)?;
     let hsm = process::start(hsm_settings, Some(root.canary.clone()));
     let (waiting, waiting_for) = watch::channel("the daemon has just started".to_owned());
     let gate = Gate::new(policy.clone(), audit.clone(), hsm.clone(), waiting_for)?;
@@ -150,7 +151,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     let watcher = tokio::spawn(watch_hsm(hsm.status(), audit.clone()));
     tokio::spawn(unlock(locked, gate.clone(), waiting, config.audit.checkpoint_interval.0));
     tokio::spawn(services::follow_health(gate.clone(), health));
-    let open = Open { _lock: lock, audit, hsm, gate, watcher };
+    let open = Open { _lock: lock, audit, hsm, gate, watcher, made };
     let served = serve_until_told(config, &open, listener, routes).await;
     stop(config, open).await?;
     served
@@ -311,7 +312,7 @@ async fn serve_until_told(
 }
 
 async fn stop(config: &Config, open: Open) -> Result<(), RunError> {
-    let Open { _lock, audit, hsm, gate, watcher } = open;
+    let Open { _lock, audit, hsm, gate, watcher, made } = open;
     gate.shut();
     if tokio::time::timeout(config.server.shutdown_grace.0, gate.idle()).await.is_err() {
         tracing::warn!("some work did not end in time; it is resumed at the next start");
@@ -326,7 +327,9 @@ async fn stop(config: &Config, open: Open) -> Result<(), RunError> {
         tracing::warn!("a call still hung in a PKCS#11 module; its process was ended");
     }
     audit.close()?;
-    listen::remove(&config.server, listen::was_passed());
+    if let Some(socket) = made {
+        socket.remove();
+    }
     tracing::info!("keywardd has stopped");
     Ok(())
 }

@@ -214,7 +214,7 @@ impl Place {
             hsm: hsm.clone(),
             kv: store.clone() as Arc<dyn Kv>,
             journal: config.journal(),
-            audit: audit.clone() as Arc<dyn AuditLog>,
+            audit: audit.clone(),
             anchor: anchor.map(|change| StoreChange { revision: change.revision, digest: change.digest }),
             root,
             secret,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keyward::access::{Authorized, Peer, Permission, Policy};
-use keyward::audit::{self, AuditLog, FileLog, Outcome, Pending};
+use keyward::audit::{self, FileLog, Outcome, Pending};
 use keyward::config::Config;
 use keyward::daemon::lock::StateLock;
 use keyward::daemon::unlock::{Locked, UnlockError};

@@ -39,6 +39,7 @@ mod recover;
 mod reseal;
 mod scan;
 mod scrub;
+mod search;
 #[cfg(test)]
 mod testing;
 mod timeline;
@@ -52,6 +53,7 @@ pub use records::{Changes, Records, Stats};
 pub use recover::{ErasureList, OpenReport, bootstrap, erasure_keys, signing_keys};
 pub use reseal::{Batch, Cursor};
 pub use scrub::Scrubbed;
+pub use search::{COMMAND as SEARCH_COMMAND, run_search_process};
 pub use sqlite::SqliteKv;
 pub use tables::{Path, Prefix, Record};
 pub use view::{Stored, View};

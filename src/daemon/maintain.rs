@@ -255,7 +255,8 @@ async fn first_records(config: &Config) -> Result<Option<(Root, SystemSecret)>, 
         match found {
             Ok(Some(found)) => return Ok(Some(found)),
             // A damaged store: the journal has both too.
-            Ok(None) | Err(StoreError::Tampered { .. } | StoreError::Kv(KvError::Damaged(_))) => {}
+            Ok(None)
+            | Err(StoreError::Tampered { .. } | StoreError::Kv(KvError::Damaged(_) | KvError::Foreign(_))) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -43,6 +43,7 @@ mod search;
 #[cfg(test)]
 mod testing;
 mod timeline;
+mod upkeep;
 mod view;
 
 pub use compact::Compacted;

@@ -47,10 +47,7 @@ impl Vault {
         Ok(Done::new(report).detail(detail))
     }
 
-    /// Begins a raw copy of all records.
-    ///
-    /// # Errors
-    /// None yet: what fails is told by the pieces.
+    /// Begins a raw copy of all records. What fails is told with its pieces.
     pub fn begin_store_copy(&self, right: &Authorized<permission::ManageStore>) -> Done<StoreCopy> {
         let () = right.resource();
         let (pieces, end) = duplex(PIECE);

@@ -25,6 +25,9 @@ const QUEUE: usize = 2;
 /// stays in the database's log.
 const STALLED: Duration = Duration::from_secs(30);
 
+/// How long a failure waits to be read.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// The pieces of a copy, as gRPC streams them.
 pub(super) type Pieces = Pin<Box<dyn Stream<Item = Result<ExportStoreResponse, Status>> + Send>>;
 
@@ -47,8 +50,8 @@ pub(super) fn export(gate: &Arc<Gate>, request: &Request<ExportStoreRequest>) ->
     let shutdown = gate.shutdown();
     gate.spawn(async move {
         if let Err(failure) = copy(opening, closing, &replies, shutdown).await {
-            // Nobody is left to tell when this fails; the record tells.
-            timeout(STALLED, replies.send(Err(failure))).await.ok();
+            // Whoever does not hear it misses the end, and knows that the file is not whole; the record tells.
+            timeout(LAST_WORD, replies.send(Err(failure))).await.ok();
         }
     });
     Box::pin(ReceiverStream::new(outbound))
@@ -93,7 +96,11 @@ async fn send_all(
             () = stopped(&mut shutdown) => return Err(Cut::Failed(Error::ShuttingDown)),
         };
         match next {
-            Some(piece) => send(replies, Message::Piece(piece)).await.map_err(Cut::Unread)?,
+            // A caller that reads slowly does not hold a stop.
+            Some(piece) => tokio::select! {
+                sent = send(replies, Message::Piece(piece)) => sent.map_err(Cut::Unread)?,
+                () = stopped(&mut shutdown) => return Err(Cut::Failed(Error::ShuttingDown)),
+            },
             None => return file.finish().await.map_err(Cut::Failed),
         }
     }

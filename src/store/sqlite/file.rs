@@ -22,6 +22,7 @@ pub(super) const BUSY: Duration = Duration::from_secs(5);
 pub(super) fn open(path: &Path, schema: &Schema) -> Result<Guarded, KvError> {
     if !path.exists() {
         refuse_orphan_log(path)?;
+        // Closed again before SQLite opens it: later a descriptor of ours would end SQLite's locks.
         files::create(path).map_err(|error| KvError::Other(format!("{}: {error}", path.display())))?;
     }
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(kv_error)?;

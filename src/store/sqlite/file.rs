@@ -230,6 +230,18 @@ mod tests {
     }
 
     #[test]
+    fn an_older_store_with_anything_foreign_is_neither_copied_nor_migrated() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = fixture(dir.path());
+        let trigger = "CREATE TRIGGER thaw AFTER INSERT ON kv BEGIN DELETE FROM kv; END";
+        Connection::open(&path).unwrap().execute_batch(trigger).unwrap();
+        let error = open(&path, &NEXT).unwrap_err();
+        assert!(matches!(&error, KvError::Foreign(what) if what == "trigger thaw on kv"), "{error}");
+        assert_eq!(columns(&path), 3);
+        assert!(!dir.path().join("store.db.format-1.bak").exists());
+    }
+
+    #[test]
     fn a_failed_migration_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = fixture(dir.path());

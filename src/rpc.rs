@@ -19,3 +19,4 @@ mod session;
 pub(crate) mod staff;
 mod status;
 mod system;
+mod upkeep;

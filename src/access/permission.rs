@@ -189,6 +189,8 @@ permissions! {
     ManageErasure(()) needs Needs::Operator;
     /// Make and list recovery exports.
     ManageBackups(()) needs Needs::Operator;
+    /// Check and copy the store.
+    ManageStore(()) needs Needs::Operator;
     /// Have staff log in to the application that calls.
     LogIn(()) needs Needs::Origin;
     /// See the keys that verify assertions.

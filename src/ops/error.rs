@@ -439,7 +439,7 @@ impl From<&StoreError> for Reason {
     fn from(error: &StoreError) -> Self {
         match error {
             full if full.is_full() => Self::StoreFull,
-            StoreError::Kv(KvError::Damaged(_)) => Self::StoreTampered,
+            StoreError::Kv(KvError::Damaged(_) | KvError::Foreign(_)) => Self::StoreTampered,
             StoreError::Tampered { .. }
             | StoreError::Incomplete { .. }
             | StoreError::NotMigrated { .. }

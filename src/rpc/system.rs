@@ -10,8 +10,12 @@ use super::call::{Gate, settled};
 use super::convert::timestamp;
 use super::proto::status::Serving;
 use super::proto::system_service_server::SystemService;
-use super::proto::{self, AcceptClockRequest, AcceptClockResponse, GetStatusRequest};
+use super::proto::{
+    self, AcceptClockRequest, AcceptClockResponse, CheckStoreRequest, ExportStoreRequest, GetStatusRequest,
+    StoreReport,
+};
 use super::status::status;
+use super::upkeep;
 use crate::access::permission::{ManageDaemon, ViewStatus};
 use crate::clock::Date;
 use crate::config::value::Role;
@@ -30,6 +34,8 @@ pub(super) struct System {
 
 #[tonic::async_trait]
 impl SystemService for System {
+    type ExportStoreStream = upkeep::Pieces;
+
     async fn get_status(
         &self,
         request: Request<GetStatusRequest>,
@@ -80,6 +86,21 @@ impl SystemService for System {
             })
         };
         self.gate.detached(work).await.map(Response::new)
+    }
+
+    async fn check_store(
+        &self,
+        request: Request<CheckStoreRequest>,
+    ) -> Result<Response<StoreReport>, Status> {
+        let call = self.gate.call(&request, "check-store", "");
+        upkeep::check(call).await.map(Response::new)
+    }
+
+    async fn export_store(
+        &self,
+        request: Request<ExportStoreRequest>,
+    ) -> Result<Response<Self::ExportStoreStream>, Status> {
+        Ok(Response::new(upkeep::export(&self.gate, &request)))
     }
 }
 

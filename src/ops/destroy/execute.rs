@@ -7,7 +7,7 @@ use crate::clock::Date;
 use crate::id::{KekVersion, KeyName, TenantId, VersionName};
 use crate::keyring::agenda::Task;
 use crate::keyring::record::{Key, Tenant, Version};
-use crate::keyring::remains::{Search, Tombstone};
+use crate::keyring::remains::{Remains, Tombstone};
 use crate::keyring::schedule::Destruction;
 use crate::ops::Error;
 use crate::ops::commit::Affects;
@@ -148,8 +148,8 @@ impl Vault {
         if let Some(name) = left.first() {
             return Err(Error::Internal(format!("{name} is destroyed, and its record is there")));
         }
-        let remains = || Search::new(tombstones.iter().map(|(_, stored)| stored.record.remains));
-        let files = self.records.scrub(remains).await?;
+        let remains: Vec<Remains> = tombstones.iter().map(|(_, stored)| stored.record.remains).collect();
+        let files = self.records.scrub(&remains).await?;
         match files.found.len() {
             0 => Ok(files),
             count => Err(Error::Internal(format!("{count} wrapped keys of {target} still stand in a file"))),

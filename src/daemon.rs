@@ -17,6 +17,7 @@ pub mod once;
 pub mod restore;
 mod schedule;
 pub mod settings;
+mod stop;
 mod unlock;
 
 pub use hardening::harden;

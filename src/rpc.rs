@@ -15,6 +15,7 @@ mod destroy;
 mod files;
 mod keys;
 mod login;
+mod reply;
 mod session;
 pub(crate) mod staff;
 mod status;

@@ -73,7 +73,11 @@ fn install(world: &World, profile: &Path, extension: &str) {
     let read = |name: &str| std::fs::read_to_string(example.join(name)).unwrap();
     let host = world.path("desk/agent-host");
     std::fs::copy(example.join("agent-host"), &host).unwrap();
-    std::fs::write(&host, read("agent-host").replace("https://crm.example.com", SITE)).unwrap();
+    let script = read("agent-host")
+        .replace("https://crm.example.com", SITE)
+        .replace("/usr/bin/keyward", &binary("keyward").display().to_string())
+        .replace("/usr/bin/pinentry", &world.path("desk/pinentry").display().to_string());
+    std::fs::write(&host, script).unwrap();
     let manifest = read("io.keyward.agent.json")
         .replace("THE-ID-OF-THE-EXTENSION", extension)
         .replace("/usr/local/libexec/keyward/agent-host", &host.display().to_string());

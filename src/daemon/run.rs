@@ -302,13 +302,14 @@ async fn serve_until_told(
     let deadline = Deadline::new(config.server.shutdown_grace.0);
     let telling = tokio::spawn(stop::tell_systemd(deadline));
     tracing::info!("keywardd stops: calls in flight are finished");
+    // Calls are refused first, so that none begins on a connection that is being closed.
+    open.gate.shut();
     tell.send_replace(true);
     let served = match early {
         Some(ended) => ended,
         None => stop::drain(&open.gate, server, &close, deadline).await,
     };
     let Open { _lock, audit, hsm, gate, watcher } = open;
-    gate.shut();
     // That the HSM goes now is no news.
     watcher.abort();
     let finished = stop::finish(&gate, &hsm, audit, deadline).await;

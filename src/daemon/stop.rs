@@ -78,8 +78,8 @@ pub(super) fn served(
     Ok(ended.map_err(std::io::Error::other)??)
 }
 
-/// Lets calls in flight finish, and ends what does not in time: streams with an error and their record, then
-/// connections. When it returns no client is connected, whatever it does.
+/// Lets calls in flight finish, after [`Gate::shut`], and ends what does not in time: streams with an error and
+/// their record, then connections. When it returns no client is connected, whatever it does.
 ///
 /// # Errors
 /// [`RunError`] when the server failed.
@@ -89,7 +89,6 @@ pub(super) async fn drain(
     close: &watch::Sender<bool>,
     deadline: Deadline,
 ) -> Result<(), RunError> {
-    gate.shut();
     if timeout_at(deadline.calls(), gate.idle()).await.is_err() {
         tracing::warn!("some calls did not end in time and are cut");
     }

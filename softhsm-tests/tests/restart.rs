@@ -1,4 +1,6 @@
 //! A start after a stop has nothing to say: what it warns of is not in order.
+// A panic is how a test fails, in helper functions too.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 

@@ -1,4 +1,6 @@
 //! An orderly stop finishes what is in flight, and ends in time whatever its clients do.
+// A panic is how a test fails, in helper functions too.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};

@@ -7,6 +7,7 @@ pub mod services;
 pub mod undecodable;
 
 mod access;
+mod answers;
 mod audit;
 mod backup;
 mod convert;
@@ -15,7 +16,6 @@ mod destroy;
 mod files;
 mod keys;
 mod login;
-mod reply;
 mod session;
 pub(crate) mod staff;
 mod status;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
+use super::answers::{self, Answers, End};
 use super::call::{Call, Gate, settled};
 use super::convert::timestamp;
 use super::proto::backup_service_server::BackupService;
@@ -14,7 +15,6 @@ use super::proto::{
     ListBackupsResponse, RecordDrillRequest, RecordDrillResponse, ReplaceErasureKeyRequest,
     create_backup_response::Message,
 };
-use super::reply::{self, Answers, End};
 use crate::access::permission::{ManageBackups, ManageErasure};
 use crate::keyring::record::ExportKind;
 use crate::ops::backup::{Backup, ExportInfo};
@@ -28,7 +28,7 @@ const QUEUE: usize = 4;
 /// destroyed meanwhile stays in the database's log.
 const STALLED: Duration = Duration::from_secs(30);
 
-type Replies = reply::Replies<CreateBackupResponse>;
+type Replies = answers::Replies<CreateBackupResponse>;
 
 /// The service.
 pub(super) struct Backups(pub(super) Arc<Gate>);
@@ -71,7 +71,7 @@ impl BackupService for Backups {
         let closing = self.0.call(&request, "create-backup-end", "");
         let request = request.into_inner();
         let work = |replies| create(opening, closing, request, replies);
-        Ok(Response::new(reply::answers(&self.0, QUEUE, work)))
+        Ok(Response::new(answers::made_by(&self.0, QUEUE, work)))
     }
 
     async fn list_backups(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
+use super::answers::{self, Answers, End, Replies};
 use super::call::{Call, Gate, settled, stopped};
 use super::convert::{required, timestamp};
 use super::proto::ceremony_service_server::CeremonyService;
@@ -13,7 +14,6 @@ use super::proto::{
     self, ApproveRequest, CancelRequest, GetCeremonyRequest, GetEscrowRequest, GetRosterRequest,
     ListCeremoniesRequest, ListCeremoniesResponse, ProposeRequest, Transcript,
 };
-use super::reply::{self, Answers, End, Replies};
 use super::status::status;
 use crate::access::permission;
 use crate::audit::{Outcome, Pending};
@@ -119,7 +119,7 @@ impl CeremonyService for CeremonyDesk {
         let name = request.into_inner().name;
         let first = settled!(call, { look(&mut call, &name).await })?;
         let gate = self.0.clone();
-        Ok(Response::new(reply::answers(&self.0, QUEUE, |seen| show_changes(gate, first, seen))))
+        Ok(Response::new(answers::made_by(&self.0, QUEUE, |seen| show_changes(gate, first, seen))))
     }
 
     async fn get_roster(

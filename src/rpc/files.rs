@@ -7,13 +7,13 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
+use super::answers::{self, Answers, End, Replies};
 use super::call::{Call, Gate, stopped};
 use super::convert;
 use super::proto::{
     DecryptStreamRequest, DecryptStreamResponse, EncryptStreamRequest, EncryptStreamResponse, StreamHeader,
     decrypt_stream_request, encrypt_stream_request,
 };
-use super::reply::{self, Answers, End, Replies};
 use crate::access::{Caller, permission};
 use crate::envelope::Header;
 use crate::id::KeyName;
@@ -30,7 +30,7 @@ pub(super) fn encrypt(
     inbound: Streaming<EncryptStreamRequest>,
 ) -> Answers<EncryptStreamResponse> {
     let pieces = Pieces::new(gate, inbound);
-    reply::answers(gate, QUEUE, |replies| encrypt_file(gate.clone(), caller, pieces, replies))
+    answers::made_by(gate, QUEUE, |replies| encrypt_file(gate.clone(), caller, pieces, replies))
 }
 
 pub(super) fn decrypt(
@@ -39,7 +39,7 @@ pub(super) fn decrypt(
     inbound: Streaming<DecryptStreamRequest>,
 ) -> Answers<DecryptStreamResponse> {
     let pieces = Pieces::new(gate, inbound);
-    reply::answers(gate, QUEUE, |replies| decrypt_file(gate.clone(), caller, pieces, replies))
+    answers::made_by(gate, QUEUE, |replies| decrypt_file(gate.clone(), caller, pieces, replies))
 }
 
 /// What the caller sends, until the daemon stops: a file that was not begun then is not begun any more, and

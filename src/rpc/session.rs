@@ -14,6 +14,7 @@ use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt, poll};
 use tonic::{Status, Streaming};
 
+use super::answers::{self, Answers, Replies};
 use super::call::{Call, Gate, stopped};
 use super::convert;
 use super::proto::crypt_session_request::Request as Asked;
@@ -22,7 +23,6 @@ use super::proto::{
     CryptSessionRequest, CryptSessionResponse, DecryptRequest, DecryptResponse, EncryptRequest,
     EncryptResponse,
 };
-use super::reply::{self, Answers, Replies};
 use super::status::{item_status, status};
 use crate::access::{Authorized, Caller, permission};
 use crate::id::KeyName;
@@ -43,8 +43,8 @@ pub(super) fn serve(
 ) -> Answers<CryptSessionResponse> {
     let session =
         Session { gate: gate.clone(), caller, open: Groups::default(), cold: FuturesUnordered::new() };
-    let answers = reply::answers(&gate, QUEUE, |replies| session.run(inbound, replies));
-    Box::pin(answers.flat_map(|group| match group {
+    let made = answers::made_by(&gate, QUEUE, |replies| session.run(inbound, replies));
+    Box::pin(made.flat_map(|group| match group {
         Ok(items) => stream::iter(items).map(Ok).left_stream(),
         Err(end) => stream::iter([Err(end)]).right_stream(),
     }))

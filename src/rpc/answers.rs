@@ -36,7 +36,7 @@ pub(super) enum End {
 }
 
 /// Runs `work` in a task. Its answers, of which `room` may wait for a slow reader, are followed by its error.
-pub(super) fn answers<T, W>(gate: &Arc<Gate>, room: usize, work: impl FnOnce(Replies<T>) -> W) -> Answers<T>
+pub(super) fn made_by<T, W>(gate: &Arc<Gate>, room: usize, work: impl FnOnce(Replies<T>) -> W) -> Answers<T>
 where
     T: Send + 'static,
     W: Future<Output = Result<(), Status>> + Send + 'static,
@@ -50,7 +50,11 @@ where
         tell.send(end).ok();
     });
     let end = stream::once(told).filter_map(|end| ready(failure(end)));
-    let answers = Box::pin(ReceiverStream::new(made).map(Ok).chain(end));
+    awaited(gate, Box::pin(ReceiverStream::new(made).map(Ok).chain(end)))
+}
+
+/// Answers that a stop waits for until the transport has taken them, or until it cuts.
+fn awaited<T: Send + 'static>(gate: &Gate, answers: Answers<T>) -> Answers<T> {
     Box::pin(Unread { answers, _token: gate.token() })
 }
 
@@ -63,7 +67,7 @@ fn failure<T>(end: Result<Result<(), Status>, oneshot::error::RecvError>) -> Opt
     }
 }
 
-/// Answers that the transport has not taken yet: a stop waits for them, until it cuts.
+/// Answers that the transport has not taken yet.
 struct Unread<T> {
     answers: Answers<T>,
     _token: TaskTrackerToken,

@@ -96,7 +96,7 @@ pub struct Server {
     pub socket: PathBuf,
     /// Its mode.
     pub socket_mode: Mode,
-    /// How long calls in flight may take to finish at shutdown.
+    /// How long a stop may take; calls in flight have three quarters of it.
     pub shutdown_grace: Span,
 }
 

@@ -18,6 +18,7 @@ pub mod once;
 pub mod restore;
 mod schedule;
 pub mod settings;
+mod stop;
 pub mod unlock;
 
 pub use hardening::harden;

@@ -7,6 +7,7 @@ pub mod services;
 pub mod undecodable;
 
 mod access;
+mod answers;
 mod audit;
 mod backup;
 mod convert;

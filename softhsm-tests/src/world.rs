@@ -287,6 +287,11 @@ pin_file = "{folder}/pin"
         crypto(&self.socket()).await
     }
 
+    /// A connection to the daemon, for clients of other services.
+    pub async fn channel(&self) -> Channel {
+        channel(&self.socket()).await
+    }
+
     /// The status of the daemon at this world's socket.
     ///
     /// # Errors

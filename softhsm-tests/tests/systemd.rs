@@ -76,3 +76,17 @@ fn nothing_is_left_to_fill_in() {
         assert!(unit.ends_with("socket") || text.contains("ExecStart=/opt/keyward/bin/keywardd "), "{unit}");
     }
 }
+
+/// A stop needs the grace once. systemd waits longer than that even where nothing asks it to.
+#[test]
+fn systemd_waits_longer_than_a_stop_takes() {
+    let unit = std::fs::read_to_string(repository().join("systemd/keywardd.service")).unwrap();
+    let waits: u64 =
+        unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap().parse().unwrap();
+    let grace = keyward::config::Server::default().shutdown_grace.0.as_secs();
+    assert!(waits >= 3 * grace + 10, "{waits} s for a grace of {grace} s");
+    assert!(
+        unit.lines().any(|line| line == "NotifyAccess=main"),
+        "a longer grace is told by the daemon itself"
+    );
+}

@@ -7,12 +7,14 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
 use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
 use super::lock::{LockError, StateLock};
+use super::stop::Deadline;
 use super::unlock::{Locked, UnlockError};
-use super::{bond, hardening, listen, logging, schedule, settings, transport};
+use super::{bond, hardening, listen, logging, schedule, settings, stop, transport};
 use crate::access::Policy;
 use crate::access::policy::PolicyError;
 use crate::audit::{self, FileLog, Outcome, Pending};
@@ -152,9 +154,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     tokio::spawn(unlock(locked, gate.clone(), waiting, config.audit.checkpoint_interval.0));
     tokio::spawn(services::follow_health(gate.clone(), health));
     let open = Open { _lock: lock, audit, hsm, gate, watcher, made };
-    let served = serve_until_told(config, &open, listener, routes).await;
-    stop(config, open).await?;
-    served
+    serve_until_told(config, open, listener, routes).await
 }
 
 /// Which daemon this is, on which boot of its machine.
@@ -274,78 +274,59 @@ fn record(audit: &Arc<FileLog>, operation: &'static str, detail: &str) -> Result
     record.finish(Outcome::Ok).map(drop)
 }
 
+/// Serves until a signal comes, and stops then.
 async fn serve_until_told(
     config: &Config,
-    open: &Open,
+    open: Open,
     listener: UnixListener,
     routes: Routes,
 ) -> Result<(), RunError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (stop, mut stopped) = watch::channel(false);
-    let incoming = transport::incoming(listener);
+    // The senders live until the end of this function.
+    let (tell, mut told) = watch::channel(false);
+    let (close, closed) = watch::channel(false);
+    let incoming =
+        transport::incoming(listener).map(move |accepted| accepted.map(|found| found.until(closed.clone())));
     let named = MapResponseLayer::new(name_undecodable);
     let server = transport::server().layer(named).add_routes(routes).serve_with_incoming_shutdown(
         incoming,
         async move {
-            // The sender lives until the end of this function.
-            stopped.wait_for(|stop| *stop).await.map(drop).ok();
+            told.wait_for(|told| *told).await.map(drop).ok();
         },
     );
-    tokio::pin!(server);
+    // A task, so that it accepts nothing more and closes what is idle while calls are waited for.
+    let mut server = tokio::spawn(server);
     notify(&[sd_notify::NotifyState::Ready]);
-    tokio::select! {
-        ended = &mut server => return Ok(ended?),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    notify(&[sd_notify::NotifyState::Stopping]);
+    let early = tokio::select! {
+        ended = &mut server => Some(stop::served(ended)),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    let deadline = Deadline::new(config.server.shutdown_grace.0);
+    let telling = tokio::spawn(stop::tell_systemd(deadline));
     tracing::info!("keywardd stops: calls in flight are finished");
+    // Calls are refused first, so that none begins on a connection that is being closed.
     open.gate.shut();
-    stop.send_replace(true);
-    match tokio::time::timeout(config.server.shutdown_grace.0, server).await {
-        Ok(ended) => Ok(ended?),
-        Err(_) => {
-            tracing::warn!("some calls did not end in time");
-            Ok(())
-        }
-    }
-}
-
-async fn stop(config: &Config, open: Open) -> Result<(), RunError> {
+    tell.send_replace(true);
+    let served = match early {
+        Some(ended) => ended,
+        None => stop::drain(&open.gate, server, &close, deadline).await,
+    };
     let Open { _lock, audit, hsm, gate, watcher, made } = open;
-    gate.shut();
-    if tokio::time::timeout(config.server.shutdown_grace.0, gate.idle()).await.is_err() {
-        tracing::warn!("some work did not end in time; it is resumed at the next start");
-    }
     // That the HSM goes now is no news.
     watcher.abort();
-    let mut last = Pending::begin(audit.clone(), None, "stop", "", 0);
-    last.detail("");
-    let stopped = last.finish(Outcome::Ok)?.await?;
-    last_checkpoint(config, &gate, stopped.sequence()).await;
-    if !hsm.shutdown().await {
-        tracing::warn!("a call still hung in a PKCS#11 module; its process was ended");
-    }
-    audit.close()?;
+    let finished = stop::finish(&gate, &hsm, audit, deadline).await;
     if let Some(socket) = made {
         socket.remove();
     }
+    telling.abort();
+    finished?;
     tracing::info!("keywardd has stopped");
-    Ok(())
-}
-
-/// Covers everything to the end; the HSM is given as long as the calls were.
-async fn last_checkpoint(config: &Config, gate: &Gate, sequence: u64) {
-    let Some(vault) = gate.vault.get() else { return };
-    match tokio::time::timeout(config.server.shutdown_grace.0, vault.checkpoint(sequence)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "the last records have no checkpoint"),
-        Err(_) => tracing::warn!("the last records have no checkpoint: the HSM did not sign in time"),
-    }
+    served
 }
 
 /// Tells systemd; without systemd there is nobody to tell.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
+pub(super) fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "cannot notify systemd");
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Status};
 
@@ -33,7 +34,8 @@ pub struct Gate {
     pub waiting_for: watch::Receiver<String>,
     next_request: AtomicU64,
     shutting_down: watch::Sender<bool>,
-    /// The tasks that work on calls, so that shutdown can wait for them.
+    cutting: watch::Sender<bool>,
+    /// Calls, the tasks that work on them, and answers that are not read yet: shutdown waits for them.
     tasks: TaskTracker,
 }
 
@@ -57,6 +59,8 @@ pub(super) struct Call {
     shown: Result<Option<Shown>, Error>,
     pending: Pending,
     request_id: u64,
+    /// Shutdown waits until this is gone: until the call has its record.
+    _working: TaskTrackerToken,
 }
 
 impl Gate {
@@ -81,6 +85,7 @@ impl Gate {
             // Random, so that ids of two runs are unlike; the low half counts.
             next_request: AtomicU64::new(u64::from_be_bytes(start) & 0xffff_ffff_0000_0000),
             shutting_down: watch::Sender::new(false),
+            cutting: watch::Sender::new(false),
             tasks: TaskTracker::new(),
         };
         Ok(Arc::new(gate))
@@ -92,7 +97,12 @@ impl Gate {
         self.tasks.close();
     }
 
-    /// Waits, after [`shut`](Self::shut), until no task works on a call.
+    /// Ends, after [`shut`](Self::shut), the streams that go on: each with its record and an error.
+    pub fn cut(&self) {
+        self.cutting.send_replace(true);
+    }
+
+    /// Waits, after [`shut`](Self::shut), until every call has its record and every stream was read.
     pub async fn idle(&self) {
         self.tasks.wait().await;
     }
@@ -100,6 +110,16 @@ impl Gate {
     /// Turns true when the daemon stops: long-lived calls then come to their end.
     pub fn shutdown(&self) -> watch::Receiver<bool> {
         self.shutting_down.subscribe()
+    }
+
+    /// Turns true when a stop waits no longer: whatever goes on then ends with an error.
+    pub(super) fn cutting(&self) -> watch::Receiver<bool> {
+        self.cutting.subscribe()
+    }
+
+    /// Something that shutdown waits for.
+    pub(super) fn token(&self) -> TaskTrackerToken {
+        self.tasks.token()
     }
 
     /// Begins a call. `resource` is what it says it is about.
@@ -121,7 +141,8 @@ impl Gate {
         let resource: String = resource.chars().take(200).collect();
         let pending =
             Pending::begin(self.audit.clone(), Some(recorded(&caller)), operation, resource, request_id);
-        Call { gate: self.clone(), caller, operation, shown: Ok(None), pending, request_id }
+        let _working = self.token();
+        Call { gate: self.clone(), caller, operation, shown: Ok(None), pending, request_id, _working }
     }
 
     /// Who is calling.

@@ -192,7 +192,7 @@ impl CryptoService for Crypto {
         request: Request<Streaming<EncryptStreamRequest>>,
     ) -> Result<Response<Self::EncryptStreamStream>, Status> {
         let caller = self.0.stream_caller(&request, "encrypt-stream").await?;
-        Ok(Response::new(files::encrypt(self.0.clone(), caller, request.into_inner())))
+        Ok(Response::new(files::encrypt(&self.0, caller, request.into_inner())))
     }
 
     async fn decrypt_stream(
@@ -200,7 +200,7 @@ impl CryptoService for Crypto {
         request: Request<Streaming<DecryptStreamRequest>>,
     ) -> Result<Response<Self::DecryptStreamStream>, Status> {
         let caller = self.0.stream_caller(&request, "decrypt-stream").await?;
-        Ok(Response::new(files::decrypt(self.0.clone(), caller, request.into_inner())))
+        Ok(Response::new(files::decrypt(&self.0, caller, request.into_inner())))
     }
 
     /// The first index of a field makes its key, so the work outlives its caller.

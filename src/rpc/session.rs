@@ -6,17 +6,15 @@
 //! to fill.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, FuturesUnordered};
-use futures_util::{FutureExt, Stream, StreamExt, poll};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use futures_util::{FutureExt, StreamExt, poll};
 use tonic::{Status, Streaming};
 
+use super::answers::{self, Answers, Replies};
 use super::call::{Call, Gate, stopped};
 use super::convert;
 use super::proto::crypt_session_request::Request as Asked;
@@ -25,7 +23,7 @@ use super::proto::{
     CryptSessionRequest, CryptSessionResponse, DecryptRequest, DecryptResponse, EncryptRequest,
     EncryptResponse,
 };
-use super::status::item_status;
+use super::status::{item_status, status};
 use crate::access::{Authorized, Caller, permission};
 use crate::id::KeyName;
 use crate::ops::crypt::{Decrypted, Encrypted, Item};
@@ -34,18 +32,22 @@ use crate::ops::{Error, Vault};
 
 /// Items that may wait for their record; beyond, the session stops reading.
 const MAX_OPEN: usize = 1024;
+/// Records whose answers may wait for a slow reader.
+const QUEUE: usize = 16;
 
 /// Serves one session in a task of its own, which records what it did even when the client is gone.
 pub(super) fn serve(
     gate: Arc<Gate>,
     caller: Caller,
     inbound: Streaming<CryptSessionRequest>,
-) -> Pin<Box<dyn Stream<Item = Result<CryptSessionResponse, Status>> + Send>> {
-    let (replies, outbound) = mpsc::channel(16);
+) -> Answers<CryptSessionResponse> {
     let session =
         Session { gate: gate.clone(), caller, open: Groups::default(), cold: FuturesUnordered::new() };
-    gate.spawn(session.run(inbound, replies));
-    Box::pin(ReceiverStream::new(outbound).flat_map(stream::iter))
+    let made = answers::made_by(&gate, QUEUE, |replies| session.run(inbound, replies));
+    Box::pin(made.flat_map(|group| match group {
+        Ok(items) => stream::iter(items).map(Ok).left_stream(),
+        Err(end) => stream::iter([Err(end)]).right_stream(),
+    }))
 }
 
 pub(super) fn encrypt_response(done: Encrypted) -> EncryptResponse {
@@ -56,7 +58,8 @@ pub(super) fn decrypt_response(done: Decrypted) -> DecryptResponse {
     DecryptResponse { plaintext: convert::secret_bytes(done.plaintext), version: done.version.get() }
 }
 
-type Replies = Vec<Result<CryptSessionResponse, Status>>;
+/// The answers to the items of some records.
+type Items = Vec<CryptSessionResponse>;
 
 struct Session {
     gate: Arc<Gate>,
@@ -87,10 +90,16 @@ struct Open<T> {
 }
 
 impl Session {
-    async fn run(mut self, mut inbound: Streaming<CryptSessionRequest>, replies: mpsc::Sender<Replies>) {
-        let mut shutdown = self.gate.shutdown();
-        let mut recording: Option<BoxFuture<'static, Replies>> = None;
-        let mut reading = true;
+    /// Works until the caller has sent everything, or the daemon stops: then what was taken is answered, and
+    /// the end says that the rest was not.
+    async fn run(
+        mut self,
+        mut inbound: Streaming<CryptSessionRequest>,
+        mut replies: Replies<Items>,
+    ) -> Result<(), Status> {
+        let (mut stop, mut cut) = (self.gate.shutdown(), self.gate.cutting());
+        let mut recording: Option<BoxFuture<'static, Items>> = None;
+        let (mut reading, mut end) = (true, Ok(()));
         while reading || recording.is_some() || !self.cold.is_empty() || self.open.count > 0 {
             if recording.is_none() && self.open.count > 0 {
                 recording = Some(self.record());
@@ -99,16 +108,24 @@ impl Session {
                 biased;
                 answers = async { recording.as_mut().expect("guarded").await }, if recording.is_some() => {
                     recording = None;
-                    // A client that is gone needs no answer; its items are recorded.
-                    reading &= replies.send(answers).await.is_ok();
+                    // A client that is gone, or too slow for a stop, gets no answer; its items are recorded.
+                    if let Err(unread) = replies.send(answers).await {
+                        (reading, end) = (false, Err(unread.status()));
+                    }
                 }
                 Some(worked) = self.cold.next(), if !self.cold.is_empty() => self.keep(worked),
+                // Before the next message, or a client that always sends would never see it.
+                () = stopped(&mut stop), if reading => {
+                    (reading, end) = (false, Err(status(&Error::ShuttingDown)));
+                }
                 message = inbound.next(), if reading && self.open.count < MAX_OPEN => {
                     reading = self.take(message, &mut inbound).await;
                 }
-                () = stopped(&mut shutdown), if reading => reading = false,
+                // Nothing was done yet for these; the end of the session says so.
+                () = stopped(&mut cut), if !self.cold.is_empty() => self.cold.clear(),
             }
         }
+        end
     }
 
     /// Works on a message and on those that are there already. Answers whether the stream goes on.
@@ -197,7 +214,7 @@ impl Session {
     }
 
     /// Closes the open records; the future answers their items when they are durable.
-    fn record(&mut self) -> BoxFuture<'static, Replies> {
+    fn record(&mut self) -> BoxFuture<'static, Items> {
         let list = self.gate.vault.get().is_some_and(|vault| vault.lists_decrypted_items());
         let groups = std::mem::take(&mut self.open);
         let encrypts = groups
@@ -227,7 +244,7 @@ fn add<T>(
 }
 
 /// Records a group and answers its items, or answers each that it could not be recorded.
-async fn settle<T>(open: Open<T>, list: bool, answer: fn(T) -> Answer) -> Replies {
+async fn settle<T>(open: Open<T>, list: bool, answer: fn(T) -> Answer) -> Items {
     let Open { call, ids, group } = open;
     let call = if group.any_done() { call.allowed_by_grant() } else { call };
     let settled = call.settle(Ok(group.done(list))).await;
@@ -237,14 +254,14 @@ async fn settle<T>(open: Open<T>, list: bool, answer: fn(T) -> Answer) -> Replie
             .zip(results)
             .map(|(id, result)| {
                 let response = result.map_or_else(|error| Answer::Error(item_status(&error)), answer);
-                Ok(CryptSessionResponse { id, response: Some(response) })
+                CryptSessionResponse { id, response: Some(response) }
             })
             .collect(),
         Err(status) => ids
             .into_iter()
             .map(|id| {
                 let response = Some(Answer::Error(super::status::as_message(&status)));
-                Ok(CryptSessionResponse { id, response })
+                CryptSessionResponse { id, response }
             })
             .collect(),
     }

@@ -19,7 +19,7 @@ pub mod value;
 
 use check::within;
 pub use class::{Class, Classes};
-pub use hsm::{Hsm, Standby};
+pub use hsm::{Confinement, Hsm, Standby};
 pub use lifecycle::{Clock, Destruction, Erasure, OldKek, Rotation};
 pub use login::Login;
 pub use principal::{Allow, Principal};
@@ -31,6 +31,9 @@ use crate::secret::SecretMemory;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The file that this was read from.
+    #[serde(skip)]
+    pub file: PathBuf,
     /// Where the daemon keeps what it must not lose.
     pub state_dir: PathBuf,
     /// Who holds the root: must say "operator" while the root is unfounded.
@@ -286,8 +289,9 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] that names the place and what was expected.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)
+        let parsed: Self = toml::from_str(text)
             .map_err(|error| ConfigError::Malformed { path: path.into(), message: error.to_string() })?;
+        let config = Self { file: path.to_owned(), ..parsed };
         config.check().map_err(|message| ConfigError::Inconsistent { path: path.into(), message })?;
         Ok(config)
     }
@@ -310,6 +314,14 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         self.server.check()?;
         self.hsm.check()?;
+        let kept = [
+            ("the state directory", self.state_dir.clone()),
+            ("the store", self.database()),
+            ("the journal", self.journal()),
+            ("the audit log", self.audit_dir()),
+            ("this configuration", self.file.clone()),
+        ];
+        self.hsm.check_reach(&kept, &self.audit_dir())?;
         self.limits.check()?;
         self.class.check()?;
         self.audit.check()?;
@@ -342,6 +354,13 @@ pin_file = "/etc/keyward/pin"
         assert_eq!(config.database(), Path::new("/var/lib/keyward/store.db"));
         assert_eq!(config.class.of(DataClass::Highest).serve_without_hsm.0, Duration::ZERO);
         assert_eq!(config.limits.plaintext.0, 1 << 20);
+        assert_eq!((config.hsm.confinement, config.hsm.allow_network), (Confinement::Required, false));
+    }
+
+    #[test]
+    fn a_token_may_lie_below_the_state() {
+        let config = parse("allow_paths = [\"/var/lib/keyward/softhsm\"]\n").unwrap();
+        assert_eq!(config.hsm.allow_paths, [Path::new("/var/lib/keyward/softhsm")]);
     }
 
     #[test]
@@ -369,6 +388,10 @@ pin_file = "/etc/keyward/pin"
                 &["line 11", "tenants/acme/keys/*"],
             ),
             ("pin_credential = \"pin\"\n", &["not both"]),
+            ("confinement = \"off\"\n", &["line 7", "required", "best-effort"]),
+            ("allow_paths = [\"tokens\"]\n", &["tokens", "absolute"]),
+            ("allow_paths = [\"/var/lib\"]\n", &["/var/lib", "the state directory /var/lib/keyward"]),
+            ("allow_paths = [\"/var/lib/keyward/audit/t\"]\n", &["in the audit log"]),
             ("[rotation]\nold_kek = \"burn\"\n", &["line 8", "keep"]),
             ("[destruction]\ndelay = \"1h\"\n", &["destruction.min_delay"]),
         ] {

@@ -62,7 +62,9 @@ impl World {
         };
         world.make_token("token");
         let config = world.default_config(&softhsm_module());
-        Self { config, ..world }
+        let mut world = Self { config, ..world };
+        world.allow("tokens");
+        world
     }
 
     /// A world without a token, for another module than SoftHSM.
@@ -171,6 +173,7 @@ operations = ["encrypt", "decrypt", "re-encrypt", "generate-data-key", "decrypt-
 [hsm]
 module = "{module}"
 token = "token"
+allow_paths = []
 pin_file = "{folder}/pin"
 "#
         )
@@ -180,6 +183,23 @@ pin_file = "{folder}/pin"
     pub fn reconfigure(&mut self, from: &str, to: &str) {
         assert!(self.config.contains(from), "{from:?} is not in the configuration");
         self.config = self.config.replace(from, to);
+    }
+
+    /// Lets the PKCS#11 module reach a folder of this world.
+    pub fn allow(&mut self, name: &str) {
+        let path = self.str(name);
+        self.reconfigure("allow_paths = [", &format!("allow_paths = [\"{path}\", "));
+    }
+
+    /// A copy of a library in this world's folder: where the project is built others may write, and a
+    /// module from there is refused.
+    pub fn own_copy(&self, library: &Path) -> String {
+        let copy = self.path(&library.file_name().expect("a file").to_string_lossy());
+        // Never over one that a process may have loaded.
+        if !copy.exists() {
+            std::fs::copy(library, &copy).expect("a copy of the library");
+        }
+        copy.display().to_string()
     }
 
     /// Makes root, store and audit log.

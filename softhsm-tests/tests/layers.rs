@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors of the house, the ground floor first.
 const FLOORS: [&[&str]; 6] = [
-    &["id", "secret", "clock", "child"],
+    &["id", "secret", "clock", "child", "modes"],
     &["envelope", "keyring", "config"],
     &["access", "hsm", "store", "audit", "token"],
     &["ops"],
@@ -26,7 +26,7 @@ const NEIGHBOURS: [(&str, &str); 6] = [
 ];
 
 /// Libraries, and the only places that may name them.
-const LIBRARIES: [(&str, &[&str]); 7] = [
+const LIBRARIES: [(&str, &[&str]); 9] = [
     ("cryptoki", &["hsm", "token/child"]),
     ("cryptoki_sys", &["hsm", "token/child"]),
     ("tonic", &["rpc", "daemon", "client"]),
@@ -34,6 +34,8 @@ const LIBRARIES: [(&str, &[&str]); 7] = [
     ("etcd_client", &["store/etcd"]),
     ("yubikey", &[]),
     ("pcsc", &[]),
+    ("landlock", &["hsm/confine"]),
+    ("seccompiler", &["hsm/confine"]),
 ];
 
 #[test]

@@ -65,6 +65,19 @@ fn the_units_are_valid() {
     assert!(!said.contains("keyward"), "systemd-analyze verify: {said}");
 }
 
+/// None of these is in a group of systemd 252: without them no library is loaded.
+#[test]
+fn the_service_may_confine_its_library() {
+    let unit = std::fs::read_to_string(repository().join("systemd/keywardd.service")).unwrap();
+    let filters = unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter="));
+    let allowed: Vec<_> =
+        filters.filter(|list| !list.starts_with('~')).flat_map(str::split_whitespace).collect();
+    for call in ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp"] {
+        assert!(allowed.contains(&call), "{call}");
+    }
+    assert!(unit.contains("\nOOMPolicy=continue\n"));
+}
+
 #[test]
 fn nothing_is_left_to_fill_in() {
     let folder = tempfile::tempdir().unwrap();

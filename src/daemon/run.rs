@@ -23,6 +23,7 @@ use crate::config::{Config, CustodyMode};
 use crate::hsm::process::{self, HsmGroup};
 use crate::hsm::{Hsm, Status};
 use crate::keyring::record::{Custody, Root};
+use crate::modes::Untrusted;
 use crate::ops::schedule::Node;
 use crate::rpc::call::Gate;
 use crate::rpc::undecodable::name_undecodable;
@@ -36,6 +37,9 @@ pub enum RunError {
     /// Another process owns the state directory.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// Others may write what everything rests on.
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     /// The principals cannot be used.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -106,17 +110,21 @@ struct Open {
     made: Option<listen::Made>,
 }
 
-/// Checks of a configuration what can be checked without starting: principals, tokens, and the files of `[login]`.
+/// Checks of a configuration what can be checked without starting: principals, tokens, the files of
+/// `[login]`, and who may write what the daemon rests on.
 ///
 /// # Errors
 /// [`RunError`] with what `run` would say, or a login.
 pub fn check(config: &Config) -> Result<(), RunError> {
     Policy::new(&config.principals)?;
     settings::hsm(config)?;
-    Ok(settings::check_login(&config.login)?)
+    settings::check_login(&config.login)?;
+    Ok(settings::check_hands(config, true)?)
 }
 
 async fn serve(config: &Config) -> Result<(), RunError> {
+    // First: not even the lock is worth anything in a folder of somebody else.
+    settings::check_hands(config, false)?;
     let lock = StateLock::take(&config.state_dir)?;
     let policy = Arc::new(Policy::new(&config.principals)?);
     let hsm_settings = settings::hsm(config)?;

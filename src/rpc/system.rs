@@ -191,6 +191,7 @@ fn slot(slot: SlotStatus) -> proto::status::Slot {
         SlotState::Foreign(_) => ("foreign", 0, String::new()),
     };
     let Objects { total, own, limit } = slot.objects.unwrap_or_default();
+    let confinement = slot.confinement.map(|confined| confined.to_string()).unwrap_or_default();
     proto::status::Slot {
         name: slot.name,
         state: state.to_owned(),
@@ -200,6 +201,7 @@ fn slot(slot: SlotStatus) -> proto::status::Slot {
         objects: total as u64,
         own_objects: own as u64,
         max_objects: limit as u64,
+        confinement,
     }
 }
 

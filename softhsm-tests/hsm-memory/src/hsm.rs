@@ -69,7 +69,7 @@ impl Hsm for MemoryHsm {
             Status::Refused { reason } => SlotState::Foreign(reason),
         };
         let (name, objects) = (self.token().info().label, self.token().with(|token| token.count()));
-        vec![SlotStatus { name, state, objects: Some(objects) }]
+        vec![SlotStatus { name, state, objects: Some(objects), confinement: None }]
     }
 
     fn figures(&self) -> Figures {

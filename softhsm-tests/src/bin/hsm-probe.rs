@@ -68,6 +68,7 @@ impl Bench {
     fn settings_with(&self, change: impl FnOnce(&mut pkcs11::Settings)) -> Settings {
         let (token, state) = (TokenSelector::label("keyward-test"), self.folder.join("state"));
         let mut hsm = pkcs11::Settings::new(MODULE.into(), token, state);
+        hsm.confinement.allow_paths.push(self.folder.join("tokens"));
         change(&mut hsm);
         let program = Program::new(binary("keyward"), vec![child::COMMAND.into()]);
         let settings = Settings::new(hsm, PinSource::File(self.folder.join("pin")), program);
@@ -257,7 +258,7 @@ async fn wrong_pin(bench: &Bench) -> Outcome {
     let first = wait(&hsm, refused).await?;
     let turned_away = words(one(&hsm, Operation::Random { len: 1 }).await);
     hsm.shutdown().await;
-    let recorded = std::fs::read_to_string(bench.folder.join("state/pin-refused"))?;
+    let recorded = std::fs::read_to_string(bench.folder.join("state/pins/refused"))?;
 
     set_token_pin("99999999")?;
     let mut again = Vec::new();
@@ -281,7 +282,7 @@ async fn wrong_pin(bench: &Bench) -> Outcome {
     std::fs::write(&pin, "99999999")?;
     wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
     hsm.shutdown().await;
-    let record = std::fs::read_to_string(bench.folder.join("state/pin-refused"))?;
+    let record = std::fs::read_to_string(bench.folder.join("state/pins/refused"))?;
     Ok(json!({
         "first": format!("{first:?}"),
         "turned_away": turned_away,

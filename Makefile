@@ -11,7 +11,7 @@ UNITDIR := $(PREFIX)/lib/systemd/system
 RENDER   = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ceremony demo-login run test bench fmt lint release install install-units uninstall clean
+.PHONY: help demo demo-ceremony demo-login run test bench bench-quick fmt lint release install install-units uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -31,8 +31,11 @@ run: ## Start a development daemon in the foreground (target/dev/keyward.sock)
 test: ## Build everything and run all tests
 	@$(SCRIPTS)/test.sh
 
-bench: ## Measure a release build (target/bench/summary.json)
-	@$(SCRIPTS)/bench.sh
+bench: ## Measure a release build (target/bench/summary.json); ARGS='--against FOLDER' compares
+	@$(SCRIPTS)/bench.sh $(ARGS)
+
+bench-quick: ## Cost of a call in two minutes (target/bench/quick.json); ARGS='--against FOLDER'
+	@$(SCRIPTS)/bench.sh --quick $(ARGS)
 
 fmt: ## Format the sources
 	cargo fmt --all

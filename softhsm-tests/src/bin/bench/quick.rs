@@ -32,7 +32,7 @@ pub(crate) struct Scale {
 }
 
 /// What `bench --quick` does.
-pub(crate) const QUICK: Scale = Scale { rounds: 7, seconds: 0.2, tenants: 20_000, cold: 64, created: 32 };
+pub(crate) const QUICK: Scale = Scale { rounds: 7, seconds: 0.25, tenants: 20_000, cold: 64, created: 32 };
 
 /// What `bench --against FOLDER` does without it.
 pub(crate) const FULL: Scale =

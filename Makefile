@@ -13,7 +13,7 @@ UNITDIR := $(PREFIX)/lib/systemd/system
 RENDER   = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ceremony demo-login run check test test-all bench fmt lint release install install-files install-units \
+.PHONY: help demo demo-ceremony demo-login run check test test-all bench bench-quick fmt lint release install install-files install-units \
     uninstall clean
 
 help: ## Show this list
@@ -40,8 +40,11 @@ test: ## Build everything and run all tests
 test-all: ## Run all tests, then the long rounds of those that have some
 	@$(SCRIPTS)/test-all.sh
 
-bench: ## Measure a release build (target/bench/summary.json)
-	@$(SCRIPTS)/bench.sh
+bench: ## Measure a release build (target/bench/summary.json); ARGS='--against FOLDER' compares
+	@$(SCRIPTS)/bench.sh $(ARGS)
+
+bench-quick: ## Cost of a call in two minutes (target/bench/quick.json); ARGS='--against FOLDER'
+	@$(SCRIPTS)/bench.sh --quick $(ARGS)
 
 fmt: ## Format the sources
 	cargo fmt --all

@@ -34,6 +34,8 @@ pub struct World {
     pub launcher: Vec<String>,
     /// The same for the command line alone, such as `nsenter`.
     pub cli_launcher: Vec<String>,
+    /// A folder whose programs are used where it has them, such as those of an older version.
+    pub programs: Option<PathBuf>,
     pub(crate) helper: Option<modules::Helper>,
 }
 
@@ -58,6 +60,7 @@ impl World {
             environment: Vec::new(),
             launcher: Vec::new(),
             cli_launcher: Vec::new(),
+            programs: None,
             helper: None,
         };
         world.make_token("token");
@@ -76,6 +79,7 @@ impl World {
             environment: Vec::new(),
             launcher: Vec::new(),
             cli_launcher: Vec::new(),
+            programs: None,
             helper: None,
         };
         world.write_secret("pin", PIN);
@@ -252,7 +256,9 @@ pin_file = "{folder}/pin"
     /// One of the project's programs, with this world's environment.
     pub fn command(&self, program: &str) -> Command {
         let own = if program == "keyward" { &self.cli_launcher[..] } else { &[] };
-        let mut words = own.iter().chain(&self.launcher).map(Into::into).chain([binary(program).into()]);
+        let other = self.programs.as_ref().map(|folder| folder.join(program)).filter(|path| path.is_file());
+        let program = other.unwrap_or_else(|| binary(program));
+        let mut words = own.iter().chain(&self.launcher).map(Into::into).chain([program.into()]);
         let mut command = Command::new(words.next().unwrap_or_else(OsString::new));
         command
             .args(words)

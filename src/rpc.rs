@@ -1,20 +1,23 @@
 //! The API: the only place that knows generated types and gRPC statuses.
 
+pub mod admission;
 pub mod call;
 pub mod ceremonies;
 pub mod proto;
 pub mod services;
-pub mod undecodable;
+pub mod tally;
 
 mod access;
 mod audit;
 mod backup;
+mod batch;
 mod convert;
 mod crypto;
 mod destroy;
 mod files;
 mod keys;
 mod login;
+mod reply;
 mod session;
 pub(crate) mod staff;
 mod status;

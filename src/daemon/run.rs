@@ -1,5 +1,6 @@
 //! The daemon from start to stop.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
-use tower::util::MapResponseLayer;
 
+use super::admission::Door;
 use super::lock::{LockError, StateLock};
 use super::unlock::{Locked, UnlockError};
 use super::{hardening, listen, logging, schedule, settings, transport};
@@ -22,8 +23,8 @@ use crate::hsm::process::{self, HsmGroup};
 use crate::hsm::{Hsm, Status};
 use crate::keyring::record::{Custody, Root};
 use crate::ops::schedule::Node;
+use crate::rpc::admission::AdmissionLayer;
 use crate::rpc::call::Gate;
-use crate::rpc::undecodable::name_undecodable;
 use crate::rpc::{ceremonies, services};
 use crate::store::kv::KvError;
 use crate::store::{self, Records, Refusal, SqliteKv, StoreChange, StoreError};
@@ -104,18 +105,35 @@ struct Open {
 }
 
 /// Checks of a configuration what can be checked without starting: principals, tokens, and the files of `[login]`.
+/// Answers what is no fault and still worth a word.
 ///
 /// # Errors
 /// [`RunError`] with what `run` would say, or a login.
-pub fn check(config: &Config) -> Result<(), RunError> {
-    Policy::new(&config.principals)?;
+pub fn check(config: &Config) -> Result<Vec<String>, RunError> {
+    // Whoever checks may be another user than the daemon, whose the state is; before there is any, nobody knows.
+    let daemon = std::fs::metadata(&config.state_dir).map(|state| state.uid()).ok();
+    let mut warnings = Policy::new(&config.principals, own_user(config, daemon))?.warnings();
+    warnings.extend(config.server.allow_own_user.then(|| OWN_USER_ALLOWED.to_owned()));
     settings::hsm(config)?;
-    Ok(settings::check_login(&config.login)?)
+    settings::check_login(&config.login)?;
+    Ok(warnings)
+}
+
+/// What is to be said of `server.allow_own_user`.
+const OWN_USER_ALLOWED: &str = "server.allow_own_user: whatever runs as the daemon's user, the PKCS#11 library too, may call as a principal";
+
+/// The daemon's user, where that is no principal.
+fn own_user(config: &Config, daemon: Option<u32>) -> Option<u32> {
+    daemon.filter(|_| !config.server.allow_own_user)
 }
 
 async fn serve(config: &Config) -> Result<(), RunError> {
     let lock = StateLock::take(&config.state_dir)?;
-    let policy = Arc::new(Policy::new(&config.principals)?);
+    let daemon = rustix::process::geteuid().as_raw();
+    let policy = Arc::new(Policy::new(&config.principals, own_user(config, Some(daemon)))?);
+    for warning in policy.warnings() {
+        tracing::warn!("{warning}");
+    }
     let hsm_settings = settings::hsm(config)?;
     let vault_settings = settings::vault(config, node(&lock)?)?;
     if !config.database().exists() {
@@ -130,6 +148,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     let hsm = process::start(hsm_settings, Some(root.canary.clone()));
     let (waiting, waiting_for) = watch::channel("the daemon has just started".to_owned());
     let gate = Gate::new(policy.clone(), audit.clone(), hsm.clone(), waiting_for)?;
+    gate.turned_away.keep();
     let (routes, health) = services::services(&gate, &config.limits)
         .map_err(|error| RunError::Descriptors(error.to_string()))?;
     services::report_health(&health, false).await;
@@ -279,9 +298,9 @@ async fn serve_until_told(
 ) -> Result<(), RunError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (stop, mut stopped) = watch::channel(false);
-    let incoming = transport::incoming(listener);
-    let named = MapResponseLayer::new(name_undecodable);
-    let server = transport::server().layer(named).add_routes(routes).serve_with_incoming_shutdown(
+    let incoming = Door::new(open.gate.clone(), &config.server).incoming(listener);
+    let admission = AdmissionLayer::new(open.gate.clone(), &config.limits);
+    let server = transport::server().layer(admission).add_routes(routes).serve_with_incoming_shutdown(
         incoming,
         async move {
             // The sender lives until the end of this function.
@@ -316,6 +335,7 @@ async fn stop(config: &Config, open: Open) -> Result<(), RunError> {
     }
     // That the HSM goes now is no news.
     watcher.abort();
+    gate.turned_away.write().await;
     let mut last = Pending::begin(audit.clone(), None, "stop", "", 0);
     last.detail("");
     let stopped = last.finish(Outcome::Ok)?.await?;

@@ -4,19 +4,25 @@
 //! audit record was being written becomes the next record (one for each key and
 //! operation), and is answered when that is durable. Nothing waits for a record
 //! to fill.
+//!
+//! A client that does not read its answers has the session stop reading, and
+//! after a minute end: there are never more than four groups of answers, each of
+//! at most [`GROUP`] bytes and one item, and all of them count against what the
+//! connection and the principal may have in flight.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, FuturesUnordered};
-use futures_util::{FutureExt, Stream, StreamExt, poll};
-use tokio::sync::mpsc;
+use futures_util::{FutureExt, StreamExt, poll};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::admission::transport_error;
 use super::call::{Call, Gate, stopped};
 use super::convert;
 use super::proto::crypt_session_request::Request as Asked;
@@ -25,27 +31,46 @@ use super::proto::{
     CryptSessionRequest, CryptSessionResponse, DecryptRequest, DecryptResponse, EncryptRequest,
     EncryptResponse,
 };
+use super::reply::{self, STALLED};
 use super::status::item_status;
+use crate::access::meter::Part;
 use crate::access::{Authorized, Caller, permission};
 use crate::id::KeyName;
 use crate::ops::crypt::{Decrypted, Encrypted, Item};
 use crate::ops::group::Group;
-use crate::ops::{Error, Vault};
+use crate::ops::{Done, Error, Vault};
 
 /// Items that may wait for their record; beyond, the session stops reading.
 const MAX_OPEN: usize = 1024;
+/// Bytes of the items that may wait for their record.
+const GROUP: usize = 4 << 20;
+/// Groups of answers that may wait for a slow reader, beside the one that is being read.
+const QUEUE: usize = 1;
 
 /// Serves one session in a task of its own, which records what it did even when the client is gone.
 pub(super) fn serve(
     gate: Arc<Gate>,
     caller: Caller,
+    held: Part,
     inbound: Streaming<CryptSessionRequest>,
-) -> Pin<Box<dyn Stream<Item = Result<CryptSessionResponse, Status>> + Send>> {
-    let (replies, outbound) = mpsc::channel(16);
-    let session =
-        Session { gate: gate.clone(), caller, open: Groups::default(), cold: FuturesUnordered::new() };
-    gate.spawn(session.run(inbound, replies));
-    Box::pin(ReceiverStream::new(outbound).flat_map(stream::iter))
+) -> reply::Replies<CryptSessionResponse> {
+    let (replies, outbound) = mpsc::channel(QUEUE);
+    let session = Session {
+        gate: gate.clone(),
+        caller,
+        open: Groups::default(),
+        cold: FuturesUnordered::new(),
+        held,
+        bytes: 0,
+        worked: false,
+    };
+    let (ended, end) = oneshot::channel();
+    gate.spawn(async move {
+        let outcome = session.run(inbound, replies).await;
+        // A client that is gone need not know how it ended.
+        ended.send(outcome).ok();
+    });
+    reply::ending(ReceiverStream::new(outbound).flat_map(stream::iter), end)
 }
 
 pub(super) fn encrypt_response(done: Encrypted) -> EncryptResponse {
@@ -58,12 +83,45 @@ pub(super) fn decrypt_response(done: Decrypted) -> DecryptResponse {
 
 type Replies = Vec<Result<CryptSessionResponse, Status>>;
 
+/// A group of answers, and what they hold until the transport has taken the last of them.
+struct Answers {
+    replies: std::vec::IntoIter<Result<CryptSessionResponse, Status>>,
+    _held: Part,
+}
+
+impl Answers {
+    fn new(replies: Replies, held: Part) -> Self {
+        Self { replies: replies.into_iter(), _held: held }
+    }
+}
+
+impl Iterator for Answers {
+    type Item = Result<CryptSessionResponse, Status>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.replies.next()
+    }
+}
+
 struct Session {
     gate: Arc<Gate>,
     caller: Caller,
     open: Groups,
     /// Items that wait for a key to be opened.
-    cold: FuturesUnordered<BoxFuture<'static, Worked>>,
+    cold: FuturesUnordered<BoxFuture<'static, (usize, Worked)>>,
+    /// What the items hold that are not being recorded yet, and how many bytes those are.
+    held: Part,
+    bytes: usize,
+    /// Whether there was any item, so that a record tells of this session.
+    worked: bool,
+}
+
+/// Why a session ended.
+enum End {
+    /// The client has sent all, or is gone, or the daemon stops.
+    Usual,
+    /// With an error that the client is told.
+    Failed(Error),
 }
 
 /// One item that was worked on.
@@ -72,12 +130,28 @@ enum Worked {
     Decrypted { id: u64, name: Arc<str>, outcome: Result<Item<Decrypted>, Error> },
 }
 
+impl Worked {
+    /// An item that is refused before any work on it.
+    fn refused(id: u64, asked: Option<&Asked>, error: Error) -> Self {
+        match asked {
+            Some(Asked::Encrypt(message)) => {
+                Self::Encrypted { id, name: message.name.as_str().into(), outcome: Err(error) }
+            }
+            Some(Asked::Decrypt(message)) => {
+                Self::Decrypted { id, name: message.name.as_str().into(), outcome: Err(error) }
+            }
+            None => Self::Encrypted { id, name: "".into(), outcome: Err(error) },
+        }
+    }
+}
+
 /// What waits for its record, by key.
 #[derive(Default)]
 struct Groups {
     encrypts: HashMap<Arc<str>, Open<Encrypted>>,
     decrypts: HashMap<Arc<str>, Open<Decrypted>>,
     count: usize,
+    bytes: usize,
 }
 
 struct Open<T> {
@@ -87,11 +161,15 @@ struct Open<T> {
 }
 
 impl Session {
-    async fn run(mut self, mut inbound: Streaming<CryptSessionRequest>, replies: mpsc::Sender<Replies>) {
+    async fn run(
+        mut self,
+        mut inbound: Streaming<CryptSessionRequest>,
+        replies: mpsc::Sender<Answers>,
+    ) -> Result<(), Status> {
         let mut shutdown = self.gate.shutdown();
-        let mut recording: Option<BoxFuture<'static, Replies>> = None;
-        let mut reading = true;
-        while reading || recording.is_some() || !self.cold.is_empty() || self.open.count > 0 {
+        let mut recording: Option<BoxFuture<'static, Answers>> = None;
+        let mut end = None;
+        while end.is_none() || recording.is_some() || !self.cold.is_empty() || self.open.count > 0 {
             if recording.is_none() && self.open.count > 0 {
                 recording = Some(self.record());
             }
@@ -99,50 +177,76 @@ impl Session {
                 biased;
                 answers = async { recording.as_mut().expect("guarded").await }, if recording.is_some() => {
                     recording = None;
-                    // A client that is gone needs no answer; its items are recorded.
-                    reading &= replies.send(answers).await.is_ok();
+                    if let Err(ended) = send(&replies, answers).await {
+                        end = end.or(Some(ended));
+                    }
                 }
-                Some(worked) = self.cold.next(), if !self.cold.is_empty() => self.keep(worked),
-                message = inbound.next(), if reading && self.open.count < MAX_OPEN => {
-                    reading = self.take(message, &mut inbound).await;
+                Some((bytes, worked)) = self.cold.next(), if !self.cold.is_empty() => self.keep(bytes, worked),
+                message = inbound.next(), if end.is_none() && self.has_room() => {
+                    end = self.take(message, &mut inbound).await;
                 }
-                () = stopped(&mut shutdown), if reading => reading = false,
+                () = stopped(&mut shutdown), if end.is_none() => end = Some(End::Usual),
             }
         }
+        self.end(end.unwrap_or(End::Usual)).await
     }
 
-    /// Works on a message and on those that are there already. Answers whether the stream goes on.
+    /// Leaves a record of a session that no other record tells of, or whose end is an error.
+    async fn end(self, end: End) -> Result<(), Status> {
+        let outcome = match end {
+            End::Usual if self.worked => return Ok(()),
+            End::Usual => Ok(Done::new(())),
+            End::Failed(error) => Err(error),
+        };
+        self.gate.call_by(self.caller, "session-end", "").settle(outcome).await
+    }
+
+    /// Whether another item may be worked on before the next record.
+    fn has_room(&self) -> bool {
+        self.open.count + self.cold.len() < MAX_OPEN && self.bytes < GROUP
+    }
+
+    /// Works on a message and on those that are there already. Answers why the stream ended, if it did.
     async fn take(
         &mut self,
         mut message: Option<Result<CryptSessionRequest, Status>>,
         inbound: &mut Streaming<CryptSessionRequest>,
-    ) -> bool {
+    ) -> Option<End> {
         loop {
-            let Some(Ok(request)) = message else { return false };
-            self.work_on(request).await;
-            if self.open.count >= MAX_OPEN {
-                return true;
+            match message {
+                Some(Ok(request)) => self.work_on(request).await,
+                Some(Err(refused)) => return Some(End::Failed(transport_error(&refused))),
+                None => return Some(End::Usual),
+            }
+            if !self.has_room() {
+                return None;
             }
             match inbound.next().now_or_never() {
                 Some(next) => message = next,
-                None => return true,
+                None => return None,
             }
         }
     }
 
     async fn work_on(&mut self, request: CryptSessionRequest) {
         let id = request.id;
+        self.worked = true;
+        let bytes = ITEM + payload(request.request.as_ref());
+        if !self.held.hold(self.bytes + bytes) {
+            return self.keep(0, Worked::refused(id, request.request.as_ref(), Error::TooMuchInFlight));
+        }
+        self.bytes += bytes;
         let mut work = match request.request {
             Some(Asked::Encrypt(message)) => self.encrypt(id, message),
             Some(Asked::Decrypt(message)) => self.decrypt(id, message),
             None => {
-                let outcome = Err(Error::Argument("request is missing: expected encrypt or decrypt".into()));
-                return self.keep(Worked::Encrypted { id, name: Arc::from(""), outcome });
+                let error = Error::Argument("request is missing: expected encrypt or decrypt".into());
+                return self.keep(bytes, Worked::refused(id, None, error));
             }
         };
         match poll!(&mut work) {
-            Poll::Ready(worked) => self.keep(worked),
-            Poll::Pending => self.cold.push(work),
+            Poll::Ready(worked) => self.keep(bytes, worked),
+            Poll::Pending => self.cold.push(Box::pin(async move { (bytes, work.await) })),
         }
     }
 
@@ -181,8 +285,9 @@ impl Session {
     }
 
     /// Puts an item into the open record of its key and operation.
-    fn keep(&mut self, worked: Worked) {
+    fn keep(&mut self, bytes: usize, worked: Worked) {
         self.open.count += 1;
+        self.open.bytes += bytes;
         let (gate, caller) = (&self.gate, &self.caller);
         match worked {
             Worked::Encrypted { id, name, outcome } => {
@@ -197,7 +302,10 @@ impl Session {
     }
 
     /// Closes the open records; the future answers their items when they are durable.
-    fn record(&mut self) -> BoxFuture<'static, Replies> {
+    fn record(&mut self) -> BoxFuture<'static, Answers> {
+        let held = self.held.split(self.open.bytes);
+        // Items that wait for their key go on counting.
+        self.bytes -= self.open.bytes;
         let list = self.gate.vault.get().is_some_and(|vault| vault.lists_decrypted_items());
         let groups = std::mem::take(&mut self.open);
         let encrypts = groups
@@ -209,7 +317,28 @@ impl Session {
             .into_values()
             .map(|open| settle(open, list, |done| Answer::Decrypt(decrypt_response(done))).boxed());
         let all = encrypts.chain(decrypts).collect::<Vec<_>>();
-        Box::pin(async move { join_all(all).await.into_iter().flatten().collect() })
+        Box::pin(async move { Answers::new(join_all(all).await.into_iter().flatten().collect(), held) })
+    }
+}
+
+/// What an item holds beside its payload.
+const ITEM: usize = 256;
+
+fn payload(asked: Option<&Asked>) -> usize {
+    match asked {
+        Some(Asked::Encrypt(message)) => message.plaintext.len(),
+        Some(Asked::Decrypt(message)) => message.ciphertext.len(),
+        None => 0,
+    }
+}
+
+/// Hands answers to the client. One that is gone needs none, and its items are recorded; one that
+/// does not read holds them up.
+async fn send(replies: &mpsc::Sender<Answers>, answers: Answers) -> Result<(), End> {
+    match timeout(STALLED, replies.send(answers)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(End::Usual),
+        Err(_) => Err(End::Failed(Error::Stalled(STALLED))),
     }
 }
 

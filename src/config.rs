@@ -22,7 +22,7 @@ pub use class::{Class, Classes};
 pub use hsm::{Confinement, Hsm, Standby};
 pub use lifecycle::{Clock, Destruction, Erasure, OldKek, Rotation};
 pub use login::Login;
-pub use principal::{Allow, Principal};
+pub use principal::{Allow, NOBODY, OWN_USER, Principal};
 use value::{Bytes, Mode, Span};
 
 use crate::secret::SecretMemory;
@@ -101,6 +101,12 @@ pub struct Server {
     pub socket_mode: Mode,
     /// How long a stop may take; calls in flight have three quarters of it.
     pub shutdown_grace: Span,
+    /// Most connections in all; fewer where the limit of open files demands it.
+    pub max_connections: usize,
+    /// Most connections of one user.
+    pub max_connections_per_uid: usize,
+    /// Whether the daemon's own user may be a principal: for trying it out as one user.
+    pub allow_own_user: bool,
 }
 
 impl Default for Server {
@@ -109,12 +115,17 @@ impl Default for Server {
             socket: "/run/keyward/keyward.sock".into(),
             socket_mode: Mode(0o660),
             shutdown_grace: Span(Duration::from_secs(20)),
+            max_connections: 4096,
+            max_connections_per_uid: 256,
+            allow_own_user: false,
         }
     }
 }
 
 impl Server {
     fn check(&self) -> Result<(), String> {
+        within("server.max_connections", self.max_connections, 16..=1_000_000)?;
+        within("server.max_connections_per_uid", self.max_connections_per_uid, 1..=self.max_connections)?;
         match self.socket.as_os_str().len() {
             0..=107 => Ok(()),
             bytes => Err(format!("server.socket has {bytes} bytes; a Unix socket path has at most 107")),
@@ -227,11 +238,22 @@ pub struct Limits {
     pub batch: Bytes,
     /// Named keys whose data keys are kept open.
     pub open_keys: usize,
+    /// What the calls of one connection may have in flight; a message of the largest size always fits.
+    pub in_flight_per_connection: Bytes,
+    /// What the calls of one principal may have in flight, on all its connections.
+    pub in_flight_per_principal: Bytes,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { plaintext: Bytes(1 << 20), batch_items: 1000, batch: Bytes(4 << 20), open_keys: 10_000 }
+        Self {
+            plaintext: Bytes(1 << 20),
+            batch_items: 1000,
+            batch: Bytes(4 << 20),
+            open_keys: 10_000,
+            in_flight_per_connection: Bytes(32 << 20),
+            in_flight_per_principal: Bytes(128 << 20),
+        }
     }
 }
 
@@ -240,7 +262,10 @@ impl Limits {
         within("limits.plaintext", self.plaintext.0, 1..=64 << 20)?;
         within("limits.batch", self.batch.0, 1..=256 << 20)?;
         within("limits.batch_items", self.batch_items, 1..=100_000)?;
-        within("limits.open_keys", self.open_keys, 1..=10_000_000)
+        within("limits.open_keys", self.open_keys, 1..=10_000_000)?;
+        let (one, all) = (self.in_flight_per_connection.0, self.in_flight_per_principal.0);
+        within("limits.in_flight_per_connection", one, 1 << 20..=1 << 40)?;
+        within("limits.in_flight_per_principal", all, one..=1 << 40)
     }
 }
 
@@ -387,6 +412,14 @@ pin_file = "/etc/keyward/pin"
                 "[[principal]]\nname=\"a\"\nrole=\"application\"\nusers=[0]\nallow=[{keys=[\"tenants/*\"],operations=[]}]\n",
                 &["line 11", "tenants/acme/keys/*"],
             ),
+            ("[[principal]]\nname=\"a\"\nrole=\"operator\"\nusers=[65534]\n", &["principal a", "65534"]),
+            (
+                "[[principal]]\nname=\"a\"\nrole=\"operator\"\ngroups=[4294967295]\n",
+                &["principal a", "nobody's"],
+            ),
+            ("[[principal]]\nname=\"keywardd\"\nrole=\"operator\"\nusers=[0]\n", &["keywardd", "daemon"]),
+            ("[server]\nmax_connections_per_uid = 5000\n", &["max_connections_per_uid is 5000", "1 to 4096"]),
+            ("[limits]\nin_flight_per_principal = \"2MiB\"\n", &["in_flight_per_principal"]),
             ("pin_credential = \"pin\"\n", &["not both"]),
             ("confinement = \"off\"\n", &["line 7", "required", "best-effort"]),
             ("allow_paths = [\"tokens\"]\n", &["tokens", "absolute"]),

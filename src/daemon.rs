@@ -1,5 +1,6 @@
 //! Wiring: start, listen, serve, stop.
 
+mod admission;
 pub mod backup;
 pub mod init;
 pub mod run;

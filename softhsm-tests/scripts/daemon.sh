@@ -26,6 +26,8 @@ custody = "operator"
 [server]
 socket = "$3"
 socket_mode = "0600"
+# One user is everybody here.
+allow_own_user = true
 
 [log]
 format = "text"

@@ -157,6 +157,7 @@ custody = "operator"
 socket = "{folder}/s"
 socket_mode = "0600"
 shutdown_grace = "10s"
+allow_own_user = true
 
 [log]
 level = "info"

@@ -1,5 +1,6 @@
 //! The daemon from start to stop.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,9 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_stream::StreamExt;
 use tonic::service::Routes;
-use tower::util::MapResponseLayer;
 
+use super::admission::Door;
 use super::lock::{LockError, StateLock};
 use super::stop::Deadline;
 use super::unlock::{Locked, UnlockError};
@@ -25,8 +25,8 @@ use crate::hsm::{Hsm, Status};
 use crate::keyring::record::{Custody, Root};
 use crate::modes::Untrusted;
 use crate::ops::schedule::Node;
+use crate::rpc::admission::AdmissionLayer;
 use crate::rpc::call::Gate;
-use crate::rpc::undecodable::name_undecodable;
 use crate::rpc::{ceremonies, services};
 use crate::store::kv::KvError;
 use crate::store::{self, Records, Refusal, SqliteKv, StoreChange, StoreError};
@@ -111,22 +111,38 @@ struct Open {
 }
 
 /// Checks of a configuration what can be checked without starting: principals, tokens, the files of
-/// `[login]`, and who may write what the daemon rests on.
+/// `[login]`, and who may write what the daemon rests on. Answers what is no fault and still worth a word.
 ///
 /// # Errors
 /// [`RunError`] with what `run` would say, or a login.
-pub fn check(config: &Config) -> Result<(), RunError> {
-    Policy::new(&config.principals)?;
+pub fn check(config: &Config) -> Result<Vec<String>, RunError> {
+    // Whoever checks may be another user than the daemon, whose the state is; before there is any, nobody knows.
+    let daemon = std::fs::metadata(&config.state_dir).map(|state| state.uid()).ok();
+    let mut warnings = Policy::new(&config.principals, own_user(config, daemon))?.warnings();
+    warnings.extend(config.server.allow_own_user.then(|| OWN_USER_ALLOWED.to_owned()));
     settings::hsm(config)?;
     settings::check_login(&config.login)?;
-    Ok(settings::check_hands(config, true)?)
+    settings::check_hands(config, true)?;
+    Ok(warnings)
+}
+
+/// What is to be said of `server.allow_own_user`.
+const OWN_USER_ALLOWED: &str = "server.allow_own_user: whatever runs as the daemon's user, the PKCS#11 library too, may call as a principal";
+
+/// The daemon's user, where that is no principal.
+fn own_user(config: &Config, daemon: Option<u32>) -> Option<u32> {
+    daemon.filter(|_| !config.server.allow_own_user)
 }
 
 async fn serve(config: &Config) -> Result<(), RunError> {
     // First: not even the lock is worth anything in a folder of somebody else.
     settings::check_hands(config, false)?;
     let lock = StateLock::take(&config.state_dir)?;
-    let policy = Arc::new(Policy::new(&config.principals)?);
+    let daemon = rustix::process::geteuid().as_raw();
+    let policy = Arc::new(Policy::new(&config.principals, own_user(config, Some(daemon)))?);
+    for warning in policy.warnings() {
+        tracing::warn!("{warning}");
+    }
     let hsm_settings = settings::hsm(config)?;
     let vault_settings = settings::vault(config, node(&lock)?)?;
     if !config.database().exists() {
@@ -141,6 +157,7 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     let hsm = process::start(hsm_settings, Some(root.canary.clone()));
     let (waiting, waiting_for) = watch::channel("the daemon has just started".to_owned());
     let gate = Gate::new(policy.clone(), audit.clone(), hsm.clone(), waiting_for)?;
+    gate.turned_away.keep();
     let (routes, health) = services::services(&gate, &config.limits)
         .map_err(|error| RunError::Descriptors(error.to_string()))?;
     services::report_health(&health, false).await;
@@ -293,10 +310,9 @@ async fn serve_until_told(
     // The senders live until the end of this function.
     let (tell, mut told) = watch::channel(false);
     let (close, closed) = watch::channel(false);
-    let incoming =
-        transport::incoming(listener).map(move |accepted| accepted.map(|found| found.until(closed.clone())));
-    let named = MapResponseLayer::new(name_undecodable);
-    let server = transport::server().layer(named).add_routes(routes).serve_with_incoming_shutdown(
+    let incoming = Door::new(open.gate.clone(), &config.server, closed).incoming(listener);
+    let admission = AdmissionLayer::new(open.gate.clone(), &config.limits);
+    let server = transport::server().layer(admission).add_routes(routes).serve_with_incoming_shutdown(
         incoming,
         async move {
             told.wait_for(|told| *told).await.map(drop).ok();

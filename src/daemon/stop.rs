@@ -117,6 +117,10 @@ pub(super) async fn finish(
     audit: Arc<FileLog>,
     deadline: Deadline,
 ) -> Result<(), AuditError> {
+    // Who was turned away in the last second.
+    if timeout_at(deadline.records(), gate.turned_away.write()).await.is_err() {
+        tracing::warn!("the last callers who were turned away are not on record");
+    }
     let stopped = last_record(&audit, deadline).await;
     if let Ok(stopped) = &stopped {
         last_checkpoint(gate, stopped.sequence(), deadline).await;

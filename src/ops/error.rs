@@ -55,6 +55,32 @@ pub enum Error {
         /// The option that says so.
         option: &'static str,
     },
+    /// A batch has more parts than it may, counted before anything is made of them.
+    #[error("{what} has more than {limit} {unit} (limits.{option} in the configuration)")]
+    TooMany {
+        /// What has.
+        what: &'static str,
+        /// Of what.
+        unit: &'static str,
+        /// How many it may have.
+        limit: usize,
+        /// The option that says so.
+        option: &'static str,
+    },
+    /// A message is longer than its method takes, or has more parts.
+    #[error("the request is too large: {0}")]
+    MessageTooLarge(String),
+    /// The calls of a connection or principal hold all the bytes that they may.
+    #[error(
+        "the calls of this connection or principal hold all the bytes that they may (limits.in_flight_per_connection, limits.in_flight_per_principal in the configuration); let some end first"
+    )]
+    TooMuchInFlight,
+    /// A caller did not read its answers.
+    #[error("the answers were not read for {} seconds", .0.as_secs())]
+    Stalled(Duration),
+    /// The API has no such method.
+    #[error("the daemon has no such method; its version may be another than the caller's")]
+    NoMethod,
     /// There is no such tenant.
     #[error("{0} does not exist")]
     NoTenant(TenantName),
@@ -215,11 +241,13 @@ pub enum Error {
 pub enum Reason {
     AdministratorRequired,
     AlreadyExists,
+    AmbiguousCaller,
     ApprovalRefused,
     ArgumentInvalid,
     AssertionRefused,
     AuditTampered,
     AuditUnavailable,
+    CallerStalled,
     CeremonyRequired,
     CiphertextMalformed,
     CiphertextRefused,
@@ -237,6 +265,7 @@ pub enum Reason {
     KeyExhausted,
     LoginFailed,
     LoginLimit,
+    MethodUnknown,
     NameInvalid,
     NotAllowed,
     NotFound,
@@ -251,6 +280,7 @@ pub enum Reason {
     StoreTampered,
     StoreUnavailable,
     TooLarge,
+    TooMuchInFlight,
     UnknownCaller,
     VersionDisabled,
     VersionTooOld,
@@ -258,14 +288,16 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 45] = [
         Self::AdministratorRequired,
         Self::AlreadyExists,
+        Self::AmbiguousCaller,
         Self::ApprovalRefused,
         Self::ArgumentInvalid,
         Self::AssertionRefused,
         Self::AuditTampered,
         Self::AuditUnavailable,
+        Self::CallerStalled,
         Self::CeremonyRequired,
         Self::CiphertextMalformed,
         Self::CiphertextRefused,
@@ -283,6 +315,7 @@ impl Reason {
         Self::KeyExhausted,
         Self::LoginFailed,
         Self::LoginLimit,
+        Self::MethodUnknown,
         Self::NameInvalid,
         Self::NotAllowed,
         Self::NotFound,
@@ -297,6 +330,7 @@ impl Reason {
         Self::StoreTampered,
         Self::StoreUnavailable,
         Self::TooLarge,
+        Self::TooMuchInFlight,
         Self::UnknownCaller,
         Self::VersionDisabled,
         Self::VersionTooOld,
@@ -307,11 +341,13 @@ impl Reason {
         match self {
             Self::AdministratorRequired => "ADMINISTRATOR_REQUIRED",
             Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::AmbiguousCaller => "AMBIGUOUS_CALLER",
             Self::ApprovalRefused => "APPROVAL_REFUSED",
             Self::ArgumentInvalid => "ARGUMENT_INVALID",
             Self::AssertionRefused => "ASSERTION_REFUSED",
             Self::AuditTampered => "AUDIT_TAMPERED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
+            Self::CallerStalled => "CALLER_STALLED",
             Self::CeremonyRequired => "CEREMONY_REQUIRED",
             Self::CiphertextMalformed => "CIPHERTEXT_MALFORMED",
             Self::CiphertextRefused => "CIPHERTEXT_REFUSED",
@@ -329,6 +365,7 @@ impl Reason {
             Self::KeyExhausted => "KEY_EXHAUSTED",
             Self::LoginFailed => "LOGIN_FAILED",
             Self::LoginLimit => "LOGIN_LIMIT",
+            Self::MethodUnknown => "METHOD_UNKNOWN",
             Self::NameInvalid => "NAME_INVALID",
             Self::NotAllowed => "NOT_ALLOWED",
             Self::NotFound => "NOT_FOUND",
@@ -343,6 +380,7 @@ impl Reason {
             Self::StoreTampered => "STORE_TAMPERED",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::TooLarge => "TOO_LARGE",
+            Self::TooMuchInFlight => "TOO_MUCH_IN_FLIGHT",
             Self::UnknownCaller => "UNKNOWN_CALLER",
             Self::VersionDisabled => "VERSION_DISABLED",
             Self::VersionTooOld => "VERSION_TOO_OLD",
@@ -355,6 +393,7 @@ impl Error {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Denied(Denied::Unknown { .. }) => Reason::UnknownCaller,
+            Self::Denied(Denied::Ambiguous { .. }) => Reason::AmbiguousCaller,
             Self::Denied(Denied::Frozen(_)) | Self::Frozen(_) => Reason::Frozen,
             Self::Denied(_) => Reason::PermissionDenied,
             Self::Name(_) => Reason::NameInvalid,
@@ -364,7 +403,10 @@ impl Error {
             Self::Context(_) => Reason::ContextInvalid,
             Self::Malformed(_) => Reason::CiphertextMalformed,
             Self::Refused => Reason::CiphertextRefused,
-            Self::TooLarge { .. } => Reason::TooLarge,
+            Self::TooLarge { .. } | Self::TooMany { .. } | Self::MessageTooLarge(_) => Reason::TooLarge,
+            Self::TooMuchInFlight => Reason::TooMuchInFlight,
+            Self::Stalled(_) => Reason::CallerStalled,
+            Self::NoMethod => Reason::MethodUnknown,
             Self::NoTenant(_) | Self::NoKey(_) | Self::NoVersion(_) => Reason::NotFound,
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
             Self::NoCeremony(_) | Self::NoAccount(_) => Reason::NotFound,
@@ -420,6 +462,7 @@ impl Error {
             Self::Store(error) if error.is_full() => Some(Duration::from_secs(1)),
             Self::Audit(_) => Some(Duration::from_secs(1)),
             Self::LoginLimit(pause) => Some(*pause),
+            Self::TooMuchInFlight => Some(Duration::from_millis(100)),
             Self::Conflict => Some(Duration::from_millis(20)),
             _ => None,
         }

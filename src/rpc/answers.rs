@@ -7,9 +7,11 @@ use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
@@ -21,6 +23,9 @@ use crate::ops::Error;
 /// What tonic sends.
 pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+/// How long a client may leave an answer unread.
+pub(super) const STALLED: Duration = Duration::from_secs(60);
+
 /// Where a task puts its answers.
 pub(super) struct Replies<T> {
     queue: mpsc::Sender<T>,
@@ -29,7 +34,7 @@ pub(super) struct Replies<T> {
 
 /// Why a stream ends before its work is done.
 pub(super) enum End {
-    /// The caller went away, or what came is no message.
+    /// The caller went away.
     Gone(Status),
     /// The work was refused, or the daemon stops.
     Failed(Error),
@@ -85,14 +90,15 @@ impl<T> Replies<T> {
     /// Hands an answer over, as soon as there is room.
     ///
     /// # Errors
-    /// [`End::Gone`] when nobody reads any more; [`End::Failed`] when the daemon stops and the reader was
-    /// too slow.
+    /// [`End::Gone`] when nobody reads any more; [`End::Failed`] when the reader is too slow, or the daemon stops
+    /// meanwhile.
     pub(super) async fn send(&mut self, reply: T) -> Result<(), End> {
         tokio::select! {
             biased;
-            sent = self.queue.send(reply) => {
-                sent.map_err(|_| End::Gone(Status::cancelled("the caller went away")))
-            }
+            sent = timeout(STALLED, self.queue.send(reply)) => match sent {
+                Ok(sent) => sent.map_err(|_| End::Gone(Status::cancelled("the caller went away"))),
+                Err(_) => Err(End::Failed(Error::Stalled(STALLED))),
+            },
             () = stopped(&mut self.cut) => Err(End::Failed(Error::ShuttingDown)),
         }
     }

@@ -15,7 +15,7 @@ use super::proto::{
     ListBackupsResponse, RecordDrillRequest, RecordDrillResponse, ReplaceErasureKeyRequest,
     create_backup_response::Message,
 };
-use crate::access::permission::{ManageBackups, ManageErasure};
+use crate::access::permission::{ManageBackups, ManageErasure, RecordDrill};
 use crate::keyring::record::ExportKind;
 use crate::ops::backup::{Backup, ExportInfo};
 use crate::ops::erasure::ErasureStatus;
@@ -94,7 +94,7 @@ impl BackupService for Backups {
         let mut call = self.0.call(&request, "backup-drill", &request.get_ref().name);
         let RecordDrillRequest { passed, report, .. } = request.into_inner();
         settled!(call, {
-            let (vault, right) = call.authorize::<ManageBackups>(())?;
+            let (vault, right) = call.authorize::<RecordDrill>(())?;
             vault.record_drill(&right, passed, &report)
         })?;
         Ok(Response::new(RecordDrillResponse {}))

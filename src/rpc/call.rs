@@ -7,11 +7,12 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Status};
 
+use super::admission::Connection;
 use super::staff::{self, Shown};
 use super::status::status;
+use super::tally::TurnedAway;
 use crate::access::{Authorized, Caller, Peer, Permission, Policy, permission};
 use crate::audit::{self, AuditLog, Outcome, Pending};
 use crate::hsm::Hsm;
@@ -26,6 +27,8 @@ pub struct Gate {
     pub policy: Arc<Policy>,
     /// Where records go.
     pub audit: Arc<dyn AuditLog>,
+    /// Who was turned away before being served.
+    pub turned_away: TurnedAway,
     /// The HSM, for status.
     pub hsm: Arc<dyn Hsm>,
     /// The vault, once it is open.
@@ -78,6 +81,7 @@ impl Gate {
         getrandom::fill(&mut start)?;
         let gate = Self {
             policy,
+            turned_away: TurnedAway::new(&audit),
             audit,
             hsm,
             vault: OnceLock::new(),
@@ -129,15 +133,19 @@ impl Gate {
         operation: &'static str,
         resource: &str,
     ) -> Call {
-        let mut call = self.call_by(self.caller(request), operation, resource);
+        let mut call = self.begin(self.caller(request), operation, resource);
         call.shown = Shown::of(request.metadata());
         call
     }
 
-    /// Begins a call of a caller who is known already.
+    /// Begins a call of a caller who is known already, as the policy of now knows it.
     pub(super) fn call_by(self: &Arc<Self>, caller: Caller, operation: &'static str, resource: &str) -> Call {
+        self.begin(self.policy.again(&caller), operation, resource)
+    }
+
+    fn begin(self: &Arc<Self>, caller: Caller, operation: &'static str, resource: &str) -> Call {
         let request_id = self.next_request.fetch_add(1, Ordering::Relaxed);
-        // What an unknown caller writes here goes to the log: keep it short.
+        // What a caller writes here goes to the log: keep it short.
         let resource: String = resource.chars().take(200).collect();
         let pending =
             Pending::begin(self.audit.clone(), Some(recorded(&caller)), operation, resource, request_id);
@@ -332,13 +340,9 @@ pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 }
 
 fn peer<M>(request: &Request<M>) -> Peer {
-    let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    // No credentials, no identity: the overflow uid is nobody's.
-    credentials.map_or(Peer { uid: u32::MAX, gid: u32::MAX, pid: None }, |found| Peer {
-        uid: found.uid(),
-        gid: found.gid(),
-        pid: found.pid(),
-    })
+    let connection = request.extensions().get::<Arc<Connection>>();
+    // No connection, no identity: these numbers are nobody's.
+    connection.map_or(Peer { uid: u32::MAX, gid: u32::MAX, pid: None }, |found| found.peer())
 }
 
 fn recorded(caller: &Caller) -> audit::Caller {

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
+use super::admission::transport_error;
 use super::answers::{self, Answers, End, Replies};
 use super::call::{Call, Gate, stopped};
 use super::convert;
@@ -14,6 +16,7 @@ use super::proto::{
     DecryptStreamRequest, DecryptStreamResponse, EncryptStreamRequest, EncryptStreamResponse, StreamHeader,
     decrypt_stream_request, encrypt_stream_request,
 };
+use crate::access::meter::Part;
 use crate::access::{Caller, permission};
 use crate::envelope::Header;
 use crate::id::KeyName;
@@ -27,19 +30,43 @@ const QUEUE: usize = 4;
 pub(super) fn encrypt(
     gate: &Arc<Gate>,
     caller: Caller,
+    held: Part,
     inbound: Streaming<EncryptStreamRequest>,
 ) -> Answers<EncryptStreamResponse> {
     let pieces = Pieces::new(gate, inbound);
-    answers::made_by(gate, QUEUE, |replies| encrypt_file(gate.clone(), caller, pieces, replies))
+    let made = answers::made_by(gate, QUEUE, |replies| {
+        encrypt_file(gate.clone(), caller, pieces, Outlet { replies, held })
+    });
+    Box::pin(made.map(|piece| piece.map(|(reply, _held)| reply)))
 }
 
 pub(super) fn decrypt(
     gate: &Arc<Gate>,
     caller: Caller,
+    held: Part,
     inbound: Streaming<DecryptStreamRequest>,
 ) -> Answers<DecryptStreamResponse> {
     let pieces = Pieces::new(gate, inbound);
-    answers::made_by(gate, QUEUE, |replies| decrypt_file(gate.clone(), caller, pieces, replies))
+    let made = answers::made_by(gate, QUEUE, |replies| {
+        decrypt_file(gate.clone(), caller, pieces, Outlet { replies, held })
+    });
+    Box::pin(made.map(|piece| piece.map(|(reply, _held)| reply)))
+}
+
+/// Where the pieces of a file go. Those that wait to be read count against what the caller may have in flight.
+struct Outlet<T> {
+    replies: Replies<(T, Part)>,
+    held: Part,
+}
+
+impl<T> Outlet<T> {
+    async fn send(&mut self, reply: T, bytes: usize) -> Result<(), End> {
+        if !self.held.hold(bytes) {
+            return Err(End::Failed(Error::TooMuchInFlight));
+        }
+        let part = self.held.split(bytes);
+        self.replies.send((reply, part)).await
+    }
 }
 
 /// What the caller sends, until the daemon stops: a file that was not begun then is not begun any more, and
@@ -61,7 +88,7 @@ impl<M> Pieces<M> {
             // First, or a caller that always sends would never see it.
             biased;
             () = stopped(&mut self.stop) => Err(End::Failed(Error::ShuttingDown)),
-            message = self.inbound.message() => message.map_err(End::Gone),
+            message = self.inbound.message() => message.map_err(|refused| transport_error(&refused).into()),
         }
     }
 
@@ -70,7 +97,7 @@ impl<M> Pieces<M> {
         tokio::select! {
             biased;
             () = stopped(&mut self.cut) => Err(End::Failed(Error::ShuttingDown)),
-            message = self.inbound.message() => message.map_err(End::Gone),
+            message = self.inbound.message() => message.map_err(|refused| transport_error(&refused).into()),
         }
     }
 
@@ -88,12 +115,13 @@ async fn encrypt_file(
     gate: Arc<Gate>,
     caller: Caller,
     mut pieces: Pieces<EncryptStreamRequest>,
-    mut replies: Replies<EncryptStreamResponse>,
+    mut outlet: Outlet<EncryptStreamResponse>,
 ) -> Result<(), Status> {
     use encrypt_stream_request::Message;
-    let first = pieces.first().await.map_err(End::status)?;
-    let Some(Message::Header(header)) = first.and_then(|first| first.message) else {
-        return Err(no_header().status());
+    let first = pieces.first().await.map(|first| first.and_then(|first| first.message));
+    let Ok(Some(Message::Header(header))) = first else {
+        // Its record says that there was somebody who began nothing.
+        return first.err().unwrap_or_else(no_header).tell(gate.call_by(caller, "encrypt-stream", "")).await;
     };
     let mut opening = gate.call_by(caller.clone(), "encrypt-stream", &header.name);
     let closing = gate.call_by(caller, "encrypt-stream-end", &header.name);
@@ -106,27 +134,29 @@ async fn encrypt_file(
         Ok(file) => file,
         Err(refused) => return closing.not_begun(refused),
     };
-    if let Err(end) = encrypt_pieces(&mut file, &mut pieces, &mut replies).await {
+    if let Err(end) = encrypt_pieces(&mut file, &mut pieces, &mut outlet).await {
         return end.tell(closing).await;
     }
     let last = closing.settle(file.finish().await).await?;
-    replies.send(EncryptStreamResponse { chunk: last.into(), version: 0 }).await.map_err(End::status)
+    let bytes = last.len();
+    outlet.send(EncryptStreamResponse { chunk: last.into(), version: 0 }, bytes).await.map_err(End::status)
 }
 
 async fn encrypt_pieces(
     file: &mut Encrypting,
     pieces: &mut Pieces<EncryptStreamRequest>,
-    replies: &mut Replies<EncryptStreamResponse>,
+    outlet: &mut Outlet<EncryptStreamResponse>,
 ) -> Result<(), End> {
     let version = file.version().get();
-    replies.send(EncryptStreamResponse { chunk: file.header().into(), version }).await?;
+    outlet.send(EncryptStreamResponse { chunk: file.header().into(), version }, Header::LEN).await?;
     while let Some(message) = pieces.next().await? {
         let Some(encrypt_stream_request::Message::Chunk(chunk)) = message.message else {
             return Err(no_chunk());
         };
         let out = file.update(&chunk).await?;
         if !out.is_empty() {
-            replies.send(EncryptStreamResponse { chunk: out.into(), version: 0 }).await?;
+            let bytes = out.len();
+            outlet.send(EncryptStreamResponse { chunk: out.into(), version: 0 }, bytes).await?;
         }
     }
     Ok(())
@@ -136,12 +166,12 @@ async fn decrypt_file(
     gate: Arc<Gate>,
     caller: Caller,
     mut pieces: Pieces<DecryptStreamRequest>,
-    mut replies: Replies<DecryptStreamResponse>,
+    mut outlet: Outlet<DecryptStreamResponse>,
 ) -> Result<(), Status> {
     use decrypt_stream_request::Message;
-    let first = pieces.first().await.map_err(End::status)?;
-    let Some(Message::Header(header)) = first.and_then(|first| first.message) else {
-        return Err(no_header().status());
+    let first = pieces.first().await.map(|first| first.and_then(|first| first.message));
+    let Ok(Some(Message::Header(header))) = first else {
+        return first.err().unwrap_or_else(no_header).tell(gate.call_by(caller, "decrypt-stream", "")).await;
     };
     let mut opening = gate.call_by(caller.clone(), "decrypt-stream", &header.name);
     let closing = gate.call_by(caller, "decrypt-stream-end", &header.name);
@@ -156,26 +186,28 @@ async fn decrypt_file(
         Err(refused) => return closing.not_begun(refused),
     };
     let ciphertext = beginning.slice(Header::LEN..);
-    if let Err(end) = decrypt_pieces(&mut file, ciphertext, &mut pieces, &mut replies).await {
+    if let Err(end) = decrypt_pieces(&mut file, ciphertext, &mut pieces, &mut outlet).await {
         return end.tell(closing).await;
     }
     let last = closing.settle(file.finish().await).await?;
-    replies.send(plaintext(last)).await.map_err(End::status)
+    let bytes = last.len();
+    outlet.send(plaintext(last), bytes).await.map_err(End::status)
 }
 
 async fn decrypt_pieces(
     file: &mut Decrypting,
     beginning: Bytes,
     pieces: &mut Pieces<DecryptStreamRequest>,
-    replies: &mut Replies<DecryptStreamResponse>,
+    outlet: &mut Outlet<DecryptStreamResponse>,
 ) -> Result<(), End> {
     let version = file.version().get();
-    replies.send(DecryptStreamResponse { chunk: Bytes::new(), version }).await?;
+    outlet.send(DecryptStreamResponse { chunk: Bytes::new(), version }, 0).await?;
     let mut piece = Some(beginning);
     while let Some(bytes) = piece {
         let out = file.update(&bytes).await?;
         if !out.is_empty() {
-            replies.send(plaintext(out)).await?;
+            let bytes = out.len();
+            outlet.send(plaintext(out), bytes).await?;
         }
         piece = match pieces.next().await?.map(|message| message.message) {
             Some(Some(decrypt_stream_request::Message::Chunk(chunk))) => Some(chunk),

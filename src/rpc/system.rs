@@ -16,6 +16,7 @@ use super::proto::{
 };
 use super::status::status;
 use super::upkeep;
+use crate::access::caller::Principal;
 use crate::access::permission::{ManageDaemon, ViewStatus};
 use crate::clock::Date;
 use crate::config::value::Role;
@@ -67,7 +68,7 @@ impl SystemService for System {
             secret_memory: secret::protection().unwrap_or_default().to_owned(),
             capacity_warning: scarce(&gate.hsm.slots()).unwrap_or_default(),
             schedule: Some(schedule(vault.map(AsRef::as_ref)).await),
-            role: caller.principal.map(|known| role(known.role()).to_owned()).unwrap_or_default(),
+            role: caller.principal.map(|known| role(&known).to_owned()).unwrap_or_default(),
         }))
     }
 
@@ -261,8 +262,9 @@ fn cache(figures: CacheFigures) -> proto::status::Cache {
     }
 }
 
-fn role(role: Role) -> &'static str {
-    match role {
+fn role(known: &Principal) -> &'static str {
+    match known.role() {
+        _ if known.is_own_user() => "own-user",
         Role::Application => "application",
         Role::Operator => "operator",
     }

@@ -1,15 +1,11 @@
 //! The two calls of SystemService on the store: a check, and a copy in pieces.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::Stream;
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tonic::{Request, Status};
 
+use super::answers::{self, Answers, End, Replies};
 use super::call::{Call, Gate, settled, stopped};
 use super::proto::export_store_response::Message;
 use super::proto::{ExportStoreRequest, ExportStoreResponse, StoreExport, StoreReport};
@@ -21,17 +17,8 @@ use crate::store::check::CheckReport;
 /// Pieces that may wait for a slow reader.
 const QUEUE: usize = 2;
 
-/// How long a caller may leave the next piece unread: as long as a copy lasts, what is destroyed meanwhile
-/// stays in the database's log.
-const STALLED: Duration = Duration::from_secs(30);
-
-/// How long a failure waits to be read.
-const LAST_WORD: Duration = Duration::from_secs(1);
-
 /// The pieces of a copy, as gRPC streams them.
-pub(super) type Pieces = Pin<Box<dyn Stream<Item = Result<ExportStoreResponse, Status>> + Send>>;
-
-type Replies = mpsc::Sender<Result<ExportStoreResponse, Status>>;
+pub(super) type Pieces = Answers<ExportStoreResponse>;
 
 /// Verifies everything. It ends when the caller goes away.
 pub(super) async fn check(mut call: Call) -> Result<StoreReport, Status> {
@@ -46,75 +33,52 @@ pub(super) async fn check(mut call: Call) -> Result<StoreReport, Status> {
 pub(super) fn export(gate: &Arc<Gate>, request: &Request<ExportStoreRequest>) -> Pieces {
     let opening = gate.call(request, "export-store", "");
     let closing = gate.call(request, "export-store-end", "");
-    let (replies, outbound) = mpsc::channel(QUEUE);
-    let shutdown = gate.shutdown();
-    gate.spawn(async move {
-        if let Err(failure) = copy(opening, closing, &replies, shutdown).await {
-            // Whoever does not hear it misses the end, and knows that the file is not whole; the record tells.
-            timeout(LAST_WORD, replies.send(Err(failure))).await.ok();
-        }
-    });
-    Box::pin(ReceiverStream::new(outbound))
+    let stop = gate.shutdown();
+    answers::made_by(gate, QUEUE, |replies| copy(opening, closing, replies, stop))
 }
 
 async fn copy(
     mut opening: Call,
     closing: Call,
-    replies: &Replies,
-    shutdown: watch::Receiver<bool>,
+    mut replies: Replies<ExportStoreResponse>,
+    stop: watch::Receiver<bool>,
 ) -> Result<(), Status> {
     let begun = opening.authorize::<ManageStore>(()).map(|(vault, right)| vault.begin_store_copy(&right));
     let file = match opening.started(begun).await {
         Ok(file) => file,
         Err(refused) => return closing.not_begun(refused),
     };
-    let outcome = send_all(file, replies, shutdown).await;
     // The end is told only when its record is durable.
-    let copied = match outcome {
+    let copied = match send_all(file, &mut replies, stop).await {
         Ok(done) => closing.settle(Ok(done)).await?,
-        Err(Cut::Failed(error)) => return closing.settle::<()>(Err(error)).await,
-        // The record says that it was cancelled.
-        Err(Cut::Unread(status)) => return Err(status),
+        Err(end) => return end.tell(closing).await,
     };
-    send(replies, Message::End(end(&copied))).await
-}
-
-/// Why a copy was not given out.
-enum Cut {
-    Failed(Error),
-    Unread(Status),
+    send(&mut replies, Message::End(end(&copied))).await.map_err(End::status)
 }
 
 async fn send_all(
     mut file: StoreCopy,
-    replies: &Replies,
-    mut shutdown: watch::Receiver<bool>,
-) -> Result<crate::ops::Done<Copied>, Cut> {
+    replies: &mut Replies<ExportStoreResponse>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<crate::ops::Done<Copied>, End> {
     loop {
         let next = tokio::select! {
-            next = file.next() => next.map_err(Cut::Failed)?,
-            () = stopped(&mut shutdown) => return Err(Cut::Failed(Error::ShuttingDown)),
+            next = file.next() => next?,
+            () = stopped(&mut stop) => return Err(End::Failed(Error::ShuttingDown)),
         };
         match next {
             // A caller that reads slowly does not hold a stop.
             Some(piece) => tokio::select! {
-                sent = send(replies, Message::Piece(piece)) => sent.map_err(Cut::Unread)?,
-                () = stopped(&mut shutdown) => return Err(Cut::Failed(Error::ShuttingDown)),
+                sent = send(replies, Message::Piece(piece)) => sent?,
+                () = stopped(&mut stop) => return Err(End::Failed(Error::ShuttingDown)),
             },
-            None => return file.finish().await.map_err(Cut::Failed),
+            None => return Ok(file.finish().await?),
         }
     }
 }
 
-async fn send(replies: &Replies, message: Message) -> Result<(), Status> {
-    let reply = ExportStoreResponse { message: Some(message) };
-    match timeout(STALLED, replies.send(Ok(reply))).await {
-        Ok(sent) => sent.map_err(|_| Status::cancelled("the caller went away")),
-        Err(_) => Err(Status::deadline_exceeded(format!(
-            "the copy was not read for {} seconds: make it again",
-            STALLED.as_secs()
-        ))),
-    }
+async fn send(replies: &mut Replies<ExportStoreResponse>, message: Message) -> Result<(), End> {
+    replies.send(ExportStoreResponse { message: Some(message) }).await
 }
 
 fn end(copied: &Copied) -> StoreExport {

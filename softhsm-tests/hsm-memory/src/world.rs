@@ -201,7 +201,7 @@ impl Place {
         let config = &self.config;
         let lock = StateLock::take(&config.state_dir).expect("the state's folder");
         let node = Node { id: lock.node().expect("the lock's file"), boot: BOOT };
-        let policy = Arc::new(Policy::new(&config.principals).expect("principals by number"));
+        let policy = Arc::new(Policy::new(&config.principals, None).expect("principals by number"));
         let vault_settings = settings::vault(config, node).expect("no files are named");
         let kv = SqliteKv::open(config.database()).await.expect("the store");
         let (root, secret) = store::bootstrap(&kv).await?.expect("the first records");

@@ -224,11 +224,22 @@ pub struct Limits {
     pub batch: Bytes,
     /// Named keys whose data keys are kept open.
     pub open_keys: usize,
+    /// Most fields of one key that have a blind index.
+    pub index_fields: usize,
+    /// Refusals of one principal, each second, that have a record of their own; ten times as many at once.
+    pub refusals_per_second: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { plaintext: Bytes(1 << 20), batch_items: 1000, batch: Bytes(4 << 20), open_keys: 10_000 }
+        Self {
+            plaintext: Bytes(1 << 20),
+            batch_items: 1000,
+            batch: Bytes(4 << 20),
+            open_keys: 10_000,
+            index_fields: 64,
+            refusals_per_second: 20,
+        }
     }
 }
 
@@ -237,7 +248,9 @@ impl Limits {
         within("limits.plaintext", self.plaintext.0, 1..=64 << 20)?;
         within("limits.batch", self.batch.0, 1..=256 << 20)?;
         within("limits.batch_items", self.batch_items, 1..=100_000)?;
-        within("limits.open_keys", self.open_keys, 1..=10_000_000)
+        within("limits.open_keys", self.open_keys, 1..=10_000_000)?;
+        within("limits.index_fields", self.index_fields, 1..=4096)?;
+        within("limits.refusals_per_second", self.refusals_per_second, 1..=10_000)
     }
 }
 
@@ -359,6 +372,8 @@ pin_file = "/etc/keyward/pin"
             ("deadline = \"5 parsecs\"\n", &["line 7", "deadline", "for example \"5s\""]),
             ("sessions = 0\n", &["hsm.sessions is 0", "1 to 256"]),
             ("[limits]\nplaintext = \"0\"\n", &["limits.plaintext is 0"]),
+            ("[limits]\nindex_fields = 0\n", &["limits.index_fields is 0", "1 to 4096"]),
+            ("[limits]\nrefusals_per_second = 0\n", &["limits.refusals_per_second is 0", "1 to 10000"]),
             ("[limits]\nplaintext = \"many\"\n", &["line 8", "for example \"1MiB\""]),
             ("[server]\nsocket_mode = \"0777\"\n", &["line 8", "others"]),
             ("[[principal]]\nname = \"a\"\nrole = \"king\"\n", &["line 9", "operator"]),

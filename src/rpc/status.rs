@@ -26,7 +26,9 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::StaffLevel
         | Reason::StaffRequired
         | Reason::UnknownCaller => Code::PermissionDenied,
-        Reason::HsmBusy | Reason::LoginLimit | Reason::StoreFull => Code::ResourceExhausted,
+        Reason::HsmBusy | Reason::LoginLimit | Reason::RefusedTooOften | Reason::StoreFull => {
+            Code::ResourceExhausted
+        }
         Reason::AssertionRefused | Reason::LoginFailed | Reason::ProofRefused | Reason::ProofRequired => {
             Code::Unauthenticated
         }
@@ -43,6 +45,7 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::Destroyed
         | Reason::DestructionScheduled
         | Reason::EnrolmentRefused
+        | Reason::IndexFieldLimit
         | Reason::KeyDisabled
         | Reason::KeyExhausted
         | Reason::NotAllowed

@@ -42,8 +42,14 @@ pub(super) fn serve(
     inbound: Streaming<CryptSessionRequest>,
 ) -> Pin<Box<dyn Stream<Item = Result<CryptSessionResponse, Status>> + Send>> {
     let (replies, outbound) = mpsc::channel(16);
-    let session =
-        Session { gate: gate.clone(), caller, open: Groups::default(), cold: FuturesUnordered::new() };
+    let session = Session {
+        gate: gate.clone(),
+        caller,
+        open: Groups::default(),
+        cold: FuturesUnordered::new(),
+        refused: FuturesUnordered::new(),
+        waiting: 0,
+    };
     gate.spawn(session.run(inbound, replies));
     Box::pin(ReceiverStream::new(outbound).flat_map(stream::iter))
 }
@@ -64,6 +70,10 @@ struct Session {
     open: Groups,
     /// Items that wait for a key to be opened.
     cold: FuturesUnordered<BoxFuture<'static, Worked>>,
+    /// Records of which no item was done. One beyond the caller's budget is late: what was served does not wait for it.
+    refused: FuturesUnordered<BoxFuture<'static, Replies>>,
+    /// How many items are in them.
+    waiting: usize,
 }
 
 /// One item that was worked on.
@@ -75,10 +85,12 @@ enum Worked {
 /// What waits for its record, by key.
 #[derive(Default)]
 struct Groups {
-    encrypts: HashMap<Arc<str>, Open<Encrypted>>,
-    decrypts: HashMap<Arc<str>, Open<Decrypted>>,
+    encrypts: ByKey<Encrypted>,
+    decrypts: ByKey<Decrypted>,
     count: usize,
 }
+
+type ByKey<T> = HashMap<Arc<str>, Open<T>>;
 
 struct Open<T> {
     call: Call,
@@ -91,9 +103,9 @@ impl Session {
         let mut shutdown = self.gate.shutdown();
         let mut recording: Option<BoxFuture<'static, Replies>> = None;
         let mut reading = true;
-        while reading || recording.is_some() || !self.cold.is_empty() || self.open.count > 0 {
+        while reading || recording.is_some() || !self.is_idle() {
             if recording.is_none() && self.open.count > 0 {
-                recording = Some(self.record());
+                recording = self.record();
             }
             tokio::select! {
                 biased;
@@ -102,13 +114,25 @@ impl Session {
                     // A client that is gone needs no answer; its items are recorded.
                     reading &= replies.send(answers).await.is_ok();
                 }
+                Some(answers) = self.refused.next(), if !self.refused.is_empty() => {
+                    self.waiting -= answers.len();
+                    reading &= replies.send(answers).await.is_ok();
+                }
                 Some(worked) = self.cold.next(), if !self.cold.is_empty() => self.keep(worked),
-                message = inbound.next(), if reading && self.open.count < MAX_OPEN => {
+                message = inbound.next(), if reading && !self.is_full() => {
                     reading = self.take(message, &mut inbound).await;
                 }
                 () = stopped(&mut shutdown), if reading => reading = false,
             }
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.open.count == 0 && self.cold.is_empty() && self.refused.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.open.count + self.waiting >= MAX_OPEN
     }
 
     /// Works on a message and on those that are there already. Answers whether the stream goes on.
@@ -120,7 +144,7 @@ impl Session {
         loop {
             let Some(Ok(request)) = message else { return false };
             self.work_on(request).await;
-            if self.open.count >= MAX_OPEN {
+            if self.is_full() {
                 return true;
             }
             match inbound.next().now_or_never() {
@@ -196,25 +220,51 @@ impl Session {
         }
     }
 
-    /// Closes the open records; the future answers their items when they are durable.
-    fn record(&mut self) -> BoxFuture<'static, Replies> {
+    /// Closes the open records; the future answers the items of those in which something was done, once they are
+    /// durable. `None` when there is none.
+    fn record(&mut self) -> Option<BoxFuture<'static, Replies>> {
         let list = self.gate.vault.get().is_some_and(|vault| vault.lists_decrypted_items());
-        let groups = std::mem::take(&mut self.open);
-        let encrypts = groups
-            .encrypts
-            .into_values()
-            .map(|open| settle(open, false, |done| Answer::Encrypt(encrypt_response(done))).boxed());
-        let decrypts = groups
-            .decrypts
-            .into_values()
-            .map(|open| settle(open, list, |done| Answer::Decrypt(decrypt_response(done))).boxed());
-        let all = encrypts.chain(decrypts).collect::<Vec<_>>();
-        Box::pin(async move { join_all(all).await.into_iter().flatten().collect() })
+        let Groups { encrypts, decrypts, .. } = std::mem::take(&mut self.open);
+        let ((encrypts, refused_encrypts), (decrypts, refused_decrypts)) = (split(encrypts), split(decrypts));
+        let refused = items(&refused_encrypts) + items(&refused_decrypts);
+        if self.refused.is_empty() {
+            self.waiting = refused;
+            self.refused.extend(settle_all(refused_encrypts, refused_decrypts, list));
+        } else {
+            // They stay open until those before them are answered: one record for each key, however many there are.
+            self.open = Groups { encrypts: refused_encrypts, decrypts: refused_decrypts, count: refused };
+        }
+        let served: Vec<_> = settle_all(encrypts, decrypts, list).collect();
+        (!served.is_empty())
+            .then(|| async move { join_all(served).await.into_iter().flatten().collect::<Replies>() }.boxed())
     }
 }
 
+/// Those in which something was done, and the others.
+fn split<T>(groups: ByKey<T>) -> (ByKey<T>, ByKey<T>) {
+    groups.into_iter().partition(|(_, open)| open.group.any_done())
+}
+
+fn items<T>(groups: &ByKey<T>) -> usize {
+    groups.values().map(|open| open.ids.len()).sum()
+}
+
+fn settle_all(
+    encrypts: ByKey<Encrypted>,
+    decrypts: ByKey<Decrypted>,
+    list: bool,
+) -> impl Iterator<Item = BoxFuture<'static, Replies>> {
+    let encrypts = encrypts
+        .into_values()
+        .map(|open| settle(open, false, |done| Answer::Encrypt(encrypt_response(done))).boxed());
+    let decrypts = decrypts
+        .into_values()
+        .map(move |open| settle(open, list, |done| Answer::Decrypt(decrypt_response(done))).boxed());
+    encrypts.chain(decrypts)
+}
+
 fn add<T>(
-    groups: &mut HashMap<Arc<str>, Open<T>>,
+    groups: &mut ByKey<T>,
     name: Arc<str>,
     call: impl FnOnce() -> Call,
     id: u64,

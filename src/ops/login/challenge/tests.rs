@@ -111,10 +111,10 @@ fn an_address_counts_in_every_spelling() {
     assert_ne!(from("192.0.2.1"), from("192.0.2.2"));
     assert_ne!(from("2001:db8::1"), from("2001:db8:0:1::1"));
     assert_eq!(from("counter-7"), Source { address: "counter-7".into(), networks: Vec::new() });
-    assert_eq!(from("192.0.2.1").networks, [("192.0.2.0/24".into(), 4)]);
+    assert_eq!(from("192.0.2.1").networks, [("192.0.2.0/24".to_owned(), 4)]);
     let six = from("2001:db8:1:abcd::1");
     assert_eq!(six.address, "2001:db8:1:abcd::/64");
-    assert_eq!(six.networks, [("2001:db8:1:ab00::/56".into(), 4), ("2001:db8:1::/48".into(), 16)]);
+    assert_eq!(six.networks, [("2001:db8:1:ab00::/56".to_owned(), 4), ("2001:db8:1::/48".to_owned(), 16)]);
 }
 
 #[test]

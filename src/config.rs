@@ -242,6 +242,10 @@ pub struct Limits {
     pub in_flight_per_connection: Bytes,
     /// What the calls of one principal may have in flight, on all its connections.
     pub in_flight_per_principal: Bytes,
+    /// Most fields of one key that have a blind index.
+    pub index_fields: usize,
+    /// Refusals of one principal, each second, that have a record of their own; ten times as many at once.
+    pub refusals_per_second: u32,
 }
 
 impl Default for Limits {
@@ -253,6 +257,8 @@ impl Default for Limits {
             open_keys: 10_000,
             in_flight_per_connection: Bytes(32 << 20),
             in_flight_per_principal: Bytes(128 << 20),
+            index_fields: 64,
+            refusals_per_second: 20,
         }
     }
 }
@@ -265,7 +271,9 @@ impl Limits {
         within("limits.open_keys", self.open_keys, 1..=10_000_000)?;
         let (one, all) = (self.in_flight_per_connection.0, self.in_flight_per_principal.0);
         within("limits.in_flight_per_connection", one, 1 << 20..=1 << 40)?;
-        within("limits.in_flight_per_principal", all, one..=1 << 40)
+        within("limits.in_flight_per_principal", all, one..=1 << 40)?;
+        within("limits.index_fields", self.index_fields, 1..=4096)?;
+        within("limits.refusals_per_second", self.refusals_per_second, 1..=10_000)
     }
 }
 
@@ -403,6 +411,8 @@ pin_file = "/etc/keyward/pin"
             ("deadline = \"5 parsecs\"\n", &["line 7", "deadline", "for example \"5s\""]),
             ("sessions = 0\n", &["hsm.sessions is 0", "1 to 256"]),
             ("[limits]\nplaintext = \"0\"\n", &["limits.plaintext is 0"]),
+            ("[limits]\nindex_fields = 0\n", &["limits.index_fields is 0", "1 to 4096"]),
+            ("[limits]\nrefusals_per_second = 0\n", &["limits.refusals_per_second is 0", "1 to 10000"]),
             ("[limits]\nplaintext = \"many\"\n", &["line 8", "for example \"1MiB\""]),
             ("[server]\nsocket_mode = \"0777\"\n", &["line 8", "others"]),
             ("[[principal]]\nname = \"a\"\nrole = \"king\"\n", &["line 9", "operator"]),

@@ -17,6 +17,7 @@ use super::unlock::{Locked, UnlockError};
 use super::{bond, hardening, listen, logging, schedule, settings, stop, transport};
 use crate::access::Policy;
 use crate::access::policy::PolicyError;
+use crate::audit::refusals::Budget;
 use crate::audit::{self, FileLog, Outcome, Pending};
 use crate::clock;
 use crate::config::{Config, CustodyMode};
@@ -156,7 +157,8 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     let (listener, made) = listen::listen(&config.server)?;
     let hsm = process::start(hsm_settings, Some(root.canary.clone()));
     let (waiting, waiting_for) = watch::channel("the daemon has just started".to_owned());
-    let gate = Gate::new(policy.clone(), audit.clone(), hsm.clone(), waiting_for)?;
+    let refusals = Budget::of(config.limits.refusals_per_second);
+    let gate = Gate::new(policy.clone(), audit.clone(), hsm.clone(), waiting_for, refusals)?;
     gate.turned_away.keep();
     let (routes, health) = services::services(&gate, &config.limits)
         .map_err(|error| RunError::Descriptors(error.to_string()))?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::access::Denied;
+use crate::audit::refusals::TOO_OFTEN;
 use crate::audit::{AuditError, TreeError};
 use crate::envelope::{ContextError, NormalizeError, OpenError, ParseError, SealError};
 use crate::hsm::HsmError;
@@ -131,8 +132,8 @@ pub enum Error {
         /// The key's class.
         class: crate::keyring::state::DataClass,
     },
-    /// Too many logins are open.
-    #[error("too many logins are open; try again in a while")]
+    /// Too many logins from one source are open.
+    #[error("too many logins from there are open; try again in a while")]
     LoginLimit(Duration),
     /// A token cannot be put on record.
     #[error("{0}")]
@@ -181,6 +182,12 @@ pub enum Error {
     /// The version is below the minimum version of its key.
     #[error("{0} is below the minimum version {1} of its key")]
     BelowMinimum(VersionName, Epoch),
+    /// A field more than a key may have.
+    #[error("{0} has {1} index fields and may have no more (limits.index_fields in the configuration)")]
+    FieldLimit(KeyName, usize),
+    /// The caller is refused all the time, and too many of its calls wait for the record that counts them.
+    #[error("too many calls of this principal are refused; the audit log says which, and why")]
+    RefusedTooOften,
     /// The clock is not believed, so nothing is done by date.
     #[error("{0}; see `keyward clock accept`")]
     ClockSuspect(String),
@@ -260,6 +267,7 @@ pub enum Reason {
     Frozen,
     HsmBusy,
     HsmUnavailable,
+    IndexFieldLimit,
     Internal,
     KeyDisabled,
     KeyExhausted,
@@ -273,6 +281,7 @@ pub enum Reason {
     PermissionDenied,
     ProofRefused,
     ProofRequired,
+    RefusedTooOften,
     ShuttingDown,
     StaffLevel,
     StaffRequired,
@@ -288,7 +297,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 47] = [
         Self::AdministratorRequired,
         Self::AlreadyExists,
         Self::AmbiguousCaller,
@@ -310,6 +319,7 @@ impl Reason {
         Self::Frozen,
         Self::HsmBusy,
         Self::HsmUnavailable,
+        Self::IndexFieldLimit,
         Self::Internal,
         Self::KeyDisabled,
         Self::KeyExhausted,
@@ -323,6 +333,7 @@ impl Reason {
         Self::PermissionDenied,
         Self::ProofRefused,
         Self::ProofRequired,
+        Self::RefusedTooOften,
         Self::ShuttingDown,
         Self::StaffLevel,
         Self::StaffRequired,
@@ -360,6 +371,7 @@ impl Reason {
             Self::Frozen => "FROZEN",
             Self::HsmBusy => "HSM_BUSY",
             Self::HsmUnavailable => "HSM_UNAVAILABLE",
+            Self::IndexFieldLimit => "INDEX_FIELD_LIMIT",
             Self::Internal => "INTERNAL",
             Self::KeyDisabled => "KEY_DISABLED",
             Self::KeyExhausted => "KEY_EXHAUSTED",
@@ -373,6 +385,7 @@ impl Reason {
             Self::PermissionDenied => "PERMISSION_DENIED",
             Self::ProofRefused => "PROOF_REFUSED",
             Self::ProofRequired => "PROOF_REQUIRED",
+            Self::RefusedTooOften => TOO_OFTEN,
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::StaffLevel => "STAFF_LEVEL",
             Self::StaffRequired => "STAFF_REQUIRED",
@@ -389,6 +402,24 @@ impl Reason {
 }
 
 impl Error {
+    /// Whether the caller brought it about: it asked for what it may not, or cannot, have. The daemon's own failures
+    /// are none, so that nobody waits for more than their record.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(
+            self.reason(),
+            Reason::AuditTampered
+                | Reason::AuditUnavailable
+                | Reason::HsmBusy
+                | Reason::HsmUnavailable
+                | Reason::Internal
+                | Reason::NotReady
+                | Reason::ShuttingDown
+                | Reason::StoreFull
+                | Reason::StoreTampered
+                | Reason::StoreUnavailable
+        )
+    }
+
     /// The reason that clients see.
     pub fn reason(&self) -> Reason {
         match self {
@@ -427,6 +458,8 @@ impl Error {
             Self::TenantState(_, state) | Self::KeyState(_, state) => of_state(*state, Reason::KeyDisabled),
             Self::VersionState(_, state) => of_state(*state, Reason::VersionDisabled),
             Self::BelowMinimum(..) => Reason::VersionTooOld,
+            Self::FieldLimit(..) => Reason::IndexFieldLimit,
+            Self::RefusedTooOften => Reason::RefusedTooOften,
             Self::ClockSuspect(_) => Reason::ClockSuspect,
             Self::NotAllowed(_) => Reason::NotAllowed,
             Self::Exhausted(..) => Reason::KeyExhausted,

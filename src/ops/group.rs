@@ -47,7 +47,8 @@ impl<T> Group<T> {
     pub fn done(self, keep_digests: bool) -> Done<Vec<Result<T, Error>>> {
         let refused = self.results.len() - self.digests.len();
         let refusals = self.refusals();
-        let done = Done::with_items(self.results, items(self.digests, refused, keep_digests));
+        let fault = self.results.iter().any(|result| result.as_ref().is_err_and(|error| !error.is_refusal()));
+        let done = Done::with_items(self.results, items(self.digests, refused, keep_digests)).fault(fault);
         match refusals {
             Some(refusals) => done.detail(refusals),
             None => done,

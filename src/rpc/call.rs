@@ -14,12 +14,17 @@ use super::staff::{self, Shown};
 use super::status::status;
 use super::tally::TurnedAway;
 use crate::access::{Authorized, Caller, Peer, Permission, Policy, permission};
-use crate::audit::{self, AuditLog, Outcome, Pending};
+use crate::audit::refusals::Budget;
+use crate::audit::{self, AuditLog, Committed, Outcome, Pending, Refusals};
+use crate::clock::Moment;
 use crate::hsm::Hsm;
 use crate::id::KeyName;
 use crate::ops::acting::Acting;
 use crate::ops::done::Trace;
 use crate::ops::{Done, Error, Vault};
+
+/// The outcome of a batch of which nothing was done.
+const REFUSED: &str = "REFUSED";
 
 /// What every service shares.
 pub struct Gate {
@@ -40,6 +45,8 @@ pub struct Gate {
     cutting: watch::Sender<bool>,
     /// Calls, the tasks that work on them, and answers that are not read yet: shutdown waits for them.
     tasks: TaskTracker,
+    /// What was refused, beyond what has a record of its own.
+    refusals: Arc<Refusals>,
 }
 
 /// Does the work of a call and settles it: `settled!(call, { … })` where the block
@@ -67,7 +74,7 @@ pub(super) struct Call {
 }
 
 impl Gate {
-    /// A gate before a vault that is not open yet.
+    /// A gate before a vault that is not open yet. `refusals` is how many of one principal have a record of their own.
     ///
     /// # Errors
     /// When the operating system has no randomness.
@@ -76,9 +83,12 @@ impl Gate {
         audit: Arc<dyn AuditLog>,
         hsm: Arc<dyn Hsm>,
         waiting_for: watch::Receiver<String>,
+        refusals: Budget,
     ) -> Result<Arc<Self>, getrandom::Error> {
         let mut start = [0; 8];
         getrandom::fill(&mut start)?;
+        let (tasks, shutting_down) = (TaskTracker::new(), watch::Sender::new(false));
+        let refusals = Refusals::new(audit.clone(), refusals, tasks.clone(), shutting_down.subscribe());
         let gate = Self {
             policy,
             turned_away: TurnedAway::new(&audit),
@@ -88,9 +98,10 @@ impl Gate {
             waiting_for,
             // Random, so that ids of two runs are unlike; the low half counts.
             next_request: AtomicU64::new(u64::from_be_bytes(start) & 0xffff_ffff_0000_0000),
-            shutting_down: watch::Sender::new(false),
+            shutting_down,
             cutting: watch::Sender::new(false),
-            tasks: TaskTracker::new(),
+            tasks,
+            refusals,
         };
         Ok(Arc::new(gate))
     }
@@ -263,9 +274,9 @@ impl Call {
         }
     }
 
-    /// Answers a failure that another record tells already; this one says that nothing was begun.
+    /// Answers a failure that another record tells already: what was not begun has no end.
     pub(super) fn not_begun(self, failure: Status) -> Result<(), Status> {
-        drop(self);
+        self.pending.forgo();
         Err(failure)
     }
 
@@ -279,14 +290,19 @@ impl Call {
 
     async fn succeed<T>(mut self, mut done: Done<T>, outcome: Outcome) -> Result<T, Status> {
         let trace = done.take_trace();
-        let outcome = match &trace.items {
-            // Every item of a batch was refused: the detail says why.
-            Some(items) if items.done == 0 && items.refused > 0 => Outcome::Failed("REFUSED".to_owned()),
-            _ => outcome,
-        };
-        if trace.refused() > 0 {
+        let refused = trace.refused();
+        // Every item of a batch was refused: the detail says why.
+        let whole = refused > 0 && trace.items.as_ref().is_some_and(|items| items.done == 0);
+        if whole && !trace.fault && !self.gate.refusals.admit(self.principal(), Moment::now()) {
+            return match self.count(REFUSED, refused).await {
+                Ok(committed) => Ok(done.release(committed)),
+                Err(instead) => Err(status(&instead)),
+            };
+        }
+        if whole || (refused > 0 && self.gate.refusals.admit_line(self.principal(), Moment::now())) {
             self.tell_refused(trace.detail.as_deref().unwrap_or_default());
         }
+        let outcome = if whole { Outcome::Failed(REFUSED.to_owned()) } else { outcome };
         self.note(trace);
         let receipt = self.pending.finish(outcome).map_err(|error| status(&error.into()))?;
         match receipt.await {
@@ -312,14 +328,35 @@ impl Call {
         tracing::info!(
             request = format_args!("{:016x}", self.request_id),
             uid = self.caller.peer.uid,
-            principal = self.caller.principal.as_ref().map(|known| known.name().as_str()),
+            principal = self.principal(),
             why,
             "refused"
         );
     }
 
+    fn principal(&self) -> Option<&str> {
+        self.caller.principal.as_ref().map(|known| known.name().as_str())
+    }
+
+    /// Counts a refusal beyond the budget of its principal, before the first await; answers when the record that
+    /// counts it is durable, or what the caller is told instead.
+    async fn count(self, reason: &'static str, items: u32) -> Result<Committed, Error> {
+        let Self { gate, pending, .. } = self;
+        match gate.refusals.count(pending.counted(reason, items), Moment::now()) {
+            Some(waiting) => Ok(waiting.durable().await?),
+            // This answer tells nothing of the call, and comes before the record that counts it.
+            None => {
+                gate.audit.check()?;
+                Err(Error::RefusedTooOften)
+            }
+        }
+    }
+
     async fn fail(mut self, error: Error) -> Status {
         let reason = error.reason().as_str();
+        if error.is_refusal() && !self.gate.refusals.admit(self.principal(), Moment::now()) {
+            return status(self.count(reason, 0).await.as_ref().err().unwrap_or(&error));
+        }
         self.tell_refused(&format!("{reason}: {error}"));
         self.pending.detail(error.to_string());
         // An error of the log itself is answered instead: without a record there is no reply.

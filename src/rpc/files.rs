@@ -17,11 +17,11 @@ use super::proto::{
     decrypt_stream_request, encrypt_stream_request,
 };
 use crate::access::meter::Part;
-use crate::access::{Caller, permission};
+use crate::access::{Authorized, Caller, permission};
 use crate::envelope::Header;
 use crate::id::KeyName;
-use crate::ops::Error;
 use crate::ops::stream::{Decrypting, Encrypting};
+use crate::ops::{Error, Vault};
 use crate::secret::SecretBytes;
 
 /// Answers that may wait for a slow reader.
@@ -174,13 +174,18 @@ async fn decrypt_file(
         return first.err().unwrap_or_else(no_header).tell(gate.call_by(caller, "decrypt-stream", "")).await;
     };
     let mut opening = gate.call_by(caller.clone(), "decrypt-stream", &header.name);
+    // Whoever may not is refused before anything is waited for: who goes away while it waits leaves a record.
+    let (vault, right) = match may_decrypt(&mut opening, &header) {
+        Ok(allowed) => allowed,
+        Err(denied) => return opening.settle(Err(denied)).await,
+    };
     let closing = gate.call_by(caller, "decrypt-stream-end", &header.name);
     let beginning = match first_bytes(&mut pieces).await {
         Ok(bytes) => bytes,
         Err(End::Gone(gone)) => return closing.not_begun(gone),
         Err(end) => return end.tell(opening).await,
     };
-    let begun = pieces.unless_cut(begin_decrypt(&mut opening, &header, &beginning)).await;
+    let begun = pieces.unless_cut(begin_decrypt(vault, right, &header, &beginning)).await;
     let mut file = match opening.started(begun).await {
         Ok(file) => file,
         Err(refused) => return closing.not_begun(refused),
@@ -218,12 +223,19 @@ async fn decrypt_pieces(
     Ok(())
 }
 
-async fn begin_decrypt(
+fn may_decrypt(
     opening: &mut Call,
+    header: &StreamHeader,
+) -> Result<(Arc<Vault>, Authorized<permission::Decrypt>), Error> {
+    opening.authorize(KeyName::parse(&header.name)?)
+}
+
+async fn begin_decrypt(
+    vault: Arc<Vault>,
+    right: Authorized<permission::Decrypt>,
     header: &StreamHeader,
     beginning: &[u8],
 ) -> Result<crate::ops::Done<Decrypting>, Error> {
-    let (vault, right) = opening.authorize::<permission::Decrypt>(KeyName::parse(&header.name)?)?;
     vault.begin_decrypt(right, &convert::context(&header.context)?, beginning).await
 }
 

@@ -56,6 +56,8 @@ pub(super) fn serve(
         caller,
         open: Groups::default(),
         cold: FuturesUnordered::new(),
+        refused: FuturesUnordered::new(),
+        waiting: 0,
         held,
         bytes: 0,
         worked: false,
@@ -87,7 +89,13 @@ impl Iterator for Items {
     fn next(&mut self) -> Option<Self::Item> {
         self.answers.next()
     }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.answers.size_hint()
+    }
 }
+
+impl ExactSizeIterator for Items {}
 
 struct Session {
     gate: Arc<Gate>,
@@ -95,6 +103,10 @@ struct Session {
     open: Groups,
     /// Items that wait for a key to be opened.
     cold: FuturesUnordered<BoxFuture<'static, (usize, Worked)>>,
+    /// Records of which no item was done. One beyond the caller's budget is late: what was served does not wait for it.
+    refused: FuturesUnordered<BoxFuture<'static, Items>>,
+    /// How many items are in them.
+    waiting: usize,
     /// What the items hold that are not being recorded yet, and how many bytes those are.
     held: Part,
     bytes: usize,
@@ -134,15 +146,18 @@ impl Worked {
 /// What waits for its record, by key.
 #[derive(Default)]
 struct Groups {
-    encrypts: HashMap<Arc<str>, Open<Encrypted>>,
-    decrypts: HashMap<Arc<str>, Open<Decrypted>>,
+    encrypts: ByKey<Encrypted>,
+    decrypts: ByKey<Decrypted>,
     count: usize,
-    bytes: usize,
 }
+
+type ByKey<T> = HashMap<Arc<str>, Open<T>>;
 
 struct Open<T> {
     call: Call,
     ids: Vec<u64>,
+    /// What the items hold.
+    bytes: usize,
     group: Group<T>,
 }
 
@@ -157,15 +172,21 @@ impl Session {
         let (mut stop, mut cut) = (self.gate.shutdown(), self.gate.cutting());
         let mut recording: Option<BoxFuture<'static, Items>> = None;
         let mut end = None;
-        while end.is_none() || recording.is_some() || !self.cold.is_empty() || self.open.count > 0 {
+        while end.is_none() || recording.is_some() || !self.is_idle() {
             if recording.is_none() && self.open.count > 0 {
-                recording = Some(self.record());
+                recording = self.record();
             }
             tokio::select! {
                 biased;
                 answers = async { recording.as_mut().expect("guarded").await }, if recording.is_some() => {
                     recording = None;
                     // A client that is gone, or too slow, gets no answer; its items are recorded.
+                    if let Err(unread) = replies.send(answers).await {
+                        end = end.or(Some(End::of(unread)));
+                    }
+                }
+                Some(answers) = self.refused.next(), if !self.refused.is_empty() => {
+                    self.waiting -= answers.len();
                     if let Err(unread) = replies.send(answers).await {
                         end = end.or(Some(End::of(unread)));
                     }
@@ -193,9 +214,13 @@ impl Session {
         self.gate.call_by(self.caller, "session-end", "").settle(outcome).await
     }
 
+    fn is_idle(&self) -> bool {
+        self.open.count == 0 && self.cold.is_empty() && self.refused.is_empty()
+    }
+
     /// Whether another item may be worked on before the next record.
     fn has_room(&self) -> bool {
-        self.open.count + self.cold.len() < MAX_OPEN && self.bytes < GROUP
+        self.open.count + self.waiting + self.cold.len() < MAX_OPEN && self.bytes < GROUP
     }
 
     /// Works on a message and on those that are there already. Answers why the stream ended, if it did.
@@ -279,27 +304,43 @@ impl Session {
     /// Puts an item into the open record of its key and operation.
     fn keep(&mut self, bytes: usize, worked: Worked) {
         self.open.count += 1;
-        self.open.bytes += bytes;
         let (gate, caller) = (&self.gate, &self.caller);
         match worked {
             Worked::Encrypted { id, name, outcome } => {
                 let call = || gate.call_by(caller.clone(), "session-encrypt", &name);
-                add(&mut self.open.encrypts, name.clone(), call, id, outcome);
+                add(&mut self.open.encrypts, name.clone(), call, (id, bytes), outcome);
             }
             Worked::Decrypted { id, name, outcome } => {
                 let call = || gate.call_by(caller.clone(), "session-decrypt", &name);
-                add(&mut self.open.decrypts, name.clone(), call, id, outcome);
+                add(&mut self.open.decrypts, name.clone(), call, (id, bytes), outcome);
             }
         }
     }
 
-    /// Closes the open records; the future answers their items when they are durable.
-    fn record(&mut self) -> BoxFuture<'static, Items> {
-        let held = self.held.split(self.open.bytes);
-        // Items that wait for their key go on counting.
-        self.bytes -= self.open.bytes;
+    /// Closes the open records; the future answers the items of those in which something was done, once they are
+    /// durable. `None` when there is none.
+    fn record(&mut self) -> Option<BoxFuture<'static, Items>> {
         let list = self.gate.vault.get().is_some_and(|vault| vault.lists_decrypted_items());
-        let groups = std::mem::take(&mut self.open);
+        let Groups { encrypts, decrypts, .. } = std::mem::take(&mut self.open);
+        let ((encrypts, refused_encrypts), (decrypts, refused_decrypts)) = (split(encrypts), split(decrypts));
+        let refused = Groups::of(refused_encrypts, refused_decrypts);
+        if self.refused.is_empty() && refused.count > 0 {
+            self.waiting = refused.count;
+            let answers = self.settle_all(refused, list);
+            self.refused.push(answers);
+        } else {
+            // They stay open until those before them are answered: one record for each key, however many there are.
+            self.open = refused;
+        }
+        let served = Groups::of(encrypts, decrypts);
+        (served.count > 0).then(|| self.settle_all(served, list))
+    }
+
+    /// Records some groups, and takes along what their items hold. Items that wait for their key go on counting.
+    fn settle_all(&mut self, groups: Groups, list: bool) -> BoxFuture<'static, Items> {
+        let bytes = groups.bytes();
+        let held = self.held.split(bytes);
+        self.bytes -= bytes;
         let encrypts = groups
             .encrypts
             .into_values()
@@ -314,6 +355,26 @@ impl Session {
             Items { answers: answers.into_iter(), _held: held }
         })
     }
+}
+
+impl Groups {
+    fn of(encrypts: ByKey<Encrypted>, decrypts: ByKey<Decrypted>) -> Self {
+        let count = |ids: &Vec<u64>| ids.len();
+        let of_encrypts: usize = encrypts.values().map(|open| count(&open.ids)).sum();
+        let of_decrypts: usize = decrypts.values().map(|open| count(&open.ids)).sum();
+        Self { encrypts, decrypts, count: of_encrypts + of_decrypts }
+    }
+
+    /// What the items hold.
+    fn bytes(&self) -> usize {
+        let encrypts: usize = self.encrypts.values().map(|open| open.bytes).sum();
+        encrypts + self.decrypts.values().map(|open| open.bytes).sum::<usize>()
+    }
+}
+
+/// Those in which something was done, and the others.
+fn split<T>(groups: ByKey<T>) -> (ByKey<T>, ByKey<T>) {
+    groups.into_iter().partition(|(_, open)| open.group.any_done())
 }
 
 /// What an item holds beside its payload.
@@ -337,21 +398,22 @@ impl End {
 }
 
 fn add<T>(
-    groups: &mut HashMap<Arc<str>, Open<T>>,
+    groups: &mut ByKey<T>,
     name: Arc<str>,
     call: impl FnOnce() -> Call,
-    id: u64,
+    (id, bytes): (u64, usize),
     outcome: Result<Item<T>, Error>,
 ) {
     let open =
-        groups.entry(name).or_insert_with(|| Open { call: call(), ids: Vec::new(), group: Group::default() });
+        groups.entry(name).or_insert_with(|| Open { call: call(), ids: Vec::new(), bytes: 0, group: Group::default() });
     open.ids.push(id);
+    open.bytes += bytes;
     open.group.add(outcome);
 }
 
 /// Records a group and answers its items, or answers each that it could not be recorded.
 async fn settle<T>(open: Open<T>, list: bool, answer: fn(T) -> Answer) -> Vec<CryptSessionResponse> {
-    let Open { call, ids, group } = open;
+    let Open { call, ids, group, .. } = open;
     let call = if group.any_done() { call.allowed_by_grant() } else { call };
     let settled = call.settle(Ok(group.done(list))).await;
     match settled {

@@ -27,9 +27,11 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::StaffLevel
         | Reason::StaffRequired
         | Reason::UnknownCaller => Code::PermissionDenied,
-        Reason::HsmBusy | Reason::LoginLimit | Reason::StoreFull | Reason::TooMuchInFlight => {
-            Code::ResourceExhausted
-        }
+        Reason::HsmBusy
+        | Reason::LoginLimit
+        | Reason::RefusedTooOften
+        | Reason::StoreFull
+        | Reason::TooMuchInFlight => Code::ResourceExhausted,
         Reason::CallerStalled => Code::DeadlineExceeded,
         Reason::MethodUnknown => Code::Unimplemented,
         Reason::AssertionRefused | Reason::LoginFailed | Reason::ProofRefused | Reason::ProofRequired => {
@@ -48,6 +50,7 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::Destroyed
         | Reason::DestructionScheduled
         | Reason::EnrolmentRefused
+        | Reason::IndexFieldLimit
         | Reason::KeyDisabled
         | Reason::KeyExhausted
         | Reason::NotAllowed

@@ -119,7 +119,7 @@ impl Vault {
             let version = version.ok_or_else(|| StoreError::lost(path))?.record;
             named.push(tables::tombstone(&tables::dek(name, version.dek)));
         }
-        for field in &key.fields {
+        for field in self.index_fields_of(name, key).await? {
             let versions = std::iter::successors(Some(field.primary), |version| version.previous());
             named.extend(
                 versions.map(|version| tables::tombstone(&tables::index_key(name, &field.field, version))),

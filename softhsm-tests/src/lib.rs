@@ -24,6 +24,7 @@ pub mod person;
 pub mod piv;
 mod random;
 pub mod staff;
+pub mod tampering;
 mod world;
 
 pub use daemon::{Daemon, HsmProcess};

@@ -449,7 +449,8 @@ mod tests {
     #[test]
     fn the_documentation_has_every_table_as_it_is() {
         let text = include_str!("../../docs/store.md");
-        let (_, rows) = text.split_once("| byte | table | path | covered | sealed |\n|---|---|---|---|---|\n").unwrap();
+        let (_, rows) =
+            text.split_once("| byte | table | path | covered | sealed |\n|---|---|---|---|---|\n").unwrap();
         let said: Vec<Vec<&str>> = rows
             .lines()
             .take_while(|line| line.starts_with('|'))
@@ -461,12 +462,9 @@ mod tests {
         tables.sort();
         assert_eq!(said.len(), tables.len());
         for (cells, table) in said.iter().zip(tables) {
-            let byte = if table.holds_records() {
-                table.byte().to_string()
-            } else {
-                format!("{:x}", table.byte())
-            };
-            let is = [&byte, table.as_str(), cells[2], yes(table.covered()), yes(table.sealed())];
+            let byte =
+                if table.holds_records() { table.byte().to_string() } else { format!("{:x}", table.byte()) };
+            let is = [byte.as_str(), table.as_str(), cells[2], yes(table.covered()), yes(table.sealed())];
             assert_eq!(cells[..], is, "docs/store.md and {table}");
         }
     }

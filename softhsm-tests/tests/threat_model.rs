@@ -26,7 +26,7 @@ fn about() -> Context {
 
 /// The key of a row: its table, and the path in it.
 fn row(table: u8, path: &[u8]) -> Vec<u8> {
-    [&[table], path].concat()
+    [&[table][..], path].concat()
 }
 
 async fn seal(client: &Client, key: &str) -> Vec<u8> {

@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::call::{Call, Gate, settled, stopped};
-use super::convert::{required, timestamp};
+use super::convert::{erasure_root, required, timestamp};
 use super::proto::ceremony_service_server::CeremonyService;
 use super::proto::propose_request::Action as Asked;
 use super::proto::{
@@ -230,6 +230,7 @@ fn proposal(asked: Asked) -> Result<Proposal, Error> {
                 credential: CredentialId(credential),
             })
         }
+        Asked::ForgetErasureRoot(id) => Proposal::Other(Action::ForgetErasureRoot(erasure_root(&id)?)),
         Asked::MoveTenant(to) => Proposal::Other(Action::MoveTenant {
             tenant: TenantName::parse(&to.name)?.0,
             resident: to.resident,

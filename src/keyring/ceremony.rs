@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn actions_of_before_read_as_they_were() {
-        let old = hex::decode("8202 80".replace(' ', "")).unwrap();
+        let old = hex::decode("820280").unwrap();
         assert_eq!(minicbor::decode::<Action>(&old).unwrap(), Action::RotateRoot);
         let forget = Action::ForgetErasureRoot(RootId([7; 16]));
         let new = minicbor::to_vec(&forget).unwrap();

@@ -149,7 +149,8 @@ fn told(stray: &Stray) {
             "an erasure root that no record names is on the tokens: copies of a store may open with it; have it \
              destroyed with `keyward erasure forget {id}`"
         ),
-        false => tracing::warn!(
+        // On a token that installations share there always is one: no alarm.
+        false => tracing::info!(
             label,
             tokens,
             "a key that no record names is on the tokens: it is of another installation, or left over"

@@ -21,6 +21,7 @@ pub mod re_encrypt;
 mod resident;
 pub mod rotate;
 pub mod schedule;
+pub mod strays;
 pub mod stream;
 pub mod system_key;
 pub mod tenant;

@@ -149,7 +149,11 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     if !config.database().exists() {
         return Err(no_store(config));
     }
-    let kv = Arc::new(SqliteKv::open(config.database()).await?);
+    // A store of an older format is copied first, however large it is.
+    let telling = tokio::spawn(stop::extend_timeout());
+    let kv = SqliteKv::open(config.database()).await.map(Arc::new);
+    telling.abort();
+    let kv = kv?;
     let (root, secret) = store::bootstrap(&*kv).await?.ok_or_else(|| no_store(config))?;
     check_custody(config, &root)?;
     let (audit, opened) = FileLog::open(settings::audit(config, false), root.deployment)?;

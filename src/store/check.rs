@@ -189,10 +189,11 @@ fn open_meta(row: &[u8], keys: &StoreKeys) -> Result<Meta, StoreError> {
 
 /// The newest version of each record, by the journal: half of its MAC.
 #[derive(Default)]
-struct Copy(HashMap<Place, [u8; 16]>);
+pub(super) struct Copy(pub(super) HashMap<Place, [u8; 16]>);
 
 impl Copy {
-    fn apply(&mut self, writes: &[Write]) {
+    /// Makes the changes of an entry.
+    pub(super) fn apply(&mut self, writes: &[Write]) {
         for write in writes {
             match &write.value {
                 Some(value) => self.0.insert(Place::of(&write.key), half(value)),
@@ -202,7 +203,7 @@ impl Copy {
     }
 }
 
-fn half(value: &[u8]) -> [u8; 16] {
+pub(super) fn half(value: &[u8]) -> [u8; 16] {
     mac_of(value).first_chunk().copied().unwrap_or_default()
 }
 

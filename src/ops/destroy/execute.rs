@@ -144,12 +144,19 @@ impl Vault {
 
     /// That nothing is left: no record, no open key, no byte of a wrapped key in any file.
     async fn prove(&self, target: &DestroyTarget, tombstones: &Tombstones) -> Result<Scrubbed, Error> {
+        let remains = || Search::new(tombstones.iter().map(|(_, stored)| stored.record.remains));
+        let mut outcome = self.records.scrub(remains).await;
+        if let Err(error) = &outcome
+            && self.restored_after(error).await?
+        {
+            outcome = self.records.scrub(remains).await;
+        }
+        let files = outcome?;
+        // Behind the scan that proves that there is no row but those of the totals.
         let left = self.records.unburied(tombstones.iter().map(|(path, _)| path)).await?;
         if let Some(name) = left.first() {
             return Err(Error::Internal(format!("{name} is destroyed, and its record is there")));
         }
-        let remains = || Search::new(tombstones.iter().map(|(_, stored)| stored.record.remains));
-        let files = self.records.scrub(remains).await?;
         match files.found.len() {
             0 => Ok(files),
             count => Err(Error::Internal(format!("{count} wrapped keys of {target} still stand in a file"))),

@@ -122,6 +122,7 @@ impl View for CheckReport {
             ("journal_revision", json!(self.journal_revision)),
             ("store_problems", json!(self.store.told().join("; "))),
             ("journal_problems", json!(self.journal.told().join("; "))),
+            ("decided_problems", json!(self.decided.told().join("; "))),
         ]
     }
 }

@@ -122,7 +122,8 @@ pub fn import(config: &Config, input: &Path) -> Result<Exported, MaintainError> 
     })
 }
 
-/// Verifies every record of store and journal, also while the daemon runs.
+/// Verifies every record of store and journal, and compares what was decided with what is there; also while the
+/// daemon runs.
 ///
 /// # Errors
 /// [`MaintainError`] when that is not possible; what is wrong stands in the report.
@@ -130,7 +131,13 @@ pub fn check(config: &Config) -> Result<CheckReport, MaintainError> {
     block_on(async {
         let (_, secret) = secret(config).await?;
         let kv = open_store(config).await?;
-        Ok(check::check(&kv, &config.journal(), Arc::new(StoreKeys::derive(&secret))).await?)
+        let keys = Arc::new(StoreKeys::derive(&secret));
+        let mut report = check::check(&kv, &config.journal(), keys.clone()).await?;
+        // Records that are not all there say nothing of what was decided.
+        if report.is_whole() {
+            report.decided = check::decided(&kv, keys).await?;
+        }
+        Ok(report)
     })
 }
 

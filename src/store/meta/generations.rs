@@ -66,7 +66,8 @@ impl Generations {
         Some(read)
     }
 
-    fn all(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+    /// Numbers of generations, 0 for none, and their rows.
+    pub(in crate::store) fn all(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         self.0.iter().copied().filter(|(_, rows)| *rows > 0)
     }
 

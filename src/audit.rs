@@ -22,6 +22,7 @@ pub mod proof;
 mod reader;
 pub mod record;
 mod recount;
+pub mod refusals;
 mod segment;
 pub mod tree;
 pub mod verify;
@@ -35,6 +36,7 @@ pub use tree::{Tree, TreeError};
 use checkpoint::{SignedCheckpoint, TreeHead};
 pub use record::{Caller, ItemDigest, Items, Outcome, Record, StoreChange};
 pub use recount::Counted;
+pub use refusals::{Refusal, Refusals};
 
 /// Where records go.
 ///

@@ -7,7 +7,7 @@ use crate::clock::Date;
 use crate::id::{KekVersion, KeyName, TenantId, VersionName};
 use crate::keyring::agenda::Task;
 use crate::keyring::record::{Key, Tenant, Version};
-use crate::keyring::remains::{Search, Tombstone};
+use crate::keyring::remains::{Remains, Tombstone};
 use crate::keyring::schedule::Destruction;
 use crate::ops::Error;
 use crate::ops::commit::Affects;
@@ -119,7 +119,7 @@ impl Vault {
             let version = version.ok_or_else(|| StoreError::lost(path))?.record;
             named.push(tables::tombstone(&tables::dek(name, version.dek)));
         }
-        for field in &key.fields {
+        for field in self.index_fields_of(name, key).await? {
             let versions = std::iter::successors(Some(field.primary), |version| version.previous());
             named.extend(
                 versions.map(|version| tables::tombstone(&tables::index_key(name, &field.field, version))),
@@ -144,12 +144,12 @@ impl Vault {
 
     /// That nothing is left: no record, no open key, no byte of a wrapped key in any file.
     async fn prove(&self, target: &DestroyTarget, tombstones: &Tombstones) -> Result<Scrubbed, Error> {
-        let remains = || Search::new(tombstones.iter().map(|(_, stored)| stored.record.remains));
-        let mut outcome = self.records.scrub(remains).await;
+        let remains: Vec<Remains> = tombstones.iter().map(|(_, stored)| stored.record.remains).collect();
+        let mut outcome = self.records.scrub(&remains).await;
         if let Err(error) = &outcome
             && self.restored_after(error).await?
         {
-            outcome = self.records.scrub(remains).await;
+            outcome = self.records.scrub(&remains).await;
         }
         let files = outcome?;
         // Behind the scan that proves that there is no row but those of the totals.

@@ -25,6 +25,7 @@ pub mod piv;
 mod random;
 pub mod rig;
 pub mod staff;
+pub mod tampering;
 mod tiers;
 mod world;
 

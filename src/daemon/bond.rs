@@ -7,7 +7,7 @@ use crate::audit::file::Creditor;
 use crate::audit::{AuditError, AuditLog, FileLog, Outcome, Pending, Record, StoreChange};
 use crate::audit::{TreeError, VerifyError};
 use crate::clock::Date;
-use crate::store::{Intent, LogPoint, Records, Witness};
+use crate::store::{Changes, Intent, LogPoint, Records, StoreError, Witness};
 
 /// The audit log's word for a change that is told by another record than its own.
 const RECOVERED: &str = "change-recovered";
@@ -134,6 +134,19 @@ fn compare(seen: &LogPoint, log: &FileLog) -> Result<(), BondError> {
     let newest = log.checkpoint().map_or(0, |note| note.checkpoint.head.size);
     let same = tree_size == 0 || (newest >= tree_size && log.tree().head(tree_size)?.root == tree_root);
     if same { Ok(()) } else { Err(BondError::Checkpoint { size: tree_size }) }
+}
+
+/// Takes a log that does not have what the store has seen as the one that belongs to it from now on, by a change
+/// of nothing else. The caller writes the record about it.
+///
+/// # Errors
+/// When the store does not serve.
+pub(super) async fn accept(records: &Records, log: &Arc<FileLog>) -> Result<(), StoreError> {
+    if compare(&records.log_seen(), log).is_err() {
+        records.follow_log(Arc::new(Seen(Arc::downgrade(log))));
+        records.commit(Changes::new()).await?;
+    }
+    Ok(())
 }
 
 async fn tell(missing: &[Intent], log: &Arc<FileLog>) -> Result<(), AuditError> {

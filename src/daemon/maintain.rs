@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::fs::File;
 use tokio::io::{BufReader, BufWriter};
 
+use super::bond;
 use super::history::{self, History, PutBack};
 use super::lock::{LockError, StateLock};
 use super::once::{self, SecretError};
@@ -189,8 +190,8 @@ pub fn repair(config: &Config) -> Result<RepairReport, MaintainError> {
     })
 }
 
-/// Accepts that the store is older than the audit log, or has another history:
-/// a backup was restored on purpose. What was changed since is lost.
+/// Accepts that the store is older than the audit log, or has another history: a backup was restored on
+/// purpose, and what was changed since is lost. Or that the log is older than the store: what it told of is lost.
 ///
 /// # Errors
 /// [`MaintainError`] when store and journal do not even fit each other.
@@ -216,6 +217,11 @@ pub fn accept_rollback(config: &Config) -> Result<StoreChange, MaintainError> {
             accepted.revision,
             doomed.len()
         );
+        // Behind all other changes: none of them may say again what the log before had.
+        let (log, _) = FileLog::open(settings::audit(config, false), root.deployment)?;
+        let accepted_log = bond::accept(&records, &log).await;
+        log.close()?;
+        accepted_log?;
         let position = records.position();
         record::<MaintainError>(
             config,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, Streaming};
 
+use super::answers::Answers;
 use super::call::{Gate, settled};
 use super::proto::crypto_service_server::CryptoService;
 use super::proto::{
@@ -15,7 +16,6 @@ use super::proto::{
     GenerateDataKeyWithoutPlaintextResponse, ReEncryptRequest, ReEncryptResponse, batch_decrypt_response,
     batch_encrypt_response,
 };
-use super::answers::Answers;
 use super::status::item_status;
 use super::{admission, convert, files, session};
 use crate::access::permission;

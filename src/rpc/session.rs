@@ -404,8 +404,12 @@ fn add<T>(
     (id, bytes): (u64, usize),
     outcome: Result<Item<T>, Error>,
 ) {
-    let open =
-        groups.entry(name).or_insert_with(|| Open { call: call(), ids: Vec::new(), bytes: 0, group: Group::default() });
+    let open = groups.entry(name).or_insert_with(|| Open {
+        call: call(),
+        ids: Vec::new(),
+        bytes: 0,
+        group: Group::default(),
+    });
     open.ids.push(id);
     open.bytes += bytes;
     open.group.add(outcome);

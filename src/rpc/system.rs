@@ -117,11 +117,14 @@ async fn schedule(vault: Option<&Vault>) -> proto::status::Schedule {
         Some(Verdict::Behind { .. }) => "behind",
         Some(Verdict::Ahead { .. }) => "ahead",
     };
-    // A store that does not serve says so elsewhere in the status.
-    let next = vault.next_due().await.ok().flatten();
+    // Of what is due nothing is done while a line of the agenda is missing, so it must be said.
+    let (next, unread) = match vault.next_due().await {
+        Ok(next) => (next, None),
+        Err(error) => (None, Some(format!("the agenda cannot be read: {error}"))),
+    };
     proto::status::Schedule {
         clock: clock.to_owned(),
-        reason: status.verdict.and_then(Verdict::reason).unwrap_or_default(),
+        reason: status.verdict.and_then(Verdict::reason).or(unread).unwrap_or_default(),
         high_water_time: (status.high > Date(0)).then(|| timestamp(status.high)),
         leading: status.leading,
         next_due_time: next.map(timestamp),

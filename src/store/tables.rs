@@ -456,6 +456,29 @@ mod tests {
         assert_eq!(describe(&[3, 0xff]), "[03, ff]");
     }
 
+    /// The table of rows in docs/store.md is the one that this program has.
+    #[test]
+    fn the_documentation_has_every_table_as_it_is() {
+        let text = include_str!("../../docs/store.md");
+        let (_, rows) =
+            text.split_once("| byte | table | path | covered | sealed |\n|---|---|---|---|---|\n").unwrap();
+        let said: Vec<Vec<&str>> = rows
+            .lines()
+            .take_while(|line| line.starts_with('|'))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        let yes = |is: bool| if is { "yes" } else { "no" };
+        let mut tables = Table::ALL;
+        tables.sort();
+        assert_eq!(said.len(), tables.len());
+        for (cells, table) in said.iter().zip(tables) {
+            let byte =
+                if table.holds_records() { table.byte().to_string() } else { format!("{:x}", table.byte()) };
+            let is = [byte.as_str(), table.as_str(), cells[2], yes(table.covered()), yes(table.sealed())];
+            assert_eq!(cells[..], is, "docs/store.md and {table}");
+        }
+    }
+
     #[test]
     fn bytes_name_tables() {
         for table in Table::ALL {

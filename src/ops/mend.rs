@@ -48,6 +48,14 @@ impl Vault {
         Ok(true)
     }
 
+    /// As [`restored_after`](Self::restored_after), of a use case that failed.
+    pub(super) async fn restored_after_failure(&self, failure: &Error) -> Result<bool, Error> {
+        match failure {
+            Error::Store(error) => self.restored_after(error).await,
+            _ => Ok(false),
+        }
+    }
+
     /// Runs until it is dropped: compacts the key journal when it has grown far beyond what it holds.
     pub async fn keep_journal_short(self: Arc<Self>) {
         let mut hourly = tokio::time::interval(LOOK);

@@ -29,7 +29,13 @@ impl Vault {
     ) -> Result<Destroyed, Error> {
         let _alone = self.destroying.lock().await;
         let grave = Grave::new(&target, &authority);
-        self.bury(&grave).await?;
+        if let Err(error) = self.bury(&grave).await {
+            // What is buried is what the journal has, not an old row that somebody put back.
+            if !self.restored_after_failure(&error).await? {
+                return Err(error);
+            }
+            self.bury(&grave).await?;
+        }
         self.bury_resident(&grave).await?;
         let tombstones = self.tombstones(&target).await?;
         let files = self.prove(&target, &tombstones).await?;

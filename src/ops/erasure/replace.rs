@@ -258,11 +258,7 @@ impl Vault {
     async fn take_over(&self, generation: ErasureGeneration) -> Result<(), Error> {
         if let Err(error) = self.leave_old_behind(generation).await {
             // An old row that somebody put back keeps no key alive: it is replaced by what the journal has.
-            let edited = match &error {
-                Error::Store(error) => self.restored_after(error).await?,
-                _ => false,
-            };
-            if !edited {
+            if !self.restored_after_failure(&error).await? {
                 return Err(error);
             }
             // What was put back may be a row behind the cursor.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Problems;
 use crate::clock::Day;
-use crate::id::{ErasureGeneration, IndexVersion, KeyName, TenantId, TenantName, VersionName};
+use crate::id::{ErasureGeneration, KeyName, TenantId, TenantName, VersionName};
 use crate::keyring::agenda::{Due, DueDay};
 use crate::keyring::ceremony::{Action, Ceremony, State};
 use crate::keyring::record::{Erasure, ErasureState, Key, Root, RootState, Tenant, Version};
@@ -250,11 +250,23 @@ impl Decided<'_> {
     }
 
     async fn index_keys(&mut self, name: &KeyName, key: &Key) -> Result<(), StoreError> {
-        for field in &key.fields {
-            for version in
-                std::iter::successors(Some(field.primary), |version: &IndexVersion| version.previous())
-            {
-                let path = tables::index_key(name, &field.field, version);
+        let counted = key.indexes.unwrap_or_default();
+        let own = match self.view.counted(&tables::index_fields(name), counted.fields.into()).await {
+            Err(error) if error.is_edited() => {
+                self.tell(name, error);
+                return Ok(());
+            }
+            own => own?.into_rows(),
+        };
+        let keys: u64 = own.iter().map(|(_, stored)| u64::from(stored.record.primary.get())).sum();
+        if keys != u64::from(counted.keys) {
+            self.tell(name, format!("its fields have {keys} index keys of {}", counted.keys));
+        }
+        let own = own.into_iter().map(|(path, stored)| (path.id.1, stored.record.primary));
+        let fields = key.fields.iter().map(|field| (field.field.clone(), field.primary)).chain(own);
+        for (field, primary) in fields {
+            for version in std::iter::successors(Some(primary), |version| version.previous()) {
+                let path = tables::index_key(name, &field, version);
                 if self.remains(&path).await? == (false, false) {
                     self.tell(describe(&path.key()), "it is missing, and was never destroyed");
                 }

@@ -197,10 +197,12 @@ async fn one_old_row_does_not_keep_an_erasure_key_alive() {
     place.poke(&dek_path(2).key(), &old);
     let error = records.leave_behind(second).await.unwrap_err();
     assert!(error.is_edited(), "no reason to wait for it to be sealed anew: {error}");
-    // The totals say that there is no such row: to seal it anew would be a change on top of it.
-    let batch = records.to_reseal(second, None, 500).await.unwrap();
-    assert_eq!(batch.changes.len(), 1);
-    assert!(records.commit(batch.changes).await.unwrap_err().is_edited());
+    // The totals say that there is no such row, so it is not read, sealed anew or changed either.
+    assert!(records.get(&dek_path(2)).await.unwrap_err().is_edited());
+    assert!(records.to_reseal(second, None, 500).await.unwrap_err().is_edited());
+    let mut changes = Changes::new();
+    changes.replace(&dek_path(2), &dek(9), 4);
+    assert!(records.commit(changes).await.unwrap_err().is_edited());
     let done = records.restore_rows(cause()).await.unwrap();
     assert_eq!((done.rows, done.change), (vec![describe(&dek_path(2).key())], None));
     records.leave_behind(second).await.unwrap();
@@ -223,8 +225,10 @@ async fn nor_does_a_row_that_is_put_back_while_others_are_sealed_anew() {
         records.commit(batch.changes).await.unwrap();
         place.poke(&dek_path(1).key(), &old);
     }
-    let batch = records.to_reseal(second, None, 500).await.unwrap();
-    assert!(records.commit(batch.changes).await.unwrap_err().is_edited(), "a row too many under the old key");
+    assert!(
+        records.to_reseal(second, None, 500).await.unwrap_err().is_edited(),
+        "a row too many of the old key"
+    );
     let done = records.restore_rows(cause()).await.unwrap();
     assert!(done.count == 1 && done.change.is_some(), "{done}");
     let batch = records.to_reseal(second, None, 500).await.unwrap();

@@ -27,6 +27,12 @@ impl Generations {
         self.all().filter(|(number, _)| *number < oldest.get()).map(|(_, rows)| rows).sum()
     }
 
+    /// Rows that are sealed under a generation; of `None`, those that are not sealed.
+    pub(in crate::store) fn under(&self, generation: Option<ErasureGeneration>) -> u64 {
+        let number = number(generation);
+        self.all().filter(|(known, _)| *known == number).map(|(_, rows)| rows).sum()
+    }
+
     /// Counts a row in.
     pub(super) fn add(&mut self, generation: Option<ErasureGeneration>) {
         let number = number(generation);
@@ -111,6 +117,8 @@ mod tests {
             for oldest in 1..7 {
                 let older = numbers.iter().filter(|number| **number < oldest).count() as u64;
                 prop_assert_eq!(rows.before(generation(oldest).unwrap()), older);
+                let under = numbers.iter().filter(|number| **number == oldest - 1).count() as u64;
+                prop_assert_eq!(rows.under(generation(oldest - 1)), under);
             }
             for number in &numbers {
                 prop_assert_eq!(rows.remove(generation(*number)), Some(()));

@@ -1,9 +1,11 @@
 use super::*;
 use crate::clock::Date;
-use crate::id::{CeremonyId, DekId, Epoch, FieldId, KekVersion, RootGeneration, RootId, RosterVersion};
+use crate::id::{
+    CeremonyId, DekId, Epoch, FieldId, IndexVersion, KekVersion, RootGeneration, RootId, RosterVersion,
+};
 use crate::keyring::agenda::Task;
 use crate::keyring::ceremony::Progress;
-use crate::keyring::record::{IndexField, IndexKey, KekRecord, RunningRotation};
+use crate::keyring::record::{Field, IndexField, IndexKey, Indexes, KekRecord, RunningRotation};
 use crate::keyring::remains::Remains;
 use crate::keyring::roster::Members;
 use crate::keyring::roster::tests::custodian;
@@ -296,6 +298,32 @@ async fn a_key_has_its_versions_and_they_their_wrapped_keys() {
     .await;
     let index_key = describe(&index_key_path().key());
     assert_eq!(told, [format!("{index_key}: it is missing, and was never destroyed")]);
+}
+
+#[tokio::test]
+async fn a_key_has_the_fields_that_it_counts() {
+    let (path, name) = (tables::key(&key_name()), key_name().to_string());
+    let counting = |fields, keys| Key { indexes: Some(Indexes { fields, keys }), ..key() };
+    let told = after(|changes, revision| {
+        changes.replace(&path, &counting(1, 1), revision);
+    })
+    .await;
+    assert!(told.len() == 1 && told[0].starts_with(&format!("{name}: ")), "{told:?}");
+    let phone = FieldId::new("phone").unwrap();
+    let record = Field { primary: IndexVersion::FIRST, changed: Date(7) };
+    let told = after(|changes, revision| {
+        changes.replace(&path, &counting(1, 2), revision);
+        changes.create(&tables::index_field(&key_name(), &phone), &record);
+    })
+    .await;
+    let missing = describe(&tables::index_key(&key_name(), &phone, IndexVersion::FIRST).key());
+    assert_eq!(
+        told,
+        [
+            format!("{name}: its fields have 1 index keys of 2"),
+            format!("{missing}: it is missing, and was never destroyed")
+        ]
+    );
 }
 
 #[tokio::test]

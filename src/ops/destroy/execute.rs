@@ -30,8 +30,11 @@ impl Vault {
         let _alone = self.destroying.lock().await;
         let grave = Grave::new(&target, &authority);
         if let Err(error) = self.bury(&grave).await {
-            // What is buried is what the journal has, not an old row that somebody put back.
-            if !self.restored_after_failure(&error).await? {
+            // A data key or index key, of which the digest cannot say that it is the newest: what is buried is
+            // what the journal has. A covered record that was edited stops the work until it is as it was.
+            let old_row =
+                matches!(&error, Error::Store(StoreError::Tampered { table, .. }) if !table.covered());
+            if !old_row || !self.restored_after_failure(&error).await? {
                 return Err(error);
             }
             self.bury(&grave).await?;

@@ -39,6 +39,7 @@ mod deks;
 mod entropy;
 mod epoch;
 mod kek_uses;
+mod mend;
 pub mod opened;
 mod root;
 mod sealed;

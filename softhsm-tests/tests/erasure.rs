@@ -18,10 +18,14 @@ use keyward::rpc::proto::status::Serving;
 use keyward::rpc::proto::{ErasureKey, GetErasureKeyRequest, RotateTenantRequest};
 use keyward::store::{SqliteKv, bootstrap};
 use keyward_softhsm_tests::custodians::{approve_by, ended, found, people, propose, transcript};
+use keyward_softhsm_tests::tampering::Rows;
 use keyward_softhsm_tests::{Daemon, KEY, PATIENCE, Random, World, binary, create_key, eventually_now, text};
 use serde_json::Value;
 
 const TEXT: &[u8] = b"0912345678";
+
+/// The table of wrapped data keys.
+const DEK: u8 = 7;
 
 /// Every step of a replacement, as the log says it before the step.
 const STEPS: [&str; 6] = [
@@ -158,6 +162,32 @@ fn cli(world: &World, arguments: &[&str]) -> (bool, String) {
     let config = world.config_file();
     let done = world.cli(arguments.iter().copied().chain(["--config", &config]));
     (done.status.success(), text(&done))
+}
+
+#[tokio::test]
+async fn an_old_row_that_is_put_back_keeps_no_erasure_key_alive() {
+    let world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    let ciphertext = encrypted(&client).await;
+    let rows = Rows::of(&world);
+    let keys = rows.keys(&[DEK]);
+    let [dek] = &keys[..] else { panic!("{} wrapped keys", keys.len()) };
+    let old = rows.get(dek);
+    replace(&world);
+    // Sealed under a key that is gone: whoever reads it learns nothing, and can only be in the way.
+    let sealed_anew = rows.get(dek);
+    assert_ne!(sealed_anew, old);
+    rows.put(dek, &old);
+    replace(&world);
+    assert_eq!(settled(&client).await.generation, 3);
+    assert!(![&old, &sealed_anew].contains(&&rows.get(dek)));
+    assert_decrypts(&client, &ciphertext).await;
+    let audit = world.audit();
+    let restored = audit.iter().find(|record| record.operation == "store-row-restored").unwrap();
+    assert!(restored.detail.as_ref().is_some_and(|detail| detail.contains("/deks/")), "{restored:?}");
+    let (whole, report) = cli(&world, &["store", "check"]);
+    assert!(whole, "{report}");
+    drop(daemon);
 }
 
 #[tokio::test]

@@ -204,6 +204,7 @@ impl View for StoreReport {
             ("journal_revision", json!(self.journal_revision)),
             ("store_problems", json!(self.store_problems.join("; "))),
             ("journal_problems", json!(self.journal_problems.join("; "))),
+            ("decided_problems", json!(self.decided_problems.join("; "))),
         ]
     }
 }
@@ -228,6 +229,7 @@ impl View for CheckReport {
             ("journal_revision", json!(self.journal_revision)),
             ("store_problems", json!(self.store.told().join("; "))),
             ("journal_problems", json!(self.journal.told().join("; "))),
+            ("decided_problems", json!(self.decided.told().join("; "))),
         ]
     }
 }

@@ -139,7 +139,8 @@ pub fn import(config: &Config, input: &Path) -> Result<Exported, MaintainError> 
     })
 }
 
-/// Verifies every record of store and journal, while no daemon runs.
+/// Verifies every record of store and journal, and compares what was decided with what is there, while no daemon
+/// runs.
 ///
 /// # Errors
 /// [`MaintainError`] when that is not possible; what is wrong stands in the report.
@@ -148,7 +149,14 @@ pub fn check(_: &Idle, config: &Config) -> Result<CheckReport, MaintainError> {
         let (_, secret) = secret(config).await?;
         let keys = Arc::new(StoreKeys::derive(&secret));
         match open_store(config).await {
-            Ok(kv) => Ok(check::check(&kv, &config.journal(), keys).await?),
+            Ok(kv) => {
+                let mut report = check::check(&kv, &config.journal(), keys.clone()).await?;
+                // Records that are not all there say nothing of what was decided.
+                if report.is_whole() {
+                    report.decided = check::decided(&kv, keys).await?;
+                }
+                Ok(report)
+            }
             // Nothing of it is read; what it holds is what is wrong with it.
             Err(MaintainError::Store(StoreError::Kv(foreign @ KvError::Foreign(_)))) => {
                 Ok(check::check_journal(&config.journal(), keys, foreign.to_string()).await?)

@@ -30,7 +30,7 @@ use crate::rpc::admission::AdmissionLayer;
 use crate::rpc::call::Gate;
 use crate::rpc::{ceremonies, services};
 use crate::store::kv::KvError;
-use crate::store::{self, Records, Refusal, SqliteKv, StoreChange, StoreError};
+use crate::store::{self, Refusal, SqliteKv, StoreChange, StoreError};
 
 /// Why the daemon did not start, or did not stop well.
 #[derive(Debug, thiserror::Error)]
@@ -232,7 +232,7 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>,
             let unfinished = vault.unfinished_rotations().await;
             let ceremonies = vault.unfinished_ceremonies().await;
             tokio::spawn(vault.clone().watch_over_keys());
-            tokio::spawn(keep_journal_short(vault.records().clone()));
+            tokio::spawn(vault.clone().keep_journal_short());
             tokio::spawn(bond::tell_overdue(vault.records().clone(), log));
             tokio::spawn(vault.clone().keep_checkpoints(checkpoints));
             if gate.vault.set(vault.clone()).is_err() {
@@ -252,19 +252,6 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>,
         }
         Ok(None) => {}
         Err(error) => refuse(&error, &waiting),
-    }
-}
-
-/// Compacts the journal when it has grown far beyond what it holds; looks once an hour.
-async fn keep_journal_short(records: Records) {
-    let mut hourly = tokio::time::interval(Duration::from_secs(3600));
-    loop {
-        hourly.tick().await;
-        match records.compact_if_due().await {
-            Ok(None) => {}
-            Ok(Some(done)) => tracing::info!(before = done.before, after = done.after, "journal compacted"),
-            Err(error) => tracing::error!(%error, "cannot compact the journal"),
-        }
     }
 }
 

@@ -7,8 +7,9 @@ use super::digest::{Place, row_hash};
 use super::error::{Refusal, StoreError};
 use super::journal::{Entry, Journal, Kind, Reader, Source, Step};
 use super::kv::{Expect, Transaction, Write};
+use super::log::Cause;
 use super::mac::StoreKeys;
-use super::meta::{JournalPoint, LogState, Meta, StoreChange, is_covered};
+use super::meta::{JournalPoint, LogState, Meta, StoreChange, Totals, is_covered};
 use super::records::{Changes, Inner};
 use super::view::{Row, View};
 
@@ -109,8 +110,31 @@ impl Inner {
         Ok(replayed)
     }
 
+    /// Says in a change of its own what the records add up to, where the totals were wrong: store and journal
+    /// have the same records already.
+    pub(super) async fn recount(
+        &self,
+        writer: &mut Writer,
+        found: &Totals,
+        cause: Cause,
+    ) -> Result<StoreChange, StoreError> {
+        let View { meta, meta_revision, .. } = self.view().await?;
+        let totals = Totals { revision: meta.totals.revision + 1, ..*found };
+        let log = self.log.at(meta.log, Some(cause), totals.change());
+        let entry = Entry { kind: Kind::Recount, totals, writes: Vec::new(), log };
+        refuse_other_records(&meta.totals, &entry)?;
+        let prepared = Prepared { entry, nodes: Vec::new(), meta_revision };
+        let (prepared, point) = writer.append(prepared).await?;
+        self.apply(writer, prepared, point).await.map_err(StoreError::unsettled)
+    }
+
     async fn replay(&self, writer: &mut Writer, entry: Entry, point: JournalPoint) -> Result<(), StoreError> {
         let mut view = self.view().await?;
+        if entry.kind == Kind::Recount {
+            refuse_other_records(&view.meta.totals, &entry)?;
+            let prepared = Prepared { entry, nodes: Vec::new(), meta_revision: view.meta_revision };
+            return self.apply(writer, prepared, point).await.map(drop);
+        }
         let keys: Vec<Vec<u8>> = entry.writes.iter().map(|write| write.key.clone()).collect();
         let old = view.rows(&keys).await?;
         let log = entry.log;
@@ -177,6 +201,16 @@ fn prepare(
     })
 }
 
+/// A recount follows `before`, and leaves everything as it is that the digest covers.
+fn refuse_other_records(before: &Totals, recount: &Entry) -> Result<(), StoreError> {
+    let Entry { totals, writes, .. } = recount;
+    let follows = totals.revision == before.revision + 1 && writes.is_empty();
+    match follows && totals.covers_the_same(before) {
+        true => Ok(()),
+        false => Err(Refusal::Diverged { revision: totals.revision }.into()),
+    }
+}
+
 /// Finds the place in the journal where the store became what `meta` says.
 ///
 /// The meta row names the place. Only when it names another file, because the
@@ -214,7 +248,7 @@ async fn next_change(mut reader: Reader) -> Result<(Reader, Entry, JournalPoint)
     blocking(move || {
         let offset = reader.point().offset;
         match reader.next()? {
-            Step::Entry(entry) if entry.kind == Kind::Change => {
+            Step::Entry(entry) if entry.kind.is_change() => {
                 let point = reader.point();
                 Ok((reader, entry, point))
             }

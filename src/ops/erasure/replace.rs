@@ -246,14 +246,14 @@ impl Vault {
 
     /// Seals every row under `generation`, and leaves nothing of those before it behind.
     async fn take_over(&self, generation: ErasureGeneration) -> Result<(), Error> {
-        tracing::info!(generation = generation.get(), "erasure key: rows are sealed anew");
-        while !self.reseal_some(generation).await? {}
-        tracing::info!(generation = generation.get(), "erasure key: the journal is compacted");
-        if let Err(error) = self.records.leave_behind(generation).await {
-            if matches!(error, StoreError::NotResealed { .. }) {
-                self.reseal_from_start(generation).await?;
+        if let Err(error) = self.leave_old_behind(generation).await {
+            // An old row that somebody put back keeps no key alive: it is replaced by what the journal has.
+            if !self.restored_after_failure(&error).await? {
+                return Err(error);
             }
-            return Err(error.into());
+            // What was put back may be a row behind the cursor.
+            self.reseal_from_start(generation).await?;
+            self.leave_old_behind(generation).await?;
         }
         let all = generations(&self.records).await?;
         let mut changes = Changes::new();
@@ -266,6 +266,19 @@ impl Vault {
             changes.replace(&path, &Erasure { state, resealed_to: None, ..record }, revision);
         }
         self.commit_erasure(changes, "erasure-key-current", generation).await
+    }
+
+    /// Seals what is not sealed under `generation` yet, and compacts the journal. The totals of the store say
+    /// whether a row of before is left.
+    async fn leave_old_behind(&self, generation: ErasureGeneration) -> Result<(), Error> {
+        tracing::info!(generation = generation.get(), "erasure key: rows are sealed anew");
+        while !self.reseal_some(generation).await? {}
+        tracing::info!(generation = generation.get(), "erasure key: the journal is compacted");
+        let Err(error) = self.records.leave_behind(generation).await else { return Ok(()) };
+        if matches!(error, StoreError::NotResealed { .. }) {
+            self.reseal_from_start(generation).await?;
+        }
+        Err(error.into())
     }
 
     /// Seals the next rows anew; whether they were the last. Somebody else's change

@@ -107,7 +107,7 @@ impl Decided<'_> {
         let count = |states: &BTreeMap<u32, ErasureState>, wanted: &[ErasureState]| {
             states.values().filter(|state| wanted.contains(state)).count()
         };
-        if count(&states, &[ErasureState::Unborn]) == states.len() {
+        if count(&states, &[ErasureState::Unborn, ErasureState::Forgotten]) == states.len() {
             return Ok(());
         }
         let sealing = count(&states, &[ErasureState::TakingOver, ErasureState::Current]);

@@ -23,6 +23,7 @@ mod reader;
 pub mod record;
 mod recount;
 mod segment;
+pub mod telling;
 pub mod tree;
 pub mod verify;
 

@@ -113,6 +113,11 @@ mod tests {
     }
 
     #[test]
+    fn an_accepted_rollback_begins_a_history_for_the_log_too() {
+        assert!(crate::audit::telling::BEGINS.contains(&ACCEPTED));
+    }
+
+    #[test]
     fn what_comes_after_the_store_is_destroyed_again_once() {
         let log = [
             record("destroy", "a", Some((4, 1))),

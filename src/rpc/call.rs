@@ -57,6 +57,8 @@ pub(super) struct Call {
     shown: Result<Option<Shown>, Error>,
     pending: Pending,
     request_id: u64,
+    /// Whoever waits for the record of this call sees by it that the call has ended.
+    alive: Arc<()>,
 }
 
 impl Gate {
@@ -121,7 +123,8 @@ impl Gate {
         let resource: String = resource.chars().take(200).collect();
         let pending =
             Pending::begin(self.audit.clone(), Some(recorded(&caller)), operation, resource, request_id);
-        Call { gate: self.clone(), caller, operation, shown: Ok(None), pending, request_id }
+        let gate = self.clone();
+        Call { gate, caller, operation, shown: Ok(None), pending, request_id, alive: Arc::default() }
     }
 
     /// Who is calling.
@@ -192,7 +195,8 @@ impl Call {
     /// On whose word the work of this call is done.
     pub(super) fn acting(&self) -> Acting {
         let principal = self.caller.principal.as_ref().map(|known| known.name().to_string());
-        Acting { operation: self.operation, principal, uid: self.caller.peer.uid }
+        let call = Arc::downgrade(&self.alive);
+        Acting { operation: self.operation, principal, uid: self.caller.peer.uid, call }
     }
 
     /// Decides, and opens the gate.

@@ -14,8 +14,19 @@ use crate::clock::Date;
 /// The word of the record that says where the store stands when it was opened.
 pub const OPENED: &str = "store-opened";
 
+/// The word of the record that tells of a change in place of its own; its detail begins with the operation.
+pub const RECOVERED: &str = "change-recovered";
+
 /// The words of records with which another history of the store begins.
 pub const BEGINS: [&str; 4] = ["init", "backup-restore", "store-import", "store-rollback-accepted"];
+
+/// What was done, also where another record than its own tells of it.
+pub fn operation(record: &Record) -> &str {
+    match (record.operation.as_str(), &record.detail) {
+        (RECOVERED, Some(detail)) => detail.split(' ').next().unwrap_or_default(),
+        (word, _) => word,
+    }
+}
 
 /// How much later than a newer change the record of a change may come: far longer than the daemon lets it wait.
 const LATE: Duration = Duration::from_secs(600);
@@ -66,7 +77,7 @@ impl Telling {
         let now = self.latest.map_or(record.time, |latest| latest.max(record.time));
         self.latest = Some(now);
         let revision = record.change.map(|change| change.revision);
-        if BEGINS.contains(&record.operation.as_str()) {
+        if BEGINS.contains(&operation(record)) {
             self.begin();
         } else if record.operation == OPENED {
             self.open(revision);
@@ -212,6 +223,19 @@ mod tests {
         assert_eq!(told(&old), Told::default());
         let updated = told(&[&old[..], &[(OPENED, 12, 60), ("freeze", 13, 60), (OPENED, 13, 61)]].concat());
         assert_eq!(updated, Told { from: Some(12), ..Told::default() });
+    }
+
+    #[test]
+    fn a_history_whose_own_record_was_lost_begins_all_the_same() {
+        let mut record = plain(0);
+        assert_eq!(operation(&record), "encrypt");
+        record.operation = RECOVERED.to_owned();
+        assert_eq!(operation(&record), RECOVERED);
+        record.detail = Some("store-rollback-accepted by the daemon itself: and so on".to_owned());
+        record.change = Some(StoreChange { revision: 4, digest: [1; 32] });
+        let mut telling = Telling { next: Some(9), ..Telling::default() };
+        telling.see(&record);
+        assert_eq!(telling.next, None);
     }
 
     #[test]

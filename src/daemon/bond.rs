@@ -9,9 +9,6 @@ use crate::audit::{TreeError, VerifyError, telling};
 use crate::clock::Date;
 use crate::store::{self, Cause, Changes, Intent, LogPoint, Records, StoreError, Witness};
 
-/// The audit log's word for a change that is told by another record than its own.
-const RECOVERED: &str = "change-recovered";
-
 /// How long after its change a call that has ended may leave it without a record: its record is queued, or will
 /// never be.
 const GRACE: Duration = Duration::from_millis(500);
@@ -88,7 +85,7 @@ impl Creditor for Owed {
 
 fn record_of(intent: &Intent) -> Record {
     let change = StoreChange { revision: intent.revision, digest: intent.digest };
-    own(RECOVERED, intent.resource.clone(), change, words(intent))
+    own(telling::RECOVERED, intent.resource.clone(), change, words(intent))
 }
 
 fn own(operation: &str, resource: String, change: StoreChange, detail: String) -> Record {

@@ -47,7 +47,7 @@ impl Told {
     fn see(&mut self, record: &Record) {
         let Some(change) = record.change else { return };
         self.changes.insert((change.revision, change.digest));
-        let anew = telling::BEGINS.contains(&record.operation.as_str());
+        let anew = telling::BEGINS.contains(&telling::operation(record));
         if anew || self.newest.is_none_or(|newest| newest.revision < change.revision) {
             self.newest = Some(change);
         }

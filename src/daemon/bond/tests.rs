@@ -114,7 +114,7 @@ impl Place {
     fn assert_told_once(&self, revision: u64) {
         let told = self.telling(revision);
         assert_eq!(told.len(), 1, "{told:?}");
-        assert_eq!(told[0].0, RECOVERED);
+        assert_eq!(told[0].0, telling::RECOVERED);
         assert!(told[0].1.contains("freeze by principal ops (uid 7)"), "{told:?}");
         let verified = verify::verify(&self.audit()).unwrap().told;
         assert!(verified.from.is_some() && verified.missing.is_empty(), "{verified:?}");

@@ -4,6 +4,8 @@ PREFIX     ?= /usr/local
 SYSCONFDIR ?= /etc
 TARGET     := $(or $(CARGO_TARGET_DIR),target)
 SCRIPTS    := softhsm-tests/scripts
+# The folder of the binaries that are installed.
+BUILT      := $(TARGET)/release
 
 BINDIR  := $(PREFIX)/bin
 DOCDIR  := $(PREFIX)/share/doc/keyward
@@ -11,7 +13,8 @@ UNITDIR := $(PREFIX)/lib/systemd/system
 RENDER   = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ceremony demo-login run test bench fmt lint release install install-units uninstall clean
+.PHONY: help demo demo-ceremony demo-login run check test test-all bench bench-quick fmt lint release install install-files install-units \
+    uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -28,11 +31,20 @@ demo-login: ## See a staff member log in with one-time password and token, and w
 run: ## Start a development daemon in the foreground (target/dev/keyward.sock)
 	@$(SCRIPTS)/run-dev.sh
 
+check: ## Check format, lints and unit tests: for each commit
+	@$(SCRIPTS)/check.sh
+
 test: ## Build everything and run all tests
 	@$(SCRIPTS)/test.sh
 
-bench: ## Measure a release build (target/bench/summary.json)
-	@$(SCRIPTS)/bench.sh
+test-all: ## Run all tests, then the long rounds of those that have some
+	@$(SCRIPTS)/test-all.sh
+
+bench: ## Measure a release build (target/bench/summary.json); ARGS='--against FOLDER' compares
+	@$(SCRIPTS)/bench.sh $(ARGS)
+
+bench-quick: ## Cost of a call in two minutes (target/bench/quick.json); ARGS='--against FOLDER'
+	@$(SCRIPTS)/bench.sh --quick $(ARGS)
 
 fmt: ## Format the sources
 	cargo fmt --all
@@ -48,11 +60,16 @@ release: ## Build the binaries for production
 	elif [ ! -x '$(TARGET)/release/keywardd' ]; then \
 	    echo 'make: error: cargo is not in PATH; run `make release` as the user that has it' >&2; exit 1; fi
 
-install: release install-units ## Install binaries, units, configuration and documents (DESTDIR, PREFIX)
+install: release ## Install binaries, units, configuration and documents (DESTDIR, PREFIX)
+	@$(MAKE) --no-print-directory install-files
+	@[ -n '$(DESTDIR)' ] || echo 'next: docs/runbook.md, "First installation"'
+
+# The same of binaries that are there: BUILT=target/debug, say.
+install-files: install-units
 	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(DOCDIR)/docs' '$(DESTDIR)$(DOCDIR)/hsm-config/policies'
-	install -m 0755 '$(TARGET)/release/keywardd' '$(TARGET)/release/keyward' '$(DESTDIR)$(BINDIR)'
-	@if [ -x '$(TARGET)/release/keyward-piv' ]; then \
-	    install -m 0755 '$(TARGET)/release/keyward-piv' '$(DESTDIR)$(BINDIR)'; \
+	install -m 0755 '$(BUILT)/keywardd' '$(BUILT)/keyward' '$(DESTDIR)$(BINDIR)'
+	@if [ -x '$(BUILT)/keyward-piv' ]; then \
+	    install -m 0755 '$(BUILT)/keyward-piv' '$(DESTDIR)$(BINDIR)'; \
 	else echo 'left out keyward-piv, for PIV cards: install libpcsclite-dev, then make release'; fi
 	install -m 0644 README.md CHANGELOG.md LICENSE '$(DESTDIR)$(DOCDIR)'
 	install -m 0644 docs/*.md '$(DESTDIR)$(DOCDIR)/docs'
@@ -64,10 +81,9 @@ install: release install-units ## Install binaries, units, configuration and doc
 	else install -m 0640 hsm-config/keywardd.toml '$(DESTDIR)$(SYSCONFDIR)/keyward/keywardd.toml'; fi
 	install -d '$(DESTDIR)$(PREFIX)/share/bash-completion/completions' \
 	    '$(DESTDIR)$(PREFIX)/share/zsh/site-functions' '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d'
-	umask 022 && '$(TARGET)/release/keyward' completions bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/keyward'
-	umask 022 && '$(TARGET)/release/keyward' completions zsh >'$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_keyward'
-	umask 022 && '$(TARGET)/release/keyward' completions fish >'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/keyward.fish'
-	@[ -n '$(DESTDIR)' ] || echo 'next: docs/runbook.md, "First installation"'
+	umask 022 && '$(BUILT)/keyward' completions bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/keyward'
+	umask 022 && '$(BUILT)/keyward' completions zsh >'$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_keyward'
+	umask 022 && '$(BUILT)/keyward' completions fish >'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/keyward.fish'
 
 install-units:
 	install -d '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)$(PREFIX)/lib/sysusers.d' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d'
@@ -77,7 +93,7 @@ install-units:
 	install -m 0644 systemd/keyward.tmpfiles '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/keyward.conf'
 
 uninstall: ## Remove what install wrote; configuration, keys and logs stay
-	rm -f '$(DESTDIR)$(BINDIR)/keywardd' '$(DESTDIR)$(BINDIR)/keyward' \
+	rm -f '$(DESTDIR)$(BINDIR)/keywardd' '$(DESTDIR)$(BINDIR)/keyward' '$(DESTDIR)$(BINDIR)/keyward-piv' \
 	    '$(DESTDIR)$(UNITDIR)/keywardd.service' '$(DESTDIR)$(UNITDIR)/keywardd.socket' \
 	    '$(DESTDIR)$(PREFIX)/lib/sysusers.d/keyward.conf' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/keyward.conf' \
 	    '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/keyward' \

@@ -2,10 +2,11 @@
 //! grants, and a decision is a value that the operation demands.
 
 pub mod caller;
+pub mod meter;
 pub mod permission;
 pub mod policy;
 pub mod staff;
 
-pub use caller::{Caller, Peer};
+pub use caller::{Caller, Peer, Standing};
 pub use permission::{Authorized, Permission};
 pub use policy::{Denied, Policy};

@@ -22,6 +22,7 @@ pub mod proof;
 mod reader;
 pub mod record;
 mod recount;
+pub mod refusals;
 mod segment;
 pub mod telling;
 pub mod tree;
@@ -36,6 +37,7 @@ pub use tree::{Tree, TreeError};
 use checkpoint::{SignedCheckpoint, TreeHead};
 pub use record::{Caller, ItemDigest, Items, Outcome, Record, StoreChange};
 pub use recount::Counted;
+pub use refusals::{Refusal, Refusals};
 
 /// Where records go.
 ///

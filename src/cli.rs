@@ -229,15 +229,28 @@ fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit
     result
 }
 
-/// Waits for Ctrl-C or SIGTERM, so that unfinished files are removed on the way out.
+/// Waits for Ctrl-C, SIGTERM, or SIGHUP when the terminal is gone, so that unfinished files are removed on the
+/// way out.
 async fn interrupted() -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let failure = || Failure::file("watch", "signals".as_ref());
     let mut terminate = signal(SignalKind::terminate()).map_err(failure())?;
+    // `nohup` has it ignored, and means that.
+    let hangup = (!ignores_hangup()).then(|| signal(SignalKind::hangup()));
+    let mut hangup = hangup.transpose().map_err(failure())?;
     tokio::select! {
         signal = tokio::signal::ctrl_c() => signal.map_err(failure()),
         _ = terminate.recv() => Ok(()),
+        Some(_) = async { hangup.as_mut()?.recv().await } => Ok(()),
     }
+}
+
+/// Whether this process was started with SIGHUP ignored.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // Bit n - 1 is signal n.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 impl Command {

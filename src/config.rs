@@ -19,10 +19,10 @@ pub mod value;
 
 use check::within;
 pub use class::{Class, Classes};
-pub use hsm::{Hsm, Standby};
+pub use hsm::{Confinement, Hsm, Standby};
 pub use lifecycle::{Clock, Destruction, Erasure, OldKek, Rotation};
 pub use login::Login;
-pub use principal::{Allow, Principal};
+pub use principal::{Allow, NOBODY, OWN_USER, Principal};
 use value::{Bytes, Mode, Span};
 
 use crate::secret::SecretMemory;
@@ -31,6 +31,9 @@ use crate::secret::SecretMemory;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The file that this was read from.
+    #[serde(skip)]
+    pub file: PathBuf,
     /// Where the daemon keeps what it must not lose.
     pub state_dir: PathBuf,
     /// Who holds the root: must say "operator" while the root is unfounded.
@@ -96,8 +99,14 @@ pub struct Server {
     pub socket: PathBuf,
     /// Its mode.
     pub socket_mode: Mode,
-    /// How long calls in flight may take to finish at shutdown.
+    /// How long a stop may take; calls in flight have three quarters of it.
     pub shutdown_grace: Span,
+    /// Most connections in all; fewer where the limit of open files demands it.
+    pub max_connections: usize,
+    /// Most connections of one user.
+    pub max_connections_per_uid: usize,
+    /// Whether the daemon's own user may be a principal: for trying it out as one user.
+    pub allow_own_user: bool,
 }
 
 impl Default for Server {
@@ -106,12 +115,17 @@ impl Default for Server {
             socket: "/run/keyward/keyward.sock".into(),
             socket_mode: Mode(0o660),
             shutdown_grace: Span(Duration::from_secs(20)),
+            max_connections: 4096,
+            max_connections_per_uid: 256,
+            allow_own_user: false,
         }
     }
 }
 
 impl Server {
     fn check(&self) -> Result<(), String> {
+        within("server.max_connections", self.max_connections, 16..=1_000_000)?;
+        within("server.max_connections_per_uid", self.max_connections_per_uid, 1..=self.max_connections)?;
         match self.socket.as_os_str().len() {
             0..=107 => Ok(()),
             bytes => Err(format!("server.socket has {bytes} bytes; a Unix socket path has at most 107")),
@@ -224,11 +238,28 @@ pub struct Limits {
     pub batch: Bytes,
     /// Named keys whose data keys are kept open.
     pub open_keys: usize,
+    /// What the calls of one connection may have in flight; a message of the largest size always fits.
+    pub in_flight_per_connection: Bytes,
+    /// What the calls of one principal may have in flight, on all its connections.
+    pub in_flight_per_principal: Bytes,
+    /// Most fields of one key that have a blind index.
+    pub index_fields: usize,
+    /// Refusals of one principal, each second, that have a record of their own; ten times as many at once.
+    pub refusals_per_second: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { plaintext: Bytes(1 << 20), batch_items: 1000, batch: Bytes(4 << 20), open_keys: 10_000 }
+        Self {
+            plaintext: Bytes(1 << 20),
+            batch_items: 1000,
+            batch: Bytes(4 << 20),
+            open_keys: 10_000,
+            in_flight_per_connection: Bytes(32 << 20),
+            in_flight_per_principal: Bytes(128 << 20),
+            index_fields: 64,
+            refusals_per_second: 20,
+        }
     }
 }
 
@@ -237,7 +268,12 @@ impl Limits {
         within("limits.plaintext", self.plaintext.0, 1..=64 << 20)?;
         within("limits.batch", self.batch.0, 1..=256 << 20)?;
         within("limits.batch_items", self.batch_items, 1..=100_000)?;
-        within("limits.open_keys", self.open_keys, 1..=10_000_000)
+        within("limits.open_keys", self.open_keys, 1..=10_000_000)?;
+        let (one, all) = (self.in_flight_per_connection.0, self.in_flight_per_principal.0);
+        within("limits.in_flight_per_connection", one, 1 << 20..=1 << 40)?;
+        within("limits.in_flight_per_principal", all, one..=1 << 40)?;
+        within("limits.index_fields", self.index_fields, 1..=4096)?;
+        within("limits.refusals_per_second", self.refusals_per_second, 1..=10_000)
     }
 }
 
@@ -286,8 +322,9 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] that names the place and what was expected.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)
+        let parsed: Self = toml::from_str(text)
             .map_err(|error| ConfigError::Malformed { path: path.into(), message: error.to_string() })?;
+        let config = Self { file: path.to_owned(), ..parsed };
         config.check().map_err(|message| ConfigError::Inconsistent { path: path.into(), message })?;
         Ok(config)
     }
@@ -310,6 +347,14 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         self.server.check()?;
         self.hsm.check()?;
+        let kept = [
+            ("the state directory", self.state_dir.clone()),
+            ("the store", self.database()),
+            ("the journal", self.journal()),
+            ("the audit log", self.audit_dir()),
+            ("this configuration", self.file.clone()),
+        ];
+        self.hsm.check_reach(&kept, &self.audit_dir())?;
         self.limits.check()?;
         self.class.check()?;
         self.audit.check()?;
@@ -342,6 +387,13 @@ pin_file = "/etc/keyward/pin"
         assert_eq!(config.database(), Path::new("/var/lib/keyward/store.db"));
         assert_eq!(config.class.of(DataClass::Highest).serve_without_hsm.0, Duration::ZERO);
         assert_eq!(config.limits.plaintext.0, 1 << 20);
+        assert_eq!((config.hsm.confinement, config.hsm.allow_network), (Confinement::Required, false));
+    }
+
+    #[test]
+    fn a_token_may_lie_below_the_state() {
+        let config = parse("allow_paths = [\"/var/lib/keyward/softhsm\"]\n").unwrap();
+        assert_eq!(config.hsm.allow_paths, [Path::new("/var/lib/keyward/softhsm")]);
     }
 
     #[test]
@@ -359,6 +411,8 @@ pin_file = "/etc/keyward/pin"
             ("deadline = \"5 parsecs\"\n", &["line 7", "deadline", "for example \"5s\""]),
             ("sessions = 0\n", &["hsm.sessions is 0", "1 to 256"]),
             ("[limits]\nplaintext = \"0\"\n", &["limits.plaintext is 0"]),
+            ("[limits]\nindex_fields = 0\n", &["limits.index_fields is 0", "1 to 4096"]),
+            ("[limits]\nrefusals_per_second = 0\n", &["limits.refusals_per_second is 0", "1 to 10000"]),
             ("[limits]\nplaintext = \"many\"\n", &["line 8", "for example \"1MiB\""]),
             ("[server]\nsocket_mode = \"0777\"\n", &["line 8", "others"]),
             ("[[principal]]\nname = \"a\"\nrole = \"king\"\n", &["line 9", "operator"]),
@@ -368,7 +422,19 @@ pin_file = "/etc/keyward/pin"
                 "[[principal]]\nname=\"a\"\nrole=\"application\"\nusers=[0]\nallow=[{keys=[\"tenants/*\"],operations=[]}]\n",
                 &["line 11", "tenants/acme/keys/*"],
             ),
+            ("[[principal]]\nname=\"a\"\nrole=\"operator\"\nusers=[65534]\n", &["principal a", "65534"]),
+            (
+                "[[principal]]\nname=\"a\"\nrole=\"operator\"\ngroups=[4294967295]\n",
+                &["principal a", "nobody's"],
+            ),
+            ("[[principal]]\nname=\"keywardd\"\nrole=\"operator\"\nusers=[0]\n", &["keywardd", "daemon"]),
+            ("[server]\nmax_connections_per_uid = 5000\n", &["max_connections_per_uid is 5000", "1 to 4096"]),
+            ("[limits]\nin_flight_per_principal = \"2MiB\"\n", &["in_flight_per_principal"]),
             ("pin_credential = \"pin\"\n", &["not both"]),
+            ("confinement = \"off\"\n", &["line 7", "required", "best-effort"]),
+            ("allow_paths = [\"tokens\"]\n", &["tokens", "absolute"]),
+            ("allow_paths = [\"/var/lib\"]\n", &["/var/lib", "the state directory /var/lib/keyward"]),
+            ("allow_paths = [\"/var/lib/keyward/audit/t\"]\n", &["in the audit log"]),
             ("[rotation]\nold_kek = \"burn\"\n", &["line 8", "keep"]),
             ("[destruction]\ndelay = \"1h\"\n", &["destruction.min_delay"]),
         ] {

@@ -1,11 +1,12 @@
 //! Wiring: start, listen, serve, stop.
 
+mod admission;
 pub mod backup;
 pub mod init;
 pub mod run;
 pub mod transport;
 
-mod bond;
+pub mod bond;
 pub mod child;
 mod hardening;
 mod history;
@@ -18,7 +19,8 @@ pub mod once;
 pub mod restore;
 mod schedule;
 pub mod settings;
-mod unlock;
+mod stop;
+pub mod unlock;
 
 pub use hardening::harden;
 pub use init::init;

@@ -22,7 +22,7 @@ mod vectors;
 #[cfg(test)]
 mod wycheproof;
 
-pub use blind::{INDEX_LEN, IndexKey, Normalization, NormalizeError};
+pub use blind::{INDEX_LEN, IndexKey, Normalization, NormalizeError, Normalized};
 pub use context::{Context, ContextError};
 pub use dek::Dek;
 pub use header::{Header, OVERHEAD, ParseError};

@@ -11,6 +11,7 @@ use minicbor::{Decode, Encode};
 use tokio::sync::watch;
 
 use crate::hsm::birth::{BackupPlan, NewRoot, Newborn, Purpose};
+use crate::hsm::confine::Confined;
 use crate::hsm::figures::{CacheFigures, Figures, Objects};
 use crate::hsm::process::TaskError;
 use crate::id::RootId;
@@ -21,6 +22,7 @@ use crate::keyring::wrapped::{Canary, SealedKey, WrappedKek};
 use crate::secret::{Key256, SecretBytes, transfer};
 
 pub mod birth;
+pub mod confine;
 pub mod figures;
 pub mod pin;
 pub mod pkcs11;
@@ -297,6 +299,8 @@ pub struct SlotStatus {
     pub state: SlotState,
     /// How full it is, as it was last counted.
     pub objects: Option<Objects>,
+    /// What its process may not do, as the newest one said.
+    pub confinement: Option<Confined>,
 }
 
 /// The state of the connection to one token.

@@ -23,6 +23,7 @@ pub mod envelope;
 pub mod hsm;
 pub mod id;
 pub mod keyring;
+pub mod modes;
 pub mod ops;
 pub mod rpc;
 pub mod secret;

@@ -25,6 +25,7 @@ pub mod stream;
 pub mod system_key;
 pub mod tenant;
 pub mod timekeeping;
+pub mod upkeep;
 pub mod vault;
 pub mod version;
 

@@ -1,14 +1,17 @@
 //! The API: the only place that knows generated types and gRPC statuses.
 
+pub mod admission;
 pub mod call;
 pub mod ceremonies;
 pub mod proto;
 pub mod services;
-pub mod undecodable;
+pub mod tally;
 
 mod access;
+mod answers;
 mod audit;
 mod backup;
+mod batch;
 mod convert;
 mod crypto;
 mod destroy;
@@ -19,3 +22,4 @@ mod session;
 pub(crate) mod staff;
 mod status;
 mod system;
+mod upkeep;

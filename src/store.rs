@@ -41,9 +41,11 @@ mod recover;
 mod reseal;
 mod scan;
 mod scrub;
+mod search;
 #[cfg(test)]
 mod testing;
 mod timeline;
+mod upkeep;
 mod view;
 
 pub use compact::Compacted;
@@ -55,6 +57,7 @@ pub use records::{Changes, Records, Stats};
 pub use recover::{ErasureList, OpenReport, bootstrap, erasure_keys, signing_keys};
 pub use reseal::{Batch, Cursor};
 pub use scrub::Scrubbed;
+pub use search::{COMMAND as SEARCH_COMMAND, run_search_process};
 pub use sqlite::SqliteKv;
 pub use tables::{Path, Prefix, Record};
 pub use view::{Complete, Listing, Pass, Stored, View};

@@ -14,7 +14,8 @@ daemon_socket() {
 }
 
 # daemon_config FOLDER LABEL SOCKET PRINCIPAL [PIN-FILE]: writes FOLDER/keywardd.toml. The calling
-# user is the one principal: operator, with every operation on every key.
+# user is the one principal: operator, with every operation on every key. The token is the one in
+# the folder of the PIN file, as token_create makes it.
 daemon_config() {
     local folder=$1 library
     library=$(softhsm_library) || die 'SoftHSM is not installed; run softhsm-tests/scripts/setup.sh'
@@ -25,6 +26,8 @@ custody = "operator"
 [server]
 socket = "$3"
 socket_mode = "0600"
+# One user is everybody here.
+allow_own_user = true
 
 [log]
 format = "text"
@@ -33,6 +36,7 @@ format = "text"
 module = "$library"
 token = "$2"
 pin_file = "${5:-$folder/pin}"
+allow_paths = ["$(dirname "${5:-$folder/pin}")/tokens"]
 
 [[principal]]
 name = "$4"

@@ -169,6 +169,7 @@ rm -rf "${root:?}/$dir/hsm-1" "${root:?}/$dir/bob"
 token_create "$root/$dir/hsm-2" hsm-2
 configure token hsm-2
 configure pin_file "$root/$dir/hsm-2/pin"
+sed -i 's|/hsm-1/tokens"|/hsm-2/tokens"|' "$config"
 mkdir "$dir/meeting"
 show keyward root restore --config "$config" --escrow "$dir/root.escrow" --folder "$dir/meeting" --reason 'HSM 1 burnt'
 keyward root restore --config "$config" --escrow "$dir/root.escrow" --folder "$dir/meeting" \

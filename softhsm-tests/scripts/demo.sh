@@ -86,7 +86,7 @@ for tenant in "${tenants[@]}"; do
     cmp -s <(cut -d, -f1 "$dir/$tenant.csv") <(cut -d, -f1 "$dir/$tenant.enc.csv") ||
         die "the column id of $dir/$tenant.enc.csv has changed"
 done
-secret=$(keyward encrypt acme/customer-pii 13812345678 --context column=phone)
+secret=$(printf 13812345678 | keyward encrypt acme/customer-pii --context column=phone)
 [[ $secret == kw1:* ]] || die "expected a ciphertext that starts with kw1:, got $secret"
 
 title 'Rotate the key-encryption keys of both tenants while a second client keeps decrypting'

@@ -29,7 +29,7 @@ prepare() {
     printf '\n%sready: tenants demo-a and demo-b, each with a key customer-pii. In another terminal:%s\n' "$bold" "$plain"
     # shellcheck disable=SC2016  # the reader's shell shall expand $PATH
     printf '  export KEYWARD_SOCKET=%q PATH=%q:$PATH\n' "$KEYWARD_SOCKET" "$bin"
-    printf '  keyward encrypt demo-a/customer-pii 13812345678 --context column=phone\n\n'
+    printf '  printf 13812345678 | keyward encrypt demo-a/customer-pii --context column=phone\n\n'
 }
 
 "$root/softhsm-tests/scripts/setup.sh" demo

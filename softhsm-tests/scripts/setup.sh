@@ -23,6 +23,10 @@ missing() {
     [[ $1 == test ]] || return 0
     /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
     has systemd-analyze || echo systemd
+    # The units run under a systemd of their own: rig.sh.
+    has systemd-nspawn || echo systemd-container
+    [[ -e /usr/lib/systemd/system/dbus.service || -e /lib/systemd/system/dbus.service ]] || echo dbus
+    has newuidmap || echo uidmap
     # Tests of schedules set the clock of the daemon.
     compgen -G '/usr/lib*/*/faketime/libfaketimeMT.so.1' >/dev/null ||
         compgen -G '/usr/lib64/faketime/libfaketimeMT.so.1' >/dev/null || echo libfaketime

@@ -2,7 +2,7 @@
 //! which forwards to SoftHSM and fails on command.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{World, binary, softhsm_module};
 
@@ -19,7 +19,8 @@ impl Faults {
         for sub in ["armed", "fired"] {
             fs::create_dir_all(folder.join(sub)).expect("a folder for faults");
         }
-        let module = binary("libkeyward_fault.so").display().to_string();
+        let module = world.own_copy(&binary("libkeyward_fault.so"));
+        world.allow("faults");
         world.reconfigure(&softhsm_module(), &module);
         world.environment.push(("KEYWARD_FAULT_MODULE", softhsm_module().into()));
         world.environment.push(("KEYWARD_FAULTS", folder.clone()));
@@ -57,8 +58,26 @@ impl Faults {
         self.folder.join("fired").join(name).exists()
     }
 
+    /// Has the module try what it must not, at its next call: on a file of the daemon, on the
+    /// configuration, and on the daemon itself. Answers each attempt and its outcome.
+    pub fn attack(&mut self, victim: &Path, configuration: &Path) -> Vec<(String, String)> {
+        let plan = format!("{}\n{}\n", victim.display(), configuration.display());
+        fs::write(self.folder.join("plan"), plan).expect("a plan");
+        let name = self.arm("*", "attack");
+        let outcome = self.folder.join("outcome");
+        let said = crate::eventually_now("the attack", || fs::read_to_string(&outcome).ok());
+        assert!(self.fired(&name));
+        outcomes(&said)
+    }
+
     /// Takes a fault away. One that strikes once may have gone by itself.
     pub fn disarm(&self, name: &str) {
         fs::remove_file(self.folder.join("armed").join(name)).ok();
     }
+}
+
+/// Each attempt and its outcome, from lines of two words.
+pub fn outcomes(said: &str) -> Vec<(String, String)> {
+    let lines = said.lines().filter_map(|line| line.split_once(' '));
+    lines.map(|(attempt, outcome)| (attempt.to_owned(), outcome.to_owned())).collect()
 }

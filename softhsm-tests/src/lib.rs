@@ -23,11 +23,15 @@ pub mod offline;
 pub mod person;
 pub mod piv;
 mod random;
+pub mod rig;
 pub mod staff;
+pub mod tampering;
+mod tiers;
 mod world;
 
 pub use daemon::{Daemon, HsmProcess};
 pub use random::Random;
+pub use tiers::rounds;
 pub use world::World;
 
 /// The key that most tests use.

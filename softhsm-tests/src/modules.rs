@@ -68,7 +68,12 @@ impl World {
         let memory = Path::new("/dev/shm");
         let in_memory = module != Module::OpenCryptoki && memory.is_dir();
         let parent = if in_memory { memory } else { Path::new("/tmp") };
-        let mut world = Self::bare(parent, &module.library().display().to_string());
+        let library = module.library().display().to_string();
+        let mut world = Self::bare(parent, &library);
+        if module == Module::Kryoptic {
+            let copy = world.own_copy(&module.library());
+            world.reconfigure(&library, &copy);
+        }
         match module {
             Module::SoftHsm => {}
             Module::Kryoptic => world.make_kryoptic_token(),
@@ -80,7 +85,10 @@ impl World {
     }
 
     fn make_kryoptic_token(&mut self) {
-        let (conf, token) = (self.path("kryoptic.conf"), self.path("token.sql"));
+        // Its database makes files beside itself.
+        std::fs::create_dir(self.path("kryoptic")).expect("a folder");
+        self.allow("kryoptic");
+        let (conf, token) = (self.path("kryoptic.conf"), self.path("kryoptic/token.sql"));
         let slot = format!("[[slots]]\nslot = 0\ndbtype = \"sqlite\"\ndbargs = \"{}\"\n", token.display());
         std::fs::write(&conf, slot).expect("kryoptic.conf");
         self.environment.push(("KRYOPTIC_CONF", conf));
@@ -91,6 +99,8 @@ impl World {
         // The library expects the control socket under this name.
         let (state, server, control) = (self.path("tpm"), self.path("tpm.s"), self.path("tpm.s.ctrl"));
         std::fs::create_dir(&state).expect("a folder");
+        self.allow("tpm");
+        self.allow_network();
         let path = |kind: &str, path: &Path| format!("{kind}{}", path.display());
         let swtpm = Command::new("swtpm")
             .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
@@ -112,6 +122,11 @@ impl World {
         self.initialise_token(Module::Tpm2);
     }
 
+    /// For tokens behind a daemon or server of their own.
+    fn allow_network(&mut self) {
+        self.reconfigure("allow_paths = [", "allow_network = true\nallow_paths = [");
+    }
+
     fn initialise_token(&self, module: Module) {
         let so = ["--so-pin", "so-pin-test"];
         let init = ["--slot-index", "0", "--init-token", "--label", "token"];
@@ -124,6 +139,7 @@ impl World {
     fn make_nss_token(&mut self) {
         let database = format!("sql:{}", self.path("nss").display());
         std::fs::create_dir(self.path("nss")).expect("a folder");
+        self.allow("nss");
         let pin = self.path("pin");
         done(Command::new("certutil").args(["-N", "-d", &database, "-f"]).arg(pin));
         let told = format!("configdir='{database}' certPrefix='' keyPrefix='' secmod='secmod.db' flags= ");
@@ -133,6 +149,7 @@ impl World {
 
     /// Every program of this world gets an openCryptoki daemon and a fresh token.
     fn launch_opencryptoki(&mut self) {
+        self.allow_network();
         // Its PINs have eight characters at most.
         self.write_secret("pin", "8521-tst");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/opencryptoki.sh");

@@ -34,6 +34,8 @@ pub struct World {
     pub launcher: Vec<String>,
     /// The same for the command line alone, such as `nsenter`.
     pub cli_launcher: Vec<String>,
+    /// A folder whose programs are used where it has them, such as those of an older version.
+    pub programs: Option<PathBuf>,
     pub(crate) helper: Option<modules::Helper>,
 }
 
@@ -58,11 +60,14 @@ impl World {
             environment: Vec::new(),
             launcher: Vec::new(),
             cli_launcher: Vec::new(),
+            programs: None,
             helper: None,
         };
         world.make_token("token");
         let config = world.default_config(&softhsm_module());
-        Self { config, ..world }
+        let mut world = Self { config, ..world };
+        world.allow("tokens");
+        world
     }
 
     /// A world without a token, for another module than SoftHSM.
@@ -74,6 +79,7 @@ impl World {
             environment: Vec::new(),
             launcher: Vec::new(),
             cli_launcher: Vec::new(),
+            programs: None,
             helper: None,
         };
         world.write_secret("pin", PIN);
@@ -151,6 +157,7 @@ custody = "operator"
 socket = "{folder}/s"
 socket_mode = "0600"
 shutdown_grace = "10s"
+allow_own_user = true
 
 [log]
 level = "info"
@@ -171,6 +178,7 @@ operations = ["encrypt", "decrypt", "re-encrypt", "generate-data-key", "decrypt-
 [hsm]
 module = "{module}"
 token = "token"
+allow_paths = []
 pin_file = "{folder}/pin"
 "#
         )
@@ -180,6 +188,23 @@ pin_file = "{folder}/pin"
     pub fn reconfigure(&mut self, from: &str, to: &str) {
         assert!(self.config.contains(from), "{from:?} is not in the configuration");
         self.config = self.config.replace(from, to);
+    }
+
+    /// Lets the PKCS#11 module reach a folder of this world.
+    pub fn allow(&mut self, name: &str) {
+        let path = self.str(name);
+        self.reconfigure("allow_paths = [", &format!("allow_paths = [\"{path}\", "));
+    }
+
+    /// A copy of a library in this world's folder: where the project is built others may write, and a
+    /// module from there is refused.
+    pub fn own_copy(&self, library: &Path) -> String {
+        let copy = self.path(&library.file_name().expect("a file").to_string_lossy());
+        // Never over one that a process may have loaded.
+        if !copy.exists() {
+            std::fs::copy(library, &copy).expect("a copy of the library");
+        }
+        copy.display().to_string()
     }
 
     /// Makes root, store and audit log.
@@ -232,7 +257,9 @@ pin_file = "{folder}/pin"
     /// One of the project's programs, with this world's environment.
     pub fn command(&self, program: &str) -> Command {
         let own = if program == "keyward" { &self.cli_launcher[..] } else { &[] };
-        let mut words = own.iter().chain(&self.launcher).map(Into::into).chain([binary(program).into()]);
+        let other = self.programs.as_ref().map(|folder| folder.join(program)).filter(|path| path.is_file());
+        let program = other.unwrap_or_else(|| binary(program));
+        let mut words = own.iter().chain(&self.launcher).map(Into::into).chain([program.into()]);
         let mut command = Command::new(words.next().unwrap_or_else(OsString::new));
         command
             .args(words)
@@ -285,6 +312,11 @@ pin_file = "{folder}/pin"
     /// where [`Client`] pipelines and repeats.
     pub async fn crypto(&self) -> CryptoServiceClient<Channel> {
         crypto(&self.socket()).await
+    }
+
+    /// A connection to the daemon, for clients of other services.
+    pub async fn channel(&self) -> Channel {
+        channel(&self.socket()).await
     }
 
     /// The status of the daemon at this world's socket.

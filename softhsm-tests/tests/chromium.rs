@@ -14,7 +14,7 @@ use keyward_softhsm_tests::chromium::Chromium;
 use keyward_softhsm_tests::person::Person;
 use keyward_softhsm_tests::piv::{Card, PIN, Readers};
 use keyward_softhsm_tests::staff::{Passwords, enroll_by_hand, one_time_passwords};
-use keyward_softhsm_tests::{Daemon, KEY, World, binary, create_key, text};
+use keyward_softhsm_tests::{Daemon, KEY, World, binary, create_key, set_mode, text};
 use serde_json::Value;
 
 /// In the network of the readers nothing else listens.
@@ -73,7 +73,11 @@ fn install(world: &World, profile: &Path, extension: &str) {
     let read = |name: &str| std::fs::read_to_string(example.join(name)).unwrap();
     let host = world.path("desk/agent-host");
     std::fs::copy(example.join("agent-host"), &host).unwrap();
-    std::fs::write(&host, read("agent-host").replace("https://crm.example.com", SITE)).unwrap();
+    let script = read("agent-host")
+        .replace("https://crm.example.com", SITE)
+        .replace("/usr/bin/keyward", &binary("keyward").display().to_string())
+        .replace("/usr/bin/pinentry", &world.path("desk/pinentry").display().to_string());
+    std::fs::write(&host, script).unwrap();
     let manifest = read("io.keyward.agent.json")
         .replace("THE-ID-OF-THE-EXTENSION", extension)
         .replace("/usr/local/libexec/keyward/agent-host", &host.display().to_string());
@@ -86,11 +90,16 @@ fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/web-login/extension")
 }
 
-/// `keyward` and pinentry are found before anything else.
+/// The search path of somebody who put programs of these names first in it: nothing starts them.
 fn path(desk: &Path) -> OsString {
-    let own = [desk.to_owned(), binary("keyward").parent().unwrap().to_owned()];
+    let trap = desk.join("trap");
+    std::fs::create_dir(&trap).unwrap();
+    for name in ["keyward", "pinentry"] {
+        std::fs::write(trap.join(name), "#!/bin/sh\nexit 9\n").unwrap();
+        set_mode(&trap.join(name), 0o755);
+    }
     let all = std::env::var_os("PATH").unwrap_or_default();
-    std::env::join_paths(own.into_iter().chain(std::env::split_paths(&all))).unwrap()
+    std::env::join_paths(std::iter::once(trap).chain(std::env::split_paths(&all))).unwrap()
 }
 
 /// What the helper answered: the page says so where its state stands.

@@ -2,9 +2,11 @@
 // A panic is how a test fails, in helper functions too.
 #![allow(clippy::unwrap_used)]
 
-use std::process::Output;
+use std::io::Write;
+use std::process::{Output, Stdio};
 
-use keyward_softhsm_tests::{World, text};
+use keyward_softhsm_tests::{KEY, World, eventually_now, text};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const CSV: &str = "id,name,phone,card\r\n1,\"Wang, Wei\",13812345678,6222020200112233445\r\n2,\"Zoë \"\"Zo\"\" Müller\",,4111\r\n3,王小明,13987654321,\"a\nb\"\r\n";
@@ -198,4 +200,46 @@ async fn the_hsm_is_examined_without_a_daemon() {
     let missing = world.cli(["hsm", "check", "--config", &world.path("wrong.toml").display().to_string()]);
     assert_eq!(code(&missing), 1);
     assert!(text(&missing).contains("nothing.so"), "{}", text(&missing));
+}
+
+/// Whatever ends the command: a file that is not whole leaves nothing that was decrypted.
+#[tokio::test]
+async fn a_decrypted_file_that_is_not_whole_leaves_nothing() {
+    let mut world = World::ready();
+    // A test that was started by nohup has it ignored, and so would its children.
+    world.cli_launcher = ["env", "--default-signal=HUP,INT"].map(str::to_owned).to_vec();
+    let (_daemon, client) = world.start_with_key().await;
+    let mut sealed = Vec::new();
+    let about = keyward::client::Context::new();
+    client.encrypt_stream(KEY, &about, &vec![7_u8; 3_000_000][..], &mut sealed).await.unwrap();
+    let folder = world.path("decrypted");
+    std::fs::create_dir(&folder).unwrap();
+    let out = folder.join("out");
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::KILL] {
+        let mut command = world.command("keyward");
+        command.args(["decrypt", KEY, "--in", "-", "--out"]).arg(&out);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        // The end is missing, so it waits for more.
+        input.write_all(&sealed[..2_000_000]).unwrap();
+        let fds = format!("/proc/{}/fd", child.id());
+        eventually_now("some of it is decrypted", || {
+            // `env` becomes the command line in the same process.
+            let open = std::fs::read_dir(&fds).ok()?.filter_map(Result::ok);
+            let own = |fd: &std::fs::DirEntry| {
+                std::fs::read_link(fd.path()).is_ok_and(|file| file.starts_with(&folder))
+            };
+            open.filter(own)
+                .find_map(|fd| Some(std::fs::metadata(fd.path()).ok()?.len()).filter(|len| *len > 0))
+        });
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(pid, signal).unwrap();
+        let ended = child.wait().unwrap();
+        let expected = if signal == Signal::KILL { None } else { Some(130) };
+        assert_eq!(ended.code(), expected, "{signal:?}");
+        let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(left.is_empty(), "{signal:?} leaves {left:?}");
+        drop(input);
+    }
 }

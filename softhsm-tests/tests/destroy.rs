@@ -15,11 +15,11 @@ use keyward::rpc::proto::{
     UpdateKeyRequest,
 };
 use keyward_softhsm_tests::custodians::{approve_by, ended, found, people, propose};
-use keyward_softhsm_tests::{Daemon, KEY, Random, World, create_key, eventually, text};
+use keyward_softhsm_tests::{Daemon, KEY, Random, World, create_key, eventually, rounds, text};
 use tonic_types::StatusExt;
 
-/// How often a destruction is cut short.
-const KILLS: u64 = 12;
+/// How often a destruction is cut short: in `make test`, and in `make test-all`.
+const KILLS: (u64, u64) = (4, 12);
 
 fn about() -> Context {
     context([("column", "phone")])
@@ -264,7 +264,7 @@ async fn a_destruction_that_is_cut_short_is_finished() {
     let client = daemon.client().await;
     create_key(&client, "zeta", "pii").await;
     let other = client.encrypt("tenants/zeta/keys/pii", "other", &about()).await.unwrap();
-    for round in 0..KILLS {
+    for round in 0..rounds(KILLS.0, KILLS.1) {
         let client = daemon.client().await;
         let tenant = format!("t{round}");
         for key in ["a", "b", "c"] {

@@ -10,7 +10,8 @@ use keyward::client::{Client, Code, Context, context};
 use keyward::rpc::proto::crypto_service_client::CryptoServiceClient;
 use keyward::rpc::proto::status::Serving;
 use keyward::rpc::proto::{
-    CreateKeyRequest, DecryptRequest, EncryptRequest, FreezeRequest, Key, Status, UnfreezeRequest,
+    CreateKeyRequest, DecryptRequest, EncryptRequest, FreezeRequest, GetKeyRequest, Key, Status,
+    UnfreezeRequest,
 };
 use keyward_softhsm_tests::{KEY, PATIENCE, World, binary, create_key};
 use tonic::transport::Channel;
@@ -342,6 +343,60 @@ async fn a_full_audit_disk_stops_the_service_until_there_is_room() {
     let (twice, crash) = own.split_at(4);
     assert_eq!(twice, ["audit-stopped", "audit-resumed", "audit-stopped", "audit-resumed"]);
     assert!(crash.iter().all(|word| *word == "audit-stopped") && crash.len() <= 2, "{own:?}");
+}
+
+/// A change that was made when its record could not be written is told as soon as there is room.
+// The shell is waited for while the clients go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_on_a_full_audit_disk_has_its_record_later() {
+    let audit = "\n[audit]\ndirectory = \"DISK/audit\"\nsegment = \"1MiB\"\nreserve = \"64KiB\"\n";
+    let (world, mut small) = world_on(audit, 1024);
+    small.start(&world);
+    let client = ready(&world).await;
+    create_key(&client, "acme", "customer-pii").await;
+    let mut told = false;
+    for _ in 0..10 {
+        small.fill(&world);
+        let (mut frozen, mut changes) = (true, 0);
+        let refused = loop {
+            match set_frozen(&client, frozen).await {
+                Ok(()) => (frozen, changes) = (!frozen, changes + 1),
+                Err(status) => break status,
+            }
+            assert!(changes < 1000, "the disk does not fill");
+        };
+        assert_eq!(reason(&refused), (Code::Unavailable, "AUDIT_UNAVAILABLE".to_owned()));
+        small.make_room(&world);
+        until(&world, |status| status.serving() == Serving::Ready).await;
+        let asked = GetKeyRequest { name: KEY.into() };
+        let made = client.keys().get_key(asked).await.unwrap().into_inner().frozen == frozen;
+        let records =
+            small.done(&program("keyward", &format!("audit show --json --config {}", world.config_file())));
+        let records: serde_json::Value = serde_json::from_str(&records).unwrap();
+        let is = |record: &&serde_json::Value| {
+            record["operation"] == "change-recovered" && record["resource"] == KEY
+        };
+        let recovered = records["records"].as_array().unwrap().iter().filter(is).count();
+        // A change that is in force has its record: its own, or this one. One that is not in force has none.
+        assert!(made == (recovered > 0), "in force: {made}, told {recovered} times");
+        told |= made;
+        // For the next round; it may be so already.
+        set_frozen(&client, false).await.ok();
+        if told {
+            break;
+        }
+    }
+    assert!(told, "no change was in force without its record: this test has shown nothing");
+    small.end("TERM");
+}
+
+async fn set_frozen(client: &Client, frozen: bool) -> Result<(), tonic::Status> {
+    let (name, reason) = (KEY.to_owned(), "test".to_owned());
+    if frozen {
+        client.access().freeze(FreezeRequest { name, reason }).await.map(drop)
+    } else {
+        client.access().unfreeze(UnfreezeRequest { name, reason }).await.map(drop)
+    }
 }
 
 /// Keys cannot be made without room; everything that is there goes on.

@@ -63,6 +63,14 @@ fn keys_are_made_opened_and_moved() {
     assert!(said["quirks"].as_u64().unwrap() >= 5, "{said}");
 }
 
+/// As `softhsm-tests/hsm-memory/tests/memory/controls.rs` shows for the HSM in memory.
+#[test]
+fn it_keeps_the_contract_of_the_hsm_in_memory() {
+    let said = play("conformance");
+    assert_eq!(said["shown"].as_array().map(Vec::len), Some(15), "{said}");
+    assert_eq!(said["shutdown"], true);
+}
+
 #[test]
 fn damage_is_told_from_failure() {
     assert_eq!(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use keyward::client::Code;
 use keyward::rpc::proto::status::Serving;
 use keyward_softhsm_tests::faults::Faults;
-use keyward_softhsm_tests::{Daemon, HsmProcess, KEY, PATIENCE, World, create_key, create_tenant};
+use keyward_softhsm_tests::{Daemon, HsmProcess, KEY, PATIENCE, World, create_key, create_tenant, rounds};
 use rustix::process::Signal;
 
 async fn only(daemon: &Daemon) -> HsmProcess {
@@ -43,7 +43,7 @@ async fn a_killed_process_costs_no_key_and_no_answer_is_wrong() {
     let sealed = client.encrypt(KEY, "before", &about).await.expect("a ciphertext");
     let mut made = Vec::new();
     let mut epoch = 1;
-    for round in 0..5 {
+    for round in 0..rounds(2, 5) {
         let process = only(&daemon).await;
         process.signal(Signal::KILL);
         // The first call may find the process dying, dead, or already replaced.

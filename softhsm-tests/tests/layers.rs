@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The floors of the house, the ground floor first.
 const FLOORS: [&[&str]; 6] = [
-    &["id", "secret", "clock", "child"],
+    &["id", "secret", "clock", "child", "modes"],
     &["envelope", "keyring", "config"],
     &["access", "hsm", "store", "audit", "token"],
     &["ops"],
@@ -26,7 +26,7 @@ const NEIGHBOURS: [(&str, &str); 6] = [
 ];
 
 /// Libraries, and the only places that may name them.
-const LIBRARIES: [(&str, &[&str]); 7] = [
+const LIBRARIES: [(&str, &[&str]); 9] = [
     ("cryptoki", &["hsm", "token/child"]),
     ("cryptoki_sys", &["hsm", "token/child"]),
     ("tonic", &["rpc", "daemon", "client"]),
@@ -34,6 +34,8 @@ const LIBRARIES: [(&str, &[&str]); 7] = [
     ("etcd_client", &["store/etcd"]),
     ("yubikey", &[]),
     ("pcsc", &[]),
+    ("landlock", &["hsm/confine"]),
+    ("seccompiler", &["hsm/confine"]),
 ];
 
 #[test]
@@ -73,6 +75,61 @@ fn violations_are_found() {
     assert_eq!(found("store/sqlite.rs", harmless), []);
     let after = "#[cfg(test)]\nmod tests {\n    use crate::ops;\n}\nuse crate::ops;\n";
     assert_eq!(found("store.rs", after), [(5, upwards.to_owned())]);
+}
+
+/// What opens a file.
+const OPENING: [&str; 9] = [
+    "File::open(",
+    "File::options(",
+    "File::create(",
+    "OpenOptions::new(",
+    "fs::read(",
+    "fs::read_to_string(",
+    "fs::write(",
+    "fs::copy(",
+    "hard_link(",
+];
+
+/// The places in the store that may: new files, the key journal, the search process, and a repair, which needs the
+/// daemon stopped. None of them opens the database in the daemon's process.
+const OPENERS: [&str; 4] = ["store/files", "store/journal", "store/search", "store/repair"];
+
+#[test]
+fn nothing_but_sqlite_opens_the_database() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
+    let files = files(&source);
+    let tests = test_files(&source, &files);
+    let own = |file: &&PathBuf| file.starts_with("store") || file.starts_with("store.rs");
+    let (mut violations, mut openers) = (String::new(), BTreeSet::new());
+    for file in files.iter().filter(own).filter(|file| !tests.iter().any(|test| file.starts_with(test))) {
+        let text = std::fs::read_to_string(source.join(file)).expect("a source file");
+        for line in opening(&text) {
+            match OPENERS.iter().find(|place| is_under(file, place)) {
+                Some(place) => drop(openers.insert(*place)),
+                None => writeln!(violations, "src/{}:{line} opens a file", file.display()).expect("a string"),
+            }
+        }
+    }
+    assert!(violations.is_empty(), "\n{violations}");
+    assert_eq!(openers.len(), OPENERS.len(), "{openers:?}");
+    let found = opening(
+        "// File::open(x)\nlet file = std::fs::File::open(path)?;\n#[cfg(test)]\nmod tests { fs::read(x) }\n",
+    );
+    assert_eq!(found, [2]);
+}
+
+/// The lines on which a file is opened.
+fn opening(text: &str) -> Vec<usize> {
+    let code = without_tests(&code_only(text));
+    let mut lines: Vec<usize> = OPENING
+        .iter()
+        .flat_map(|word| {
+            code.match_indices(word).map(|(offset, _)| line_of(&code, offset)).collect::<Vec<_>>()
+        })
+        .collect();
+    lines.sort_unstable();
+    lines.dedup();
+    lines
 }
 
 /// What is wrong in one file of `src/`: line and words.

@@ -118,9 +118,20 @@ async fn the_configuration_of_the_report_works() {
     let mut world = World::on(Module::Kryoptic);
     world.init();
     let pin = world.path("pin").display().to_string();
-    let module = Module::Kryoptic.library().display().to_string();
+    let module = world.own_copy(&Module::Kryoptic.library());
     // Its only token need not be named.
-    let said = world.cli(["hsm", "check", "--json", "--module", &module, "--pin-file", &pin]);
+    let tokens = world.path("kryoptic").display().to_string();
+    let said = world.cli([
+        "hsm",
+        "check",
+        "--json",
+        "--module",
+        &module,
+        "--pin-file",
+        &pin,
+        "--allow-path",
+        &tokens,
+    ]);
     let said: Value = serde_json::from_slice(&said.stdout).unwrap_or_else(|_| panic!("{}", text(&said)));
     let table = said["configuration"].as_str().expect("a configuration");
     let own = world.config.find("[hsm]").expect("a table");

@@ -65,6 +65,19 @@ fn the_units_are_valid() {
     assert!(!said.contains("keyward"), "systemd-analyze verify: {said}");
 }
 
+/// None of these is in a group of systemd 252: without them no library is loaded.
+#[test]
+fn the_service_may_confine_its_library() {
+    let unit = std::fs::read_to_string(repository().join("systemd/keywardd.service")).unwrap();
+    let filters = unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter="));
+    let allowed: Vec<_> =
+        filters.filter(|list| !list.starts_with('~')).flat_map(str::split_whitespace).collect();
+    for call in ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp"] {
+        assert!(allowed.contains(&call), "{call}");
+    }
+    assert!(unit.contains("\nOOMPolicy=continue\n"));
+}
+
 #[test]
 fn nothing_is_left_to_fill_in() {
     let folder = tempfile::tempdir().unwrap();
@@ -75,4 +88,18 @@ fn nothing_is_left_to_fill_in() {
         assert!(!text.contains("@BINDIR@") && !text.contains("@DOCDIR@"), "{unit}");
         assert!(unit.ends_with("socket") || text.contains("ExecStart=/opt/keyward/bin/keywardd "), "{unit}");
     }
+}
+
+/// A stop needs the grace once. systemd waits longer than that even where nothing asks it to.
+#[test]
+fn systemd_waits_longer_than_a_stop_takes() {
+    let unit = std::fs::read_to_string(repository().join("systemd/keywardd.service")).unwrap();
+    let waits: u64 =
+        unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap().parse().unwrap();
+    let grace = keyward::config::Server::default().shutdown_grace.0.as_secs();
+    assert!(waits >= 3 * grace + 10, "{waits} s for a grace of {grace} s");
+    assert!(
+        unit.lines().any(|line| line == "NotifyAccess=main"),
+        "a longer grace is told by the daemon itself"
+    );
 }

@@ -2,17 +2,16 @@
 // A panic is how a test fails, in helper functions too.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
-
-use keyward::client::{Client, Code, Context, Error, context};
+use keyward::client::{Client, Code, Context, context};
 use keyward::id::{KeyName, TenantId};
-use keyward::rpc::proto::status::Serving;
 use keyward::rpc::proto::{
     CreateKeyRequest, FreezeRequest, GetKeyRequest, ListKeyVersionsRequest, RotateKeyRequest,
 };
 use keyward::store::tables;
-use keyward_softhsm_tests::{Daemon, KEY, World, create_key, text};
-use rusqlite::{Connection, OptionalExtension};
+use keyward_softhsm_tests::tampering::{
+    Files, Rows, STORE, STORE_AND_JOURNAL, check_and_repair, is_tampered, keyward, refused, remove,
+};
+use keyward_softhsm_tests::{Daemon, KEY, World, create_key};
 
 const OTHER: &str = "tenants/acme/keys/orders";
 const COLD: &str = "tenants/acme/keys/cold";
@@ -37,57 +36,6 @@ fn tenant_row() -> Vec<u8> {
 const META: &[u8] = &[0xf1];
 const DIGEST: &[u8] = &[0xf0, 0, 0, 0];
 
-/// A row's value and revision.
-type Row = Option<(Vec<u8>, i64)>;
-
-/// The rows of a store, as its file has them.
-struct Rows(Connection);
-
-impl Rows {
-    fn of(world: &World) -> Self {
-        let connection = Connection::open(world.path("state/store.db")).unwrap();
-        connection.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
-        Self(connection)
-    }
-
-    fn get(&self, key: &[u8]) -> Row {
-        let select = "SELECT value, revision FROM kv WHERE key = ?1";
-        self.0.query_row(select, [key], |row| Ok((row.get(0)?, row.get(1)?))).optional().unwrap()
-    }
-
-    fn put(&self, key: &[u8], row: &Row) {
-        match row {
-            Some((value, revision)) => {
-                let insert = "INSERT OR REPLACE INTO kv (key, value, revision) VALUES (?1, ?2, ?3)";
-                self.0.execute(insert, (key, value, revision)).unwrap();
-            }
-            None => {
-                assert_eq!(self.0.execute("DELETE FROM kv WHERE key = ?1", [key]).unwrap(), 1);
-            }
-        }
-    }
-
-    fn swap(&self, one: &[u8], other: &[u8]) {
-        let (first, second) = (self.get(one), self.get(other));
-        assert!(first.is_some() && second.is_some() && first != second);
-        self.put(one, &second);
-        self.put(other, &first);
-    }
-
-    /// Everything, and everything put back.
-    fn all(&self) -> Vec<(Vec<u8>, Row)> {
-        let mut select = self.0.prepare("SELECT key, value, revision FROM kv").unwrap();
-        let rows = select.query_map([], |row| Ok((row.get(0)?, Some((row.get(1)?, row.get(2)?))))).unwrap();
-        rows.collect::<Result<_, _>>().unwrap()
-    }
-
-    fn put_all(&self, rows: &[(Vec<u8>, Row)]) {
-        self.0.execute_batch("BEGIN IMMEDIATE; DELETE FROM kv").unwrap();
-        rows.iter().for_each(|(key, row)| self.put(key, row));
-        self.0.execute_batch("COMMIT").unwrap();
-    }
-}
-
 /// A daemon with two keys and a ciphertext of each; the third key was never used.
 async fn prepared() -> (World, Daemon, Client, [Vec<u8>; 2]) {
     let world = World::ready();
@@ -110,47 +58,6 @@ async fn opens(client: &Client, key: &str, sealed: &[u8]) {
 async fn freeze(client: &Client, name: &str) {
     let asked = FreezeRequest { name: name.to_owned(), reason: "suspicion".into() };
     client.access().freeze(asked).await.unwrap();
-}
-
-fn is_tampered<T: std::fmt::Debug>(answer: Result<T, Error>) {
-    let error = answer.unwrap_err();
-    assert_eq!((error.code, error.reason()), (Code::DataLoss, "STORE_TAMPERED"), "{error}");
-    assert!(error.message.contains("keyward store check"), "{error}");
-}
-
-fn keyward(world: &World, arguments: &[&str]) -> (bool, String) {
-    let config = world.config_file();
-    let output = world.cli(arguments.iter().copied().chain(["--config", &config]));
-    (output.status.success(), text(&output))
-}
-
-/// The check finds it, the repair mends it.
-fn check_and_repair(world: &World) {
-    let (whole, said) = keyward(world, &["store", "check"]);
-    assert!(!whole, "{said}");
-    let (repaired, said) = keyward(world, &["store", "check", "--repair"]);
-    assert!(repaired, "{said}");
-    let (whole, said) = keyward(world, &["store", "check"]);
-    assert!(whole, "{said}");
-}
-
-/// Starts a daemon that must not serve, for a reason with these words.
-async fn refused(world: &World, words: &[&str]) {
-    let mut daemon = world.spawn();
-    let status = daemon
-        .wait_for(|status| {
-            status.serving() == Serving::NotServing
-                && status.hsm.as_ref().is_some_and(|hsm| hsm.state == "ready")
-                && !status.reason.contains("first connection")
-        })
-        .await
-        .unwrap();
-    assert!(words.iter().all(|word| status.reason.contains(word)), "{words:?}: {}", status.reason);
-    assert!(words.iter().all(|word| world.log().contains(word)), "{words:?}: {}", world.log());
-    let client = daemon.client().await;
-    let refused = client.keys().get_key(GetKeyRequest { name: KEY.into() }).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
-    assert!(daemon.stop().await.success());
 }
 
 #[tokio::test]
@@ -284,38 +191,6 @@ async fn a_whole_older_store_is_noticed_while_the_daemon_runs() {
     let (whole, said) = keyward(&world, &["store", "check"]);
     assert!(whole, "{said}");
 }
-
-/// The files of the store and their contents; what is missing stays so.
-struct Files(Vec<(PathBuf, Option<Vec<u8>>)>);
-
-impl Files {
-    fn keep(world: &World, names: &[&str]) -> Self {
-        let read = |name: &&str| {
-            let path = world.path("state").join(name);
-            let content = std::fs::read(&path).ok();
-            (path, content)
-        };
-        Self(names.iter().map(read).collect())
-    }
-
-    fn put_back(&self) {
-        for (path, content) in &self.0 {
-            match content {
-                Some(content) => std::fs::write(path, content).unwrap(),
-                None => remove(path),
-            }
-        }
-    }
-}
-
-fn remove(path: &Path) {
-    if path.exists() {
-        std::fs::remove_file(path).unwrap();
-    }
-}
-
-const STORE: [&str; 3] = ["store.db", "store.db-wal", "store.db-shm"];
-const STORE_AND_JOURNAL: [&str; 4] = ["store.db", "store.db-wal", "store.db-shm", "journal.kwj"];
 
 /// A stopped daemon's world, with files from before the key [`COLD`] was rotated and used.
 async fn with_older_files(names: &[&str]) -> (World, Files, [Vec<u8>; 2], Vec<u8>) {

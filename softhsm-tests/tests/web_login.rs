@@ -293,10 +293,17 @@ async fn a_browser_drives_the_helper() {
     input.extend(frame(&request));
     request["page"] = json!(ORIGIN);
     input.extend(frame(&request));
+    // Who sits here is told to no other page either.
+    input.extend(frame(&json!({ "id": 7, "method": "list" })));
+    input.extend(frame(&json!({ "id": 8, "method": "list", "page": "https://evil.example" })));
+    input.extend(frame(&json!({ "id": 9, "method": "list", "page": ORIGIN })));
     let output = world.cli_with_input(&words, &input);
     assert!(output.status.success(), "{}", text(&output));
     let answers = frames(&output.stdout);
-    assert_eq!(answers.len(), 3);
+    assert_eq!(answers.len(), 6);
+    assert!(answers[3]["error"]["message"].as_str().unwrap().contains("does not say from which page"));
+    assert!(answers[4]["error"]["message"].as_str().unwrap().contains("none of --origin"));
+    assert!(answers[5]["result"]["tokens"].is_array(), "{}", answers[5]);
     assert!(answers[0]["error"]["message"].as_str().unwrap().contains("does not say from which page"));
     assert!(answers[1]["error"]["message"].as_str().unwrap().contains("another application"));
     let shown = person.has_read();

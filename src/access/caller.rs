@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::meter::Meter;
 use super::staff::Staff;
 use crate::config::value::Role;
-use crate::config::{Allow, Principal as Configured};
+use crate::config::{Allow, OWN_USER, Principal as Configured};
 use crate::id::{Origin, PrincipalId};
 
 /// The process at the other end, as the kernel recorded it at connect (SO_PEERCRED).
@@ -19,12 +20,30 @@ pub struct Peer {
     pub pid: Option<i32>,
 }
 
-/// A peer and the principal that it is, if it is any.
+/// Who a peer is, by the policy in force.
+#[derive(Debug, Clone)]
+pub enum Standing {
+    /// A principal.
+    Known(Arc<Principal>),
+    /// Two principals by the same rule, so none.
+    Ambiguous {
+        /// The one.
+        first: PrincipalId,
+        /// The other.
+        second: PrincipalId,
+    },
+    /// No principal.
+    Unknown,
+}
+
+/// A peer and the principal that it was when it called. A decision does not rest on
+/// that: it looks the peer up again, so that a change of the policy reaches open
+/// connections, sessions and batches.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The process.
     pub peer: Peer,
-    /// Who it is; `None` for an unknown caller, who may do nothing.
+    /// Who it was, for the record; `None` for a caller who is nobody, or two.
     pub principal: Option<Arc<Principal>>,
     /// The staff member whom it acts for, when that was verified.
     pub staff: Option<Staff>,
@@ -41,6 +60,9 @@ pub struct Principal {
     origin: Option<Origin>,
     // Twice the revision of the store that says so, and 1 where it is frozen.
     frozen: AtomicU64,
+    /// Whether it stands for the daemon's own user.
+    own: bool,
+    in_flight: Arc<Meter>,
 }
 
 impl Principal {
@@ -51,6 +73,21 @@ impl Principal {
             allow: configured.allow.clone(),
             origin: configured.origin.clone(),
             frozen: AtomicU64::new(0),
+            own: false,
+            in_flight: Arc::default(),
+        }
+    }
+
+    /// What stands for the daemon's own user.
+    pub(super) fn own_user() -> Self {
+        Self {
+            name: PrincipalId::new(OWN_USER).expect("lower-case letters are a name"),
+            role: Role::Application,
+            allow: Vec::new(),
+            origin: None,
+            frozen: AtomicU64::new(0),
+            own: true,
+            in_flight: Arc::default(),
         }
     }
 
@@ -62,6 +99,16 @@ impl Principal {
     /// Its role.
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// Whether it stands for the daemon's own user, who looks after the daemon and uses no key.
+    pub fn is_own_user(&self) -> bool {
+        self.own
+    }
+
+    /// What all its connections have in flight.
+    pub fn in_flight(&self) -> &Arc<Meter> {
+        &self.in_flight
     }
 
     /// Its grants.

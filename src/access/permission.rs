@@ -42,10 +42,14 @@ pub enum Needs {
     Sight,
     /// The role operator.
     Operator,
+    /// The role operator, or to be the daemon's own user.
+    OperatorOrOwnUser,
     /// To be an application that staff log in to.
     Origin,
     /// To be known.
     Known,
+    /// To be known, or to be the daemon's own user.
+    KnownOrOwnUser,
 }
 
 /// Proof that a principal may do `P` on one resource. Operations demand it and
@@ -80,7 +84,8 @@ impl<P: Permission> Authorized<P> {
             Needs::Sight => "grant or operator",
             Needs::Operator => "operator",
             Needs::Origin => "application with logins",
-            Needs::Known => "known caller",
+            Needs::OperatorOrOwnUser => "operator or own user",
+            Needs::Known | Needs::KnownOrOwnUser => "known caller",
         }
     }
 
@@ -189,6 +194,10 @@ permissions! {
     ManageErasure(()) needs Needs::Operator;
     /// Make and list recovery exports.
     ManageBackups(()) needs Needs::Operator;
+    /// Check and copy the store.
+    ManageStore(()) needs Needs::OperatorOrOwnUser;
+    /// Put the outcome of a drill on record.
+    RecordDrill(()) needs Needs::OperatorOrOwnUser;
     /// Have staff log in to the application that calls.
     LogIn(()) needs Needs::Origin;
     /// See the keys that verify assertions.
@@ -204,5 +213,5 @@ permissions! {
     /// Hand in an administrator's signature, which proves itself.
     ApproveAct(()) needs Needs::Known;
     /// See the state of the daemon.
-    ViewStatus(()) needs Needs::Known;
+    ViewStatus(()) needs Needs::KnownOrOwnUser;
 }

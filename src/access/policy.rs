@@ -3,18 +3,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::caller::{Caller, Peer, Principal};
+use super::caller::{Caller, Peer, Principal, Standing};
 use super::permission::{Authorized, Needs, Permission, Resource};
-use crate::config::Principal as Configured;
 use crate::config::value::{Operation, Role, User};
+use crate::config::{NOBODY, Principal as Configured};
 use crate::id::{KeyName, PrincipalId};
 
 /// Who is who, and what each may do.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Policy {
     principals: Vec<Arc<Principal>>,
-    by_user: HashMap<u32, Arc<Principal>>,
-    by_group: HashMap<u32, Arc<Principal>>,
+    by_user: HashMap<u32, Standing>,
+    by_group: HashMap<u32, Standing>,
+    /// The daemon's own user, where it is no principal, and what stands for it.
+    own_user: Option<(u32, Arc<Principal>)>,
 }
 
 /// Why a caller was refused.
@@ -28,6 +30,25 @@ pub enum Denied {
         /// Its group.
         gid: u32,
     },
+    /// Two principals of the configuration have this uid, or this gid.
+    #[error(
+        "uid {uid} (gid {gid}) belongs to both {first} and {second} here; an administrator must take it from one of them"
+    )]
+    Ambiguous {
+        /// Its user.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+        /// One claimant.
+        first: PrincipalId,
+        /// The other.
+        second: PrincipalId,
+    },
+    /// The daemon's own user looks after the daemon, and does nothing else.
+    #[error(
+        "the daemon's own user is no principal: call as an operator or an application of the configuration"
+    )]
+    OwnUser,
     /// The principal is frozen.
     #[error("{0} is frozen; an operator must unfreeze it")]
     Frozen(PrincipalId),
@@ -60,50 +81,107 @@ pub enum PolicyError {
         /// The name.
         name: String,
     },
-    /// Two principals claim the same user or group.
-    #[error("{kind} {id} belongs to both {first} and {second}; a caller must be one principal")]
-    Ambiguous {
+    /// A user or group that stands for everybody without a name.
+    #[error("principal {principal}: {kind} {id} is nobody's, and whoever has no number here gets it")]
+    Nobody {
+        /// Where it stands.
+        principal: PrincipalId,
         /// "user" or "group".
         kind: &'static str,
-        /// Its number.
+        /// The number.
         id: u32,
-        /// One claimant.
-        first: PrincipalId,
-        /// The other.
-        second: PrincipalId,
+    },
+    /// A principal that the daemon's own user would be.
+    #[error(
+        "principal {principal}: user {id} runs the daemon, and the vendor's PKCS#11 library with it, so it can be no principal; give the daemon a user of its own"
+    )]
+    OwnUser {
+        /// Where it stands.
+        principal: PrincipalId,
+        /// The daemon's user.
+        id: u32,
     },
 }
 
 impl Policy {
-    /// Resolves the principals of a configuration on this machine.
+    /// Resolves the principals of a configuration on this machine. `own_user` is the uid of the
+    /// daemon; without one its user is like any other.
     ///
     /// # Errors
-    /// [`PolicyError`] for an unknown name and for a user or group that two principals claim.
-    pub fn new(configured: &[Configured]) -> Result<Self, PolicyError> {
-        let mut policy = Self::default();
+    /// [`PolicyError`] for an unknown name, and for a user or group that can be nobody's.
+    pub fn new(configured: &[Configured], own_user: Option<u32>) -> Result<Self, PolicyError> {
+        let mut policy = Self {
+            principals: Vec::new(),
+            by_user: HashMap::new(),
+            by_group: HashMap::new(),
+            own_user: own_user.map(|uid| (uid, Arc::new(Principal::own_user()))),
+        };
         for entry in configured {
             let principal = Arc::new(Principal::new(entry));
             for user in &entry.users {
                 let id = resolve(user, "user", entry, |name| {
                     uzers::get_user_by_name(name).map(|user| user.uid())
                 })?;
-                claim(&mut policy.by_user, id, &principal, "user")?;
+                if own_user == Some(id) {
+                    return Err(PolicyError::OwnUser { principal: entry.name.clone(), id });
+                }
+                claim(&mut policy.by_user, id, &principal);
             }
             for group in &entry.groups {
                 let id = resolve(group, "group", entry, |name| {
                     uzers::get_group_by_name(name).map(|group| group.gid())
                 })?;
-                claim(&mut policy.by_group, id, &principal, "group")?;
+                claim(&mut policy.by_group, id, &principal);
             }
             policy.principals.push(principal);
         }
         Ok(policy)
     }
 
-    /// Who a peer is: by user first, then by group.
+    /// Who a peer is. The first rule that knows it decides: the daemon's own user, the user, the
+    /// primary group.
+    pub fn standing(&self, peer: Peer) -> Standing {
+        if let Some((uid, own)) = &self.own_user
+            && *uid == peer.uid
+        {
+            return Standing::Known(own.clone());
+        }
+        // Supplementary groups, which the kernel tells as well, would be the next rule.
+        let found = self.by_user.get(&peer.uid).or_else(|| self.by_group.get(&peer.gid));
+        found.cloned().unwrap_or(Standing::Unknown)
+    }
+
+    /// A peer that calls now.
     pub fn caller(&self, peer: Peer) -> Caller {
-        let principal = self.by_user.get(&peer.uid).or_else(|| self.by_group.get(&peer.gid)).cloned();
+        let principal = match self.standing(peer) {
+            Standing::Known(principal) => Some(principal),
+            Standing::Ambiguous { .. } | Standing::Unknown => None,
+        };
         Caller { peer, principal, staff: None, client: None }
+    }
+
+    /// The same caller under the policy of now: a session or file asks at each of its records.
+    pub fn again(&self, caller: &Caller) -> Caller {
+        Caller { staff: caller.staff.clone(), client: caller.client.clone(), ..self.caller(caller.peer) }
+    }
+
+    /// Users and groups that two principals claim, in words. Whoever comes as one of them is refused.
+    pub fn warnings(&self) -> Vec<String> {
+        let claims = |kind: &'static str, map: &HashMap<u32, Standing>| {
+            let mut found: Vec<_> = map
+                .iter()
+                .filter_map(|(id, standing)| match standing {
+                    Standing::Ambiguous { first, second } => Some((*id, first.clone(), second.clone())),
+                    Standing::Known(_) | Standing::Unknown => None,
+                })
+                .collect();
+            found.sort();
+            let words = found.into_iter().map(|(id, first, second)| {
+                format!("{kind} {id} belongs to both {first} and {second}: its calls are refused as AMBIGUOUS_CALLER")
+            });
+            words.collect::<Vec<_>>()
+        };
+        [claims("user", &self.by_user), claims("group", &self.by_group)].concat()
     }
 
     /// Decides.
@@ -115,14 +193,25 @@ impl Policy {
         caller: &Caller,
         resource: P::Resource,
     ) -> Result<Authorized<P>, Denied> {
-        let Some(principal) = &caller.principal else {
-            return Err(Denied::Unknown { uid: caller.peer.uid, gid: caller.peer.gid });
-        };
+        let principal = self.known(caller.peer)?;
         if principal.frozen() {
             return Err(Denied::Frozen(principal.name().clone()));
         }
-        decide(principal, P::NEEDS, resource.key())?;
-        Ok(Authorized::grant(resource, principal.clone(), caller.staff.clone()))
+        decide(&principal, P::NEEDS, resource.key())?;
+        Ok(Authorized::grant(resource, principal, caller.staff.clone()))
+    }
+
+    /// The principal that a peer is.
+    ///
+    /// # Errors
+    /// [`Denied`] when it is none, or two.
+    pub fn known(&self, peer: Peer) -> Result<Arc<Principal>, Denied> {
+        let Peer { uid, gid, .. } = peer;
+        match self.standing(peer) {
+            Standing::Known(principal) => Ok(principal),
+            Standing::Ambiguous { first, second } => Err(Denied::Ambiguous { uid, gid, first, second }),
+            Standing::Unknown => Err(Denied::Unknown { uid, gid }),
+        }
     }
 
     /// Takes over from the store that a principal is frozen, or not, by the change `revision`; a later change that was
@@ -141,6 +230,12 @@ impl Policy {
 }
 
 fn decide(principal: &Principal, needs: Needs, key: Option<&KeyName>) -> Result<(), Denied> {
+    if principal.is_own_user() {
+        return match needs {
+            Needs::KnownOrOwnUser | Needs::OperatorOrOwnUser => Ok(()),
+            _ => Err(Denied::OwnUser),
+        };
+    }
     let operator = principal.role() == Role::Operator;
     let granted = |operation: Option<Operation>| {
         key.is_some_and(|key| {
@@ -155,11 +250,11 @@ fn decide(principal: &Principal, needs: Needs, key: Option<&KeyName>) -> Result<
         operation: operation.to_owned(),
     };
     match needs {
-        Needs::Known => Ok(()),
+        Needs::Known | Needs::KnownOrOwnUser => Ok(()),
         Needs::Origin if principal.origin().is_some() => Ok(()),
         Needs::Origin => Err(Denied::NoOrigin(principal.name().clone())),
-        Needs::Operator if operator => Ok(()),
-        Needs::Operator => Err(Denied::NotOperator(principal.name().clone())),
+        Needs::Operator | Needs::OperatorOrOwnUser if operator => Ok(()),
+        Needs::Operator | Needs::OperatorOrOwnUser => Err(Denied::NotOperator(principal.name().clone())),
         Needs::Sight if operator || granted(None) => Ok(()),
         Needs::Sight => Err(not_granted("work")),
         Needs::Grant(operation) if granted(Some(operation)) => Ok(()),
@@ -185,36 +280,35 @@ fn resolve(
     entry: &Configured,
     look_up: impl Fn(&str) -> Option<u32>,
 ) -> Result<u32, PolicyError> {
-    match user {
-        User::Id(id) => Ok(*id),
+    let id = match user {
+        User::Id(id) => *id,
         User::Name(name) => look_up(name).ok_or_else(|| PolicyError::NoSuchUser {
             principal: entry.name.clone(),
             kind,
             name: name.clone(),
-        }),
+        })?,
+    };
+    match NOBODY.contains(&id) {
+        true => Err(PolicyError::Nobody { principal: entry.name.clone(), kind, id }),
+        false => Ok(id),
     }
 }
 
-fn claim(
-    map: &mut HashMap<u32, Arc<Principal>>,
-    id: u32,
-    principal: &Arc<Principal>,
-    kind: &'static str,
-) -> Result<(), PolicyError> {
-    match map.insert(id, principal.clone()) {
-        Some(first) if first.name() != principal.name() => Err(PolicyError::Ambiguous {
-            kind,
-            id,
-            first: first.name().clone(),
-            second: principal.name().clone(),
-        }),
-        _ => Ok(()),
+fn claim(map: &mut HashMap<u32, Standing>, id: u32, principal: &Arc<Principal>) {
+    let standing = map.entry(id).or_insert_with(|| Standing::Known(principal.clone()));
+    if let Standing::Known(first) = standing
+        && first.name() != principal.name()
+    {
+        let (first, second) = (first.name().clone(), principal.name().clone());
+        *standing = Standing::Ambiguous { first, second };
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::permission::{Decrypt, DecryptDataKey, Encrypt, ManageTenant, ViewKey, ViewStatus};
+    use super::super::permission::{
+        Decrypt, DecryptDataKey, Encrypt, ManageTenant, RecordDrill, ViewActs, ViewKey, ViewStatus,
+    };
     use super::*;
     use crate::id::TenantName;
 
@@ -237,7 +331,15 @@ groups = [50]
     }
 
     fn policy() -> Policy {
-        Policy::new(&toml::from_str::<File>(PRINCIPALS).unwrap().principal).unwrap()
+        of(PRINCIPALS, None).unwrap()
+    }
+
+    fn of(principals: &str, own_user: Option<u32>) -> Result<Policy, PolicyError> {
+        Policy::new(&toml::from_str::<File>(principals).unwrap().principal, own_user)
+    }
+
+    fn peer(uid: u32, gid: u32) -> Peer {
+        Peer { uid, gid, pid: None }
     }
 
     fn key(text: &str) -> KeyName {
@@ -306,9 +408,70 @@ groups = [50]
     }
 
     #[test]
-    fn a_user_is_one_principal() {
-        let twice = PRINCIPALS.replace("groups = [50]", "users = [1000]");
-        let error = Policy::new(&toml::from_str::<File>(&twice).unwrap().principal).unwrap_err();
-        assert!(matches!(error, PolicyError::Ambiguous { id: 1000, .. }));
+    fn a_user_of_two_principals_is_refused_and_told_beforehand() {
+        let policy =
+            of(&PRINCIPALS.replace("groups = [50]", "users = [1000, 7]\ngroups = [60]"), None).unwrap();
+        let both = policy.caller(peer(1000, 60));
+        let denied = policy.authorize::<ViewStatus>(&both, ()).unwrap_err();
+        assert!(matches!(denied, Denied::Ambiguous { uid: 1000, .. }), "the group does not decide: {denied}");
+        assert!(policy.authorize::<ViewStatus>(&policy.caller(peer(7, 0)), ()).is_ok());
+        let [warning] = policy.warnings().try_into().unwrap();
+        assert!(warning.contains("user 1000 belongs to both crm and ops"), "{warning}");
+        let same = PRINCIPALS.replace("users = [1000]", "users = [1000, 1000]");
+        assert!(of(&same, None).unwrap().warnings().is_empty(), "one principal twice is one");
+    }
+
+    #[test]
+    fn the_user_decides_before_the_primary_group() {
+        let policy = policy();
+        let name = |peer| policy.caller(peer).principal.map(|known| known.name().to_string());
+        assert_eq!(name(peer(1000, 50)).as_deref(), Some("crm"));
+        assert_eq!(name(peer(1001, 50)).as_deref(), Some("ops"));
+        assert_eq!(name(peer(1001, 51)), None);
+    }
+
+    #[test]
+    fn the_daemons_own_user_looks_after_it_and_nothing_else() {
+        let policy = of(PRINCIPALS, Some(999)).unwrap();
+        // Its group would make it an operator.
+        let own = policy.caller(peer(999, 50));
+        assert!(policy.authorize::<ViewStatus>(&own, ()).is_ok());
+        assert!(policy.authorize::<RecordDrill>(&own, ()).is_ok());
+        for denied in [
+            policy.authorize::<Encrypt>(&own, key("tenants/acme/keys/pii")).err(),
+            policy.authorize::<ManageTenant>(&own, TenantName::parse("tenants/acme").unwrap()).err(),
+            policy.authorize::<ViewActs>(&own, ()).err(),
+        ] {
+            assert_eq!(denied, Some(Denied::OwnUser));
+        }
+        let error = of(PRINCIPALS, Some(1000)).unwrap_err();
+        assert!(matches!(error, PolicyError::OwnUser { id: 1000, .. }), "{error}");
+    }
+
+    #[test]
+    fn nobody_is_no_principal() {
+        for id in ["65534", "4294967295", "\"nobody\""] {
+            let nobody = PRINCIPALS.replace("[1000]", &format!("[{id}]"));
+            // Some machines have another number for the name.
+            let other = uzers::get_user_by_name("nobody").is_none_or(|user| user.uid() != 65_534);
+            if id.starts_with('"') && other {
+                continue;
+            }
+            assert!(matches!(of(&nobody, None), Err(PolicyError::Nobody { .. })), "{id}");
+            let group = PRINCIPALS.replace("[50]", &format!("[{id}]"));
+            assert!(
+                id.starts_with('"') || matches!(of(&group, None), Err(PolicyError::Nobody { .. })),
+                "{id}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_decision_rests_on_the_policy_of_now() {
+        let (before, after) = (policy(), of(&PRINCIPALS.replace("1000", "1001"), None).unwrap());
+        let crm = before.caller(peer(1000, 0));
+        assert!(before.authorize::<ViewStatus>(&crm, ()).is_ok());
+        assert!(matches!(after.authorize::<ViewStatus>(&crm, ()), Err(Denied::Unknown { .. })));
+        assert!(after.again(&crm).principal.is_none());
     }
 }

@@ -311,7 +311,7 @@ fn grown(place: &Place, tip: Tip, newest: Option<&SignedCheckpoint>) -> Result<G
     if let Some(head) = head.filter(|head| head.size > records) {
         return Err(damaged(head.size, Flaw::Cut { records }));
     }
-    let growth = Growth::open(place, head.as_ref())?;
+    let growth = Growth::open(place, tip, head.as_ref())?;
     match head {
         Some(head) if growth.tree().head(head.size)? != head => Err(damaged(head.size, Flaw::Forked)),
         _ => Ok(growth),

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{AuditError, AuditLog, Caller, Items, Outcome, Receipt, Record, StoreChange};
+use super::{AuditError, AuditLog, Caller, Items, Outcome, Receipt, Record, Refusal, StoreChange};
 use crate::clock::{Date, Moment};
 
 /// A call whose record is not written yet. Every call leaves one: when it is
-/// dropped before its end, because the caller went away, as cancelled.
+/// dropped before its end, because the caller went away, as cancelled. A refusal
+/// beyond its caller's budget is counted in a record of several instead.
 pub struct Pending {
     log: Arc<dyn AuditLog>,
     begun: Moment,
@@ -81,6 +82,18 @@ impl Pending {
         self.submit(outcome)
     }
 
+    /// Leaves no record: the call is refused, and to be counted among others.
+    pub fn counted(mut self, reason: &'static str, items: u32) -> Refusal {
+        self.finished = true;
+        let (caller, resource) = (self.caller.take(), std::mem::take(&mut self.resource));
+        Refusal { caller, operation: self.operation, resource, reason, items }
+    }
+
+    /// Leaves no record: what it was to tell the end of was not begun, and that stands in another record.
+    pub fn forgo(mut self) {
+        self.finished = true;
+    }
+
     fn submit(&mut self, outcome: Outcome) -> Result<Receipt, AuditError> {
         self.finished = true;
         self.log.submit(Record {
@@ -151,6 +164,13 @@ mod tests {
         let mut cancelled = begin(2);
         cancelled.policy("grant");
         drop(cancelled);
+        begin(4).forgo();
+        let counted = begin(5).counted("PERMISSION_DENIED", 2);
+        assert_eq!((counted.operation, counted.resource.as_str()), ("encrypt", "tenants/a/keys/b"));
+        assert_eq!(
+            (counted.caller.as_ref(), counted.reason, counted.items),
+            (Some(&caller), "PERMISSION_DENIED", 2)
+        );
         log.close().unwrap();
         drop(begin(3));
 

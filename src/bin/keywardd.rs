@@ -38,7 +38,10 @@ fn main() -> ExitCode {
 fn start(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::read(&arguments.config)?;
     if arguments.check_config {
-        return Ok(keyward::daemon::check(&config)?);
+        for warning in keyward::daemon::check(&config)? {
+            writeln!(std::io::stderr(), "keywardd: warning: {warning}").ok();
+        }
+        return Ok(());
     }
     Ok(keyward::daemon::run(&config)?)
 }

@@ -63,7 +63,7 @@ struct Job {
     /// The key, for example acme/customer-pii
     #[arg(value_parser = name::key)]
     key: KeyName,
-    /// The field, stdin when not given; others can see an argument in `ps`: secrets belong on stdin
+    /// The field; else stdin, where a plaintext belongs: everybody can see arguments
     #[arg(conflicts_with_all = ["input", "output", "csv"])]
     text: Option<String>,
     /// What the data is about; the same is needed to decrypt

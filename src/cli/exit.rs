@@ -90,6 +90,7 @@ mod tests {
             })
         };
         assert_eq!(exit("CIPHERTEXT_REFUSED") as u8, 6);
+        assert_eq!(exit("SHUTTING_DOWN") as u8, 5);
         assert_eq!(exit("CONTEXT_INVALID") as u8, 1);
         assert_eq!(exit("SOMETHING_NEW") as u8, 1);
     }

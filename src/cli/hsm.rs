@@ -13,6 +13,7 @@ use super::local::{ConfigFile, blocking};
 use super::view::{Fields, View};
 use crate::config::Log;
 use crate::daemon;
+use crate::hsm::confine::Mode;
 use crate::hsm::pin::{PinSource, clear_refused_pin};
 use crate::hsm::pkcs11::selftest::Verdict;
 use crate::hsm::pkcs11::{self, CheckReport};
@@ -29,7 +30,7 @@ pub(crate) enum Command {
 Examples:
   keyward hsm check --config /etc/keyward/keywardd.toml
   keyward hsm check --module /usr/lib/softhsm/libsofthsm2.so --token keyward --pin-file pin
-  keyward hsm check --module /opt/vendor/libpkcs11.so --json"
+  keyward hsm check --module /opt/vendor/libpkcs11.so --allow-network --json"
     )]
     Check(Check),
     /// Let the PIN be tried again after the HSM refused it
@@ -60,6 +61,12 @@ pub(crate) struct Check {
     /// File with the user PIN
     #[arg(long, value_name = "FILE", requires = "module")]
     pin_file: Option<PathBuf>,
+    /// File or folder that the library may read and write, as hsm.allow_paths; may be given several times
+    #[arg(long, value_name = "PATH", requires = "module")]
+    allow_path: Vec<PathBuf>,
+    /// Let the library make sockets, as hsm.allow_network
+    #[arg(long, requires = "module")]
+    allow_network: bool,
 }
 
 impl Command {
@@ -102,6 +109,12 @@ impl Check {
                 let mut hsm =
                     pkcs11::Settings::new(absolute(module)?, token.unwrap_or_default(), own_state_dir()?);
                 hsm.init_args = self.init_args;
+                let paths = self.allow_path.into_iter().map(absolute);
+                hsm.confinement.allow_paths = paths.collect::<Result<_, _>>()?;
+                hsm.confinement.allow_network = self.allow_network;
+                // To look at a module is no use of it; the report says what was enforced.
+                hsm.confinement.mode = Mode::BestEffort;
+                hsm.confinement.kept = vec![hsm.state_dir.clone()];
                 process::Settings::new(
                     hsm,
                     pin,
@@ -201,6 +214,7 @@ impl View for CheckReport {
             ("max_rw_sessions", json!(self.max_rw_sessions)),
             ("pin_length", json!(format!("{} to {} bytes", self.pin_length.0, self.pin_length.1))),
             ("roots", json!(self.roots.join(", "))),
+            ("confinement", json!(self.confinement.to_string())),
             ("check", Value::Object(checks.collect())),
             ("timing", Value::Object(timings.collect())),
             ("quirk", Value::Object(quirks.collect())),

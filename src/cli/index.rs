@@ -25,7 +25,7 @@ pub(crate) enum Command {
         /// The column
         #[arg(value_parser = FieldId::new)]
         field: FieldId,
-        /// The value; others can see it in `ps`, so secrets belong on stdin
+        /// The value; else stdin, where it belongs: everybody can see arguments
         text: Option<String>,
         /// How values are made equal before they are indexed
         #[arg(long, value_enum, default_value_t = Rule::Text)]
@@ -83,7 +83,7 @@ async fn compute(
     text: Option<String>,
     rule: Normalization,
 ) -> Result<(), Failure> {
-    let value = Source::of(text).secret("value").await?;
+    let value = Source::of(text).secret("value", &mut shell.print).await?;
     let client = shell.client().await?;
     let answer = client.blind_index(&key.to_string(), field.as_str(), value, rule).await?;
     let (index, previous) =

@@ -1,11 +1,15 @@
-//! Where a file goes: written under a temporary name, renamed when it is whole.
+//! Where a file goes: written without a name, which it gets when it is whole. So nothing is left of one
+//! that is not, whatever ends the program. Where the file system has no files without a name
+//! (`O_TMPFILE`), it is written under a temporary one.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::failure::Failure;
@@ -60,10 +64,11 @@ impl Output {
     }
 }
 
-/// A file under a temporary name in the same directory, mode 0600; removed unless committed.
+/// A file without a name, or under a temporary one in the same directory, mode 0600; gone unless committed.
 pub(crate) struct NewFile {
     file: tokio::fs::File,
-    temporary: PathBuf,
+    /// Its name until it is whole, where the file system wants one.
+    temporary: Option<PathBuf>,
     path: PathBuf,
     replace: bool,
 }
@@ -82,7 +87,10 @@ impl NewFile {
             Ok(_) if !replace => return Err(Failure::Exists(path.into())),
             _ => {}
         }
-        let (file, temporary) = temporary(path).map_err(Failure::file("create", path))?;
+        let (file, temporary) = match nameless(path) {
+            Some(file) => (file, None),
+            None => named(path).map_err(Failure::file("create", path))?,
+        };
         Ok(Self { file: file.into(), temporary, path: path.into(), replace })
     }
 
@@ -105,10 +113,30 @@ impl NewFile {
     }
 
     fn publish(&self) -> io::Result<()> {
+        match &self.temporary {
+            Some(temporary) => self.rename(temporary)?,
+            // Fails where something has appeared since `create` looked.
+            None if !self.replace => self.link(&self.path)?,
+            None => {
+                // A name cannot be linked over another one: for a moment the whole file has a temporary one.
+                let temporary = temporary_name(&self.path)?;
+                self.link(&temporary)?;
+                self.rename(&temporary).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+            }
+        }
+        fs::File::open(directory(&self.path))?.sync_all()
+    }
+
+    fn rename(&self, temporary: &Path) -> io::Result<()> {
         // Something may have appeared since `create` looked.
         let flags = if self.replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        rustix::fs::renameat_with(CWD, &self.temporary, CWD, &self.path, flags)?;
-        fs::File::open(directory(&self.path))?.sync_all()
+        Ok(rustix::fs::renameat_with(CWD, temporary, CWD, &self.path, flags)?)
+    }
+
+    /// Gives the file without a name this one.
+    fn link(&self, name: &Path) -> io::Result<()> {
+        let file = own_name(self.file.as_raw_fd());
+        Ok(rustix::fs::linkat(CWD, &file, CWD, name, AtFlags::SYMLINK_FOLLOW)?)
     }
 }
 
@@ -116,18 +144,39 @@ impl Drop for NewFile {
     fn drop(&mut self) {
         // After a commit there is nothing under this name. Otherwise the bytes are not to be used,
         // and the failure that led here is already being told.
-        drop(fs::remove_file(&self.temporary));
+        if let Some(temporary) = &self.temporary {
+            drop(fs::remove_file(temporary));
+        }
     }
 }
 
-fn temporary(path: &Path) -> io::Result<(fs::File, PathBuf)> {
+/// A file without a name in the directory of `path`; `None` where there are none, or they could get no name.
+fn nameless(path: &Path) -> Option<fs::File> {
+    // What is wrong with the directory or the name is told by the way that works everywhere.
+    path.file_name()?;
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, directory(path), flags, Mode::RUSR | Mode::WUSR).ok()?;
+    // Linking goes through /proc, which a sandbox may not have.
+    own_name(file.as_raw_fd()).symlink_metadata().is_ok().then(|| file.into())
+}
+
+/// The kernel's name for a file that this process has open.
+fn own_name(file: std::os::fd::RawFd) -> PathBuf {
+    format!("/proc/self/fd/{file}").into()
+}
+
+fn named(path: &Path) -> io::Result<(fs::File, Option<PathBuf>)> {
+    let temporary = temporary_name(path)?;
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    Ok((file, Some(temporary)))
+}
+
+fn temporary_name(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut hidden = std::ffi::OsString::from(".");
+    let mut hidden = OsString::from(".");
     hidden.push(name);
     hidden.push(format!(".{:016x}.part", getrandom::u64().map_err(io::Error::other)?));
-    let temporary = directory(path).join(hidden);
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    Ok((file, temporary))
+    Ok(directory(path).join(hidden))
 }
 
 fn directory(path: &Path) -> &Path {
@@ -168,6 +217,38 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         drop(write(&dir.path().join("out"), false, "half").await.unwrap());
         assert!(names(dir.path()).is_empty());
+    }
+
+    /// Where no code of this program runs any more.
+    #[tokio::test]
+    async fn a_file_that_is_not_whole_has_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut half = write(&dir.path().join("out"), false, "half").await.unwrap();
+        half.writer().flush().await.unwrap();
+        assert!(names(dir.path()).is_empty());
+        // The same file under a name, for file systems that want one.
+        let (_, temporary) = named(&dir.path().join("out")).unwrap();
+        assert_eq!(names(dir.path()), [temporary.unwrap().file_name().unwrap().to_str().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn a_named_file_keeps_the_same_rules() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let make = |replace| {
+            let (file, temporary) = named(&path).unwrap();
+            NewFile { file: file.into(), temporary, path: path.clone(), replace }
+        };
+        drop(make(false));
+        assert!(names(dir.path()).is_empty());
+        let mut first = make(false);
+        first.writer().write_all(b"first").await.unwrap();
+        first.commit().await.unwrap();
+        assert!(matches!(make(false).commit().await, Err(Failure::Exists(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        make(true).commit().await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "");
+        assert_eq!(names(dir.path()), ["out"]);
     }
 
     #[tokio::test]

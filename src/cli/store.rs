@@ -1,23 +1,29 @@
 //! `keyward store`: copies, checks and repairs of the store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 
 use super::Shell;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::local::{ConfigFile, blocking};
+use super::output::NewFile;
 use super::view::{Fields, View};
-use crate::daemon::maintain;
+use crate::client::{self, Client};
+use crate::config::Config;
+use crate::daemon::maintain::{self, Idle};
+use crate::rpc::proto::export_store_response::Message;
+use crate::rpc::proto::{CheckStoreRequest, ExportStoreRequest, StoreExport, StoreReport};
 use crate::store::check::CheckReport;
 use crate::store::transfer::Exported;
 
 /// `keyward store`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write a raw copy of all records to a new file, also while the daemon runs
+    /// Write a raw copy of all records to a new file; a daemon that runs is asked for it
     #[command(
         after_help = "For moving a store. The file can be read only as long as the erasure key lives under which its
 records are sealed, a day by default: for a backup, see `keyward backup create`.
@@ -43,7 +49,7 @@ Example:
         #[arg(long = "in", value_name = "FILE")]
         input: PathBuf,
     },
-    /// Verify every record of store and journal, also while the daemon runs
+    /// Verify every record of store and journal; a daemon that runs is asked to
     #[command(after_help = "Example:\n  keyward store check --config /etc/keyward/keywardd.toml")]
     Check {
         #[command(flatten)]
@@ -68,8 +74,7 @@ impl Command {
         match self {
             Self::Export { config, output } => {
                 let config = config.read()?;
-                let exported = blocking(move || maintain::export(&config, &output)).await?;
-                shell.print.view(&exported)?;
+                export(shell, config, output).await?;
             }
             Self::Import { config, input } => {
                 let config = config.read()?;
@@ -78,10 +83,7 @@ impl Command {
             }
             Self::Check { config, repair: false } => {
                 let config = config.read()?;
-                let report = blocking(move || maintain::check(&config)).await?;
-                let whole = report.is_whole();
-                shell.print.view(&report)?;
-                return Ok(if whole { Exit::Ok } else { Exit::Integrity });
+                return check(shell, config).await;
             }
             Self::Check { config, repair: true } => {
                 let config = config.read()?;
@@ -99,6 +101,110 @@ impl Command {
             }
         }
         Ok(Exit::Ok)
+    }
+}
+
+/// Who has the store.
+enum Owner {
+    /// A daemon, which reads it for us: it alone sees what it has acknowledged.
+    Daemon(Client),
+    /// Nobody, and nobody gets it while this is held.
+    Nobody(Idle),
+}
+
+/// Asks the state directory, not the socket: service managers listen on that for a daemon that does not run.
+async fn owner(config: &Config) -> Result<Owner, Failure> {
+    let taken = match maintain::idle(config) {
+        Ok(idle) => return Ok(Owner::Nobody(idle)),
+        Err(taken) => taken,
+    };
+    let socket = &config.server.socket;
+    Client::connect(socket).await.map(Owner::Daemon).map_err(|error| Failure::Refused {
+        reason: "NOT_READY",
+        message: format!(
+            "{taken}; nothing was read, for no daemon answers at {}, which alone could read it: {error}",
+            socket.display()
+        ),
+    })
+}
+
+async fn check(shell: &mut Shell, config: Config) -> Result<Exit, Failure> {
+    let whole = match owner(&config).await? {
+        Owner::Daemon(client) => {
+            // Without a deadline: it takes as long as reading everything takes.
+            let answer = client.system().check_store(CheckStoreRequest {}).await;
+            let report = answer.map_err(client::Error::from)?.into_inner();
+            shell.print.view(&report)?;
+            report.whole
+        }
+        Owner::Nobody(idle) => {
+            let report = blocking(move || maintain::check(&idle, &config)).await?;
+            shell.print.view(&report)?;
+            report.is_whole()
+        }
+    };
+    Ok(if whole { Exit::Ok } else { Exit::Integrity })
+}
+
+async fn export(shell: &mut Shell, config: Config, output: PathBuf) -> Result<(), Failure> {
+    match owner(&config).await? {
+        Owner::Daemon(client) => {
+            let exported = export_by(&client, &output).await?;
+            shell.print.view(&exported)
+        }
+        Owner::Nobody(idle) => {
+            let exported = blocking(move || maintain::export(&idle, &config, &output)).await?;
+            shell.print.view(&exported)
+        }
+    }
+}
+
+/// Has the daemon write a copy.
+async fn export_by(client: &Client, output: &Path) -> Result<StoreExport, Failure> {
+    let refused = |status| Failure::from(client::Error::from(status));
+    let mut file = NewFile::create(output, false)?;
+    let (mut written, mut end) = (0, None);
+    let mut stream = client.system().export_store(ExportStoreRequest {}).await.map_err(refused)?.into_inner();
+    while let Some(answer) = stream.message().await.map_err(refused)? {
+        match answer.message {
+            Some(Message::Piece(piece)) => {
+                file.writer().write_all(&piece).await.map_err(Failure::file("write", output))?;
+                written += piece.len() as u64;
+            }
+            Some(Message::End(totals)) => end = Some(totals),
+            None => {}
+        }
+    }
+    match end.filter(|totals| totals.bytes == written) {
+        Some(totals) => file.commit().await.map(|()| totals),
+        None => Err(Failure::Refused {
+            reason: "PROTOCOL",
+            message: format!("the daemon's copy of the store is not whole: it ended after {written} bytes"),
+        }),
+    }
+}
+
+impl View for StoreExport {
+    fn fields(&self) -> Fields {
+        vec![
+            ("deployment", json!(self.deployment)),
+            ("revision", json!(self.revision)),
+            ("records", json!(self.records)),
+        ]
+    }
+}
+
+impl View for StoreReport {
+    fn fields(&self) -> Fields {
+        vec![
+            ("whole", json!(self.whole)),
+            ("records", json!(self.records)),
+            ("revision", json!(self.revision)),
+            ("journal_entries", json!(self.journal_entries)),
+            ("journal_revision", json!(self.journal_revision)),
+            ("store_problems", json!(self.store_problems.join("; "))),
+            ("journal_problems", json!(self.journal_problems.join("; "))),
+        ]
     }
 }
 

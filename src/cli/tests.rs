@@ -125,6 +125,18 @@ fn a_field_round_trips_as_text() {
     assert!(moved.contains("\"previous_version\": 1"), "{moved}");
 }
 
+/// Everybody can see it in /proc; what stands in an argument that is no secret needs no word.
+#[test]
+fn a_plaintext_in_an_argument_is_noted() {
+    let bed = Bed::new();
+    let sealed = bed.run(&["encrypt", KEY, "13812345678"]);
+    assert_eq!(sealed.exit, 0);
+    assert!(sealed.err.starts_with("keyward: the plaintext was an argument"), "{}", sealed.err);
+    assert!(!sealed.err.contains("138"), "{}", sealed.err);
+    assert_eq!(bed.run(&["encrypt", KEY, "13812345678", "--quiet"]).err, "");
+    assert_eq!(bed.run(&["decrypt", KEY, sealed.out.trim()]).err, "");
+}
+
 #[test]
 fn only_printable_plaintext_reaches_a_terminal() {
     let bed = Bed::new();

@@ -236,6 +236,7 @@ impl View for status::Hsm {
             ("unanswered", json!(self.unanswered)),
             ("slots", Value::Object(self.slots.iter().map(slot).collect())),
             ("objects", Value::Object(self.slots.iter().map(objects).collect())),
+            ("confinement", Value::Object(self.slots.iter().map(confinement).collect())),
         ]
     }
 }
@@ -257,6 +258,11 @@ fn objects(slot: &status::Slot) -> (String, Value) {
         _ => format!("{own_objects} of {max_objects} keys of Keyward, {objects} objects in all"),
     };
     (slot.name.clone(), json!(words))
+}
+
+/// What the process of one token may not do.
+fn confinement(slot: &status::Slot) -> (String, Value) {
+    (slot.name.clone(), json!(slot.confinement))
 }
 
 impl View for status::Root {

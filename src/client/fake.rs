@@ -364,10 +364,37 @@ recorded!(AccessService {
     unfreeze(UnfreezeRequest) -> UnfreezeResponse;
 });
 
-recorded!(SystemService {
-    get_status(GetStatusRequest) -> crate::rpc::proto::Status;
-    accept_clock(AcceptClockRequest) -> AcceptClockResponse;
-});
+impl Shared {
+    fn record<T: Sample>(&self, request: &impl std::fmt::Debug) -> Reply<T> {
+        self.0.admit()?;
+        self.0.log.lock().unwrap().push(format!("{request:?}"));
+        reply(T::sample())
+    }
+}
+
+#[tonic::async_trait]
+impl SystemService for Shared {
+    type ExportStoreStream = Pin<Box<dyn Stream<Item = Result<ExportStoreResponse, Status>> + Send>>;
+
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Reply<crate::rpc::proto::Status> {
+        self.record(&request.into_inner())
+    }
+
+    async fn accept_clock(&self, request: Request<AcceptClockRequest>) -> Reply<AcceptClockResponse> {
+        self.record(&request.into_inner())
+    }
+
+    async fn check_store(&self, request: Request<CheckStoreRequest>) -> Reply<StoreReport> {
+        self.record(&request.into_inner())
+    }
+
+    async fn export_store(&self, _: Request<ExportStoreRequest>) -> Reply<Self::ExportStoreStream> {
+        self.0.admit()?;
+        let end = export_store_response::Message::End(StoreExport::default());
+        let all: [Result<_, Status>; 1] = [Ok(ExportStoreResponse { message: Some(end) })];
+        reply(Box::pin(tokio_stream::iter(all)))
+    }
+}
 
 /// What administrative calls answer.
 trait Sample: Default {
@@ -398,6 +425,7 @@ impl Sample for Rotation {
 
 impl Sample for KeyVersion {}
 impl Sample for AcceptClockResponse {}
+impl Sample for StoreReport {}
 impl Sample for Destruction {}
 impl Sample for IndexKey {}
 impl Sample for FreezeResponse {}

@@ -1,6 +1,6 @@
 //! The HSM: which library and tokens, and how they are used.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -48,9 +48,29 @@ pub struct Hsm {
     /// Most memory that an HSM process may use.
     #[serde(default = "defaults::memory")]
     pub memory: Bytes,
+    /// What happens where the library's process cannot be confined.
+    #[serde(default)]
+    pub confinement: Confinement,
+    /// Files and folders, beside those of the system, that the library may read and write.
+    #[serde(default)]
+    pub allow_paths: Vec<PathBuf>,
+    /// Whether the library may make sockets.
+    #[serde(default)]
+    pub allow_network: bool,
     /// Further tokens with the same root keys.
     #[serde(default)]
     pub standby: Vec<Standby>,
+}
+
+/// What happens where the library's process cannot be confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Confinement {
+    /// The library is not loaded.
+    #[default]
+    Required,
+    /// The library is loaded with what can be enforced.
+    BestEffort,
 }
 
 /// A token that serves beside the first. What it leaves out is as there.
@@ -88,6 +108,26 @@ impl Hsm {
         }
         if self.deadline.0.is_zero() || self.probe_interval.0.is_zero() {
             return Err("hsm.deadline and hsm.probe_interval must be longer than 0".into());
+        }
+        match self.allow_paths.iter().find(|path| !path.is_absolute()) {
+            Some(path) => Err(format!("hsm.allow_paths names {}; expected absolute paths", path.display())),
+            None => Ok(()),
+        }
+    }
+
+    /// That no path which the library may reach leads to one that it must not.
+    pub(super) fn check_reach(&self, kept: &[(&str, PathBuf)], log: &Path) -> Result<(), String> {
+        for allowed in &self.allow_paths {
+            if let Some((what, path)) = kept.iter().find(|(_, path)| path.starts_with(allowed)) {
+                let (allowed, path) = (allowed.display(), path.display());
+                return Err(format!(
+                    "hsm.allow_paths names {allowed}, where {what} {path} lies; name the token's own folder"
+                ));
+            }
+            if allowed.starts_with(log) {
+                let allowed = allowed.display();
+                return Err(format!("hsm.allow_paths names {allowed}, which lies in the audit log"));
+            }
         }
         Ok(())
     }

@@ -41,6 +41,13 @@ pub struct Allow {
     pub operations: BTreeSet<Operation>,
 }
 
+/// What the daemon's own user is called; no principal may be.
+pub const OWN_USER: &str = "keywardd";
+
+/// Numbers of users and groups that are nobody's: the kernel's word for everybody without a
+/// mapping, and the one for no credentials at all.
+pub const NOBODY: [u32; 2] = [65_534, u32::MAX];
+
 /// That each has a name of its own, and somebody behind it.
 pub(super) fn check(principals: &[Principal]) -> Result<(), String> {
     let mut names = BTreeSet::new();
@@ -48,8 +55,23 @@ pub(super) fn check(principals: &[Principal]) -> Result<(), String> {
         if !names.insert(&principal.name) {
             return Err(format!("principal {} stands here twice; merge the two", principal.name));
         }
+        if principal.name.as_str() == OWN_USER {
+            return Err(format!(
+                "principal {OWN_USER}: so the daemon's own user is called; choose another name"
+            ));
+        }
         if principal.users.is_empty() && principal.groups.is_empty() {
             return Err(format!("principal {} needs `users` or `groups`", principal.name));
+        }
+        for user in principal.users.iter().chain(&principal.groups) {
+            if let User::Id(id) = user
+                && NOBODY.contains(id)
+            {
+                return Err(format!(
+                    "principal {}: {id} is nobody's number, and whoever has none here gets it",
+                    principal.name
+                ));
+            }
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ const OVERDUE: Duration = Duration::from_secs(60);
 
 /// Why store and log do not belong together.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BondError {
+pub enum BondError {
     /// The log does not have a record that the store has seen.
     #[error(
         "the audit log is older than the store, or another one: the store has seen record {sequence}, and the log {}; put the log back that belongs to the store, or accept this one with `keyward store accept-rollback`",

@@ -1,4 +1,5 @@
-//! The HSM process and the token process: the same program, started by itself under another command.
+//! The HSM process, the token process and the search process: the same program, started by itself under
+//! another command.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -10,6 +11,7 @@ use crate::child::{ChildError, Program, take_socket};
 use crate::config::{Level, Log, LogFormat};
 use crate::hsm::process;
 use crate::secret::SecretMemory;
+use crate::store::{SEARCH_COMMAND, run_search_process};
 use crate::token;
 use crate::token::backend::Backend;
 use crate::token::error::TokenError;
@@ -69,6 +71,10 @@ pub fn run_if_asked(arguments: &[OsString]) -> Option<Result<(), ChildError>> {
         return Some(
             hardening::harden(SecretMemory::default()).map_err(Into::into).and_then(|()| token::child::run()),
         );
+    }
+    if command == SEARCH_COMMAND {
+        let hardened = hardening::harden(SecretMemory::default()).map_err(Into::into);
+        return Some(hardened.and_then(|()| run_search_process()));
     }
     (command == COMMAND).then(|| {
         hardening::harden(secrets(rest))?;

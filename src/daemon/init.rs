@@ -27,6 +27,7 @@ use crate::keyring::record::{
     Custody, ErasureState, Root, RootState, SigningPurpose, SystemKey, SystemSecret,
 };
 use crate::keyring::wrapped::WrappedKek;
+use crate::modes::Untrusted;
 use crate::ops::erasure;
 use crate::secret::Key256;
 use crate::store::kv::KvError;
@@ -53,6 +54,9 @@ pub enum InitError {
     /// Another process owns the state directory.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// Others may write what everything rests on.
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     /// The configuration does not accept an unfounded root.
     #[error(
         "init makes a root key whose backup one operator holds; say `custody = \"operator\"` in the configuration to accept that"
@@ -105,6 +109,7 @@ pub fn init(config: &Config, backup_key: &Path, beside_existing: bool) -> Result
     if config.custody != Some(CustodyMode::Operator) {
         return Err(InitError::NotAccepted);
     }
+    settings::check_hands(config, false)?;
     let _lock = StateLock::take(&config.state_dir)?;
     for path in [config.database(), config.journal(), config.audit_dir(), backup_key.to_owned()] {
         if path.symlink_metadata().is_ok() {
@@ -155,7 +160,13 @@ fn quirks(settled: &[Settled]) -> Vec<String> {
     once
 }
 
-async fn write_records(
+/// Makes store, journal and audit log of an installation whose root stands on the tokens already, with
+/// their first records: root, daemon's secret, signing key, erasure key. The folder of the state is there,
+/// and has none of them.
+///
+/// # Errors
+/// [`InitError`]; what was made until then stays.
+pub async fn write_records(
     config: &Config,
     hsm: &dyn Hsm,
     deployment: DeploymentId,

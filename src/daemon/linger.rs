@@ -6,6 +6,9 @@
 //! the whole connection with the answer unread. So the daemon closes its own
 //! side first and reads on until the client has closed too: the lingering close
 //! of RFC 9112, 9.6.
+//!
+//! A stop that waits no longer closes what is still open at once, whatever the
+//! client does with it.
 
 use std::io;
 use std::pin::Pin;
@@ -14,6 +17,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
@@ -24,13 +28,49 @@ const LINGER: Duration = Duration::from_secs(1);
 pub struct Lingering {
     stream: UnixStream,
     closing: Option<Pin<Box<Sleep>>>,
+    cut: Cut,
+}
+
+/// Whether the connection is closed by force.
+enum Cut {
+    /// Not by anybody.
+    Never,
+    /// When this is ready.
+    Awaited(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// It was.
+    Done,
 }
 
 impl Lingering {
     /// A connection as it was accepted.
     #[must_use]
     pub fn new(stream: UnixStream) -> Self {
-        Self { stream, closing: None }
+        Self { stream, closing: None, cut: Cut::Never }
+    }
+
+    /// The same, until `cut` turns true: then it is as if the client had gone.
+    #[must_use]
+    pub fn until(self, mut cut: watch::Receiver<bool>) -> Self {
+        let cut = async move {
+            let nobody_can = cut.wait_for(|cut| *cut).await.is_err();
+            if nobody_can {
+                std::future::pending::<()>().await;
+            }
+        };
+        Self { cut: Cut::Awaited(Box::pin(cut)), ..self }
+    }
+
+    /// What to answer where the stream has nothing, or no room: that it is cut, once it is.
+    fn poll_cut<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if let Cut::Awaited(cut) = &mut self.cut
+            && cut.as_mut().poll(context).is_ready()
+        {
+            self.cut = Cut::Done;
+        }
+        match self.cut {
+            Cut::Done => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            Cut::Never | Cut::Awaited(_) => Poll::Pending,
+        }
     }
 
     /// Ready when nothing more comes.
@@ -61,7 +101,11 @@ impl AsyncRead for Lingering {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        match Pin::new(&mut self.stream).poll_read(context, buffer) {
+            // Also a client that always sends comes here: the runtime lets each task read so much at a time.
+            Poll::Pending => self.poll_cut(context),
+            read => read,
+        }
     }
 }
 
@@ -71,7 +115,10 @@ impl AsyncWrite for Lingering {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        match Pin::new(&mut self.stream).poll_write(context, bytes) {
+            Poll::Pending => self.poll_cut(context),
+            written => written,
+        }
     }
 
     fn poll_write_vectored(
@@ -79,7 +126,10 @@ impl AsyncWrite for Lingering {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+        match Pin::new(&mut self.stream).poll_write_vectored(context, parts) {
+            Poll::Pending => self.poll_cut(context),
+            written => written,
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -125,6 +175,28 @@ mod tests {
         assert!(!closed.is_finished());
         drop(client);
         closed.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_cut_whatever_its_client_does() {
+        let (cutting, cut) = watch::channel(false);
+        for writes in [false, true] {
+            let (server, client) = UnixStream::pair().unwrap();
+            let mut server = Lingering::new(server).until(cut.clone());
+            let held = tokio::spawn(async move {
+                match writes {
+                    // Until the client's buffer is full.
+                    true => server.write_all(&[0; 8 << 20]).await,
+                    false => server.read_exact(&mut [0]).await.map(drop),
+                }
+            });
+            tokio::task::yield_now().await;
+            assert!(!held.is_finished());
+            cutting.send_replace(true);
+            assert_eq!(held.await.unwrap().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+            cutting.send_replace(false);
+            drop(client);
+        }
     }
 
     #[tokio::test]

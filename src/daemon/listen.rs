@@ -1,9 +1,9 @@
 //! The listening socket: systemd's, or our own.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
 
@@ -20,17 +20,47 @@ pub enum ListenError {
     Io(String, io::Error),
 }
 
-/// Takes the socket that systemd passed, or makes one. The caller owns the
+/// A socket that this process made, and no other that may lie at its path later.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Made {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Made {
+    fn at(path: &Path) -> io::Result<Self> {
+        let found = std::fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), device: found.dev(), inode: found.ino() })
+    }
+
+    /// Removes it at the end, unless another socket has taken its place.
+    pub(super) fn remove(&self) {
+        let removed = Self::at(&self.path).and_then(|there| match there == *self {
+            true => std::fs::remove_file(&self.path),
+            false => Ok(()),
+        });
+        if let Err(error) = removed {
+            tracing::warn!(socket = %self.path.display(), %error, "cannot remove the socket");
+        }
+    }
+}
+
+/// Takes the socket that systemd passed, which systemd keeps, or makes one. The caller owns the
 /// state directory, so a socket that is there already is left over.
-pub(super) fn listen(server: &Server) -> Result<UnixListener, ListenError> {
+pub(super) fn listen(server: &Server) -> Result<(UnixListener, Option<Made>), ListenError> {
     let failed = |error| ListenError::Io(server.socket.display().to_string(), error);
+    // This takes what systemd passed out of the environment, too: nobody can ask for it there later.
     let passed = listenfd::ListenFd::from_env().take_unix_listener(0).map_err(failed)?;
-    let listener = match passed {
-        Some(listener) => listener,
-        None => bind(&server.socket, server.socket_mode.0)?,
+    let (listener, made) = match passed {
+        Some(listener) => (listener, None),
+        None => {
+            let listener = bind(&server.socket, server.socket_mode.0)?;
+            (listener, Some(Made::at(&server.socket).map_err(failed)?))
+        }
     };
     listener.set_nonblocking(true).map_err(failed)?;
-    UnixListener::from_std(listener).map_err(failed)
+    Ok((UnixListener::from_std(listener).map_err(failed)?, made))
 }
 
 fn bind(path: &Path, mode: u32) -> Result<StdListener, ListenError> {
@@ -45,18 +75,6 @@ fn bind(path: &Path, mode: u32) -> Result<StdListener, ListenError> {
     let listener = StdListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(listener)
-}
-
-/// Removes our own socket at the end; systemd keeps its own.
-pub(super) fn remove(server: &Server, passed: bool) {
-    if !passed && let Err(error) = std::fs::remove_file(&server.socket) {
-        tracing::warn!(socket = %server.socket.display(), %error, "cannot remove the socket");
-    }
-}
-
-/// Whether systemd passed a socket.
-pub(super) fn was_passed() -> bool {
-    std::env::var_os("LISTEN_FDS").is_some()
 }
 
 #[cfg(test)]
@@ -75,5 +93,21 @@ mod tests {
         std::fs::write(&path, "mine").unwrap();
         assert!(matches!(bind(&path, 0o600), Err(ListenError::InTheWay(_))));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_socket_is_removed_by_who_made_it_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _first = bind(&path, 0o600).unwrap();
+        let first = Made::at(&path).unwrap();
+        // The old one is kept from being freed, so that its inode is not used again.
+        std::fs::hard_link(&path, dir.path().join("kept")).unwrap();
+        let _second = bind(&path, 0o600).unwrap();
+        let second = Made::at(&path).unwrap();
+        first.remove();
+        assert!(path.exists());
+        second.remove();
+        assert!(!path.exists());
     }
 }

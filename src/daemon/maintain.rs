@@ -1,6 +1,6 @@
 //! Work on the store by hand: export, import, check, repair, and accepting an
-//! older store. Export and check only read; the others need the daemon stopped,
-//! and leave an audit record.
+//! older store. All of it needs the daemon stopped, for whoever reads the files beside it may read a store of
+//! before; a running daemon exports and checks its store itself. What changes something leaves an audit record.
 
 use std::fs::File as StdFile;
 use std::io;
@@ -72,11 +72,27 @@ impl From<KvError> for MaintainError {
     }
 }
 
-/// Writes all records to a new file (0600), also while the daemon runs.
+/// The state directory, kept from daemons as long as its files are read.
+#[derive(Debug)]
+pub struct Idle {
+    _lock: Option<StateLock>,
+}
+
+/// Takes the state directory if nobody has it. Where there is none, nobody needs to be kept from it.
+///
+/// # Errors
+/// [`LockError::InUse`] while a daemon runs: it must be asked instead.
+pub fn idle(config: &Config) -> Result<Idle, LockError> {
+    let there = config.state_dir.is_dir();
+    let lock = there.then(|| StateLock::take(&config.state_dir)).transpose()?;
+    Ok(Idle { _lock: lock })
+}
+
+/// Writes all records to a new file (0600), while no daemon runs.
 ///
 /// # Errors
 /// [`MaintainError`]; an unfinished file is removed.
-pub fn export(config: &Config, output: &Path) -> Result<Exported, MaintainError> {
+pub fn export(_: &Idle, config: &Config, output: &Path) -> Result<Exported, MaintainError> {
     let failed = |error| MaintainError::File(output.display().to_string(), error);
     let file = StdFile::options().write(true).create_new(true).mode(0o600).open(output).map_err(failed)?;
     let synced = file.try_clone().map_err(failed)?;
@@ -151,15 +167,22 @@ async fn bind_anew(
     Ok(bound)
 }
 
-/// Verifies every record of store and journal, also while the daemon runs.
+/// Verifies every record of store and journal, while no daemon runs.
 ///
 /// # Errors
 /// [`MaintainError`] when that is not possible; what is wrong stands in the report.
-pub fn check(config: &Config) -> Result<CheckReport, MaintainError> {
+pub fn check(_: &Idle, config: &Config) -> Result<CheckReport, MaintainError> {
     block_on(async {
         let (_, secret) = secret(config).await?;
-        let kv = open_store(config).await?;
-        Ok(check::check(&kv, &config.journal(), Arc::new(StoreKeys::derive(&secret))).await?)
+        let keys = Arc::new(StoreKeys::derive(&secret));
+        match open_store(config).await {
+            Ok(kv) => Ok(check::check(&kv, &config.journal(), keys).await?),
+            // Nothing of it is read; what it holds is what is wrong with it.
+            Err(MaintainError::Store(StoreError::Kv(foreign @ KvError::Foreign(_)))) => {
+                Ok(check::check_journal(&config.journal(), keys, foreign.to_string()).await?)
+            }
+            Err(error) => Err(error),
+        }
     })
 }
 
@@ -288,7 +311,7 @@ async fn first_records(config: &Config) -> Result<Option<(Root, SystemSecret)>, 
             | Err(
                 StoreError::Tampered { .. }
                 | StoreError::Incomplete { .. }
-                | StoreError::Kv(KvError::Damaged(_)),
+                | StoreError::Kv(KvError::Damaged(_) | KvError::Foreign(_)),
             ) => {}
             Err(error) => return Err(error.into()),
         }

@@ -1,5 +1,6 @@
 //! The daemon from start to stop.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,22 +9,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
-use tower::util::MapResponseLayer;
 
+use super::admission::Door;
 use super::lock::{LockError, StateLock};
+use super::stop::Deadline;
 use super::unlock::{Locked, UnlockError};
-use super::{bond, hardening, listen, logging, schedule, settings, transport};
+use super::{bond, hardening, listen, logging, schedule, settings, stop, transport};
 use crate::access::Policy;
 use crate::access::policy::PolicyError;
+use crate::audit::refusals::Budget;
 use crate::audit::{self, FileLog, Outcome, Pending};
 use crate::clock;
 use crate::config::{Config, CustodyMode};
 use crate::hsm::process::{self, HsmGroup};
 use crate::hsm::{Hsm, Status};
 use crate::keyring::record::{Custody, Root};
+use crate::modes::Untrusted;
 use crate::ops::schedule::Node;
+use crate::rpc::admission::AdmissionLayer;
 use crate::rpc::call::Gate;
-use crate::rpc::undecodable::name_undecodable;
 use crate::rpc::{ceremonies, services};
 use crate::store::kv::KvError;
 use crate::store::{self, Records, Refusal, SqliteKv, StoreChange, StoreError};
@@ -34,6 +38,9 @@ pub enum RunError {
     /// Another process owns the state directory.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// Others may write what everything rests on.
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     /// The principals cannot be used.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -101,21 +108,42 @@ struct Open {
     hsm: Arc<HsmGroup>,
     gate: Arc<Gate>,
     watcher: JoinHandle<()>,
+    made: Option<listen::Made>,
 }
 
-/// Checks of a configuration what can be checked without starting: principals, tokens, and the files of `[login]`.
+/// Checks of a configuration what can be checked without starting: principals, tokens, the files of
+/// `[login]`, and who may write what the daemon rests on. Answers what is no fault and still worth a word.
 ///
 /// # Errors
 /// [`RunError`] with what `run` would say, or a login.
-pub fn check(config: &Config) -> Result<(), RunError> {
-    Policy::new(&config.principals)?;
+pub fn check(config: &Config) -> Result<Vec<String>, RunError> {
+    // Whoever checks may be another user than the daemon, whose the state is; before there is any, nobody knows.
+    let daemon = std::fs::metadata(&config.state_dir).map(|state| state.uid()).ok();
+    let mut warnings = Policy::new(&config.principals, own_user(config, daemon))?.warnings();
+    warnings.extend(config.server.allow_own_user.then(|| OWN_USER_ALLOWED.to_owned()));
     settings::hsm(config)?;
-    Ok(settings::check_login(&config.login)?)
+    settings::check_login(&config.login)?;
+    settings::check_hands(config, true)?;
+    Ok(warnings)
+}
+
+/// What is to be said of `server.allow_own_user`.
+const OWN_USER_ALLOWED: &str = "server.allow_own_user: whatever runs as the daemon's user, the PKCS#11 library too, may call as a principal";
+
+/// The daemon's user, where that is no principal.
+fn own_user(config: &Config, daemon: Option<u32>) -> Option<u32> {
+    daemon.filter(|_| !config.server.allow_own_user)
 }
 
 async fn serve(config: &Config) -> Result<(), RunError> {
+    // First: not even the lock is worth anything in a folder of somebody else.
+    settings::check_hands(config, false)?;
     let lock = StateLock::take(&config.state_dir)?;
-    let policy = Arc::new(Policy::new(&config.principals)?);
+    let daemon = rustix::process::geteuid().as_raw();
+    let policy = Arc::new(Policy::new(&config.principals, own_user(config, Some(daemon)))?);
+    for warning in policy.warnings() {
+        tracing::warn!("{warning}");
+    }
     let hsm_settings = settings::hsm(config)?;
     let vault_settings = settings::vault(config, node(&lock)?)?;
     if !config.database().exists() {
@@ -126,10 +154,12 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     check_custody(config, &root)?;
     let (audit, opened) = FileLog::open(settings::audit(config, false), root.deployment)?;
     tell_opened(&opened);
-    let listener = listen::listen(&config.server)?;
+    let (listener, made) = listen::listen(&config.server)?;
     let hsm = process::start(hsm_settings, Some(root.canary.clone()));
     let (waiting, waiting_for) = watch::channel("the daemon has just started".to_owned());
-    let gate = Gate::new(policy.clone(), audit.clone(), hsm.clone(), waiting_for)?;
+    let refusals = Budget::of(config.limits.refusals_per_second);
+    let gate = Gate::new(policy.clone(), audit.clone(), hsm.clone(), waiting_for, refusals)?;
+    gate.turned_away.keep();
     let (routes, health) = services::services(&gate, &config.limits)
         .map_err(|error| RunError::Descriptors(error.to_string()))?;
     services::report_health(&health, false).await;
@@ -150,10 +180,8 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     let watcher = tokio::spawn(watch_hsm(hsm.status(), audit.clone()));
     tokio::spawn(unlock(locked, gate.clone(), waiting, config.audit.checkpoint_interval.0));
     tokio::spawn(services::follow_health(gate.clone(), health));
-    let open = Open { _lock: lock, audit, hsm, gate, watcher };
-    let served = serve_until_told(config, &open, listener, routes).await;
-    stop(config, open).await?;
-    served
+    let open = Open { _lock: lock, audit, hsm, gate, watcher, made };
+    serve_until_told(config, open, listener, routes).await
 }
 
 /// Which daemon this is, on which boot of its machine.
@@ -273,76 +301,58 @@ fn record(audit: &Arc<FileLog>, operation: &'static str, detail: &str) -> Result
     record.finish(Outcome::Ok).map(drop)
 }
 
+/// Serves until a signal comes, and stops then.
 async fn serve_until_told(
     config: &Config,
-    open: &Open,
+    open: Open,
     listener: UnixListener,
     routes: Routes,
 ) -> Result<(), RunError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (stop, mut stopped) = watch::channel(false);
-    let incoming = transport::incoming(listener);
-    let named = MapResponseLayer::new(name_undecodable);
-    let server = transport::server().layer(named).add_routes(routes).serve_with_incoming_shutdown(
+    // The senders live until the end of this function.
+    let (tell, mut told) = watch::channel(false);
+    let (close, closed) = watch::channel(false);
+    let incoming = Door::new(open.gate.clone(), &config.server, closed).incoming(listener);
+    let admission = AdmissionLayer::new(open.gate.clone(), &config.limits);
+    let server = transport::server().layer(admission).add_routes(routes).serve_with_incoming_shutdown(
         incoming,
         async move {
-            // The sender lives until the end of this function.
-            stopped.wait_for(|stop| *stop).await.map(drop).ok();
+            told.wait_for(|told| *told).await.map(drop).ok();
         },
     );
-    tokio::pin!(server);
+    // A task, so that it accepts nothing more and closes what is idle while calls are waited for.
+    let mut server = tokio::spawn(server);
     notify(&[sd_notify::NotifyState::Ready]);
-    tokio::select! {
-        ended = &mut server => return Ok(ended?),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    notify(&[sd_notify::NotifyState::Stopping]);
+    let early = tokio::select! {
+        ended = &mut server => Some(stop::served(ended)),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    let deadline = Deadline::new(config.server.shutdown_grace.0);
+    let telling = tokio::spawn(stop::tell_systemd(deadline));
     tracing::info!("keywardd stops: calls in flight are finished");
+    // Calls are refused first, so that none begins on a connection that is being closed.
     open.gate.shut();
-    stop.send_replace(true);
-    match tokio::time::timeout(config.server.shutdown_grace.0, server).await {
-        Ok(ended) => Ok(ended?),
-        Err(_) => {
-            tracing::warn!("some calls did not end in time");
-            Ok(())
-        }
-    }
-}
-
-async fn stop(config: &Config, open: Open) -> Result<(), RunError> {
-    let Open { _lock, audit, hsm, gate, watcher } = open;
-    gate.shut();
-    if tokio::time::timeout(config.server.shutdown_grace.0, gate.idle()).await.is_err() {
-        tracing::warn!("some work did not end in time; it is resumed at the next start");
-    }
+    tell.send_replace(true);
+    let served = match early {
+        Some(ended) => ended,
+        None => stop::drain(&open.gate, server, &close, deadline).await,
+    };
+    let Open { _lock, audit, hsm, gate, watcher, made } = open;
     // That the HSM goes now is no news.
     watcher.abort();
-    let mut last = Pending::begin(audit.clone(), None, "stop", "", 0);
-    last.detail("");
-    let stopped = last.finish(Outcome::Ok)?.await?;
-    last_checkpoint(config, &gate, stopped.sequence()).await;
-    if !hsm.shutdown().await {
-        tracing::warn!("a call still hung in a PKCS#11 module; its process was ended");
+    let finished = stop::finish(&gate, &hsm, audit, deadline).await;
+    if let Some(socket) = made {
+        socket.remove();
     }
-    audit.close()?;
-    listen::remove(&config.server, listen::was_passed());
+    telling.abort();
+    finished?;
     tracing::info!("keywardd has stopped");
-    Ok(())
-}
-
-/// Covers everything to the end; the HSM is given as long as the calls were.
-async fn last_checkpoint(config: &Config, gate: &Gate, sequence: u64) {
-    let Some(vault) = gate.vault.get() else { return };
-    match tokio::time::timeout(config.server.shutdown_grace.0, vault.checkpoint(sequence)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "the last records have no checkpoint"),
-        Err(_) => tracing::warn!("the last records have no checkpoint: the HSM did not sign in time"),
-    }
+    served
 }
 
 /// Tells systemd; without systemd there is nobody to tell.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
+pub(super) fn notify(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "cannot notify systemd");
     }

@@ -1,15 +1,17 @@
 //! From configuration to the settings of each part.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::audit::file;
 use crate::config::value::{KnownBy, Touch};
 use crate::config::{self, Config, Standby};
+use crate::hsm::confine::{Confinement, Mode};
 use crate::hsm::pin::PinSource;
 use crate::hsm::pkcs11;
 use crate::hsm::process::{self, Slot};
 use crate::id::token::{TokenSelector, TokenUri, UriError};
 use crate::keyring::account::{Asked, Assurance};
+use crate::modes::{self, Owners, Untrusted};
 use crate::ops::login::evidence::Rules;
 use crate::ops::schedule::Node;
 use crate::ops::{erasure, vault};
@@ -40,6 +42,7 @@ pub fn hsm(config: &Config) -> Result<process::Settings, TokenError> {
             kek_uses: hsm.kek_uses,
             probe_interval: hsm.probe_interval.0,
             max_objects: hsm.max_objects,
+            confinement: confinement(config),
         },
         pin: pin(hsm.pin_file.as_ref(), hsm.pin_credential.as_ref()),
     };
@@ -54,6 +57,62 @@ pub fn hsm(config: &Config) -> Result<process::Settings, TokenError> {
         memory: hsm.memory.0,
         program: child::program(&config.log, config.secret_memory),
     })
+}
+
+/// What the library may reach, and what it must not.
+fn confinement(config: &Config) -> Confinement {
+    let hsm = &config.hsm;
+    let database = config.database();
+    let beside = ["-wal", "-shm"].map(|suffix| {
+        let mut path = database.clone().into_os_string();
+        path.push(suffix);
+        PathBuf::from(path)
+    });
+    let pins = hsm.standby.iter().map(|standby| &standby.pin_file).chain([&hsm.pin_file]);
+    let mut kept = vec![config.state_dir.clone(), config.journal(), config.audit_dir(), config.file.clone()];
+    kept.extend(pins.flatten().cloned());
+    kept.extend(beside);
+    kept.push(database);
+    let file = std::path::absolute(&config.file).unwrap_or_else(|_| config.file.clone());
+    // One that lies among the system's own files is kept alone.
+    let shared = ["/", "/etc", "/usr/local/etc", "/tmp", "/var/tmp", "/dev/shm", "/opt"].map(Path::new);
+    let folder = file.parent().filter(|folder| !shared.contains(folder));
+    Confinement {
+        mode: match hsm.confinement {
+            config::Confinement::Required => Mode::Required,
+            config::Confinement::BestEffort => Mode::BestEffort,
+        },
+        allow_paths: hsm.allow_paths.clone(),
+        allow_network: hsm.allow_network,
+        kept,
+        configuration: folder.map(Path::to_owned),
+    }
+}
+
+/// That nobody else may write what the daemon rests on: state, audit log, journal, store, configuration,
+/// and the libraries. As root also for a daemon that runs as the owner of the state directory, when
+/// nothing is started but only looked at.
+///
+/// # Errors
+/// [`Untrusted`] for the first that somebody may, with the command that mends it.
+pub(super) fn check_hands(config: &Config, looking: bool) -> Result<(), Untrusted> {
+    let owners = Owners::of_this_process();
+    let owners = if looking { owners.or_owner_of(&config.state_dir) } else { owners };
+    let (database, journal, audit) = (config.database(), config.journal(), config.audit_dir());
+    let files = [
+        ("the configuration", config.file.as_path()),
+        ("the state directory", config.state_dir.as_path()),
+        ("the store", database.as_path()),
+        ("the journal", journal.as_path()),
+        ("the audit log", audit.as_path()),
+    ];
+    let standby = config.hsm.standby.iter().filter_map(|standby| standby.module.as_deref());
+    let modules = [config.hsm.module.as_path()].into_iter().chain(standby);
+    let modules = modules.map(|module| ("the PKCS#11 module", module));
+    for (what, path) in files.into_iter().chain(modules) {
+        modes::written_by_none_but(&owners, what, path)?;
+    }
+    Ok(())
 }
 
 /// What a standby does not say is as in the primary.
@@ -90,7 +149,7 @@ fn pin(file: Option<&PathBuf>, credential: Option<&String>) -> PinSource {
 }
 
 /// The audit log's settings; `create` only when an installation is made.
-pub(super) fn audit(config: &Config, create: bool) -> file::Settings {
+pub fn audit(config: &Config, create: bool) -> file::Settings {
     file::Settings {
         create,
         segment_bytes: config.audit.segment.0,
@@ -103,7 +162,7 @@ pub(super) fn audit(config: &Config, create: bool) -> file::Settings {
 ///
 /// # Errors
 /// [`RootsError`] when a root of attestations cannot be read.
-pub(super) fn vault(config: &Config, node: Node) -> Result<vault::Settings, RootsError> {
+pub fn vault(config: &Config, node: Node) -> Result<vault::Settings, RootsError> {
     Ok(vault::Settings {
         limits: config.limits.clone(),
         classes: config.class.clone(),

@@ -25,36 +25,51 @@ use crate::store::{Records, StoreChange, StoreError, StoreKeys};
 const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What is needed to open the vault.
-pub(super) struct Locked {
-    pub(super) hsm: Arc<dyn Hsm>,
-    pub(super) kv: Arc<dyn Kv>,
-    pub(super) journal: PathBuf,
-    pub(super) audit: Arc<FileLog>,
+pub struct Locked {
+    /// The HSM; its connection may still be made.
+    pub hsm: Arc<dyn Hsm>,
+    /// The backend of the store.
+    pub kv: Arc<dyn Kv>,
+    /// The path of the key journal.
+    pub journal: PathBuf,
+    /// The audit log, open.
+    pub audit: Arc<FileLog>,
     /// The newest change of the store that the audit log knows.
-    pub(super) anchor: Option<StoreChange>,
-    pub(super) root: Root,
-    pub(super) secret: SystemSecret,
-    pub(super) policy: Arc<Policy>,
-    pub(super) settings: Settings,
+    pub anchor: Option<StoreChange>,
+    /// The root, as it stands in the store; nothing has verified it yet.
+    pub root: Root,
+    /// The daemon's secret, sealed, as it stands in the store.
+    pub secret: SystemSecret,
+    /// Who may do what.
+    pub policy: Arc<Policy>,
+    /// What configuration says about the operations.
+    pub settings: Settings,
 }
 
 /// Why the vault stays closed although the HSM is there.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum UnlockError {
+pub enum UnlockError {
+    /// The secret is sealed under a root of another token, or was damaged.
     #[error(
         "the store's secret does not open on this token: the store belongs to root key {0} of another token, or was damaged; check hsm.token, or restore the store that belongs to this token"
     )]
     OtherToken(crate::id::RootId),
+    /// The verified records have another root or secret than was read before.
     #[error("the store's root or secret was replaced while the daemon started; run `keyward store check`")]
     Replaced,
+    /// The HSM answered what waiting does not mend.
     #[error("the HSM: {0}")]
     Hsm(HsmError),
+    /// The records cannot be read.
     #[error("the store: {0}")]
     Store(#[from] StoreError),
+    /// The audit log is not the one that the store has seen.
     #[error(transparent)]
     Bond(#[from] bond::BondError),
+    /// The erasure keys are not open.
     #[error(transparent)]
     Erasure(#[from] ErasureError),
+    /// The vault did not go up over them.
     #[error(transparent)]
     Vault(#[from] Error),
 }
@@ -62,10 +77,10 @@ pub(super) enum UnlockError {
 impl Locked {
     /// Waits for the HSM and opens the vault. Says in `waiting_for` what it
     /// waits for. `None` when the HSM was shut down before.
-    pub(super) async fn open(
-        self,
-        waiting_for: &watch::Sender<String>,
-    ) -> Result<Option<Arc<Vault>>, UnlockError> {
+    ///
+    /// # Errors
+    /// [`UnlockError`]: what no waiting mends.
+    pub async fn open(self, waiting_for: &watch::Sender<String>) -> Result<Option<Arc<Vault>>, UnlockError> {
         loop {
             if !wait_until_ready(&mut self.hsm.status(), waiting_for).await {
                 return Ok(None);

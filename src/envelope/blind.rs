@@ -52,6 +52,14 @@ impl Normalization {
         }
     }
 
+    /// Makes a value equal, once for the index under every version of the key.
+    ///
+    /// # Errors
+    /// [`NormalizeError`] when the rule does not fit the value.
+    pub fn normalize(self, value: &[u8]) -> Result<Normalized, NormalizeError> {
+        Ok(Normalized { rule: self, value: self.apply(value)? })
+    }
+
     /// The value that is hashed.
     fn apply(self, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, NormalizeError> {
         match self {
@@ -59,6 +67,18 @@ impl Normalization {
             Self::Text => normalize_text(value),
             Self::Digits => digits(value),
         }
+    }
+}
+
+/// A value as it is indexed: made equal by its rule, and wiped when it is dropped.
+pub struct Normalized {
+    rule: Normalization,
+    value: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for Normalized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Normalized({}, redacted)", self.rule.name())
     }
 }
 
@@ -111,9 +131,13 @@ impl IndexKey {
     /// # Errors
     /// [`NormalizeError`] when the rule does not fit the value.
     pub fn compute(&self, rule: Normalization, value: &[u8]) -> Result<[u8; INDEX_LEN], NormalizeError> {
-        let value = rule.apply(value)?;
+        Ok(self.compute_normalized(&rule.normalize(value)?))
+    }
+
+    /// The same, of a value that is normalised already.
+    pub fn compute_normalized(&self, Normalized { rule, value }: &Normalized) -> [u8; INDEX_LEN] {
         let mut mac = Hmac::clone(&self.mac);
-        for part in [LABEL, rule.name().as_bytes(), &value] {
+        for part in [LABEL, rule.name().as_bytes(), &value[..]] {
             mac.update(&lp32_len(part));
             mac.update(part);
         }
@@ -121,7 +145,7 @@ impl IndexKey {
         let mut index = [0; INDEX_LEN];
         index[..4].copy_from_slice(&self.version.get().to_be_bytes());
         index[4..].copy_from_slice(&tag[..16]);
-        Ok(index)
+        index
     }
 }
 
@@ -185,6 +209,12 @@ mod tests {
         assert_eq!(index(Normalization::Text), Err(NormalizeError::NotUtf8));
         assert!(index(Normalization::Exact).is_ok());
         assert_eq!(format!("{:?}", key(7, 0x41)), "IndexKey(7, redacted)");
+        let normalized = Normalization::Text.normalize(b" Ab ").unwrap();
+        assert_eq!(format!("{normalized:?}"), "Normalized(text, redacted)");
+        assert_eq!(
+            key(1, 1).compute_normalized(&normalized),
+            key(1, 1).compute(Normalization::Text, b"ab").unwrap()
+        );
     }
 
     proptest! {

@@ -7,11 +7,13 @@
 //!
 //! The record is trusted: whoever can change it can make the daemon spend the
 //! remaining tries, or refuse a right PIN; it shows no PIN, only a slow digest.
+//! It has a folder of its own, the one of the state that the HSM process reaches:
+//! the library in there has the PIN anyway.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::num::NonZeroU32;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::pbkdf2;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::clock::Date;
+use crate::modes;
 use crate::secret::{NoPin, Pin};
 
 /// Where the user PIN comes from.
@@ -118,7 +121,9 @@ impl PinSource {
             Self::File(path) => read_file(path)?,
             Self::Own(path) => {
                 let (file, meta) = open_file(path)?;
-                if meta.mode() & 0o077 != 0 || meta.uid() != rustix::process::geteuid().as_raw() {
+                if modes::open_to(&meta, modes::ANY).anybody()
+                    || meta.uid() != rustix::process::geteuid().as_raw()
+                {
                     return Err(PinError::NotAlone(path.clone()));
                 }
                 read_pin(path, file)?
@@ -178,16 +183,17 @@ fn read_pin(path: &Path, file: File) -> Result<Pin, PinError> {
 
 fn read_file(path: &Path) -> Result<Pin, PinError> {
     let (file, meta) = open_file(path)?;
-    if meta.mode() & 0o007 != 0 {
+    let open = modes::open_to(&meta, modes::ANY);
+    if open.others {
         return Err(PinError::Exposed(path.to_owned()));
     }
-    if meta.mode() & 0o070 != 0 {
+    if open.group {
         tracing::warn!("the PIN file {} is open to its group; mode 0600 is enough", path.display());
     }
     read_pin(path, file)
 }
 
-/// The record of refused PINs: the file `pin-refused` in the state folder.
+/// The record of refused PINs: the file `pins/refused` in the state folder.
 pub struct RefusedPins {
     path: PathBuf,
     write: fn(&Path, &[u8]) -> io::Result<()>,
@@ -212,6 +218,8 @@ struct Refusal {
 }
 
 const FORMAT: u32 = 1;
+/// Where the record was before it had a folder.
+const OLD_RECORD: &str = "pin-refused";
 /// OWASP's figure for PBKDF2-HMAC-SHA256 (2023).
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(600_000).unwrap();
 const DIGEST_LEN: usize = 32;
@@ -254,7 +262,39 @@ fn salted(salt: &[u8], serial: &str) -> Vec<u8> {
 impl RefusedPins {
     /// The record in this state folder.
     pub fn in_dir(state_dir: &Path) -> Self {
-        Self { path: state_dir.join("pin-refused"), write: write_durably }
+        Self { path: Self::folder(state_dir).join("refused"), write: write_durably }
+    }
+
+    /// The folder of the record.
+    pub fn folder(state_dir: &Path) -> PathBuf {
+        state_dir.join("pins")
+    }
+
+    /// Makes the folder, and takes over the record of an older Keyward, which lay in the state folder
+    /// itself. Where there are both, a refusal in either counts, and of one token the later.
+    ///
+    /// # Errors
+    /// [`PinError`] when one of them cannot be used: then no PIN is presented.
+    pub fn take_over(state_dir: &Path) -> Result<(), PinError> {
+        let (own, old) =
+            (Self::in_dir(state_dir), Self { path: state_dir.join(OLD_RECORD), write: write_durably });
+        let _lock = own.lock()?;
+        let found = old.load()?.refused;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let mut record = own.load()?;
+        for refusal in found {
+            let same = record.refused.iter().position(|known| known.token_serial == refusal.token_serial);
+            match same {
+                Some(index) if record.refused[index].date_ms >= refusal.date_ms => {}
+                Some(index) => record.refused[index] = refusal,
+                None => record.refused.push(refusal),
+            }
+        }
+        own.store(&record)?;
+        // Only once the other is durable.
+        fs::remove_file(&old.path).map_err(|source| old.not_recorded(source))
     }
 
     /// Whether `pin` may be presented to the token.
@@ -306,7 +346,12 @@ impl RefusedPins {
     /// it. The lock is the folder's own and goes with the answer.
     fn lock(&self) -> Result<File, PinError> {
         let folder = self.path.parent().unwrap_or_else(|| Path::new("."));
-        let locked = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
+        let made = match fs::DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        };
+        let opened = made.and_then(|()| File::open(folder));
+        let locked = opened.and_then(|folder| folder.lock().map(|()| folder));
         locked.map_err(|source| self.not_recorded(source))
     }
 
@@ -364,8 +409,14 @@ impl Reserved<'_> {
 /// # Errors
 /// When the record cannot be removed.
 pub fn clear_refused_pin(state_dir: &Path) -> io::Result<bool> {
-    match fs::remove_file(RefusedPins::in_dir(state_dir).path) {
-        Ok(()) => File::open(state_dir)?.sync_all().map(|()| true),
+    let old = remove_durably(&state_dir.join(OLD_RECORD))?;
+    Ok(remove_durably(&RefusedPins::in_dir(state_dir).path)? || old)
+}
+
+/// Says whether there was one.
+fn remove_durably(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all()).map(|()| true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
@@ -375,7 +426,11 @@ pub fn clear_refused_pin(state_dir: &Path) -> io::Result<bool> {
 /// success the new.
 fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    // The library may have put a link there, to what this process still reaches before it is confined.
+    let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(no_link);
+    let mut file = options.open(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -438,12 +493,13 @@ mod tests {
     fn the_record_is_private_and_shows_no_pin() {
         let folder = TempDir::new().unwrap();
         record(&refused(&folder), "A", "84215097").unwrap();
-        let path = folder.path().join("pin-refused");
+        let path = folder.path().join("pins/refused");
+        assert_eq!(fs::metadata(folder.path().join("pins")).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!fs::read_to_string(&path).unwrap().contains("84215097"));
-        let names: Vec<_> =
-            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, ["pin-refused"]);
+        let pins = fs::read_dir(folder.path().join("pins")).unwrap();
+        let names: Vec<_> = pins.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["refused"]);
     }
 
     #[test]
@@ -471,9 +527,34 @@ mod tests {
     }
 
     #[test]
+    fn the_record_of_an_older_version_counts_on() {
+        let folder = TempDir::new().unwrap();
+        let old = folder.path().join(OLD_RECORD);
+        record(&refused(&folder), "A", "1111").unwrap();
+        fs::rename(folder.path().join("pins/refused"), &old).unwrap();
+        record(&refused(&folder), "B", "2222").unwrap();
+        RefusedPins::take_over(folder.path()).unwrap();
+        assert!(!old.exists());
+        assert!(refused(&folder).check("A", &pin("1111")).is_err());
+        assert!(refused(&folder).check("B", &pin("2222")).is_err());
+        // A link that the library has left is not followed.
+        let (link, precious) = (folder.path().join("pins/refused.tmp"), folder.path().join("precious"));
+        fs::write(&precious, "whole").unwrap();
+        std::os::unix::fs::symlink(&precious, &link).unwrap();
+        record(&refused(&folder), "C", "3333").unwrap_err();
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "whole");
+        fs::remove_file(&link).unwrap();
+        // Nothing is left to take over, and one that cannot be read refuses.
+        RefusedPins::take_over(folder.path()).unwrap();
+        fs::write(&old, "{}").unwrap();
+        assert!(matches!(RefusedPins::take_over(folder.path()), Err(PinError::BadRecord { .. })));
+        assert!(clear_refused_pin(folder.path()).unwrap() && !old.exists());
+    }
+
+    #[test]
     fn a_record_that_cannot_be_trusted_refuses_every_pin() {
         let folder = TempDir::new().unwrap();
-        let path = folder.path().join("pin-refused");
+        let path = folder.path().join("pins/refused");
         record(&refused(&folder), "A", "1111").unwrap();
         let whole = fs::read_to_string(&path).unwrap();
         let damaged = [

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 
+use crate::hsm::confine::Confinement;
+
 pub mod check;
 mod connection;
 mod error;
@@ -71,6 +73,9 @@ pub struct Settings {
     /// Token objects that Keyward may have on the token; at this number no resident KEK is made any more.
     #[n(9)]
     pub max_objects: usize,
+    /// What the library may reach.
+    #[n(10)]
+    pub confinement: Confinement,
 }
 
 impl Settings {
@@ -100,6 +105,7 @@ impl Settings {
             kek_uses: Self::KEK_USES,
             probe_interval: Self::PROBE_INTERVAL,
             max_objects: Self::MAX_OBJECTS,
+            confinement: Confinement::default(),
         }
     }
 }

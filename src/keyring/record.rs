@@ -339,7 +339,8 @@ pub struct Key {
     /// When it was made.
     #[n(5)]
     pub created: Date,
-    /// The fields that have a blind index key, with the primary version of each.
+    /// Fields that have a blind index key, with the primary version of each: those from before a field had a
+    /// record of its own. None is added, and one leaves when its key is replaced.
     #[n(6)]
     pub fields: Vec<IndexField>,
     /// When a new version is opened without being asked.
@@ -361,6 +362,21 @@ pub struct Key {
     /// Whether an application may work with it only for a staff member; absent when it may by itself.
     #[n(12)]
     pub staff_required: Option<bool>,
+    /// How many fields with a record of their own it has; absent when none.
+    #[n(13)]
+    pub indexes: Option<Indexes>,
+}
+
+/// What the records of a key's fields must add up to, so that one that vanished is missed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Indexes {
+    /// How many there are.
+    #[n(1)]
+    pub fields: u32,
+    /// Versions of index keys, of all of them together.
+    #[n(2)]
+    pub keys: u32,
 }
 
 impl Key {
@@ -384,7 +400,48 @@ impl Key {
             destruction: None,
             destroyed: None,
             staff_required: None,
+            indexes: None,
         }
+    }
+
+    /// Puts a version of a field's index key on record: the first one, or the one after `previous`. Answers the
+    /// field's record; `None` when there are too many to count.
+    pub fn add_index_key(
+        &mut self,
+        field: &FieldId,
+        previous: Option<IndexVersion>,
+        now: Date,
+    ) -> Option<Field> {
+        let primary = previous.map_or(Some(IndexVersion::FIRST), IndexVersion::next)?;
+        let Indexes { fields, keys } = self.indexes.unwrap_or_default();
+        let counted = match previous {
+            // It had its place in this record until now.
+            Some(_) if self.has_field(field) => {
+                Indexes { fields: fields.checked_add(1)?, keys: keys.checked_add(primary.get())? }
+            }
+            Some(_) => Indexes { fields, keys: keys.checked_add(1)? },
+            None => Indexes { fields: fields.checked_add(1)?, keys: keys.checked_add(1)? },
+        };
+        self.fields.retain(|known| known.field != *field);
+        self.indexes = Some(counted);
+        Some(Field { primary, changed: now })
+    }
+
+    /// Whether a field has its place in this record, not one of its own.
+    pub fn has_field(&self, field: &FieldId) -> bool {
+        self.fields.iter().any(|known| known.field == *field)
+    }
+
+    /// How many fields have a blind index.
+    pub fn index_fields(&self) -> usize {
+        let own = usize::try_from(self.indexes.unwrap_or_default().fields).unwrap_or(usize::MAX);
+        self.fields.len().saturating_add(own)
+    }
+
+    /// How many index keys it has: every version of each field's.
+    pub fn index_keys(&self) -> u64 {
+        let inside = self.fields.iter().map(|field| u64::from(field.primary.get())).sum::<u64>();
+        inside + u64::from(self.indexes.unwrap_or_default().keys)
     }
 
     /// The newest epoch.
@@ -398,7 +455,19 @@ impl Key {
     }
 }
 
-/// The blind index of one field.
+/// The blind index of one field, in a record of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Field {
+    /// The version that indexes. Versions are `1..=primary`, without gaps.
+    #[n(1)]
+    pub primary: IndexVersion,
+    /// When that version was made.
+    #[n(2)]
+    pub changed: Date,
+}
+
+/// The blind index of one field, in the record of its key.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct IndexField {
@@ -568,5 +637,48 @@ impl<C> Encode<C> for crate::id::KeyName {
 impl<'b, C> Decode<'b, C> for crate::id::KeyName {
     fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
         Self::parse(d.str()?).map_err(minicbor::decode::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(name: &str) -> FieldId {
+        FieldId::new(name).unwrap()
+    }
+
+    #[test]
+    fn fields_leave_the_record_when_their_keys_are_replaced() {
+        let mut key = Key::new(DataClass::Sensitive, Date(1));
+        assert_eq!((key.index_fields(), key.index_keys()), (0, 0));
+        let three = IndexVersion::new(3).unwrap();
+        key.fields = vec![
+            IndexField { field: field("old"), primary: three },
+            IndexField { field: field("other"), primary: IndexVersion::FIRST },
+        ];
+        assert_eq!((key.index_fields(), key.index_keys()), (2, 4));
+
+        let made = key.add_index_key(&field("new"), None, Date(2)).unwrap();
+        assert_eq!((made.primary, key.index_fields(), key.index_keys()), (IndexVersion::FIRST, 3, 5));
+        assert_eq!(key.indexes, Some(Indexes { fields: 1, keys: 1 }));
+
+        let replaced = key.add_index_key(&field("old"), Some(three), Date(3)).unwrap();
+        assert_eq!((replaced.primary.get(), key.index_fields(), key.index_keys()), (4, 3, 6));
+        assert!(!key.has_field(&field("old")) && key.has_field(&field("other")));
+        assert_eq!(key.indexes, Some(Indexes { fields: 2, keys: 5 }));
+
+        key.add_index_key(&field("old"), Some(replaced.primary), Date(4)).unwrap();
+        assert_eq!((key.index_fields(), key.index_keys()), (3, 7));
+    }
+
+    #[test]
+    fn a_key_from_before_fields_had_records_reads_and_writes_the_same() {
+        let mut key = Key::new(DataClass::Sensitive, Date(1));
+        key.fields = vec![IndexField { field: field("phone"), primary: IndexVersion::FIRST }];
+        let bytes = minicbor::to_vec(&key).unwrap();
+        // Key 13 of the map is left out.
+        assert!(!bytes.contains(&13));
+        assert_eq!(minicbor::decode::<Key>(&bytes).unwrap(), key);
     }
 }

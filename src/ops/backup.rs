@@ -184,7 +184,7 @@ impl Vault {
     /// [`Error::Argument`] when there is too much to say.
     pub fn record_drill(
         &self,
-        right: &Authorized<permission::ManageBackups>,
+        right: &Authorized<permission::RecordDrill>,
         passed: bool,
         report: &str,
     ) -> Result<Done<()>, Error> {

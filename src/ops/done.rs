@@ -19,6 +19,8 @@ pub struct Trace {
     pub change: Option<StoreChange>,
     /// More in words.
     pub detail: Option<String>,
+    /// Whether something failed that its caller did not bring about: the HSM, the store.
+    pub fault: bool,
 }
 
 impl Trace {
@@ -42,6 +44,12 @@ impl<T> Done<T> {
     /// Work that changed the store.
     pub(super) fn with_change(value: T, change: StoreChange) -> Self {
         Self { value, trace: Trace { change: Some(change), ..Trace::default() } }
+    }
+
+    /// Notes that something failed that its caller did not bring about.
+    pub(super) fn fault(mut self, fault: bool) -> Self {
+        self.trace.fault = fault;
+        self
     }
 
     /// Says more in words.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::access::Denied;
+use crate::audit::refusals::TOO_OFTEN;
 use crate::audit::{AuditError, TreeError};
 use crate::envelope::{ContextError, NormalizeError, OpenError, ParseError, SealError};
 use crate::hsm::HsmError;
@@ -55,6 +56,32 @@ pub enum Error {
         /// The option that says so.
         option: &'static str,
     },
+    /// A batch has more parts than it may, counted before anything is made of them.
+    #[error("{what} has more than {limit} {unit} (limits.{option} in the configuration)")]
+    TooMany {
+        /// What has.
+        what: &'static str,
+        /// Of what.
+        unit: &'static str,
+        /// How many it may have.
+        limit: usize,
+        /// The option that says so.
+        option: &'static str,
+    },
+    /// A message is longer than its method takes, or has more parts.
+    #[error("the request is too large: {0}")]
+    MessageTooLarge(String),
+    /// The calls of a connection or principal hold all the bytes that they may.
+    #[error(
+        "the calls of this connection or principal hold all the bytes that they may (limits.in_flight_per_connection, limits.in_flight_per_principal in the configuration); let some end first"
+    )]
+    TooMuchInFlight,
+    /// A caller did not read its answers.
+    #[error("the answers were not read for {} seconds", .0.as_secs())]
+    Stalled(Duration),
+    /// The API has no such method.
+    #[error("the daemon has no such method; its version may be another than the caller's")]
+    NoMethod,
     /// There is no such tenant.
     #[error("{0} does not exist")]
     NoTenant(TenantName),
@@ -105,8 +132,8 @@ pub enum Error {
         /// The key's class.
         class: crate::keyring::state::DataClass,
     },
-    /// Too many logins are open.
-    #[error("too many logins are open; try again in a while")]
+    /// Too many logins from one source are open.
+    #[error("too many logins from there are open; try again in a while")]
     LoginLimit(Duration),
     /// A token cannot be put on record.
     #[error("{0}")]
@@ -155,6 +182,12 @@ pub enum Error {
     /// The version is below the minimum version of its key.
     #[error("{0} is below the minimum version {1} of its key")]
     BelowMinimum(VersionName, Epoch),
+    /// A field more than a key may have.
+    #[error("{0} has {1} index fields and may have no more (limits.index_fields in the configuration)")]
+    FieldLimit(KeyName, usize),
+    /// The caller is refused all the time, and too many of its calls wait for the record that counts them.
+    #[error("too many calls of this principal are refused; the audit log says which, and why")]
+    RefusedTooOften,
     /// The clock is not believed, so nothing is done by date.
     #[error("{0}; see `keyward clock accept`")]
     ClockSuspect(String),
@@ -215,11 +248,13 @@ pub enum Error {
 pub enum Reason {
     AdministratorRequired,
     AlreadyExists,
+    AmbiguousCaller,
     ApprovalRefused,
     ArgumentInvalid,
     AssertionRefused,
     AuditTampered,
     AuditUnavailable,
+    CallerStalled,
     CeremonyRequired,
     CiphertextMalformed,
     CiphertextRefused,
@@ -232,11 +267,13 @@ pub enum Reason {
     Frozen,
     HsmBusy,
     HsmUnavailable,
+    IndexFieldLimit,
     Internal,
     KeyDisabled,
     KeyExhausted,
     LoginFailed,
     LoginLimit,
+    MethodUnknown,
     NameInvalid,
     NotAllowed,
     NotFound,
@@ -244,6 +281,7 @@ pub enum Reason {
     PermissionDenied,
     ProofRefused,
     ProofRequired,
+    RefusedTooOften,
     ShuttingDown,
     StaffLevel,
     StaffRequired,
@@ -251,6 +289,7 @@ pub enum Reason {
     StoreTampered,
     StoreUnavailable,
     TooLarge,
+    TooMuchInFlight,
     UnknownCaller,
     VersionDisabled,
     VersionTooOld,
@@ -258,14 +297,16 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 47] = [
         Self::AdministratorRequired,
         Self::AlreadyExists,
+        Self::AmbiguousCaller,
         Self::ApprovalRefused,
         Self::ArgumentInvalid,
         Self::AssertionRefused,
         Self::AuditTampered,
         Self::AuditUnavailable,
+        Self::CallerStalled,
         Self::CeremonyRequired,
         Self::CiphertextMalformed,
         Self::CiphertextRefused,
@@ -278,11 +319,13 @@ impl Reason {
         Self::Frozen,
         Self::HsmBusy,
         Self::HsmUnavailable,
+        Self::IndexFieldLimit,
         Self::Internal,
         Self::KeyDisabled,
         Self::KeyExhausted,
         Self::LoginFailed,
         Self::LoginLimit,
+        Self::MethodUnknown,
         Self::NameInvalid,
         Self::NotAllowed,
         Self::NotFound,
@@ -290,6 +333,7 @@ impl Reason {
         Self::PermissionDenied,
         Self::ProofRefused,
         Self::ProofRequired,
+        Self::RefusedTooOften,
         Self::ShuttingDown,
         Self::StaffLevel,
         Self::StaffRequired,
@@ -297,6 +341,7 @@ impl Reason {
         Self::StoreTampered,
         Self::StoreUnavailable,
         Self::TooLarge,
+        Self::TooMuchInFlight,
         Self::UnknownCaller,
         Self::VersionDisabled,
         Self::VersionTooOld,
@@ -307,11 +352,13 @@ impl Reason {
         match self {
             Self::AdministratorRequired => "ADMINISTRATOR_REQUIRED",
             Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::AmbiguousCaller => "AMBIGUOUS_CALLER",
             Self::ApprovalRefused => "APPROVAL_REFUSED",
             Self::ArgumentInvalid => "ARGUMENT_INVALID",
             Self::AssertionRefused => "ASSERTION_REFUSED",
             Self::AuditTampered => "AUDIT_TAMPERED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
+            Self::CallerStalled => "CALLER_STALLED",
             Self::CeremonyRequired => "CEREMONY_REQUIRED",
             Self::CiphertextMalformed => "CIPHERTEXT_MALFORMED",
             Self::CiphertextRefused => "CIPHERTEXT_REFUSED",
@@ -324,11 +371,13 @@ impl Reason {
             Self::Frozen => "FROZEN",
             Self::HsmBusy => "HSM_BUSY",
             Self::HsmUnavailable => "HSM_UNAVAILABLE",
+            Self::IndexFieldLimit => "INDEX_FIELD_LIMIT",
             Self::Internal => "INTERNAL",
             Self::KeyDisabled => "KEY_DISABLED",
             Self::KeyExhausted => "KEY_EXHAUSTED",
             Self::LoginFailed => "LOGIN_FAILED",
             Self::LoginLimit => "LOGIN_LIMIT",
+            Self::MethodUnknown => "METHOD_UNKNOWN",
             Self::NameInvalid => "NAME_INVALID",
             Self::NotAllowed => "NOT_ALLOWED",
             Self::NotFound => "NOT_FOUND",
@@ -336,6 +385,7 @@ impl Reason {
             Self::PermissionDenied => "PERMISSION_DENIED",
             Self::ProofRefused => "PROOF_REFUSED",
             Self::ProofRequired => "PROOF_REQUIRED",
+            Self::RefusedTooOften => TOO_OFTEN,
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::StaffLevel => "STAFF_LEVEL",
             Self::StaffRequired => "STAFF_REQUIRED",
@@ -343,6 +393,7 @@ impl Reason {
             Self::StoreTampered => "STORE_TAMPERED",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
             Self::TooLarge => "TOO_LARGE",
+            Self::TooMuchInFlight => "TOO_MUCH_IN_FLIGHT",
             Self::UnknownCaller => "UNKNOWN_CALLER",
             Self::VersionDisabled => "VERSION_DISABLED",
             Self::VersionTooOld => "VERSION_TOO_OLD",
@@ -351,10 +402,29 @@ impl Reason {
 }
 
 impl Error {
+    /// Whether the caller brought it about: it asked for what it may not, or cannot, have. The daemon's own failures
+    /// are none, so that nobody waits for more than their record.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(
+            self.reason(),
+            Reason::AuditTampered
+                | Reason::AuditUnavailable
+                | Reason::HsmBusy
+                | Reason::HsmUnavailable
+                | Reason::Internal
+                | Reason::NotReady
+                | Reason::ShuttingDown
+                | Reason::StoreFull
+                | Reason::StoreTampered
+                | Reason::StoreUnavailable
+        )
+    }
+
     /// The reason that clients see.
     pub fn reason(&self) -> Reason {
         match self {
             Self::Denied(Denied::Unknown { .. }) => Reason::UnknownCaller,
+            Self::Denied(Denied::Ambiguous { .. }) => Reason::AmbiguousCaller,
             Self::Denied(Denied::Frozen(_)) | Self::Frozen(_) => Reason::Frozen,
             Self::Denied(_) => Reason::PermissionDenied,
             Self::Name(_) => Reason::NameInvalid,
@@ -364,7 +434,10 @@ impl Error {
             Self::Context(_) => Reason::ContextInvalid,
             Self::Malformed(_) => Reason::CiphertextMalformed,
             Self::Refused => Reason::CiphertextRefused,
-            Self::TooLarge { .. } => Reason::TooLarge,
+            Self::TooLarge { .. } | Self::TooMany { .. } | Self::MessageTooLarge(_) => Reason::TooLarge,
+            Self::TooMuchInFlight => Reason::TooMuchInFlight,
+            Self::Stalled(_) => Reason::CallerStalled,
+            Self::NoMethod => Reason::MethodUnknown,
             Self::NoTenant(_) | Self::NoKey(_) | Self::NoVersion(_) => Reason::NotFound,
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
             Self::NoCeremony(_) | Self::NoAccount(_) => Reason::NotFound,
@@ -385,6 +458,8 @@ impl Error {
             Self::TenantState(_, state) | Self::KeyState(_, state) => of_state(*state, Reason::KeyDisabled),
             Self::VersionState(_, state) => of_state(*state, Reason::VersionDisabled),
             Self::BelowMinimum(..) => Reason::VersionTooOld,
+            Self::FieldLimit(..) => Reason::IndexFieldLimit,
+            Self::RefusedTooOften => Reason::RefusedTooOften,
             Self::ClockSuspect(_) => Reason::ClockSuspect,
             Self::NotAllowed(_) => Reason::NotAllowed,
             Self::Exhausted(..) => Reason::KeyExhausted,
@@ -420,6 +495,7 @@ impl Error {
             Self::Store(error) if error.is_full() => Some(Duration::from_secs(1)),
             Self::Audit(_) => Some(Duration::from_secs(1)),
             Self::LoginLimit(pause) => Some(*pause),
+            Self::TooMuchInFlight => Some(Duration::from_millis(100)),
             Self::Conflict => Some(Duration::from_millis(20)),
             _ => None,
         }
@@ -439,7 +515,7 @@ impl From<&StoreError> for Reason {
     fn from(error: &StoreError) -> Self {
         match error {
             full if full.is_full() => Self::StoreFull,
-            StoreError::Kv(KvError::Damaged(_)) => Self::StoreTampered,
+            StoreError::Kv(KvError::Damaged(_) | KvError::Foreign(_)) => Self::StoreTampered,
             StoreError::Tampered { .. }
             | StoreError::Incomplete { .. }
             | StoreError::NotMigrated { .. }

@@ -47,7 +47,8 @@ impl<T> Group<T> {
     pub fn done(self, keep_digests: bool) -> Done<Vec<Result<T, Error>>> {
         let refused = self.results.len() - self.digests.len();
         let refusals = self.refusals();
-        let done = Done::with_items(self.results, items(self.digests, refused, keep_digests));
+        let fault = self.results.iter().any(|result| result.as_ref().is_err_and(|error| !error.is_refusal()));
+        let done = Done::with_items(self.results, items(self.digests, refused, keep_digests)).fault(fault);
         match refusals {
             Some(refusals) => done.detail(refusals),
             None => done,
@@ -111,12 +112,21 @@ impl Vault {
         Ok(group.done(self.lists_decrypted_items()))
     }
 
-    fn check_batch(&self, batch: &[(Result<Context, Error>, &[u8])]) -> Result<(), Error> {
-        let (count, limit) = (batch.len(), self.settings.limits.batch_items);
-        if count > limit {
-            let (what, option) = ("the batch", "batch_items");
-            return Err(Error::TooLarge { what, size: count, unit: "items", limit, option });
+    /// Checks the number of items, before contexts are made of them.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] when they are too many.
+    pub fn check_items(&self, size: usize) -> Result<(), Error> {
+        let limit = self.settings.limits.batch_items;
+        let (what, unit, option) = ("the batch", "items", "batch_items");
+        match size > limit {
+            true => Err(Error::TooLarge { what, size, unit, limit, option }),
+            false => Ok(()),
         }
+    }
+
+    fn check_batch(&self, batch: &[(Result<Context, Error>, &[u8])]) -> Result<(), Error> {
+        self.check_items(batch.len())?;
         let bytes = batch.iter().map(|(_, bytes)| bytes.len()).sum();
         crypt::too_large("the batch", bytes, self.settings.limits.batch.as_usize(), "batch")
     }

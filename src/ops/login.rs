@@ -42,7 +42,7 @@ pub mod proof;
 pub mod staff;
 
 use assertion::{Claims, Confirmation};
-use challenge::{Caps, Challenge, Challenges};
+use challenge::{Caps, Challenge, Challenges, Taken};
 use keys::LoginKeys;
 use staff::Members;
 
@@ -79,7 +79,7 @@ impl Logins {
 /// Why a login failed: for the audit log, not for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Never begun, completed already, or begun before the daemon started.
+    /// Never begun, completed already, displaced by others of a crowded source, or begun before the daemon started.
     #[error("there is no such login open")]
     NoChallenge,
     /// Another application began it.
@@ -192,7 +192,7 @@ impl Vault {
     /// Opens a login. It changes nothing that is kept, and tells nothing of whether the account exists.
     ///
     /// # Errors
-    /// [`Error::LoginLimit`] when too many are open, or have failed.
+    /// [`Error::LoginLimit`] when too many of the same source are open, or have failed.
     pub async fn begin_login(
         &self,
         right: &Authorized<permission::LogIn>,
@@ -271,15 +271,15 @@ impl Vault {
         right: &Authorized<permission::LogIn>,
         completion: &Completion,
     ) -> Result<Done<LoggedIn>, Error> {
-        let taken = self.logins.challenges.take(completion.login, Moment::now());
-        let (challenge, fresh) = taken.ok_or_else(|| failed(None, Refusal::NoChallenge))?;
+        let taken = self.logins.challenges.take(completion.login, right.principal(), Moment::now());
+        let (challenge, fresh) = match taken {
+            Taken::Challenge { challenge, fresh } => (challenge, fresh),
+            Taken::OfAnother(challenge) => return Err(failed(Some(&challenge), Refusal::OtherApplication)),
+            Taken::Nothing => return Err(failed(None, Refusal::NoChallenge)),
+        };
         self.require_time_for_logins()?;
-        let refused = |why| failed(Some(&challenge), why);
-        if challenge.application != *right.principal() {
-            return Err(refused(Refusal::OtherApplication));
-        }
         if !fresh {
-            return Err(refused(Refusal::Expired));
+            return Err(failed(Some(&challenge), Refusal::Expired));
         }
         let (logged_in, change) = unhindered!(self.judge(right, &challenge, completion))?;
         self.logins.challenges.succeeded(completion.login);

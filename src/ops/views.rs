@@ -8,7 +8,7 @@ use super::Error;
 use super::dek_uses::UseCounter;
 use super::vault::Vault;
 use crate::id::{DekId, Epoch, KeyName, TenantId, VersionName};
-use crate::keyring::record::{Key, Tenant};
+use crate::keyring::record::{IndexField, Key, Tenant};
 use crate::keyring::state::KeyState;
 use crate::store::tables;
 
@@ -17,6 +17,8 @@ use crate::store::tables;
 pub(super) struct KeyView {
     pub(super) name: KeyName,
     pub(super) record: Key,
+    /// The fields that have a blind index.
+    pub(super) fields: Vec<IndexField>,
     pub(super) tenant: Tenant,
     /// The version that encrypts.
     pub(super) primary: Arc<VersionView>,
@@ -137,10 +139,11 @@ impl Vault {
         let tenant = self.tenant(&name.tenant).await?.record;
         let stored = self.records.get(&tables::key(name)).await?;
         let record = stored.ok_or_else(|| Error::NoKey(name.clone()))?.record;
+        let fields = self.index_fields_of(name, &record).await?;
         let version = self.version_record(name, record.primary).await?.record;
         let uses = self.dek_uses.of(&record, &version);
         let primary = Arc::new(VersionView { epoch: record.primary, dek: version.dek, state: version.state });
-        Ok(Arc::new(KeyView { name: name.clone(), record, tenant, primary, uses }))
+        Ok(Arc::new(KeyView { name: name.clone(), record, fields, tenant, primary, uses }))
     }
 
     async fn load_version(&self, name: &KeyName, epoch: Epoch) -> Result<VersionView, Error> {

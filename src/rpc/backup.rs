@@ -1,15 +1,12 @@
 //! BackupService: the erasure key and the recovery exports.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::Stream;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::answers::{self, Answers, End};
 use super::call::{Call, Gate, settled};
 use super::convert::timestamp;
 use super::proto::backup_service_server::BackupService;
@@ -18,7 +15,7 @@ use super::proto::{
     ListBackupsResponse, RecordDrillRequest, RecordDrillResponse, ReplaceErasureKeyRequest,
     create_backup_response::Message,
 };
-use crate::access::permission::{ManageBackups, ManageErasure};
+use crate::access::permission::{ManageBackups, ManageErasure, RecordDrill};
 use crate::keyring::record::ExportKind;
 use crate::ops::backup::{Backup, ExportInfo};
 use crate::ops::erasure::ErasureStatus;
@@ -31,14 +28,14 @@ const QUEUE: usize = 4;
 /// destroyed meanwhile stays in the database's log.
 const STALLED: Duration = Duration::from_secs(30);
 
-type Replies = mpsc::Sender<Result<CreateBackupResponse, Status>>;
+type Replies = answers::Replies<CreateBackupResponse>;
 
 /// The service.
 pub(super) struct Backups(pub(super) Arc<Gate>);
 
 #[tonic::async_trait]
 impl BackupService for Backups {
-    type CreateBackupStream = Pin<Box<dyn Stream<Item = Result<CreateBackupResponse, Status>> + Send>>;
+    type CreateBackupStream = Answers<CreateBackupResponse>;
 
     async fn get_erasure_key(
         &self,
@@ -72,14 +69,9 @@ impl BackupService for Backups {
     ) -> Result<Response<Self::CreateBackupStream>, Status> {
         let opening = self.0.call(&request, "create-backup", "");
         let closing = self.0.call(&request, "create-backup-end", "");
-        let (replies, outbound) = mpsc::channel(QUEUE);
-        self.0.spawn(async move {
-            if let Err(failure) = create(opening, closing, request.into_inner(), &replies).await {
-                // Nobody is left to tell when this fails; the record tells.
-                timeout(STALLED, replies.send(Err(failure))).await.ok();
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+        let request = request.into_inner();
+        let work = |replies| create(opening, closing, request, replies);
+        Ok(Response::new(answers::made_by(&self.0, QUEUE, work)))
     }
 
     async fn list_backups(
@@ -102,7 +94,7 @@ impl BackupService for Backups {
         let mut call = self.0.call(&request, "backup-drill", &request.get_ref().name);
         let RecordDrillRequest { passed, report, .. } = request.into_inner();
         settled!(call, {
-            let (vault, right) = call.authorize::<ManageBackups>(())?;
+            let (vault, right) = call.authorize::<RecordDrill>(())?;
             vault.record_drill(&right, passed, &report)
         })?;
         Ok(Response::new(RecordDrillResponse {}))
@@ -113,22 +105,32 @@ async fn create(
     mut opening: Call,
     closing: Call,
     request: CreateBackupRequest,
-    replies: &Replies,
+    mut replies: Replies,
 ) -> Result<(), Status> {
     let begun = begin(&mut opening, request).await;
     let mut file = match opening.started(begun).await {
         Ok(file) => file,
         Err(refused) => return closing.not_begun(refused),
     };
+    match send_all(&mut file, &mut replies).await {
+        Ok(()) => closing.settle(Ok(file.finish())).await,
+        Err(end) => end.tell(closing).await,
+    }
+}
+
+async fn send_all(file: &mut Backup, replies: &mut Replies) -> Result<(), End> {
     send(replies, Message::Backup(backup(&file.info, file.records))).await?;
     loop {
-        match file.next().await {
-            Ok(Some(piece)) => send(replies, Message::Piece(piece.into())).await?,
-            Ok(None) => break,
-            Err(error) => return closing.settle::<()>(Err(error)).await,
+        let piece = tokio::select! {
+            biased;
+            () = replies.cut() => return Err(Error::ShuttingDown.into()),
+            piece = file.next() => piece?,
+        };
+        match piece {
+            Some(piece) => send(replies, Message::Piece(piece.into())).await?,
+            None => return Ok(()),
         }
     }
-    closing.settle(Ok(file.finish())).await
 }
 
 async fn begin(opening: &mut Call, request: CreateBackupRequest) -> Result<Done<Backup>, Error> {
@@ -139,15 +141,14 @@ async fn begin(opening: &mut Call, request: CreateBackupRequest) -> Result<Done<
     vault.begin_backup(&right, keep_for).await
 }
 
-async fn send(replies: &Replies, message: Message) -> Result<(), Status> {
+async fn send(replies: &mut Replies, message: Message) -> Result<(), End> {
     let reply = CreateBackupResponse { message: Some(message) };
-    match timeout(STALLED, replies.send(Ok(reply))).await {
-        Ok(sent) => sent.map_err(|_| Status::cancelled("the caller went away")),
-        Err(_) => Err(Status::deadline_exceeded(format!(
+    timeout(STALLED, replies.send(reply)).await.unwrap_or_else(|_| {
+        Err(End::Gone(Status::deadline_exceeded(format!(
             "the export was not read for {} seconds: make it again",
             STALLED.as_secs()
-        ))),
-    }
+        ))))
+    })
 }
 
 fn backup(info: &ExportInfo, records: u64) -> proto::Backup {

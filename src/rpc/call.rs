@@ -6,18 +6,25 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::UdsConnectInfo;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Request, Status};
 
+use super::admission::Connection;
 use super::staff::{self, Shown};
 use super::status::status;
+use super::tally::TurnedAway;
 use crate::access::{Authorized, Caller, Peer, Permission, Policy, permission};
-use crate::audit::{self, AuditLog, Outcome, Pending};
+use crate::audit::refusals::Budget;
+use crate::audit::{self, AuditLog, Committed, Outcome, Pending, Refusals};
+use crate::clock::Moment;
 use crate::hsm::Hsm;
 use crate::id::KeyName;
 use crate::ops::acting::Acting;
 use crate::ops::done::Trace;
 use crate::ops::{Done, Error, Vault};
+
+/// The outcome of a batch of which nothing was done.
+const REFUSED: &str = "REFUSED";
 
 /// What every service shares.
 pub struct Gate {
@@ -25,6 +32,8 @@ pub struct Gate {
     pub policy: Arc<Policy>,
     /// Where records go.
     pub audit: Arc<dyn AuditLog>,
+    /// Who was turned away before being served.
+    pub turned_away: TurnedAway,
     /// The HSM, for status.
     pub hsm: Arc<dyn Hsm>,
     /// The vault, once it is open.
@@ -33,8 +42,11 @@ pub struct Gate {
     pub waiting_for: watch::Receiver<String>,
     next_request: AtomicU64,
     shutting_down: watch::Sender<bool>,
-    /// The tasks that work on calls, so that shutdown can wait for them.
+    cutting: watch::Sender<bool>,
+    /// Calls, the tasks that work on them, and answers that are not read yet: shutdown waits for them.
     tasks: TaskTracker,
+    /// What was refused, beyond what has a record of its own.
+    refusals: Arc<Refusals>,
 }
 
 /// Does the work of a call and settles it: `settled!(call, { … })` where the block
@@ -59,10 +71,12 @@ pub(super) struct Call {
     request_id: u64,
     /// Whoever waits for the record of this call sees by it that the call has ended.
     alive: Arc<()>,
+    /// Shutdown waits until this is gone: until the call has its record.
+    _working: TaskTrackerToken,
 }
 
 impl Gate {
-    /// A gate before a vault that is not open yet.
+    /// A gate before a vault that is not open yet. `refusals` is how many of one principal have a record of their own.
     ///
     /// # Errors
     /// When the operating system has no randomness.
@@ -71,19 +85,25 @@ impl Gate {
         audit: Arc<dyn AuditLog>,
         hsm: Arc<dyn Hsm>,
         waiting_for: watch::Receiver<String>,
+        refusals: Budget,
     ) -> Result<Arc<Self>, getrandom::Error> {
         let mut start = [0; 8];
         getrandom::fill(&mut start)?;
+        let (tasks, shutting_down) = (TaskTracker::new(), watch::Sender::new(false));
+        let refusals = Refusals::new(audit.clone(), refusals, tasks.clone(), shutting_down.subscribe());
         let gate = Self {
             policy,
+            turned_away: TurnedAway::new(&audit),
             audit,
             hsm,
             vault: OnceLock::new(),
             waiting_for,
             // Random, so that ids of two runs are unlike; the low half counts.
             next_request: AtomicU64::new(u64::from_be_bytes(start) & 0xffff_ffff_0000_0000),
-            shutting_down: watch::Sender::new(false),
-            tasks: TaskTracker::new(),
+            shutting_down,
+            cutting: watch::Sender::new(false),
+            tasks,
+            refusals,
         };
         Ok(Arc::new(gate))
     }
@@ -94,7 +114,12 @@ impl Gate {
         self.tasks.close();
     }
 
-    /// Waits, after [`shut`](Self::shut), until no task works on a call.
+    /// Ends, after [`shut`](Self::shut), the streams that go on: each with its record and an error.
+    pub fn cut(&self) {
+        self.cutting.send_replace(true);
+    }
+
+    /// Waits, after [`shut`](Self::shut), until every call has its record and every stream was read.
     pub async fn idle(&self) {
         self.tasks.wait().await;
     }
@@ -104,6 +129,16 @@ impl Gate {
         self.shutting_down.subscribe()
     }
 
+    /// Turns true when a stop waits no longer: whatever goes on then ends with an error.
+    pub(super) fn cutting(&self) -> watch::Receiver<bool> {
+        self.cutting.subscribe()
+    }
+
+    /// Something that shutdown waits for.
+    pub(super) fn token(&self) -> TaskTrackerToken {
+        self.tasks.token()
+    }
+
     /// Begins a call. `resource` is what it says it is about.
     pub(super) fn call<M>(
         self: &Arc<Self>,
@@ -111,20 +146,25 @@ impl Gate {
         operation: &'static str,
         resource: &str,
     ) -> Call {
-        let mut call = self.call_by(self.caller(request), operation, resource);
+        let mut call = self.begin(self.caller(request), operation, resource);
         call.shown = Shown::of(request.metadata());
         call
     }
 
-    /// Begins a call of a caller who is known already.
+    /// Begins a call of a caller who is known already, as the policy of now knows it.
     pub(super) fn call_by(self: &Arc<Self>, caller: Caller, operation: &'static str, resource: &str) -> Call {
+        self.begin(self.policy.again(&caller), operation, resource)
+    }
+
+    fn begin(self: &Arc<Self>, caller: Caller, operation: &'static str, resource: &str) -> Call {
         let request_id = self.next_request.fetch_add(1, Ordering::Relaxed);
-        // What an unknown caller writes here goes to the log: keep it short.
+        // What a caller writes here goes to the log: keep it short.
         let resource: String = resource.chars().take(200).collect();
         let pending =
             Pending::begin(self.audit.clone(), Some(recorded(&caller)), operation, resource, request_id);
-        let gate = self.clone();
-        Call { gate, caller, operation, shown: Ok(None), pending, request_id, alive: Arc::default() }
+        let (gate, _working) = (self.clone(), self.token());
+        let alive = Arc::default();
+        Call { gate, caller, operation, shown: Ok(None), pending, request_id, alive, _working }
     }
 
     /// Who is calling.
@@ -238,9 +278,9 @@ impl Call {
         }
     }
 
-    /// Answers a failure that another record tells already; this one says that nothing was begun.
+    /// Answers a failure that another record tells already: what was not begun has no end.
     pub(super) fn not_begun(self, failure: Status) -> Result<(), Status> {
-        drop(self);
+        self.pending.forgo();
         Err(failure)
     }
 
@@ -254,14 +294,19 @@ impl Call {
 
     async fn succeed<T>(mut self, mut done: Done<T>, outcome: Outcome) -> Result<T, Status> {
         let trace = done.take_trace();
-        let outcome = match &trace.items {
-            // Every item of a batch was refused: the detail says why.
-            Some(items) if items.done == 0 && items.refused > 0 => Outcome::Failed("REFUSED".to_owned()),
-            _ => outcome,
-        };
-        if trace.refused() > 0 {
+        let refused = trace.refused();
+        // Every item of a batch was refused: the detail says why.
+        let whole = refused > 0 && trace.items.as_ref().is_some_and(|items| items.done == 0);
+        if whole && !trace.fault && !self.gate.refusals.admit(self.principal(), Moment::now()) {
+            return match self.count(REFUSED, refused).await {
+                Ok(committed) => Ok(done.release(committed)),
+                Err(instead) => Err(status(&instead)),
+            };
+        }
+        if whole || (refused > 0 && self.gate.refusals.admit_line(self.principal(), Moment::now())) {
             self.tell_refused(trace.detail.as_deref().unwrap_or_default());
         }
+        let outcome = if whole { Outcome::Failed(REFUSED.to_owned()) } else { outcome };
         self.note(trace);
         let receipt = self.pending.finish(outcome).map_err(|error| status(&error.into()))?;
         match receipt.await {
@@ -287,14 +332,35 @@ impl Call {
         tracing::info!(
             request = format_args!("{:016x}", self.request_id),
             uid = self.caller.peer.uid,
-            principal = self.caller.principal.as_ref().map(|known| known.name().as_str()),
+            principal = self.principal(),
             why,
             "refused"
         );
     }
 
+    fn principal(&self) -> Option<&str> {
+        self.caller.principal.as_ref().map(|known| known.name().as_str())
+    }
+
+    /// Counts a refusal beyond the budget of its principal, before the first await; answers when the record that
+    /// counts it is durable, or what the caller is told instead.
+    async fn count(self, reason: &'static str, items: u32) -> Result<Committed, Error> {
+        let Self { gate, pending, .. } = self;
+        match gate.refusals.count(pending.counted(reason, items), Moment::now()) {
+            Some(waiting) => Ok(waiting.durable().await?),
+            // This answer tells nothing of the call, and comes before the record that counts it.
+            None => {
+                gate.audit.check()?;
+                Err(Error::RefusedTooOften)
+            }
+        }
+    }
+
     async fn fail(mut self, error: Error) -> Status {
         let reason = error.reason().as_str();
+        if error.is_refusal() && !self.gate.refusals.admit(self.principal(), Moment::now()) {
+            return status(self.count(reason, 0).await.as_ref().err().unwrap_or(&error));
+        }
         self.tell_refused(&format!("{reason}: {error}"));
         self.pending.detail(error.to_string());
         // An error of the log itself is answered instead: without a record there is no reply.
@@ -315,13 +381,9 @@ pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 }
 
 fn peer<M>(request: &Request<M>) -> Peer {
-    let credentials = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    // No credentials, no identity: the overflow uid is nobody's.
-    credentials.map_or(Peer { uid: u32::MAX, gid: u32::MAX, pid: None }, |found| Peer {
-        uid: found.uid(),
-        gid: found.gid(),
-        pid: found.pid(),
-    })
+    let connection = request.extensions().get::<Arc<Connection>>();
+    // No connection, no identity: these numbers are nobody's.
+    connection.map_or(Peer { uid: u32::MAX, gid: u32::MAX, pid: None }, |found| found.peer())
 }
 
 fn recorded(caller: &Caller) -> audit::Caller {

@@ -1,13 +1,11 @@
 //! CeremonyService. What changes something outlives a caller who goes away.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::answers::{self, Answers, End, Replies};
 use super::call::{Call, Gate, settled, stopped};
 use super::convert::{required, timestamp};
 use super::proto::ceremony_service_server::CeremonyService;
@@ -16,6 +14,7 @@ use super::proto::{
     self, ApproveRequest, CancelRequest, GetCeremonyRequest, GetEscrowRequest, GetRosterRequest,
     ListCeremoniesRequest, ListCeremoniesResponse, ProposeRequest, Transcript,
 };
+use super::status::status;
 use crate::access::permission;
 use crate::audit::{Outcome, Pending};
 use crate::id::{AccountName, CeremonyId, CustodianId, KeyName, RosterVersion, TenantName};
@@ -30,6 +29,8 @@ use crate::ops::ceremony::{CeremonyInfo, Proposal};
 const LASTS: Duration = Duration::from_secs(3 * 24 * 3600);
 /// Longest reason in bytes.
 const MAX_REASON: usize = 500;
+/// Changes that may wait for a slow watcher.
+const QUEUE: usize = 4;
 /// How often a watched ceremony is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -108,7 +109,7 @@ impl CeremonyService for CeremonyDesk {
         self.0.detached(work).await.map(Response::new)
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::Ceremony, Status>> + Send>>;
+    type WatchStream = Answers<proto::Ceremony>;
 
     async fn watch(
         &self,
@@ -117,10 +118,8 @@ impl CeremonyService for CeremonyDesk {
         let mut call = self.0.call(&request, "watch-ceremony", &request.get_ref().name);
         let name = request.into_inner().name;
         let first = settled!(call, { look(&mut call, &name).await })?;
-        let (seen, stream) = tokio::sync::mpsc::channel(4);
         let gate = self.0.clone();
-        self.0.spawn(async move { show_changes(gate, first, seen).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(Response::new(answers::made_by(&self.0, QUEUE, |seen| show_changes(gate, first, seen))))
     }
 
     async fn get_roster(
@@ -172,31 +171,31 @@ async fn look(call: &mut Call, name: &str) -> Result<crate::ops::Done<CeremonyIn
 async fn show_changes(
     gate: Arc<Gate>,
     first: CeremonyInfo,
-    seen: tokio::sync::mpsc::Sender<Result<proto::Ceremony, Status>>,
-) {
+    mut seen: Replies<proto::Ceremony>,
+) -> Result<(), Status> {
     let (id, mut stop) = (first.id, gate.shutdown());
     let mut last = ceremony(&first);
     let mut tick = tokio::time::interval(LOOK);
-    if seen.send(Ok(last.clone())).await.is_err() {
-        return;
-    }
+    seen.send(last.clone()).await.map_err(End::status)?;
     while !matches!(last.state(), proto::ceremony::State::Done | proto::ceremony::State::Failed)
         && !matches!(last.state(), proto::ceremony::State::Expired | proto::ceremony::State::Cancelled)
     {
         tokio::select! {
             _ = tick.tick() => {}
-            () = stopped(&mut stop) => return,
-            () = seen.closed() => return,
+            // A watcher that is told nothing would take the last state for the end.
+            () = stopped(&mut stop) => return Err(status(&Error::ShuttingDown)),
+            () = seen.gone() => return Ok(()),
         }
-        let Some(vault) = gate.vault.get() else { return };
+        let Some(vault) = gate.vault.get() else { return Ok(()) };
         // What cannot be read now is looked at again.
         let Ok(now) = vault.peek_ceremony(id).await else { continue };
         let now = ceremony(&now);
-        if now != last && seen.send(Ok(now.clone())).await.is_err() {
-            return;
+        if now != last {
+            seen.send(now.clone()).await.map_err(End::status)?;
         }
         last = now;
     }
+    Ok(())
 }
 
 fn check_reason(reason: &str) -> Result<(), Error> {

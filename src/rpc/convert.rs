@@ -25,7 +25,9 @@ pub(super) fn context(map: &BTreeMap<String, String>) -> Result<Context, Error> 
     Ok(Context::new(map.iter().map(|(key, value)| (key.as_str(), value.as_str())))?)
 }
 
-/// A reply buffer that is wiped when the transport has dropped it.
+/// A reply buffer that is wiped when the transport drops it. By then the transport has copied it into
+/// buffers of its own, which stay in the heap until something else is written there (docs/threat-model.md,
+/// "Root on the host").
 pub(super) fn secret_bytes(secret: SecretBytes) -> Bytes {
     Bytes::from_owner(secret)
 }

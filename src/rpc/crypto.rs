@@ -1,11 +1,10 @@
 //! CryptoService: unary and batch calls. Sessions and files have their own modules.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::answers::Answers;
 use super::call::{Gate, settled};
 use super::proto::crypto_service_server::CryptoService;
 use super::proto::{
@@ -18,7 +17,7 @@ use super::proto::{
     batch_encrypt_response,
 };
 use super::status::item_status;
-use super::{convert, files, session};
+use super::{admission, convert, files, session};
 use crate::access::permission;
 use crate::id::{FieldId, KeyName};
 use crate::ops::data_key::DataKey;
@@ -26,13 +25,11 @@ use crate::ops::data_key::DataKey;
 /// The service.
 pub(super) struct Crypto(pub(super) Arc<Gate>);
 
-type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl CryptoService for Crypto {
-    type CryptSessionStream = Replies<CryptSessionResponse>;
-    type EncryptStreamStream = Replies<EncryptStreamResponse>;
-    type DecryptStreamStream = Replies<DecryptStreamResponse>;
+    type CryptSessionStream = Answers<CryptSessionResponse>;
+    type EncryptStreamStream = Answers<EncryptStreamResponse>;
+    type DecryptStreamStream = Answers<DecryptStreamResponse>;
 
     async fn encrypt(&self, request: Request<EncryptRequest>) -> Result<Response<EncryptResponse>, Status> {
         let mut call = self.0.call(&request, "encrypt", &request.get_ref().name);
@@ -65,6 +62,7 @@ impl CryptoService for Crypto {
         let results = settled!(call, {
             let (vault, right) =
                 call.authorize_data::<permission::Encrypt>(KeyName::parse(&message.name)?).await?;
+            vault.check_items(message.items.len())?;
             let items =
                 message.items.iter().map(|item| (convert::context(&item.context), &item.plaintext[..]));
             vault.batch_encrypt(&right, &items.collect::<Vec<_>>()).await
@@ -91,6 +89,7 @@ impl CryptoService for Crypto {
         let results = settled!(call, {
             let (vault, right) =
                 call.authorize_data::<permission::Decrypt>(KeyName::parse(&message.name)?).await?;
+            vault.check_items(message.items.len())?;
             let items =
                 message.items.iter().map(|item| (convert::context(&item.context), &item.ciphertext[..]));
             vault.batch_decrypt(&right, &items.collect::<Vec<_>>()).await
@@ -112,8 +111,9 @@ impl CryptoService for Crypto {
         &self,
         request: Request<Streaming<CryptSessionRequest>>,
     ) -> Result<Response<Self::CryptSessionStream>, Status> {
-        let caller = self.0.stream_caller(&request, "session-begin").await?;
-        Ok(Response::new(session::serve(self.0.clone(), caller, request.into_inner())))
+        let (caller, part) =
+            (self.0.stream_caller(&request, "session-begin").await?, admission::part(&request)?);
+        Ok(Response::new(session::serve(self.0.clone(), caller, part, request.into_inner())))
     }
 
     async fn re_encrypt(
@@ -191,16 +191,18 @@ impl CryptoService for Crypto {
         &self,
         request: Request<Streaming<EncryptStreamRequest>>,
     ) -> Result<Response<Self::EncryptStreamStream>, Status> {
-        let caller = self.0.stream_caller(&request, "encrypt-stream").await?;
-        Ok(Response::new(files::encrypt(self.0.clone(), caller, request.into_inner())))
+        let (caller, part) =
+            (self.0.stream_caller(&request, "encrypt-stream").await?, admission::part(&request)?);
+        Ok(Response::new(files::encrypt(&self.0, caller, part, request.into_inner())))
     }
 
     async fn decrypt_stream(
         &self,
         request: Request<Streaming<DecryptStreamRequest>>,
     ) -> Result<Response<Self::DecryptStreamStream>, Status> {
-        let caller = self.0.stream_caller(&request, "decrypt-stream").await?;
-        Ok(Response::new(files::decrypt(self.0.clone(), caller, request.into_inner())))
+        let (caller, part) =
+            (self.0.stream_caller(&request, "decrypt-stream").await?, admission::part(&request)?);
+        Ok(Response::new(files::decrypt(&self.0, caller, part, request.into_inner())))
     }
 
     /// The first index of a field makes its key, so the work outlives its caller.

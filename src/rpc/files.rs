@@ -1,156 +1,251 @@
 //! EncryptStream and DecryptStream: files in constant memory. One record says
 //! that a file was begun, before its first segment; another how it ended.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::Stream;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use futures_util::StreamExt;
+use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use super::call::{Call, Gate};
+use super::admission::transport_error;
+use super::answers::{self, Answers, End, Replies};
+use super::call::{Call, Gate, stopped};
+use super::convert;
 use super::proto::{
     DecryptStreamRequest, DecryptStreamResponse, EncryptStreamRequest, EncryptStreamResponse, StreamHeader,
     decrypt_stream_request, encrypt_stream_request,
 };
-use super::{convert, status::status};
-use crate::access::{Caller, permission};
+use crate::access::meter::Part;
+use crate::access::{Authorized, Caller, permission};
 use crate::envelope::Header;
 use crate::id::KeyName;
-use crate::ops::Error;
-use crate::ops::stream::Decrypting;
+use crate::ops::stream::{Decrypting, Encrypting};
+use crate::ops::{Error, Vault};
 use crate::secret::SecretBytes;
 
 /// Answers that may wait for a slow reader.
 const QUEUE: usize = 4;
 
-type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-type Sender<T> = mpsc::Sender<Result<T, Status>>;
-
 pub(super) fn encrypt(
-    gate: Arc<Gate>,
+    gate: &Arc<Gate>,
     caller: Caller,
+    held: Part,
     inbound: Streaming<EncryptStreamRequest>,
-) -> Replies<EncryptStreamResponse> {
-    let (replies, outbound) = mpsc::channel(QUEUE);
-    gate.clone().spawn(async move {
-        if let Err(failure) = encrypt_file(&gate, caller, inbound, &replies).await {
-            // Nobody is left to tell when this fails; the record tells.
-            replies.send(Err(failure)).await.ok();
-        }
+) -> Answers<EncryptStreamResponse> {
+    let pieces = Pieces::new(gate, inbound);
+    let made = answers::made_by(gate, QUEUE, |replies| {
+        encrypt_file(gate.clone(), caller, pieces, Outlet { replies, held })
     });
-    Box::pin(ReceiverStream::new(outbound))
+    Box::pin(made.map(|piece| piece.map(|(reply, _held)| reply)))
 }
 
 pub(super) fn decrypt(
-    gate: Arc<Gate>,
+    gate: &Arc<Gate>,
     caller: Caller,
+    held: Part,
     inbound: Streaming<DecryptStreamRequest>,
-) -> Replies<DecryptStreamResponse> {
-    let (replies, outbound) = mpsc::channel(QUEUE);
-    gate.clone().spawn(async move {
-        if let Err(failure) = decrypt_file(&gate, caller, inbound, &replies).await {
-            replies.send(Err(failure)).await.ok();
-        }
+) -> Answers<DecryptStreamResponse> {
+    let pieces = Pieces::new(gate, inbound);
+    let made = answers::made_by(gate, QUEUE, |replies| {
+        decrypt_file(gate.clone(), caller, pieces, Outlet { replies, held })
     });
-    Box::pin(ReceiverStream::new(outbound))
+    Box::pin(made.map(|piece| piece.map(|(reply, _held)| reply)))
+}
+
+/// Where the pieces of a file go. Those that wait to be read count against what the caller may have in flight.
+struct Outlet<T> {
+    replies: Replies<(T, Part)>,
+    held: Part,
+}
+
+impl<T> Outlet<T> {
+    async fn send(&mut self, reply: T, bytes: usize) -> Result<(), End> {
+        if !self.held.hold(bytes) {
+            return Err(End::Failed(Error::TooMuchInFlight));
+        }
+        let part = self.held.split(bytes);
+        self.replies.send((reply, part)).await
+    }
+}
+
+/// What the caller sends, until the daemon stops: a file that was not begun then is not begun any more, and
+/// one that was has until the stop cuts.
+struct Pieces<M> {
+    inbound: Streaming<M>,
+    stop: watch::Receiver<bool>,
+    cut: watch::Receiver<bool>,
+}
+
+impl<M> Pieces<M> {
+    fn new(gate: &Gate, inbound: Streaming<M>) -> Self {
+        Self { inbound, stop: gate.shutdown(), cut: gate.cutting() }
+    }
+
+    /// A message from before the file is begun.
+    async fn first(&mut self) -> Result<Option<M>, End> {
+        tokio::select! {
+            // First, or a caller that always sends would never see it.
+            biased;
+            () = stopped(&mut self.stop) => Err(End::Failed(Error::ShuttingDown)),
+            message = self.inbound.message() => message.map_err(|refused| transport_error(&refused).into()),
+        }
+    }
+
+    /// A message of a file that was begun.
+    async fn next(&mut self) -> Result<Option<M>, End> {
+        tokio::select! {
+            biased;
+            () = stopped(&mut self.cut) => Err(End::Failed(Error::ShuttingDown)),
+            message = self.inbound.message() => message.map_err(|refused| transport_error(&refused).into()),
+        }
+    }
+
+    /// Work that the HSM may keep waiting.
+    async fn unless_cut<T>(&mut self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = stopped(&mut self.cut) => Err(Error::ShuttingDown),
+        }
+    }
 }
 
 async fn encrypt_file(
-    gate: &Arc<Gate>,
+    gate: Arc<Gate>,
     caller: Caller,
-    mut inbound: Streaming<EncryptStreamRequest>,
-    replies: &Sender<EncryptStreamResponse>,
+    mut pieces: Pieces<EncryptStreamRequest>,
+    mut outlet: Outlet<EncryptStreamResponse>,
 ) -> Result<(), Status> {
     use encrypt_stream_request::Message;
-    let Some(Message::Header(header)) = inbound.message().await?.and_then(|first| first.message) else {
-        return Err(status(&Error::Argument("the first message must be the header".into())));
+    let first = pieces.first().await.map(|first| first.and_then(|first| first.message));
+    let Ok(Some(Message::Header(header))) = first else {
+        // Its record says that there was somebody who began nothing.
+        return first.err().unwrap_or_else(no_header).tell(gate.call_by(caller, "encrypt-stream", "")).await;
     };
     let mut opening = gate.call_by(caller.clone(), "encrypt-stream", &header.name);
     let closing = gate.call_by(caller, "encrypt-stream-end", &header.name);
-    let begun = async {
+    let begun = pieces.unless_cut(async {
         let (vault, right) = opening.authorize::<permission::Encrypt>(KeyName::parse(&header.name)?)?;
         vault.begin_encrypt(right, &convert::context(&header.context)?).await
-    };
+    });
     let begun = begun.await;
     let mut file = match opening.started(begun).await {
         Ok(file) => file,
         Err(refused) => return closing.not_begun(refused),
     };
-    let version = file.version().get();
-    send(replies, EncryptStreamResponse { chunk: file.header().into(), version }).await?;
-    while let Some(message) = inbound.message().await? {
-        let Some(Message::Chunk(chunk)) = message.message else {
-            return settle_failure(closing, Error::Argument("expected a chunk".into())).await;
-        };
-        match file.update(&chunk).await {
-            Ok(out) if out.is_empty() => {}
-            Ok(out) => send(replies, EncryptStreamResponse { chunk: out.into(), version: 0 }).await?,
-            Err(error) => return settle_failure(closing, error).await,
-        }
+    if let Err(end) = encrypt_pieces(&mut file, &mut pieces, &mut outlet).await {
+        return end.tell(closing).await;
     }
     let last = closing.settle(file.finish().await).await?;
-    send(replies, EncryptStreamResponse { chunk: last.into(), version: 0 }).await
+    let bytes = last.len();
+    outlet.send(EncryptStreamResponse { chunk: last.into(), version: 0 }, bytes).await.map_err(End::status)
+}
+
+async fn encrypt_pieces(
+    file: &mut Encrypting,
+    pieces: &mut Pieces<EncryptStreamRequest>,
+    outlet: &mut Outlet<EncryptStreamResponse>,
+) -> Result<(), End> {
+    let version = file.version().get();
+    outlet.send(EncryptStreamResponse { chunk: file.header().into(), version }, Header::LEN).await?;
+    while let Some(message) = pieces.next().await? {
+        let Some(encrypt_stream_request::Message::Chunk(chunk)) = message.message else {
+            return Err(no_chunk());
+        };
+        let out = file.update(&chunk).await?;
+        if !out.is_empty() {
+            let bytes = out.len();
+            outlet.send(EncryptStreamResponse { chunk: out.into(), version: 0 }, bytes).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn decrypt_file(
-    gate: &Arc<Gate>,
+    gate: Arc<Gate>,
     caller: Caller,
-    mut inbound: Streaming<DecryptStreamRequest>,
-    replies: &Sender<DecryptStreamResponse>,
+    mut pieces: Pieces<DecryptStreamRequest>,
+    mut outlet: Outlet<DecryptStreamResponse>,
 ) -> Result<(), Status> {
     use decrypt_stream_request::Message;
-    let Some(Message::Header(header)) = inbound.message().await?.and_then(|first| first.message) else {
-        return Err(status(&Error::Argument("the first message must be the header".into())));
+    let first = pieces.first().await.map(|first| first.and_then(|first| first.message));
+    let Ok(Some(Message::Header(header))) = first else {
+        return first.err().unwrap_or_else(no_header).tell(gate.call_by(caller, "decrypt-stream", "")).await;
     };
     let mut opening = gate.call_by(caller.clone(), "decrypt-stream", &header.name);
-    let closing = gate.call_by(caller, "decrypt-stream-end", &header.name);
-    let beginning = match first_bytes(&mut inbound).await {
-        Ok(bytes) => bytes,
-        Err(gone) => return closing.not_begun(gone),
+    // Whoever may not is refused before anything is waited for: who goes away while it waits leaves a record.
+    let (vault, right) = match may_decrypt(&mut opening, &header) {
+        Ok(allowed) => allowed,
+        Err(denied) => return opening.settle(Err(denied)).await,
     };
-    let begun = begin_decrypt(&mut opening, &header, &beginning).await;
+    let closing = gate.call_by(caller, "decrypt-stream-end", &header.name);
+    let beginning = match first_bytes(&mut pieces).await {
+        Ok(bytes) => bytes,
+        Err(End::Gone(gone)) => return closing.not_begun(gone),
+        Err(end) => return end.tell(opening).await,
+    };
+    let begun = pieces.unless_cut(begin_decrypt(vault, right, &header, &beginning)).await;
     let mut file = match opening.started(begun).await {
         Ok(file) => file,
         Err(refused) => return closing.not_begun(refused),
     };
+    let ciphertext = beginning.slice(Header::LEN..);
+    if let Err(end) = decrypt_pieces(&mut file, ciphertext, &mut pieces, &mut outlet).await {
+        return end.tell(closing).await;
+    }
+    let last = closing.settle(file.finish().await).await?;
+    let bytes = last.len();
+    outlet.send(plaintext(last), bytes).await.map_err(End::status)
+}
+
+async fn decrypt_pieces(
+    file: &mut Decrypting,
+    beginning: Bytes,
+    pieces: &mut Pieces<DecryptStreamRequest>,
+    outlet: &mut Outlet<DecryptStreamResponse>,
+) -> Result<(), End> {
     let version = file.version().get();
-    send(replies, DecryptStreamResponse { chunk: Bytes::new(), version }).await?;
-    let mut piece = Some(beginning.slice(Header::LEN..));
+    outlet.send(DecryptStreamResponse { chunk: Bytes::new(), version }, 0).await?;
+    let mut piece = Some(beginning);
     while let Some(bytes) = piece {
-        match file.update(&bytes).await {
-            Ok(out) if out.is_empty() => {}
-            Ok(out) => send(replies, plaintext(out)).await?,
-            Err(error) => return settle_failure(closing, error).await,
+        let out = file.update(&bytes).await?;
+        if !out.is_empty() {
+            let bytes = out.len();
+            outlet.send(plaintext(out), bytes).await?;
         }
-        piece = match inbound.message().await?.map(|message| message.message) {
-            Some(Some(Message::Chunk(chunk))) => Some(chunk),
-            Some(_) => return settle_failure(closing, Error::Argument("expected a chunk".into())).await,
+        piece = match pieces.next().await?.map(|message| message.message) {
+            Some(Some(decrypt_stream_request::Message::Chunk(chunk))) => Some(chunk),
+            Some(_) => return Err(no_chunk()),
             None => None,
         };
     }
-    let last = closing.settle(file.finish().await).await?;
-    send(replies, plaintext(last)).await
+    Ok(())
+}
+
+fn may_decrypt(
+    opening: &mut Call,
+    header: &StreamHeader,
+) -> Result<(Arc<Vault>, Authorized<permission::Decrypt>), Error> {
+    opening.authorize(KeyName::parse(&header.name)?)
 }
 
 async fn begin_decrypt(
-    opening: &mut Call,
+    vault: Arc<Vault>,
+    right: Authorized<permission::Decrypt>,
     header: &StreamHeader,
     beginning: &[u8],
 ) -> Result<crate::ops::Done<Decrypting>, Error> {
-    let (vault, right) = opening.authorize::<permission::Decrypt>(KeyName::parse(&header.name)?)?;
     vault.begin_decrypt(right, &convert::context(&header.context)?, beginning).await
 }
 
 /// At least the header of the ciphertext, or all there is.
-async fn first_bytes(inbound: &mut Streaming<DecryptStreamRequest>) -> Result<Bytes, Status> {
+async fn first_bytes(pieces: &mut Pieces<DecryptStreamRequest>) -> Result<Bytes, End> {
     let mut bytes = BytesMut::new();
     while bytes.len() < Header::LEN {
-        match inbound.message().await?.map(|message| message.message) {
+        match pieces.first().await?.map(|message| message.message) {
             Some(Some(decrypt_stream_request::Message::Chunk(chunk))) => bytes.extend_from_slice(&chunk),
-            Some(_) => return Err(status(&Error::Argument("expected a chunk".into()))),
+            Some(_) => return Err(no_chunk()),
             None => break,
         }
     }
@@ -161,11 +256,10 @@ fn plaintext(bytes: Vec<u8>) -> DecryptStreamResponse {
     DecryptStreamResponse { chunk: convert::secret_bytes(SecretBytes::new(bytes)), version: 0 }
 }
 
-async fn settle_failure(closing: Call, error: Error) -> Result<(), Status> {
-    closing.settle::<()>(Err(error)).await
+fn no_header() -> End {
+    End::Failed(Error::Argument("the first message must be the header".into()))
 }
 
-/// A reader that is gone ends the file; its record says that it was cancelled.
-async fn send<T>(replies: &Sender<T>, reply: T) -> Result<(), Status> {
-    replies.send(Ok(reply)).await.map_err(|_| Status::cancelled("the caller went away"))
+fn no_chunk() -> End {
+    End::Failed(Error::Argument("expected a chunk".into()))
 }

@@ -359,7 +359,8 @@ fn given_seed(seed: &[u8]) -> Result<Option<Key256>, Error> {
     }
 }
 
-/// The seed as authenticator programs read it. The buffer is wiped when the transport has dropped it.
+/// The seed as authenticator programs read it. This buffer is wiped when the transport drops it; the copies
+/// that the transport makes are not (docs/threat-model.md, "Root on the host").
 fn uri(name: &AccountName, scheme: OtpScheme, seed: &Key256) -> Bytes {
     let kind = if matches!(scheme.kind, OtpKind::Hotp) { "hotp" } else { "totp" };
     let counted = match scheme.kind {

@@ -8,8 +8,10 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::access::Access;
+use super::admission::Sizes;
 use super::audit::Audit;
 use super::backup::Backups;
+use super::batch::{self, Shape};
 use super::call::{Gate, stopped};
 use super::ceremonies::CeremonyDesk;
 use super::crypto::Crypto;
@@ -32,8 +34,6 @@ use crate::id::TenantId;
 
 /// How often it is looked whether calls are served.
 const LOOK: Duration = Duration::from_millis(100);
-/// Room in a message beside its payload: names, contexts, framing.
-const MESSAGE_OVERHEAD: usize = 1 << 20;
 
 /// The services behind one gate, and the reporter of their health.
 ///
@@ -43,10 +43,19 @@ pub fn services(
     gate: &Arc<Gate>,
     limits: &Limits,
 ) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
-    let largest = limits.batch.as_usize().max(limits.plaintext.as_usize()).saturating_add(MESSAGE_OVERHEAD);
-    let crypto = CryptoServiceServer::new(Crypto(gate.clone()))
-        .max_decoding_message_size(largest)
+    let sizes = Sizes::of(limits);
+    let crypto = Arc::new(Crypto(gate.clone()));
+    let data = CryptoServiceServer::from_arc(crypto.clone())
+        .max_decoding_message_size(sizes.field)
         .max_encoding_message_size(usize::MAX);
+    // What is not about data is short.
+    macro_rules! short {
+        ($server:expr) => {
+            $server.max_decoding_message_size(sizes.other)
+        };
+    }
+    let desk = CeremonyServiceServer::new(CeremonyDesk(gate.clone()));
+    let shape = Shape { items: limits.batch_items, bytes: sizes.batch };
     let (reporter, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -54,17 +63,17 @@ pub fn services(
         .build_v1()?;
     let system = System { gate: gate.clone(), started: Date::now() };
     let routes = Routes::default()
-        .add_service(crypto)
-        .add_service(KeyServiceServer::new(Keys(gate.clone())))
-        .add_service(AccessServiceServer::new(Access(gate.clone())))
-        .add_service(CeremonyServiceServer::new(CeremonyDesk(gate.clone())))
-        .add_service(LoginServiceServer::new(Logins(gate.clone())))
-        .add_service(AuditServiceServer::new(Audit(gate.clone())))
-        .add_service(BackupServiceServer::new(Backups(gate.clone())))
-        .add_service(SystemServiceServer::new(system))
+        .add_service(data)
+        .add_service(short!(KeyServiceServer::new(Keys(gate.clone()))))
+        .add_service(short!(AccessServiceServer::new(Access(gate.clone()))))
+        .add_service(desk.max_decoding_message_size(sizes.ceremony))
+        .add_service(short!(LoginServiceServer::new(Logins(gate.clone()))))
+        .add_service(short!(AuditServiceServer::new(Audit(gate.clone()))))
+        .add_service(short!(BackupServiceServer::new(Backups(gate.clone()))))
+        .add_service(short!(SystemServiceServer::new(system)))
         .add_service(health)
         .add_service(reflection);
-    Ok((routes, reporter))
+    Ok((batch::route(routes, &crypto, shape), reporter))
 }
 
 /// Tells health checks whether calls are served: for the server as a whole and for each service

@@ -4,19 +4,23 @@
 //! audit record was being written becomes the next record (one for each key and
 //! operation), and is answered when that is durable. Nothing waits for a record
 //! to fill.
+//!
+//! A client that does not read its answers has the session stop reading, and
+//! after a minute end: there are never more than four groups of answers, each of
+//! at most [`GROUP`] bytes and one item, and all of them count against what the
+//! connection and the principal may have in flight.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, FuturesUnordered};
-use futures_util::{FutureExt, Stream, StreamExt, poll};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use futures_util::{FutureExt, StreamExt, poll};
 use tonic::{Status, Streaming};
 
+use super::admission::transport_error;
+use super::answers::{self, Answers, Replies};
 use super::call::{Call, Gate, stopped};
 use super::convert;
 use super::proto::crypt_session_request::Request as Asked;
@@ -26,26 +30,43 @@ use super::proto::{
     EncryptResponse,
 };
 use super::status::item_status;
+use crate::access::meter::Part;
 use crate::access::{Authorized, Caller, permission};
 use crate::id::KeyName;
 use crate::ops::crypt::{Decrypted, Encrypted, Item};
 use crate::ops::group::Group;
-use crate::ops::{Error, Vault};
+use crate::ops::{Done, Error, Vault};
 
 /// Items that may wait for their record; beyond, the session stops reading.
 const MAX_OPEN: usize = 1024;
+/// Bytes of the items that may wait for their record.
+const GROUP: usize = 4 << 20;
+/// Groups of answers that may wait for a slow reader, beside the one that is being read.
+const QUEUE: usize = 1;
 
 /// Serves one session in a task of its own, which records what it did even when the client is gone.
 pub(super) fn serve(
     gate: Arc<Gate>,
     caller: Caller,
+    held: Part,
     inbound: Streaming<CryptSessionRequest>,
-) -> Pin<Box<dyn Stream<Item = Result<CryptSessionResponse, Status>> + Send>> {
-    let (replies, outbound) = mpsc::channel(16);
-    let session =
-        Session { gate: gate.clone(), caller, open: Groups::default(), cold: FuturesUnordered::new() };
-    gate.spawn(session.run(inbound, replies));
-    Box::pin(ReceiverStream::new(outbound).flat_map(stream::iter))
+) -> Answers<CryptSessionResponse> {
+    let session = Session {
+        gate: gate.clone(),
+        caller,
+        open: Groups::default(),
+        cold: FuturesUnordered::new(),
+        refused: FuturesUnordered::new(),
+        waiting: 0,
+        held,
+        bytes: 0,
+        worked: false,
+    };
+    let made = answers::made_by(&gate, QUEUE, |replies| session.run(inbound, replies));
+    Box::pin(made.flat_map(|group| match group {
+        Ok(items) => stream::iter(items).map(Ok).left_stream(),
+        Err(end) => stream::iter([Err(end)]).right_stream(),
+    }))
 }
 
 pub(super) fn encrypt_response(done: Encrypted) -> EncryptResponse {
@@ -56,14 +77,49 @@ pub(super) fn decrypt_response(done: Decrypted) -> DecryptResponse {
     DecryptResponse { plaintext: convert::secret_bytes(done.plaintext), version: done.version.get() }
 }
 
-type Replies = Vec<Result<CryptSessionResponse, Status>>;
+/// The answers to the items of some records, and what they hold until the transport has taken the last of them.
+struct Items {
+    answers: std::vec::IntoIter<CryptSessionResponse>,
+    _held: Part,
+}
+
+impl Iterator for Items {
+    type Item = CryptSessionResponse;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.answers.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.answers.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Items {}
 
 struct Session {
     gate: Arc<Gate>,
     caller: Caller,
     open: Groups,
     /// Items that wait for a key to be opened.
-    cold: FuturesUnordered<BoxFuture<'static, Worked>>,
+    cold: FuturesUnordered<BoxFuture<'static, (usize, Worked)>>,
+    /// Records of which no item was done. One beyond the caller's budget is late: what was served does not wait for it.
+    refused: FuturesUnordered<BoxFuture<'static, Items>>,
+    /// How many items are in them.
+    waiting: usize,
+    /// What the items hold that are not being recorded yet, and how many bytes those are.
+    held: Part,
+    bytes: usize,
+    /// Whether there was any item, so that a record tells of this session.
+    worked: bool,
+}
+
+/// Why a session ended.
+enum End {
+    /// The client has sent all, or is gone.
+    Usual,
+    /// With an error that the client is told: the daemon stops, for one, and did not take all that was sent.
+    Failed(Error),
 }
 
 /// One item that was worked on.
@@ -72,77 +128,142 @@ enum Worked {
     Decrypted { id: u64, name: Arc<str>, outcome: Result<Item<Decrypted>, Error> },
 }
 
+impl Worked {
+    /// An item that is refused before any work on it.
+    fn refused(id: u64, asked: Option<&Asked>, error: Error) -> Self {
+        match asked {
+            Some(Asked::Encrypt(message)) => {
+                Self::Encrypted { id, name: message.name.as_str().into(), outcome: Err(error) }
+            }
+            Some(Asked::Decrypt(message)) => {
+                Self::Decrypted { id, name: message.name.as_str().into(), outcome: Err(error) }
+            }
+            None => Self::Encrypted { id, name: "".into(), outcome: Err(error) },
+        }
+    }
+}
+
 /// What waits for its record, by key.
 #[derive(Default)]
 struct Groups {
-    encrypts: HashMap<Arc<str>, Open<Encrypted>>,
-    decrypts: HashMap<Arc<str>, Open<Decrypted>>,
+    encrypts: ByKey<Encrypted>,
+    decrypts: ByKey<Decrypted>,
     count: usize,
 }
+
+type ByKey<T> = HashMap<Arc<str>, Open<T>>;
 
 struct Open<T> {
     call: Call,
     ids: Vec<u64>,
+    /// What the items hold.
+    bytes: usize,
     group: Group<T>,
 }
 
 impl Session {
-    async fn run(mut self, mut inbound: Streaming<CryptSessionRequest>, replies: mpsc::Sender<Replies>) {
-        let mut shutdown = self.gate.shutdown();
-        let mut recording: Option<BoxFuture<'static, Replies>> = None;
-        let mut reading = true;
-        while reading || recording.is_some() || !self.cold.is_empty() || self.open.count > 0 {
+    /// Works until the caller has sent everything, or the daemon stops: then what was taken is answered, and
+    /// the end says that the rest was not.
+    async fn run(
+        mut self,
+        mut inbound: Streaming<CryptSessionRequest>,
+        mut replies: Replies<Items>,
+    ) -> Result<(), Status> {
+        let (mut stop, mut cut) = (self.gate.shutdown(), self.gate.cutting());
+        let mut recording: Option<BoxFuture<'static, Items>> = None;
+        let mut end = None;
+        while end.is_none() || recording.is_some() || !self.is_idle() {
             if recording.is_none() && self.open.count > 0 {
-                recording = Some(self.record());
+                recording = self.record();
             }
             tokio::select! {
                 biased;
                 answers = async { recording.as_mut().expect("guarded").await }, if recording.is_some() => {
                     recording = None;
-                    // A client that is gone needs no answer; its items are recorded.
-                    reading &= replies.send(answers).await.is_ok();
+                    // A client that is gone, or too slow, gets no answer; its items are recorded.
+                    if let Err(unread) = replies.send(answers).await {
+                        end = end.or(Some(End::of(unread)));
+                    }
                 }
-                Some(worked) = self.cold.next(), if !self.cold.is_empty() => self.keep(worked),
-                message = inbound.next(), if reading && self.open.count < MAX_OPEN => {
-                    reading = self.take(message, &mut inbound).await;
+                Some(answers) = self.refused.next(), if !self.refused.is_empty() => {
+                    self.waiting -= answers.len();
+                    if let Err(unread) = replies.send(answers).await {
+                        end = end.or(Some(End::of(unread)));
+                    }
                 }
-                () = stopped(&mut shutdown), if reading => reading = false,
+                Some((bytes, worked)) = self.cold.next(), if !self.cold.is_empty() => self.keep(bytes, worked),
+                // Before the next message, or a client that always sends would never see it.
+                () = stopped(&mut stop), if end.is_none() => end = Some(End::Failed(Error::ShuttingDown)),
+                message = inbound.next(), if end.is_none() && self.has_room() => {
+                    end = self.take(message, &mut inbound).await;
+                }
+                // Nothing was done yet for these; the end of the session says so.
+                () = stopped(&mut cut), if !self.cold.is_empty() => self.cold.clear(),
             }
         }
+        self.end(end.unwrap_or(End::Usual)).await
     }
 
-    /// Works on a message and on those that are there already. Answers whether the stream goes on.
+    /// Leaves a record of a session that no other record tells of, or whose end is an error.
+    async fn end(self, end: End) -> Result<(), Status> {
+        let outcome = match end {
+            End::Usual if self.worked => return Ok(()),
+            End::Usual => Ok(Done::new(())),
+            End::Failed(error) => Err(error),
+        };
+        self.gate.call_by(self.caller, "session-end", "").settle(outcome).await
+    }
+
+    fn is_idle(&self) -> bool {
+        self.open.count == 0 && self.cold.is_empty() && self.refused.is_empty()
+    }
+
+    /// Whether another item may be worked on before the next record.
+    fn has_room(&self) -> bool {
+        self.open.count + self.waiting + self.cold.len() < MAX_OPEN && self.bytes < GROUP
+    }
+
+    /// Works on a message and on those that are there already. Answers why the stream ended, if it did.
     async fn take(
         &mut self,
         mut message: Option<Result<CryptSessionRequest, Status>>,
         inbound: &mut Streaming<CryptSessionRequest>,
-    ) -> bool {
+    ) -> Option<End> {
         loop {
-            let Some(Ok(request)) = message else { return false };
-            self.work_on(request).await;
-            if self.open.count >= MAX_OPEN {
-                return true;
+            match message {
+                Some(Ok(request)) => self.work_on(request).await,
+                Some(Err(refused)) => return Some(End::Failed(transport_error(&refused))),
+                None => return Some(End::Usual),
+            }
+            if !self.has_room() {
+                return None;
             }
             match inbound.next().now_or_never() {
                 Some(next) => message = next,
-                None => return true,
+                None => return None,
             }
         }
     }
 
     async fn work_on(&mut self, request: CryptSessionRequest) {
         let id = request.id;
+        self.worked = true;
+        let bytes = ITEM + payload(request.request.as_ref());
+        if !self.held.hold(self.bytes + bytes) {
+            return self.keep(0, Worked::refused(id, request.request.as_ref(), Error::TooMuchInFlight));
+        }
+        self.bytes += bytes;
         let mut work = match request.request {
             Some(Asked::Encrypt(message)) => self.encrypt(id, message),
             Some(Asked::Decrypt(message)) => self.decrypt(id, message),
             None => {
-                let outcome = Err(Error::Argument("request is missing: expected encrypt or decrypt".into()));
-                return self.keep(Worked::Encrypted { id, name: Arc::from(""), outcome });
+                let error = Error::Argument("request is missing: expected encrypt or decrypt".into());
+                return self.keep(bytes, Worked::refused(id, None, error));
             }
         };
         match poll!(&mut work) {
-            Poll::Ready(worked) => self.keep(worked),
-            Poll::Pending => self.cold.push(work),
+            Poll::Ready(worked) => self.keep(bytes, worked),
+            Poll::Pending => self.cold.push(Box::pin(async move { (bytes, work.await) })),
         }
     }
 
@@ -181,25 +302,45 @@ impl Session {
     }
 
     /// Puts an item into the open record of its key and operation.
-    fn keep(&mut self, worked: Worked) {
+    fn keep(&mut self, bytes: usize, worked: Worked) {
         self.open.count += 1;
         let (gate, caller) = (&self.gate, &self.caller);
         match worked {
             Worked::Encrypted { id, name, outcome } => {
                 let call = || gate.call_by(caller.clone(), "session-encrypt", &name);
-                add(&mut self.open.encrypts, name.clone(), call, id, outcome);
+                add(&mut self.open.encrypts, name.clone(), call, (id, bytes), outcome);
             }
             Worked::Decrypted { id, name, outcome } => {
                 let call = || gate.call_by(caller.clone(), "session-decrypt", &name);
-                add(&mut self.open.decrypts, name.clone(), call, id, outcome);
+                add(&mut self.open.decrypts, name.clone(), call, (id, bytes), outcome);
             }
         }
     }
 
-    /// Closes the open records; the future answers their items when they are durable.
-    fn record(&mut self) -> BoxFuture<'static, Replies> {
+    /// Closes the open records; the future answers the items of those in which something was done, once they are
+    /// durable. `None` when there is none.
+    fn record(&mut self) -> Option<BoxFuture<'static, Items>> {
         let list = self.gate.vault.get().is_some_and(|vault| vault.lists_decrypted_items());
-        let groups = std::mem::take(&mut self.open);
+        let Groups { encrypts, decrypts, .. } = std::mem::take(&mut self.open);
+        let ((encrypts, refused_encrypts), (decrypts, refused_decrypts)) = (split(encrypts), split(decrypts));
+        let refused = Groups::of(refused_encrypts, refused_decrypts);
+        if self.refused.is_empty() && refused.count > 0 {
+            self.waiting = refused.count;
+            let answers = self.settle_all(refused, list);
+            self.refused.push(answers);
+        } else {
+            // They stay open until those before them are answered: one record for each key, however many there are.
+            self.open = refused;
+        }
+        let served = Groups::of(encrypts, decrypts);
+        (served.count > 0).then(|| self.settle_all(served, list))
+    }
+
+    /// Records some groups, and takes along what their items hold. Items that wait for their key go on counting.
+    fn settle_all(&mut self, groups: Groups, list: bool) -> BoxFuture<'static, Items> {
+        let bytes = groups.bytes();
+        let held = self.held.split(bytes);
+        self.bytes -= bytes;
         let encrypts = groups
             .encrypts
             .into_values()
@@ -209,26 +350,74 @@ impl Session {
             .into_values()
             .map(|open| settle(open, list, |done| Answer::Decrypt(decrypt_response(done))).boxed());
         let all = encrypts.chain(decrypts).collect::<Vec<_>>();
-        Box::pin(async move { join_all(all).await.into_iter().flatten().collect() })
+        Box::pin(async move {
+            let answers: Vec<_> = join_all(all).await.into_iter().flatten().collect();
+            Items { answers: answers.into_iter(), _held: held }
+        })
+    }
+}
+
+impl Groups {
+    fn of(encrypts: ByKey<Encrypted>, decrypts: ByKey<Decrypted>) -> Self {
+        let count = |ids: &Vec<u64>| ids.len();
+        let of_encrypts: usize = encrypts.values().map(|open| count(&open.ids)).sum();
+        let of_decrypts: usize = decrypts.values().map(|open| count(&open.ids)).sum();
+        Self { encrypts, decrypts, count: of_encrypts + of_decrypts }
+    }
+
+    /// What the items hold.
+    fn bytes(&self) -> usize {
+        let encrypts: usize = self.encrypts.values().map(|open| open.bytes).sum();
+        encrypts + self.decrypts.values().map(|open| open.bytes).sum::<usize>()
+    }
+}
+
+/// Those in which something was done, and the others.
+fn split<T>(groups: ByKey<T>) -> (ByKey<T>, ByKey<T>) {
+    groups.into_iter().partition(|(_, open)| open.group.any_done())
+}
+
+/// What an item holds beside its payload.
+const ITEM: usize = 256;
+
+fn payload(asked: Option<&Asked>) -> usize {
+    match asked {
+        Some(Asked::Encrypt(message)) => message.plaintext.len(),
+        Some(Asked::Decrypt(message)) => message.ciphertext.len(),
+        None => 0,
+    }
+}
+
+impl End {
+    fn of(unread: answers::End) -> Self {
+        match unread {
+            answers::End::Gone(_) => Self::Usual,
+            answers::End::Failed(error) => Self::Failed(error),
+        }
     }
 }
 
 fn add<T>(
-    groups: &mut HashMap<Arc<str>, Open<T>>,
+    groups: &mut ByKey<T>,
     name: Arc<str>,
     call: impl FnOnce() -> Call,
-    id: u64,
+    (id, bytes): (u64, usize),
     outcome: Result<Item<T>, Error>,
 ) {
-    let open =
-        groups.entry(name).or_insert_with(|| Open { call: call(), ids: Vec::new(), group: Group::default() });
+    let open = groups.entry(name).or_insert_with(|| Open {
+        call: call(),
+        ids: Vec::new(),
+        bytes: 0,
+        group: Group::default(),
+    });
     open.ids.push(id);
+    open.bytes += bytes;
     open.group.add(outcome);
 }
 
 /// Records a group and answers its items, or answers each that it could not be recorded.
-async fn settle<T>(open: Open<T>, list: bool, answer: fn(T) -> Answer) -> Replies {
-    let Open { call, ids, group } = open;
+async fn settle<T>(open: Open<T>, list: bool, answer: fn(T) -> Answer) -> Vec<CryptSessionResponse> {
+    let Open { call, ids, group, .. } = open;
     let call = if group.any_done() { call.allowed_by_grant() } else { call };
     let settled = call.settle(Ok(group.done(list))).await;
     match settled {
@@ -237,14 +426,14 @@ async fn settle<T>(open: Open<T>, list: bool, answer: fn(T) -> Answer) -> Replie
             .zip(results)
             .map(|(id, result)| {
                 let response = result.map_or_else(|error| Answer::Error(item_status(&error)), answer);
-                Ok(CryptSessionResponse { id, response: Some(response) })
+                CryptSessionResponse { id, response: Some(response) }
             })
             .collect(),
         Err(status) => ids
             .into_iter()
             .map(|id| {
                 let response = Some(Answer::Error(super::status::as_message(&status)));
-                Ok(CryptSessionResponse { id, response })
+                CryptSessionResponse { id, response }
             })
             .collect(),
     }

@@ -21,12 +21,19 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::NameInvalid
         | Reason::TooLarge => Code::InvalidArgument,
         Reason::Conflict => Code::Aborted,
-        Reason::Frozen
+        Reason::AmbiguousCaller
+        | Reason::Frozen
         | Reason::PermissionDenied
         | Reason::StaffLevel
         | Reason::StaffRequired
         | Reason::UnknownCaller => Code::PermissionDenied,
-        Reason::HsmBusy | Reason::LoginLimit | Reason::StoreFull => Code::ResourceExhausted,
+        Reason::HsmBusy
+        | Reason::LoginLimit
+        | Reason::RefusedTooOften
+        | Reason::StoreFull
+        | Reason::TooMuchInFlight => Code::ResourceExhausted,
+        Reason::CallerStalled => Code::DeadlineExceeded,
+        Reason::MethodUnknown => Code::Unimplemented,
         Reason::AssertionRefused | Reason::LoginFailed | Reason::ProofRefused | Reason::ProofRequired => {
             Code::Unauthenticated
         }
@@ -43,6 +50,7 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::Destroyed
         | Reason::DestructionScheduled
         | Reason::EnrolmentRefused
+        | Reason::IndexFieldLimit
         | Reason::KeyDisabled
         | Reason::KeyExhausted
         | Reason::NotAllowed

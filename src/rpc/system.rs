@@ -10,8 +10,13 @@ use super::call::{Gate, settled};
 use super::convert::timestamp;
 use super::proto::status::Serving;
 use super::proto::system_service_server::SystemService;
-use super::proto::{self, AcceptClockRequest, AcceptClockResponse, GetStatusRequest};
+use super::proto::{
+    self, AcceptClockRequest, AcceptClockResponse, CheckStoreRequest, ExportStoreRequest, GetStatusRequest,
+    StoreReport,
+};
 use super::status::status;
+use super::upkeep;
+use crate::access::caller::Principal;
 use crate::access::permission::{ManageDaemon, ViewStatus};
 use crate::clock::Date;
 use crate::config::value::Role;
@@ -30,6 +35,8 @@ pub(super) struct System {
 
 #[tonic::async_trait]
 impl SystemService for System {
+    type ExportStoreStream = upkeep::Pieces;
+
     async fn get_status(
         &self,
         request: Request<GetStatusRequest>,
@@ -61,7 +68,7 @@ impl SystemService for System {
             secret_memory: secret::protection().unwrap_or_default().to_owned(),
             capacity_warning: scarce(&gate.hsm.slots()).unwrap_or_default(),
             schedule: Some(schedule(vault.map(AsRef::as_ref)).await),
-            role: caller.principal.map(|known| role(known.role()).to_owned()).unwrap_or_default(),
+            role: caller.principal.map(|known| role(&known).to_owned()).unwrap_or_default(),
         }))
     }
 
@@ -81,6 +88,21 @@ impl SystemService for System {
         };
         self.gate.detached(work).await.map(Response::new)
     }
+
+    async fn check_store(
+        &self,
+        request: Request<CheckStoreRequest>,
+    ) -> Result<Response<StoreReport>, Status> {
+        let call = self.gate.call(&request, "check-store", "");
+        upkeep::check(call).await.map(Response::new)
+    }
+
+    async fn export_store(
+        &self,
+        request: Request<ExportStoreRequest>,
+    ) -> Result<Response<Self::ExportStoreStream>, Status> {
+        Ok(Response::new(upkeep::export(&self.gate, &request)))
+    }
 }
 
 /// What is done by date, and why it is not.
@@ -95,11 +117,14 @@ async fn schedule(vault: Option<&Vault>) -> proto::status::Schedule {
         Some(Verdict::Behind { .. }) => "behind",
         Some(Verdict::Ahead { .. }) => "ahead",
     };
-    // A store that does not serve says so elsewhere in the status.
-    let next = vault.next_due().await.ok().flatten();
+    // Of what is due nothing is done while a line of the agenda is missing, so it must be said.
+    let (next, unread) = match vault.next_due().await {
+        Ok(next) => (next, None),
+        Err(error) => (None, Some(format!("the agenda cannot be read: {error}"))),
+    };
     proto::status::Schedule {
         clock: clock.to_owned(),
-        reason: status.verdict.and_then(Verdict::reason).unwrap_or_default(),
+        reason: status.verdict.and_then(Verdict::reason).or(unread).unwrap_or_default(),
         high_water_time: (status.high > Date(0)).then(|| timestamp(status.high)),
         leading: status.leading,
         next_due_time: next.map(timestamp),
@@ -170,6 +195,7 @@ fn slot(slot: SlotStatus) -> proto::status::Slot {
         SlotState::Foreign(_) => ("foreign", 0, String::new()),
     };
     let Objects { total, own, limit } = slot.objects.unwrap_or_default();
+    let confinement = slot.confinement.map(|confined| confined.to_string()).unwrap_or_default();
     proto::status::Slot {
         name: slot.name,
         state: state.to_owned(),
@@ -179,6 +205,7 @@ fn slot(slot: SlotStatus) -> proto::status::Slot {
         objects: total as u64,
         own_objects: own as u64,
         max_objects: limit as u64,
+        confinement,
     }
 }
 
@@ -238,8 +265,9 @@ fn cache(figures: CacheFigures) -> proto::status::Cache {
     }
 }
 
-fn role(role: Role) -> &'static str {
-    match role {
+fn role(known: &Principal) -> &'static str {
+    match known.role() {
+        _ if known.is_own_user() => "own-user",
         Role::Application => "application",
         Role::Operator => "operator",
     }

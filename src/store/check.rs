@@ -131,7 +131,10 @@ pub async fn check(kv: &dyn Kv, journal: &FilePath, keys: Arc<StoreKeys>) -> Res
 }
 
 /// Checks the journal of a store that cannot be opened because of `damage`.
-pub(super) async fn check_journal(
+///
+/// # Errors
+/// When reading fails; what is wrong with the contents stands in the report.
+pub async fn check_journal(
     journal: &FilePath,
     keys: Arc<StoreKeys>,
     damage: String,

@@ -20,6 +20,17 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_directory(to)
 }
 
+/// Gives a file a second name, durably. A file that had that name loses it.
+pub(super) fn link(file: &Path, name: &Path) -> io::Result<()> {
+    let draft = beside(name, ".new");
+    remove_if_there(&draft)?;
+    std::fs::hard_link(file, &draft)?;
+    std::fs::rename(&draft, name)?;
+    // If the file had that name already, renaming has done nothing and left the draft.
+    remove_if_there(&draft)?;
+    sync_directory(name)
+}
+
 /// Gives a file its name, durably. Nothing must have that name.
 pub(crate) fn name_new(from: &Path, to: &Path) -> io::Result<()> {
     renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::check::check;
+use super::files::remove_if_there;
 use super::journal::draft_path;
 use super::meta::Meta;
 use super::tables::describe;
@@ -112,6 +113,34 @@ async fn format_2_says_nothing_without_its_erasure_key() {
     assert!(matches!(error, super::StoreError::Erased { .. }), "{error}");
 }
 
+/// With the two copies the program before can go on; and from them the migration can be done once more.
+#[tokio::test]
+async fn a_migration_leaves_the_way_back() {
+    for (format, fixture) in (1..).zip(&FIXTURES) {
+        let mut place = place_of(fixture);
+        for _ in 0..2 {
+            drop(place.open_after(Some(position())).await.unwrap());
+            let copy = |name: &str| place.dir.path().join(format!("{name}.format-{format}.bak"));
+            assert_eq!(std::fs::read(copy("journal.kwj")).unwrap(), fixture.journal);
+            assert_ne!(std::fs::read(place.journal()).unwrap(), fixture.journal);
+            assert!(!copy("journal.kwj").with_extension("bak.new").exists());
+            let store = rusqlite::Connection::open(copy("store.db")).unwrap();
+            let old: i64 = store.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+            let meta = "SELECT value FROM kv WHERE key = ?1";
+            let meta: Vec<u8> = store.query_row(meta, [Meta::key()], |row| row.get(0)).unwrap();
+            assert_eq!(old, format);
+            assert!(Meta::open_format_2(&meta, &keys()).unwrap().is_some());
+            drop(store);
+            let back = Place::new();
+            std::fs::copy(copy("store.db"), back.store()).unwrap();
+            std::fs::copy(copy("journal.kwj"), back.journal()).unwrap();
+            place = back;
+        }
+        let (records, _) = place.open_after(Some(position())).await.unwrap();
+        assert_good(&place, &records).await;
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_lacks_a_record_is_not_migrated_and_told_which() {
     for fixture in &FIXTURES {
@@ -144,7 +173,7 @@ async fn a_migration_that_a_crash_cut_short_is_done_again() {
             std::fs::write(place.journal(), journal).unwrap();
             match half {
                 Some(bytes) => std::fs::write(&draft, bytes).unwrap(),
-                None => drop(crate::store::files::remove_if_there(&draft).unwrap()),
+                None => drop(remove_if_there(&draft).unwrap()),
             }
         };
         // Before the draft, in it, behind it, behind the meta row.
@@ -160,6 +189,9 @@ async fn a_migration_that_a_crash_cut_short_is_done_again() {
             let opened = place.open_after(Some(position())).await;
             let (records, _) = opened.unwrap_or_else(|error| panic!("case {number}: {error}"));
             assert_good(&place, &records).await;
+            let format = u32::from_be_bytes(fixture.journal[4..8].try_into().unwrap());
+            let kept = place.dir.path().join(format!("journal.kwj.format-{format}.bak"));
+            assert_eq!(std::fs::read(kept).unwrap(), old_journal, "case {number}");
         }
         // Of an older format than the journal: somebody put it back.
         crash(&old_meta, &std::fs::read(place.journal()).unwrap(), None);

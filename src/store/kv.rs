@@ -125,6 +125,12 @@ pub enum KvError {
     /// The backend's files are damaged.
     #[error("the store is damaged: {0}")]
     Damaged(String),
+    /// The backend's files hold what this program never makes, such as a trigger: somebody put it there
+    /// to have it run in the daemon. Nothing was read, changed or run.
+    #[error(
+        "the store holds what keyward never put there, and nothing of it is used: {0}; keep a copy of the file as evidence, stop keywardd, and rebuild the store from the key journal: keyward store check --repair"
+    )]
+    Foreign(String),
     /// The store has a newer format than this program knows.
     #[error("the store has format {found}, this program knows up to {known}: use keyward {needed} or newer")]
     Newer {

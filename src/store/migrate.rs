@@ -2,12 +2,16 @@
 //!
 //! ```text
 //! copy of store.db ─ changes that only the journal has, into the store ─ every record read, digest made anew,
-//!   compared with what format 2 says ─ a journal of format 3 under its draft name ─ the meta row ─ the journal's name
+//!   compared with what format 2 says ─ a second name for the old journal ─ a journal of format 3 under its draft name
+//!   ─ the meta row ─ the journal's name
 //! ```
 //!
 //! Each step can be done again: a crash before the meta row leaves a store of format 2, with which this begins
 //! anew; a crash behind it leaves the new journal under its draft name, which is found there. Afterwards no row of
 //! format 2 is believed again: the journal says of which format the store is, and its code is the daemon's.
+//!
+//! What stays beside the new files is the way back to the program before: `store.db.format-N.bak`, which the backend
+//! made, and the old journal as `journal.kwj.format-N.bak`. Neither is read again by this program.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +44,7 @@ pub(super) async fn to_format_3(
     let Some(meta) = Meta::open_format_2(&row.value, keys)? else {
         return finish_name(path, keys).await;
     };
-    let mut reader = open_reader(path, keys, &meta).await?;
+    let (mut reader, format) = open_reader(path, keys, &meta).await?;
     let mut meta = meta;
     loop {
         let change;
@@ -55,6 +59,7 @@ pub(super) async fn to_format_3(
     }
     // The lock of the old journal is given up with the reader; the state directory's lock stays.
     drop(reader);
+    keep_old_journal(path, format).await?;
     write_journal(kv.as_ref(), path, meta.deployment, keys, found.totals, LogState::default()).await?;
     let records = found.totals.records();
     Ok(Some(format!("migrated the store to format 3: {records} records were read, and none is missing")))
@@ -75,15 +80,22 @@ async fn finish_name(path: &Path, keys: &Arc<StoreKeys>) -> Result<Option<String
     .await
 }
 
-/// The old journal, at the place where the store is.
-async fn open_reader(path: &Path, keys: &Arc<StoreKeys>, meta: &Meta) -> Result<Reader, StoreError> {
+/// Gives the old journal a second name before the new one takes its first: a program of before format 3 needs it
+/// with the copy of the store.
+async fn keep_old_journal(path: &Path, format: u32) -> Result<(), StoreError> {
+    let (path, copy) = (path.to_owned(), files::beside(path, &format!(".format-{format}.bak")));
+    blocking(move || files::link(&path, &copy).map_err(|error| journal_error(&copy, error))).await
+}
+
+/// The old journal, at the place where the store is, and its format.
+async fn open_reader(path: &Path, keys: &Arc<StoreKeys>, meta: &Meta) -> Result<(Reader, u32), StoreError> {
     let (path, keys, meta) = (path.to_owned(), keys.clone(), meta.clone());
     blocking(move || {
         let source = Source::open(&path, &keys)?;
         if !source.header().is_older() {
             return Err(StoreError::tampered(&Meta::key(), "it is of an older format than the journal"));
         }
-        locate(&source, &meta)
+        Ok((locate(&source, &meta)?, source.header().format()))
     })
     .await
 }

@@ -108,6 +108,7 @@ async fn examine(store: &Path, journal: &Path, keys: &Arc<StoreKeys>) -> Result<
     match SqliteKv::open(store).await {
         Ok(kv) => check(&kv, journal, keys.clone()).await,
         Err(KvError::Damaged(damage)) => check_journal(journal, keys.clone(), damage).await,
+        Err(error @ KvError::Foreign(_)) => check_journal(journal, keys.clone(), error.to_string()).await,
         Err(error) => Err(error.into()),
     }
 }

@@ -1,21 +1,17 @@
-//! Getting deleted values out of the files, and looking whether they are.
+//! Getting deleted values out of the files, and having another process look whether they are.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::blocking::blocking;
 use super::commit::lock;
 use super::error::StoreError;
 use super::kv::KvError;
 use super::mac::MAC_AT;
 use super::records::{Inner, Records};
+use super::search::search;
 use super::tables::{Path as Grave, Record, describe};
 use super::view::Row;
-use crate::keyring::remains::{Remains, Search, Tombstone};
-
-/// Bytes read at a time.
-const PIECE: usize = 1 << 20;
+use crate::keyring::remains::{Remains, Tombstone};
 
 /// What a search of the files found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,15 +28,15 @@ pub struct Scrubbed {
 }
 
 impl Records {
-    /// Compacts the journal, takes deleted values out of the backend's files, and reads all of them
-    /// once more, looking for destroyed keys.
+    /// Compacts the journal, takes deleted values out of the backend's files, and has a process of its own
+    /// read all of them once more, looking for destroyed keys.
     ///
     /// # Errors
-    /// As [`compact`](Self::compact), or when a file cannot be read.
-    pub async fn scrub(&self, destroyed: impl Fn() -> Search) -> Result<Scrubbed, StoreError> {
+    /// As [`compact`](Self::compact), or when the files cannot be read to their ends.
+    pub async fn scrub(&self, destroyed: &[Remains]) -> Result<Scrubbed, StoreError> {
         self.compact().await?;
         self.inner.kv.scrub(false).await?;
-        let scrubbed = self.inner.search(destroyed()).await?;
+        let scrubbed = self.inner.search(destroyed).await?;
         if scrubbed.found.is_empty() {
             return Ok(scrubbed);
         }
@@ -48,7 +44,7 @@ impl Records {
         // overwritten. Files that are written anew have no gaps.
         tracing::info!("deleted keys still stood in gaps of the database: it is written anew");
         self.inner.kv.scrub(true).await?;
-        self.inner.search(destroyed()).await
+        self.inner.search(destroyed).await
     }
 }
 
@@ -79,39 +75,20 @@ impl Records {
 }
 
 impl Inner {
-    async fn search(&self, search: Search) -> Result<Scrubbed, StoreError> {
+    async fn search(&self, destroyed: &[Remains]) -> Result<Scrubbed, StoreError> {
         let journal = {
             let writer = self.writer.lock().await;
             lock(&writer.journal).source().path().to_owned()
         };
         let mut files = self.kv.files();
         files.push(journal);
-        blocking(move || Ok(search_all(&files, &search).map_err(|error| KvError::Other(error.to_string()))?))
-            .await
-    }
-}
-
-fn search_all(files: &[PathBuf], search: &Search) -> io::Result<Scrubbed> {
-    let mut scrubbed = Scrubbed { files: Vec::new(), bytes: 0, found: Vec::new(), copies: copies(files)? };
-    for path in files.iter().filter(|path| path.exists()) {
-        scrubbed.bytes += search_file(path, search, &mut scrubbed.found)?;
-        scrubbed.files.push(path.display().to_string());
-    }
-    Ok(scrubbed)
-}
-
-fn search_file(path: &Path, search: &Search, found: &mut Vec<Remains>) -> io::Result<u64> {
-    let mut file = File::open(path)?;
-    let (mut read, mut piece) = (0, Vec::with_capacity(PIECE + search.overlap()));
-    loop {
-        // What stands across the border of two pieces stands whole in the second.
-        piece.drain(..piece.len().saturating_sub(search.overlap()));
-        let new = file.by_ref().take(PIECE as u64).read_to_end(&mut piece)?;
-        if new == 0 {
-            return Ok(read);
-        }
-        read += new as u64;
-        found.extend(search.find(&piece));
+        let unreadable = |error: io::Error| KvError::Other(error.to_string());
+        let copies = copies(&files).map_err(unreadable)?;
+        // Whether it is there is all that this process may ask of a file of the database.
+        files.retain(|path| path.exists());
+        let searched = search(&files, destroyed).await?;
+        let files = files.iter().map(|path| path.display().to_string()).collect();
+        Ok(Scrubbed { files, bytes: searched.bytes, found: searched.found, copies })
     }
 }
 
@@ -180,34 +157,16 @@ mod tests {
         for number in &deleted {
             delete(&records, *number).await;
         }
-        let before = records.inner.search(Search::new(gone.clone())).await.unwrap();
+        let before = records.inner.search(&gone).await.unwrap();
         assert!(before.found.len() >= deleted.len(), "the journal and the log have them: {before:?}");
         std::fs::write(place.dir.path().join("store.db.before-repair-1"), "old").unwrap();
-        let after = records.scrub(|| Search::new(gone.clone())).await.unwrap();
+        let after = records.scrub(&gone).await.unwrap();
         assert_eq!((after.found.len(), after.files.len()), (0, 3), "{after:?}");
         assert_eq!(after.copies.len(), 1, "{after:?}");
         // The others are where they were, and there is exactly one copy in the store and one in the journal.
-        let kept = records.inner.search(Search::new(kept)).await.unwrap();
+        let kept = records.inner.search(&kept).await.unwrap();
         assert_eq!(kept.found.len(), 6, "{kept:?}");
         add(&records, 9).await.unwrap();
         assert_eq!(records.get(&dek_path(1)).await.unwrap().unwrap().record, distinct(1));
-    }
-
-    #[test]
-    fn nothing_is_missed_at_the_border_of_two_pieces() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        let record: [u8; 48] = std::array::from_fn(|at| at as u8 + 1);
-        for at in [PIECE - 48, PIECE - 47, PIECE - 20, PIECE - 1, PIECE, 2 * PIECE - 10] {
-            let mut bytes = vec![0; 2 * PIECE + 100];
-            bytes[at..at + 48].copy_from_slice(&record);
-            std::fs::write(&path, bytes).unwrap();
-            let mut found = Vec::new();
-            assert_eq!(
-                search_file(&path, &Search::new([Remains::of(&record)]), &mut found).unwrap(),
-                2 * PIECE as u64 + 100
-            );
-            assert!(!found.is_empty(), "{at}");
-        }
     }
 }

@@ -1,4 +1,8 @@
 //! The embedded backend: one SQLite file in WAL mode, every commit synced.
+//!
+//! The file is an enemy's: whoever can write it may put triggers, views and indexes in it. So a connection
+//! works only while its list of objects is the one that this program makes (`guard.rs`), and nothing in this
+//! process but SQLite opens it: locks of POSIX end when any descriptor of the file is closed.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,9 +17,11 @@ use super::files;
 use super::kv::{Change, Entry, Expect, Kv, KvError, Snapshot, Transaction, Write};
 
 mod file;
+mod guard;
 mod schema;
 
-use schema::SCHEMA;
+use guard::Guarded;
+use schema::{Object, SCHEMA};
 
 /// Changes that a watcher may fall behind before it is told to read again.
 const WATCH_BUFFER: usize = 1024;
@@ -25,7 +31,7 @@ const IDLE_READERS: usize = 4;
 
 /// A store in one SQLite file.
 pub struct SqliteKv {
-    writer: Arc<Mutex<Connection>>,
+    writer: Arc<Mutex<Guarded>>,
     readers: Arc<Readers>,
     changes: broadcast::Sender<Change>,
 }
@@ -35,8 +41,8 @@ impl SqliteKv {
     /// store of an older format is backed up beside itself and migrated.
     ///
     /// # Errors
-    /// [`KvError::Damaged`] when the file is not a store of this program,
-    /// [`KvError::Newer`] when a newer program wrote it, and whatever SQLite answers.
+    /// [`KvError::Damaged`] when the file is not a store of this program, [`KvError::Foreign`] when it holds
+    /// more than that, [`KvError::Newer`] when a newer program wrote it, and whatever SQLite answers.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, KvError> {
         Self::open_by(path.as_ref(), file::open).await
     }
@@ -51,12 +57,12 @@ impl SqliteKv {
 
     async fn open_by(
         path: &Path,
-        open: fn(&Path, &schema::Schema) -> Result<Connection, KvError>,
+        open: fn(&Path, &schema::Schema) -> Result<Guarded, KvError>,
     ) -> Result<Self, KvError> {
         let path = path.to_owned();
         blocking(move || {
             let writer = open(&path, &SCHEMA)?;
-            let readers = Arc::new(Readers { path, idle: Mutex::default() });
+            let readers = Arc::new(Readers { path, expected: writer.expected(), idle: Mutex::default() });
             Ok(Self {
                 writer: Arc::new(Mutex::new(writer)),
                 readers,
@@ -74,6 +80,8 @@ impl Kv for SqliteKv {
         blocking(move || {
             let connection = readers.take()?;
             connection.execute_batch("BEGIN").map_err(kv_error)?;
+            // The first read of the transaction: what it compares is what the snapshot sees.
+            connection.verify()?;
             let revision = schema::revision(&connection).map_err(kv_error)?;
             let lease = Lease { connection: Some(connection), readers };
             let snapshot = SqliteSnapshot { revision, lease: Arc::new(Mutex::new(lease)) };
@@ -86,8 +94,8 @@ impl Kv for SqliteKv {
         let (writer, changes) = (self.writer.clone(), self.changes.clone());
         blocking(move || {
             // The lock is held until watchers are told, so they hear of commits in order.
-            let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-            let revision = commit(&mut writer, &transaction)?;
+            let writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let revision = commit(&writer, &transaction)?;
             let keys = transaction.writes.into_iter().map(|write| write.key).collect();
             // No watcher is no error.
             let _ = changes.send(Change { revision, keys: Arc::new(keys) });
@@ -100,6 +108,7 @@ impl Kv for SqliteKv {
         let writer = self.writer.clone();
         blocking(move || {
             let writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            writer.look()?;
             if thorough {
                 writer.execute_batch("VACUUM").map_err(kv_error)?;
             }
@@ -139,8 +148,11 @@ fn empty_log(connection: &Connection) -> Result<(), KvError> {
     }
 }
 
-fn commit(connection: &mut Connection, transaction: &Transaction) -> Result<u64, KvError> {
-    let open = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(kv_error)?;
+fn commit(writer: &Guarded, transaction: &Transaction) -> Result<u64, KvError> {
+    let open = rusqlite::Transaction::new_unchecked(writer, TransactionBehavior::Immediate);
+    let open = open.map_err(kv_error)?;
+    // Nobody else writes from here on: what is compared now is what the changes would run.
+    writer.verify()?;
     for expect in &transaction.expect {
         check(&open, expect)?;
     }
@@ -177,16 +189,17 @@ fn apply(connection: &Connection, write: &Write, revision: u64) -> rusqlite::Res
 /// Connections for reading.
 struct Readers {
     path: std::path::PathBuf,
-    idle: Mutex<Vec<Connection>>,
+    expected: Arc<[Object]>,
+    idle: Mutex<Vec<Guarded>>,
 }
 
 impl Readers {
-    fn take(&self) -> Result<Connection, KvError> {
+    fn take(&self) -> Result<Guarded, KvError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        idle.map_or_else(|| file::open_reader(&self.path), Ok)
+        idle.map_or_else(|| file::open_reader(&self.path, self.expected.clone()), Ok)
     }
 
-    fn give_back(&self, connection: Connection) {
+    fn give_back(&self, connection: Guarded) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // A connection that cannot end its transaction is closed instead.
         if idle.len() < IDLE_READERS && connection.execute_batch("ROLLBACK").is_ok() {
@@ -197,7 +210,7 @@ impl Readers {
 
 /// A connection inside a read transaction; goes back when the snapshot ends.
 struct Lease {
-    connection: Option<Connection>,
+    connection: Option<Guarded>,
     readers: Arc<Readers>,
 }
 
@@ -222,7 +235,7 @@ impl SqliteSnapshot {
         let lease = self.lease.clone();
         blocking(move || {
             let lease = lease.lock().unwrap_or_else(PoisonError::into_inner);
-            let connection = lease.connection.as_ref().ok_or(super::blocking::Stopped)?;
+            let connection: &Connection = lease.connection.as_ref().ok_or(super::blocking::Stopped)?;
             work(connection).map_err(kv_error)
         })
         .await
@@ -299,8 +312,9 @@ fn kv_error(error: rusqlite::Error) -> KvError {
     use rusqlite::ErrorCode::{DatabaseCorrupt, DiskFull, NotADatabase};
     match error.sqlite_error_code() {
         Some(DiskFull) => KvError::Full,
-        Some(DatabaseCorrupt | NotADatabase) => KvError::Damaged(error.to_string()),
-        _ => KvError::Other(error.to_string()),
+        // SQLite quotes names out of the file.
+        Some(DatabaseCorrupt | NotADatabase) => KvError::Damaged(guard::printable(&error.to_string())),
+        _ => KvError::Other(guard::printable(&error.to_string())),
     }
 }
 

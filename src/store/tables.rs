@@ -30,7 +30,7 @@ use crate::keyring::ceremony::Ceremony;
 use crate::keyring::credential::CredentialId;
 use crate::keyring::escrow::{Escrow, KekEscrow};
 use crate::keyring::record::{
-    Dek, Erasure, Export, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation,
+    Dek, Erasure, Export, Field, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation,
     SigningPurpose, SystemKey, SystemSecret, Tenant, Version,
 };
 use crate::keyring::remains::Tombstone;
@@ -100,6 +100,8 @@ pub enum Table {
     EndedAssertion = 28,
     /// Acts that wait for an administrator.
     Act = 29,
+    /// Fields that have blind index keys.
+    IndexField = 30,
     /// How many lines the agenda has for a day.
     AgendaDay = 31,
     /// Nodes of the digest's hash tree.
@@ -110,7 +112,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -140,6 +142,7 @@ impl Table {
         Self::Ticket,
         Self::EndedAssertion,
         Self::Act,
+        Self::IndexField,
         Self::AgendaDay,
         Self::Digest,
         Self::Meta,
@@ -205,6 +208,7 @@ impl Table {
             Self::Ticket => "enrolment ticket",
             Self::EndedAssertion => "ended assertion",
             Self::Act => "administrative act",
+            Self::IndexField => "index field",
             Self::AgendaDay => "agenda day",
             Self::Digest => "digest",
             Self::Meta => "meta",
@@ -335,6 +339,7 @@ records! {
     Version: Version, VersionName, |version| version.to_string();
     Dek: Dek, (KeyName, DekId), |(key, dek)| format!("{key}/deks/{dek}");
     IndexKey: IndexKey, (KeyName, FieldId, IndexVersion), |(key, field, version)| format!("{key}/fields/{field}/versions/{version}");
+    Field: IndexField, (KeyName, FieldId), |(key, field)| format!("{key}/fields/{field}");
     Rotation: Rotation, RotationName, |rotation| rotation.to_string();
     Principal: Principal, PrincipalId, |principal| format!("principals/{principal}");
     Account: Account, AccountId, |account| format!("accounts/{account}");
@@ -433,6 +438,12 @@ mod tests {
             describe(&index_key(&key_name, &field, two).key()),
             "tenants/acme/keys/pii/fields/phone/versions/2"
         );
+        let path = index_field(&key_name, &field);
+        assert_eq!(
+            (path.key(), describe(&path.key())),
+            (b"\x1eacme\0pii\0phone\0".to_vec(), "tenants/acme/keys/pii/fields/phone".into())
+        );
+        assert!(path.key().starts_with(index_fields(&key_name).as_bytes()));
         assert_eq!(describe(&system_secret().key()), "system-secret");
         let audit = system_key(SigningPurpose::Audit, SigningGeneration::FIRST);
         assert_eq!(
@@ -445,12 +456,40 @@ mod tests {
         assert_eq!(describe(&[3, 0xff]), "[03, ff]");
     }
 
+    /// The table of rows in docs/store.md is the one that this program has.
+    #[test]
+    fn the_documentation_has_every_table_as_it_is() {
+        let text = include_str!("../../docs/store.md");
+        let (_, rows) =
+            text.split_once("| byte | table | path | covered | sealed |\n|---|---|---|---|---|\n").unwrap();
+        let said: Vec<Vec<&str>> = rows
+            .lines()
+            .take_while(|line| line.starts_with('|'))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        let yes = |is: bool| if is { "yes" } else { "no" };
+        let mut tables = Table::ALL;
+        tables.sort();
+        assert_eq!(said.len(), tables.len());
+        for (cells, table) in said.iter().zip(tables) {
+            let byte =
+                if table.holds_records() { table.byte().to_string() } else { format!("{:x}", table.byte()) };
+            let is = [byte.as_str(), table.as_str(), cells[2], yes(table.covered()), yes(table.sealed())];
+            assert_eq!(cells[..], is, "docs/store.md and {table}");
+        }
+    }
+
     #[test]
     fn bytes_name_tables() {
         for table in Table::ALL {
             assert_eq!(Table::from_byte(table.byte()), Some(table));
         }
         assert_eq!(Table::from_byte(0), None);
-        assert!(Table::Principal.covered() && !Table::Dek.covered() && !Table::Meta.covered());
+        assert!(
+            Table::Principal.covered()
+                && Table::IndexField.covered()
+                && !Table::Dek.covered()
+                && !Table::Meta.covered()
+        );
     }
 }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use cryptoki_sys::{CK_FLAGS, CK_RV};
 
+use crate::attack;
+
 /// What a call writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Writes {
@@ -49,6 +51,8 @@ pub(crate) enum Action {
     Flip,
     /// `shorten`: the call is made; its output lacks the last byte.
     Shorten,
+    /// `attack`: what a library must not do is tried first, see [`attack`](crate::attack).
+    Attack,
 }
 
 impl Action {
@@ -77,6 +81,7 @@ impl Action {
             ["grow", mebibytes] => Self::Grow(mebibytes.parse().ok()?),
             ["flip"] => Self::Flip,
             ["shorten"] => Self::Shorten,
+            ["attack"] => Self::Attack,
             _ => return None,
         })
     }
@@ -87,6 +92,18 @@ pub(crate) fn token_flags() -> CK_FLAGS {
     let folder = std::env::var_os("KEYWARD_FAULTS").map(PathBuf::from);
     let text = folder.and_then(|folder| fs::read_to_string(folder.join("token-flags")).ok());
     text.and_then(|text| CK_FLAGS::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Tries what the file `$KEYWARD_FAULTS/plan` names: a file of the daemon's state, and its configuration, a
+/// line each. The outcomes are in the file `outcome` once that is there.
+pub(crate) fn carry_out() -> Option<()> {
+    let folder = PathBuf::from(std::env::var_os("KEYWARD_FAULTS")?);
+    let plan = fs::read_to_string(folder.join("plan")).ok()?;
+    let (victim, configuration) = plan.trim_end().split_once('\n')?;
+    let said =
+        attack::attempts(Path::new(victim), Path::new(configuration), std::os::unix::process::parent_id());
+    fs::write(folder.join("draft"), said).ok()?;
+    fs::rename(folder.join("draft"), folder.join("outcome")).ok()
 }
 
 /// Takes the first fault that is armed for a call.

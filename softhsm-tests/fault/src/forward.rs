@@ -71,6 +71,10 @@ fn faulty(name: &str, session: CK_SESSION_HANDLE, output: Output, call: impl FnO
         Action::CloseSessions => close_sessions(session),
         Action::Logout => logout(session),
         Action::SwapKeys => handles::swap(),
+        // A plan that cannot be carried out leaves no outcome, which the test waits for.
+        Action::Attack => {
+            faults::carry_out();
+        }
         Action::Grow(mebibytes) => std::mem::forget(vec![1_u8; mebibytes << 20]),
         Action::Flip | Action::Shorten => {
             let answer = call();

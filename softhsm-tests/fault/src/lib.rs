@@ -7,6 +7,7 @@
 //! lib      the function list
 //! forward  one function for each call that Keyward makes: fault first, then the real call
 //! faults   what is armed                handles  object handles that point elsewhere
+//! attack   what a library that is out for harm would try
 //! ```
 
 // PKCS#11 is a C interface.
@@ -17,6 +18,7 @@ use std::sync::OnceLock;
 
 use cryptoki_sys::{CK_FUNCTION_LIST, CK_RV, CKR_ARGUMENTS_BAD, CKR_GENERAL_ERROR, CKR_OK};
 
+mod attack;
 mod faults;
 mod forward;
 mod handles;

@@ -29,6 +29,7 @@ pub fn run(seeds: &[Vec<u8>], iterations: u32, target: fn(&[u8])) {
 fn wanted(default: u32) -> u32 {
     match std::env::var("KEYWARD_FUZZ_ITERATIONS") {
         Ok(text) => text.parse().expect("KEYWARD_FUZZ_ITERATIONS is a number"),
+        Err(_) if std::env::var_os("KEYWARD_TEST_FULL").is_some_and(|value| value == "1") => 10 * default,
         Err(_) => default,
     }
 }

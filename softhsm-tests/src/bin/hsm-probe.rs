@@ -48,6 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "no-backup" => no_backup(&bench).await?,
         "retire" => retire(&bench).await?,
         "restore" => restore(&bench).await?,
+        "conformance" => conformance(&bench).await?,
         "check" => serde_json::to_value(process::check(&bench.settings()).await?)?,
         other => return Err(format!("no scenario {other}").into()),
     };
@@ -67,6 +68,7 @@ impl Bench {
     fn settings_with(&self, change: impl FnOnce(&mut pkcs11::Settings)) -> Settings {
         let (token, state) = (TokenSelector::label("keyward-test"), self.folder.join("state"));
         let mut hsm = pkcs11::Settings::new(MODULE.into(), token, state);
+        hsm.confinement.allow_paths.push(self.folder.join("tokens"));
         change(&mut hsm);
         let program = Program::new(binary("keyward"), vec![child::COMMAND.into()]);
         let settings = Settings::new(hsm, PinSource::File(self.folder.join("pin")), program);
@@ -256,7 +258,7 @@ async fn wrong_pin(bench: &Bench) -> Outcome {
     let first = wait(&hsm, refused).await?;
     let turned_away = words(one(&hsm, Operation::Random { len: 1 }).await);
     hsm.shutdown().await;
-    let recorded = std::fs::read_to_string(bench.folder.join("state/pin-refused"))?;
+    let recorded = std::fs::read_to_string(bench.folder.join("state/pins/refused"))?;
 
     set_token_pin("99999999")?;
     let mut again = Vec::new();
@@ -280,7 +282,7 @@ async fn wrong_pin(bench: &Bench) -> Outcome {
     std::fs::write(&pin, "99999999")?;
     wait(&hsm, |status| matches!(status, Status::Ready { .. })).await?;
     hsm.shutdown().await;
-    let record = std::fs::read_to_string(bench.folder.join("state/pin-refused"))?;
+    let record = std::fs::read_to_string(bench.folder.join("state/pins/refused"))?;
     Ok(json!({
         "first": format!("{first:?}"),
         "turned_away": turned_away,
@@ -497,6 +499,14 @@ async fn restore(bench: &Bench) -> Outcome {
         "same_canary": settled.canary == root.born().canary,
         "serves": new_kek(&hsm, root.id).await.is_ok(),
     }))
+}
+
+/// The suite that the HSM in memory passes, too.
+async fn conformance(bench: &Bench) -> Outcome {
+    let settings = bench.settings_with(|hsm| hsm.probe_interval = Duration::from_millis(50));
+    let hsm = process::start(settings, None);
+    let shown = keyward_hsm_memory::conformance::suite(hsm.clone()).await;
+    Ok(json!({ "shown": shown, "shutdown": hsm.shutdown().await }))
 }
 
 /// Object files of every token in the folder.

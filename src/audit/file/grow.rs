@@ -11,7 +11,7 @@ use super::disk::{Disk, System, replace};
 use super::tail::Place;
 use crate::audit::VerifyError;
 use crate::audit::checkpoint::{Checkpoint, TreeHead, origin};
-use crate::audit::frame::{Batch, ChainHash};
+use crate::audit::frame::{Batch, ChainHash, Tip};
 use crate::audit::merkle::{self, Frontier, Hash};
 use crate::audit::proof;
 use crate::audit::reader::SegmentReader;
@@ -38,11 +38,13 @@ impl Growth {
     /// Brings the tree up to the log. Leaves and nodes behind the
     /// newest checkpoint are hashed from the records once more, and what is before it must have the root
     /// that was signed: what somebody wrote into the files of the tree is never signed.
-    pub(super) fn open(place: &Place, newest: Option<&TreeHead>) -> Result<Self, OpenError> {
+    ///
+    /// `tip` is the newest record. After an orderly stop the checkpoint covers it, and no record is read.
+    pub(super) fn open(place: &Place, tip: Tip, newest: Option<&TreeHead>) -> Result<Self, OpenError> {
         make_dir(place).map_err(OpenError::io(&place.dir().join(DIR)))?;
         if let Some(newest) = newest {
             if let Some(mut growth) = Self::at_checkpoint(place, newest)
-                && growth.catch_up(place, mark(place).as_ref())?
+                && growth.catch_up(place, tip, mark(place).as_ref())?
             {
                 return Ok(growth);
             }
@@ -50,13 +52,13 @@ impl Growth {
                 "the tree does not fit the records and the newest checkpoint of the audit log: it is computed again"
             );
         }
-        Self::again(place)
+        Self::again(place, tip)
     }
 
     /// Computes the whole tree again from the records.
-    fn again(place: &Place) -> Result<Self, OpenError> {
+    fn again(place: &Place, tip: Tip) -> Result<Self, OpenError> {
         let mut growth = Self::at(new_tree(place), 0)?;
-        growth.catch_up(place, None)?;
+        growth.catch_up(place, tip, None)?;
         Ok(growth)
     }
 
@@ -118,26 +120,55 @@ impl Growth {
         Position { head, chain: self.chain }
     }
 
+    /// Whether the tree was last durable with exactly the records up to `tip`. Then nothing is to be
+    /// added, and the chain hash, which the mark has, says that they are the same records.
+    fn is_at(&mut self, tip: Tip, durable: Option<&Position>) -> bool {
+        let chain = std::mem::replace(&mut self.chain, tip.hash);
+        if self.frontier.count() == tip.sequence && durable == Some(&self.position()) {
+            return true;
+        }
+        self.chain = chain;
+        false
+    }
+
     /// Adds what the log has beyond the tree; `false` when the tree, as it was last durable, was made of
     /// other records.
-    fn catch_up(&mut self, place: &Place, durable: Option<&Position>) -> Result<bool, OpenError> {
+    fn catch_up(&mut self, place: &Place, tip: Tip, durable: Option<&Position>) -> Result<bool, OpenError> {
         self.cut(place).map_err(OpenError::io(self.tree.dir()))?;
+        if !self.is_at(tip, durable) && !self.read_on(place, durable)? {
+            return Ok(false);
+        }
+        self.flush(&*place.disk).map_err(OpenError::io(self.tree.dir()))?;
+        Ok(true)
+    }
+
+    /// Adds what the log has beyond the tree, from the segment in which the tree ends.
+    fn read_on(&mut self, place: &Place, durable: Option<&Position>) -> Result<bool, OpenError> {
         let numbers = verify::segments(place.dir())?;
         for number in self.first_segment(place, &numbers)?..=numbers.len() as u64 {
             let mut reader = SegmentReader::open(place.dir(), number, number == numbers.len() as u64)?;
             if reader.header().previous.sequence == self.frontier.count() {
                 self.chain = reader.header().previous.hash;
             }
+            // The mark may stand at the border: then the record that it speaks of is in the segment before.
+            if self.contradicts(durable, reader.header().previous.sequence) {
+                return Ok(false);
+            }
             while reader.next()?.is_some() {
                 self.take(&reader, place)?;
-                let durable = durable.filter(|durable| durable.head.size == self.frontier.count());
-                if durable.is_some_and(|durable| *durable != self.position()) {
+                if self.contradicts(durable, reader.tip().sequence) {
                     return Ok(false);
                 }
             }
         }
-        self.flush(&*place.disk).map_err(OpenError::io(self.tree.dir()))?;
         Ok(true)
+    }
+
+    /// Whether the tree, now that record `read` was read, is another one than the mark says. They are
+    /// compared only when that record is the newest of both: before it the chain hash is not known.
+    fn contradicts(&self, durable: Option<&Position>, read: u64) -> bool {
+        let here = |mark: &&Position| mark.head.size == read && self.frontier.count() == read;
+        durable.filter(here).is_some_and(|mark| *mark != self.position())
     }
 
     /// Adds the record that was read last, unless the tree has it.
@@ -219,3 +250,6 @@ fn make_dir(place: &Place) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ pub(super) async fn run(verb: Verb, job: Job, shell: &mut Shell) -> Result<(), F
     let source = Source::of(job.text);
     match verb {
         Verb::Encrypt => {
-            let plaintext = source.secret("plaintext").await?;
+            let plaintext = source.secret("plaintext", &mut shell.print).await?;
             let sealed = shell.client().await?.encrypt(&key, plaintext, &about).await?;
             ciphertext(shell, &sealed.ciphertext, job.raw, json!({ "version": sealed.version }))
         }

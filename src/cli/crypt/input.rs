@@ -6,6 +6,7 @@ use std::path::Path;
 use tokio::io::AsyncReadExt;
 
 use crate::cli::failure::Failure;
+use crate::cli::print::Printer;
 
 /// Longest field that is read; the daemon's own limit is lower.
 const MAX_FIELD: u64 = 64 << 20;
@@ -35,11 +36,18 @@ impl Source {
         }
     }
 
-    /// As [`bytes`](Self::bytes), but typed without echo when stdin is a terminal.
+    /// As [`bytes`](Self::bytes), but typed without echo when stdin is a terminal, and with a note when it
+    /// was given where everybody can see it.
     ///
     /// # Errors
     /// As [`bytes`](Self::bytes).
-    pub(crate) async fn secret(self, what: &'static str) -> Result<Vec<u8>, Failure> {
+    pub(crate) async fn secret(self, what: &'static str, print: &mut Printer) -> Result<Vec<u8>, Failure> {
+        if matches!(self, Self::Argument(_)) {
+            print.note(&format!(
+                "the {what} was an argument, which everybody on this machine can see and the shell may keep; \
+                 give it on stdin"
+            ));
+        }
         match self {
             Self::Stdin if std::io::stdin().is_terminal() => {
                 let typed = tokio::task::spawn_blocking(move || {

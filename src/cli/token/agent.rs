@@ -47,7 +47,11 @@ pub(crate) struct Agent {
 #[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
 enum Request {
     /// Answers the tokens that are plugged in.
-    List { id: u64 },
+    List {
+        id: u64,
+        /// Where the browser says that the request comes from.
+        page: Option<String>,
+    },
     /// Signs a login.
     Login {
         id: u64,
@@ -108,7 +112,13 @@ impl Agent {
 
     async fn answer(&self, shell: &mut Shell, request: Request) -> Value {
         let (id, outcome) = match request {
-            Request::List { id } => (id, self.list(shell).await),
+            Request::List { id, page } => {
+                let listed = match self.check_reader(page.as_deref()) {
+                    Ok(()) => self.list(shell).await,
+                    Err(refused) => Err(refused),
+                };
+                (id, listed)
+            }
             Request::Login { id, params, page } => {
                 let signed = match self.check_page(page.as_deref(), &params) {
                     Ok(()) => self.login(shell, &params).await,
@@ -163,6 +173,20 @@ impl Agent {
         let envelope = login.envelope(deployment, credential.id());
         let signature = session.sign(shell, &credential, &envelope).await?;
         Ok(json!({ "credential": credential.id().to_string(), "signature": hex::encode(signature) }))
+    }
+
+    /// That the page which asks is of an application that may have logins signed: labels and serial numbers
+    /// of tokens tell any other one who sits here.
+    fn check_reader(&self, page: Option<&str>) -> Result<(), Failure> {
+        let refused = |message: String| Err(Failure::Refused { reason: "TOKEN_REFUSED", message });
+        match page {
+            Some(page) if self.origin.iter().any(|origin| origin.as_str() == page) => Ok(()),
+            Some(page) => refused(format!("the page is {page:?}, which is none of --origin")),
+            None if self.native_messaging => {
+                refused("the browser does not say from which page the request comes".into())
+            }
+            None => Ok(()),
+        }
     }
 
     /// That the page which asks is the application whose login is to be signed.

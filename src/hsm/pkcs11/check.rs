@@ -8,6 +8,7 @@ use cryptoki::session::Session;
 use serde::{Deserialize, Serialize};
 
 use crate::hsm::birth::Purpose;
+use crate::hsm::confine::Confined;
 use crate::hsm::pin::RefusedPins;
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::error::{ConnectError, words};
@@ -62,6 +63,9 @@ pub struct CheckReport {
     pub usable: bool,
     /// The same in words.
     pub verdict: String,
+    /// What the process in which it was examined may not do.
+    #[serde(default)]
+    pub confinement: Confined,
 }
 
 /// A row of the [table of quirks](quirks::TABLE).
@@ -130,6 +134,8 @@ fn report(settings: &Settings, module: &Module, session: &Session) -> Result<Che
         usable: failure.is_none(),
         verdict: failure
             .map_or_else(|| "fit for use".to_owned(), |reason| format!("must not be used: {reason}")),
+        // Whoever asked for the report knows it.
+        confinement: Confined::default(),
         selftest,
         label: token.label,
         serial: token.serial,
@@ -158,6 +164,14 @@ fn configuration(settings: &Settings, token: &Token) -> String {
         // One session holds the login.
         let sessions = most.saturating_sub(1).clamp(1, Settings::SESSIONS as u64);
         lines.push(format!("sessions = {sessions}  # the token has {most}, one of which holds the login"));
+    }
+    let confinement = &settings.confinement;
+    if !confinement.allow_paths.is_empty() {
+        let paths = confinement.allow_paths.iter().map(|path| quoted(&path.display().to_string()));
+        lines.push(format!("allow_paths = [{}]", paths.collect::<Vec<_>>().join(", ")));
+    }
+    if confinement.allow_network {
+        lines.push("allow_network = true".to_owned());
     }
     lines.push("pin_credential = \"hsm-pin\"".to_owned());
     lines.join("\n")

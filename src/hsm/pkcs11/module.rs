@@ -10,6 +10,7 @@ use cryptoki::slot::Slot;
 use cryptoki_sys::CK_MECHANISM_TYPE;
 
 use crate::hsm::TokenInfo;
+use crate::hsm::confine::HINT;
 use crate::hsm::pkcs11::Settings;
 use crate::hsm::pkcs11::error::{ConnectError, code, words};
 use crate::hsm::pkcs11::raw::Raw;
@@ -31,7 +32,7 @@ impl Library {
         if !path.is_absolute() {
             return Err(away("the path must be absolute".to_owned()));
         }
-        let context = Pkcs11::new(path).map_err(|error| away(words(&error)))?;
+        let context = Pkcs11::new(path).map_err(|error| away(format!("{}; {HINT}", words(&error))))?;
         let raw = Raw::load(path).map_err(away)?;
         Ok(Arc::new(Self { path: path.to_owned(), context, raw }))
     }
@@ -50,11 +51,15 @@ impl Library {
                 "the PKCS#11 module {} is in use by another part of this process",
                 self.path.display()
             )),
-            _ => ConnectError::Away(format!("the PKCS#11 module does not start: {}", words(&error))),
+            _ => ConnectError::Away(format!("the PKCS#11 module does not start: {}; {HINT}", words(&error))),
         })?;
         let started = Started(Arc::clone(self));
         let tokens = started.tokens()?;
-        let (slot, token) = choose(tokens, &settings.token).map_err(ConnectError::Away)?;
+        let none = tokens.is_empty();
+        let (slot, token) = choose(tokens, &settings.token).map_err(|reason| {
+            // A module that may not read its folder of tokens shows none.
+            ConnectError::Away(if none { format!("{reason}; {HINT}") } else { reason })
+        })?;
         Ok(Module { started, slot, token })
     }
 }

@@ -10,20 +10,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::child::{ChildError, frame, take_socket};
 use crate::envelope::sealed_box::Receiver;
 use crate::hsm::HsmError;
 use crate::hsm::birth::{BackupPlan, Newborn, Purpose};
+use crate::hsm::confine::{Confined, confine};
+use crate::hsm::pin::RefusedPins;
 use crate::hsm::pkcs11::pool::{self, Executed, Pool, Seen, Watch};
 use crate::hsm::pkcs11::root::{self, Registrar, RootError, Settled, Verdict};
-use crate::hsm::pkcs11::{Settings, check};
+use crate::hsm::pkcs11::{ConnectError, Settings, check};
 use crate::hsm::process::queue::all;
 use crate::hsm::process::wire::{Decision, FromChild, Hello, Order, Task};
 use crate::keyring::escrow::SealedBox;
 use crate::keyring::wrapped::Canary;
 use crate::secret::Pin;
+
+/// How long the process may go on once the daemon is gone: enough to finish what a software token writes
+/// at a login.
+const ORPHANED: Duration = Duration::from_millis(500);
 
 /// Serves the socket on standard input.
 ///
@@ -32,6 +39,12 @@ use crate::secret::Pin;
 pub fn run() -> Result<(), ChildError> {
     let mut socket = take_socket()?;
     let Some(Hello { settings, pin, patience, task }) = frame::read(&mut socket)? else { return Ok(()) };
+    // Before the library, and before any thread: what is confined is this thread and what it starts.
+    match confined(&settings) {
+        Ok(confined) => tell(&mut socket, &FromChild::Confined(confined))?,
+        Err(error) => return tell(&mut socket, &FromChild::Failed(error)),
+    }
+    end_with_daemon(&socket)?;
     match task {
         Task::Serve { canary } => serve(socket, &settings, pin, canary, patience),
         Task::Roots(purpose) => {
@@ -42,6 +55,41 @@ pub fn run() -> Result<(), ChildError> {
         Task::CreateRoot { purpose, plan } => create_root(&mut socket, &settings, &pin, purpose, &plan),
         Task::AdoptRoot => adopt_root(&mut socket, &settings, &pin),
         Task::DestroyRoot(id) => finish(&mut socket, root::destroy(&settings, &pin, id)),
+    }
+}
+
+/// Gives up what the library shall not have.
+fn confined(settings: &Settings) -> Result<Confined, ConnectError> {
+    // It lies where this process will not reach any more.
+    RefusedPins::take_over(&settings.state_dir).map_err(|error| ConnectError::Unfit(error.to_string()))?;
+    let own = RefusedPins::folder(&settings.state_dir);
+    confine(&settings.confinement, &settings.module, &own)
+        .map_err(|error| ConnectError::Unfit(error.to_string()))
+}
+
+/// Ends this process when the daemon is gone, whatever the library does then: it may hang while it
+/// connects, and nobody reads the socket meanwhile. Not tied to the daemon's thread that started this
+/// process, as a death signal would be.
+fn end_with_daemon(socket: &UnixStream) -> Result<(), ChildError> {
+    let socket = socket.try_clone()?;
+    std::thread::Builder::new().name("daemon-watch".to_owned()).spawn(move || {
+        wait_for_hangup(&socket);
+        std::thread::sleep(ORPHANED);
+        // An orderly exit runs the library's clean-up, which may hang as well.
+        kill_process(getpid(), Signal::KILL).ok();
+    })?;
+    Ok(())
+}
+
+/// Returns when the other end is closed in both directions. At a stop the daemon closes one, and reads
+/// until this process has ended.
+fn wait_for_hangup(socket: &UnixStream) {
+    let mut watched = [PollFd::new(socket, PollFlags::empty())];
+    while !watched[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+        match poll(&mut watched, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return tracing::error!(%error, "cannot watch the daemon"),
+        }
     }
 }
 

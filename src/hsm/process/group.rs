@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 
 use crate::clock::Moment;
+use crate::hsm::confine::Confined;
 use crate::hsm::figures::{CacheFigures, Figures, Objects};
 use crate::hsm::process::queue::Queue;
 use crate::hsm::{Forget, SlotState, SlotStatus, Status};
@@ -83,7 +84,7 @@ impl Group {
             gone: CacheFigures::default(),
             live: vec![CacheFigures::default(); names.len()],
         });
-        let slot = |name| SlotStatus { name, state: SlotState::Starting, objects: None };
+        let slot = |name| SlotStatus { name, state: SlotState::Starting, objects: None, confinement: None };
         let all = names.into_iter().map(slot).collect();
         Self {
             queue: Queue::new(queue),
@@ -148,6 +149,22 @@ impl Group {
             tracing::warn!(token = %slot.name, own, limit, "the token has nearly as many keys as hsm.max_objects allows");
         }
         slot.objects = objects.or(slot.objects);
+    }
+
+    /// Notes how the process of a slot is confined, and says it when that is not as it was.
+    pub(super) fn note_confinement(&self, slot: usize, confined: Confined) {
+        let mut slots = self.lock();
+        let Some(slot) = slots.all.get_mut(slot) else { return };
+        if slot.confinement.replace(confined) == Some(confined) {
+            return;
+        }
+        let token = slot.name.as_str();
+        match confined.holds() {
+            true => tracing::info!(token, %confined, "the HSM process is confined"),
+            false => {
+                tracing::warn!(token, %confined, "the HSM process is not confined: its library reaches what the daemon does")
+            }
+        }
     }
 
     /// Notes that a process has ended: what it did is kept, what it held is not.

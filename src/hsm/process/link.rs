@@ -8,6 +8,7 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 
 use crate::child::{self, Program, frame};
+use crate::hsm::confine::Confined;
 use crate::hsm::pkcs11::ConnectError;
 use crate::hsm::process::settings::Slot;
 use crate::hsm::process::wire::{FromChild, Hello, Task};
@@ -17,10 +18,16 @@ use crate::secret::Pin;
 pub(super) struct Link {
     pub(super) child: Child,
     pub(super) socket: UnixStream,
+    /// What the process may not do.
+    pub(super) confined: Confined,
 }
 
 impl Link {
-    /// Starts a process and gives it a task; what it answers is yet to be read.
+    /// Starts a process, gives it a task, and waits until it is confined; what it answers to the task is
+    /// yet to be read.
+    ///
+    /// # Errors
+    /// Also why the process does not load the library.
     pub(super) async fn open(
         program: &Program,
         slot: &Slot,
@@ -30,10 +37,15 @@ impl Link {
     ) -> Result<Self, ConnectError> {
         let away = |error: io::Error| ConnectError::Away(format!("cannot start the HSM process: {error}"));
         let (child, socket) = program.spawn(&format!("keyward-hsm: {}", slot.name())).map_err(away)?;
-        let mut link = Self { child, socket };
+        let mut link = Self { child, socket, confined: Confined::default() };
         let hello = Hello { settings: slot.hsm.clone(), pin, patience, task };
         link.tell(&hello).await.map_err(away)?;
-        Ok(link)
+        match link.hear().await {
+            Ok(FromChild::Confined(confined)) => Ok(Self { confined, ..link }),
+            Ok(FromChild::Failed(error)) => Err(error),
+            Ok(_) => Err(ConnectError::Away("the HSM process speaks another protocol".to_owned())),
+            Err(reason) => Err(ConnectError::Away(reason)),
+        }
     }
 
     pub(super) async fn tell(&mut self, message: &impl Encode<()>) -> io::Result<()> {

@@ -103,6 +103,7 @@ impl Supervisor {
         let task = Task::Serve { canary: self.canary.borrow_and_update().clone() };
         let patience = self.settings.deadline;
         let mut link = Link::open(&self.settings.program, self.slot(), pin, patience, task).await?;
+        self.group.note_confinement(self.index, link.confined);
         match link.hear().await {
             Ok(FromChild::Ready { token }) => Ok((link.child, link.socket, token)),
             Ok(FromChild::Failed(error)) => {

@@ -51,9 +51,12 @@ pub async fn check(settings: &Settings) -> Result<CheckReport, TaskError> {
     let Some(slot) = settings.slots.first() else {
         return Err(TaskError::Failed("no token is configured".to_owned()));
     };
-    match hear(&mut open(settings, slot, Task::Check).await?).await {
+    let mut link = open(settings, slot, Task::Check).await?;
+    match hear(&mut link).await {
         Ok(FromChild::Report(report)) => {
-            serde_json::from_str(&report).map_err(|error| TaskError::Failed(error.to_string()))
+            let report: CheckReport =
+                serde_json::from_str(&report).map_err(|error| TaskError::Failed(error.to_string()))?;
+            Ok(CheckReport { confinement: link.confined, ..report })
         }
         other => Err(unexpected(other)),
     }
@@ -190,7 +193,10 @@ async fn hear(link: &mut Link) -> Result<FromChild, String> {
 
 async fn open(settings: &Settings, slot: &Slot, task: Task) -> Result<Link, ConnectError> {
     let pin = read_pin(slot.pin.clone()).await?;
-    Link::open(&settings.program, slot, pin, settings.deadline, task).await
+    let opened = Link::open(&settings.program, slot, pin, settings.deadline, task);
+    tokio::time::timeout(PATIENCE, opened).await.unwrap_or_else(|_| {
+        Err(ConnectError::Away(format!("the HSM process was not confined within {PATIENCE:?}")))
+    })
 }
 
 async fn settled(holder: &mut Link) -> Result<Settled, TaskError> {

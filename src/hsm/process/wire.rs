@@ -10,6 +10,7 @@ use std::time::Duration;
 use minicbor::{Decode, Encode};
 
 use crate::hsm::birth::{BackupPlan, Newborn, Purpose};
+use crate::hsm::confine::Confined;
 use crate::hsm::figures::{CacheFigures, Objects};
 use crate::hsm::pkcs11::root::Settled;
 use crate::hsm::pkcs11::{ConnectError, Settings};
@@ -116,6 +117,10 @@ pub(super) enum FromChild {
     /// There is no connection.
     #[n(0)]
     Failed(#[n(0)] ConnectError),
+    /// How the process is confined: the first message, before the library is loaded. [`FromChild::Failed`]
+    /// in its place: it is not to be loaded.
+    #[n(13)]
+    Confined(#[n(0)] Confined),
     /// Ready to execute operations.
     #[n(1)]
     Ready {

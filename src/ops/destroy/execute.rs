@@ -7,7 +7,7 @@ use crate::clock::Date;
 use crate::id::{KekVersion, KeyName, TenantId, VersionName};
 use crate::keyring::agenda::Task;
 use crate::keyring::record::{Key, Tenant, Version};
-use crate::keyring::remains::{Search, Tombstone};
+use crate::keyring::remains::{Remains, Tombstone};
 use crate::keyring::schedule::Destruction;
 use crate::ops::Error;
 use crate::ops::acting::Acting;
@@ -120,7 +120,7 @@ impl Vault {
             let version = version.ok_or_else(|| StoreError::lost(path))?.record;
             named.push(tables::tombstone(&tables::dek(name, version.dek)));
         }
-        for field in &key.fields {
+        for field in self.index_fields_of(name, key).await? {
             let versions = std::iter::successors(Some(field.primary), |version| version.previous());
             named.extend(
                 versions.map(|version| tables::tombstone(&tables::index_key(name, &field.field, version))),
@@ -149,8 +149,8 @@ impl Vault {
         if let Some(name) = left.first() {
             return Err(Error::Internal(format!("{name} is destroyed, and its record is there")));
         }
-        let remains = || Search::new(tombstones.iter().map(|(_, stored)| stored.record.remains));
-        let files = self.records.scrub(remains).await?;
+        let remains: Vec<Remains> = tombstones.iter().map(|(_, stored)| stored.record.remains).collect();
+        let files = self.records.scrub(&remains).await?;
         match files.found.len() {
             0 => Ok(files),
             count => Err(Error::Internal(format!("{count} wrapped keys of {target} still stand in a file"))),

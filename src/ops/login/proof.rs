@@ -3,7 +3,7 @@
 //! A DPoP proof (RFC 9449, section 4) by the session's key, for one call, or for one stream when it is
 //! opened. `htu` is `keyward:` and the method: `keyward:/keyward.v1.CryptoService/Decrypt`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -197,6 +197,8 @@ pub(super) struct Shown {
 struct Halves {
     newer: HashSet<[u8; 32]>,
     older: HashSet<[u8; 32]>,
+    /// How many of the newer half each session has.
+    counts: HashMap<String, usize>,
     turned: Option<Moment>,
 }
 
@@ -204,6 +206,8 @@ struct Halves {
 const KEPT: Duration = Duration::from_secs(2 * SKEW + 1);
 /// Most proofs that are remembered in one half: 32 MiB.
 const MOST: usize = 1 << 20;
+/// Most of them that one session may have, some 540 a second, so that none crowds out the others.
+const MOST_OF_ONE: usize = 1 << 16;
 
 impl Shown {
     pub(super) fn new(now: Date) -> Self {
@@ -219,6 +223,7 @@ impl Shown {
         if halves.turned.is_none_or(|turned| now.since(turned) > KEPT) {
             // What is in the older half is over `KEPT` old.
             halves.older = std::mem::take(&mut halves.newer);
+            halves.counts.clear();
             halves.turned = Some(now);
         }
         let name: [u8; 32] =
@@ -226,10 +231,12 @@ impl Shown {
         if halves.older.contains(&name) || halves.newer.contains(&name) {
             return Err(ProofFlaw::Replayed);
         }
-        if halves.newer.len() >= MOST {
+        let own = halves.counts.get(session).copied().unwrap_or_default();
+        if halves.newer.len() >= MOST || own >= MOST_OF_ONE {
             return Err(ProofFlaw::Crowded);
         }
         halves.newer.insert(name);
+        halves.counts.insert(session.to_owned(), own + 1);
         Ok(())
     }
 }
@@ -303,6 +310,16 @@ mod tests {
         assert_eq!(shown.note("s", "1", later), Err(ProofFlaw::Replayed), "the older half counts too");
         let much_later = later.after(KEPT).after(Duration::from_millis(1));
         assert_eq!(shown.note("s", "1", much_later), Ok(()), "its date is over by then");
+    }
+
+    #[test]
+    fn a_session_that_shows_too_many_crowds_out_no_other() {
+        let (shown, now) = (Shown::new(Date(0)), Moment::now());
+        for id in 0..MOST_OF_ONE {
+            assert_eq!(shown.note("s", &id.to_string(), now), Ok(()));
+        }
+        assert_eq!(shown.note("s", "one more", now), Err(ProofFlaw::Crowded));
+        assert_eq!(shown.note("t", "one more", now), Ok(()));
     }
 
     proptest! {

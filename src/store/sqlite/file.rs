@@ -1,11 +1,14 @@
 //! Opening the SQLite file: making, checking and migrating it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::schema::{self, APPLICATION_ID, Schema};
+use super::guard::{self, Guarded};
+use super::schema::{self, APPLICATION_ID, Object, Schema};
 use super::{KvError, kv_error};
 use crate::store::files;
 
@@ -16,9 +19,10 @@ const STATEMENTS: usize = 16;
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// Opens the connection that writes.
-pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, KvError> {
+pub(super) fn open(path: &Path, schema: &Schema) -> Result<Guarded, KvError> {
     if !path.exists() {
         refuse_orphan_log(path)?;
+        // Closed again before SQLite opens it: later a descriptor of ours would end SQLite's locks.
         files::create(path).map_err(|error| KvError::Other(format!("{}: {error}", path.display())))?;
     }
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(kv_error)?;
@@ -31,6 +35,8 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, KvError> 
             return Err(KvError::Damaged(format!("{} is not a store of keyward", path.display())));
         }
     }
+    let expected = schema.objects(schema.format).map_err(kv_error)?;
+    let connection = Guarded::new(connection, expected.into())?;
     // Set after the check, so that a foreign file is not touched.
     let mode: String = connection
         .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
@@ -42,7 +48,7 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<Connection, KvError> 
 }
 
 /// As [`open`], but a store of an older format stays as it is.
-pub(super) fn open_current(path: &Path, schema: &Schema) -> Result<Connection, KvError> {
+pub(super) fn open_current(path: &Path, schema: &Schema) -> Result<Guarded, KvError> {
     if path.exists() {
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(kv_error)?;
         if let Found::Older(found) = identify(&connection, schema).map_err(kv_error)? {
@@ -66,21 +72,39 @@ fn refuse_orphan_log(path: &Path) -> Result<(), KvError> {
 }
 
 /// Opens a connection that only reads.
-pub(super) fn open_reader(path: &Path) -> Result<Connection, KvError> {
+pub(super) fn open_reader(path: &Path, expected: Arc<[Object]>) -> Result<Guarded, KvError> {
     // A WAL reader needs to write to the shared index, hence not SQLITE_OPEN_READ_ONLY.
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(kv_error)?;
     connection.pragma_update(None, "query_only", true).map_err(kv_error)?;
-    Ok(connection)
+    Guarded::new(connection, expected)
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    // Before anything that makes SQLite read the file.
+    distrust(&connection)?;
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "secure_delete", true)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(connection)
+}
+
+/// Runs nothing that the file may hold, and believes none of its sizes.
+fn distrust(connection: &Connection) -> rusqlite::Result<()> {
+    let settings = [
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+    ];
+    for (setting, value) in settings {
+        connection.set_db_config(setting, value)?;
+    }
+    connection.pragma_update(None, "cell_size_check", true)?;
+    // A file that is cut while it is mapped would end the process.
+    connection.pragma_update(None, "mmap_size", 0)
 }
 
 enum Found {
@@ -94,11 +118,12 @@ enum Found {
 fn identify(connection: &Connection, schema: &Schema) -> rusqlite::Result<Found> {
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let format = number("user_version")?.cast_unsigned();
-    let objects: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let objects: i64 =
+        connection.query_row("SELECT count(*) FROM main.sqlite_master", [], |row| row.get(0))?;
     Ok(match (number("application_id")?, format) {
         (0, 0) if objects == 0 => Found::Nothing,
         (APPLICATION_ID, found) if found > schema.format => {
-            Found::Newer { found, needed: schema::needs(connection)? }
+            Found::Newer { found, needed: guard::printable(&schema::needs(connection)?) }
         }
         (APPLICATION_ID, found) if found == schema.format => Found::Current,
         (APPLICATION_ID, found) if found > 0 => Found::Older(found),
@@ -114,9 +139,13 @@ fn make(connection: &mut Connection, schema: &Schema) -> rusqlite::Result<()> {
 }
 
 fn migrate(connection: &mut Connection, path: &Path, schema: &Schema, format: u32) -> Result<(), KvError> {
+    let expected = schema.objects(format).map_err(kv_error)?;
+    guard::compare(connection, &expected)?;
     backup(connection, path, format)?;
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(kv_error)?;
+    // Once more where nobody else can write: it may have changed during the backup.
+    guard::compare(&transaction, &expected)?;
     advance(&transaction, schema, format).map_err(kv_error)?;
     transaction.commit().map_err(kv_error)
 }
@@ -198,6 +227,18 @@ mod tests {
             .unwrap();
         assert_eq!(kept, 3);
         drop(open(&path, &NEXT).unwrap());
+    }
+
+    #[test]
+    fn an_older_store_with_anything_foreign_is_neither_copied_nor_migrated() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = fixture(dir.path());
+        let trigger = "CREATE TRIGGER thaw AFTER INSERT ON kv BEGIN DELETE FROM kv; END";
+        Connection::open(&path).unwrap().execute_batch(trigger).unwrap();
+        let error = open(&path, &NEXT).unwrap_err();
+        assert!(matches!(&error, KvError::Foreign(what) if what == "trigger thaw on kv"), "{error}");
+        assert_eq!(columns(&path), 3);
+        assert!(!dir.path().join("store.db.format-1.bak").exists());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The tables of the SQLite file, and how older ones are brought up to date.
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, Transaction};
 
 /// The format that this program writes, and the steps to it.
 pub(super) struct Schema {
@@ -8,6 +9,52 @@ pub(super) struct Schema {
     pub format: u32,
     /// Step `n` turns format `n + 1` into `n + 2`.
     pub steps: &'static [fn(&Transaction<'_>) -> rusqlite::Result<()>],
+}
+
+/// A row of the list of tables, indexes, views and triggers that every SQLite file has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Object {
+    /// `table`, `index`, `view` or `trigger`, or what an enemy wrote.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// The table that it belongs to.
+    pub table: String,
+    /// The statement that makes it.
+    pub sql: String,
+}
+
+impl Schema {
+    /// All that a file of `format` lists, sorted: the same steps in memory made it.
+    pub(super) fn objects(&self, format: u32) -> rusqlite::Result<Vec<Object>> {
+        let mut connection = Connection::open_in_memory()?;
+        let transaction = connection.transaction()?;
+        create(&transaction)?;
+        for step in self.steps.iter().take((format as usize).saturating_sub(1)) {
+            step(&transaction)?;
+        }
+        objects(&transaction)
+    }
+}
+
+/// All that the file lists, sorted.
+pub(super) fn objects(connection: &Connection) -> rusqlite::Result<Vec<Object>> {
+    // By its first name, which no object of the file can take; `sqlite_schema` is only an alias.
+    let mut select = connection.prepare("SELECT type, name, tbl_name, sql FROM main.sqlite_master")?;
+    let rows = select.query_map([], |row| {
+        Ok(Object { kind: text(row, 0)?, name: text(row, 1)?, table: text(row, 2)?, sql: text(row, 3)? })
+    })?;
+    let mut objects = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    objects.sort_unstable();
+    Ok(objects)
+}
+
+/// A column whatever it holds. What is no text is spelled so that it equals none of ours.
+fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<String> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+        other => format!("({})", other.data_type()),
+    })
 }
 
 /// The current format.

@@ -14,7 +14,7 @@ use crate::keyring::ceremony::Ceremony;
 use crate::keyring::credential::CredentialId;
 use crate::keyring::escrow::{Escrow, KekEscrow};
 use crate::keyring::record::{
-    Dek, Erasure, Export, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation,
+    Dek, Erasure, Export, Field, IndexKey, KekRecord, Key, Principal, Root, Rotation, RunningRotation,
     SigningPurpose, SystemKey, SystemSecret, Tenant, Version,
 };
 use crate::keyring::remains::Tombstone;
@@ -75,6 +75,11 @@ pub fn dek(key: &KeyName, dek: DekId) -> Path<Dek> {
 /// The path of a wrapped blind index key.
 pub fn index_key(key: &KeyName, field: &FieldId, version: IndexVersion) -> Path<IndexKey> {
     Path::new((key.clone(), field.clone(), version))
+}
+
+/// The path of a field that has blind index keys.
+pub fn index_field(key: &KeyName, field: &FieldId) -> Path<Field> {
+    Path::new((key.clone(), field.clone()))
 }
 
 /// The path of a rotation.
@@ -204,6 +209,11 @@ pub fn deks_of(tenant: &TenantId) -> Prefix<Dek> {
 
 /// All wrapped blind index keys of a key.
 pub fn index_keys(key: &KeyName) -> Prefix<IndexKey> {
+    Prefix::new(|out| key.put(out))
+}
+
+/// All fields of a key that have blind index keys.
+pub fn index_fields(key: &KeyName) -> Prefix<Field> {
     Prefix::new(|out| key.put(out))
 }
 

@@ -96,7 +96,8 @@ pub(crate) async fn measure(folder: &Path) -> Outcome<Isolation> {
 
 fn settings(folder: &Path) -> Settings {
     let (token, state) = (TokenSelector::label("token"), folder.join("state"));
-    let hsm = pkcs11::Settings::new(softhsm_module().into(), token, state);
+    let mut hsm = pkcs11::Settings::new(softhsm_module().into(), token, state);
+    hsm.confinement.allow_paths.push(folder.join("tokens"));
     let program = Program::new(binary("keyward"), vec![child::COMMAND.into()]);
     Settings::new(hsm, PinSource::File(folder.join("pin")), program)
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use keyward::rpc::proto::crypto_service_client::CryptoServiceClient;
 use keyward::rpc::proto::{DecryptRequest, EncryptRequest};
-use keyward_softhsm_tests::KEY;
+use keyward_softhsm_tests::{KEY, binary};
 use serde::Serialize;
 use tonic::transport::{Channel, Endpoint};
 
@@ -83,7 +83,7 @@ impl Load {
     /// Does the work in a process of its own.
     pub(crate) fn spawn(&self) -> Outcome<Figures> {
         let work = self.work.to_possible_value().ok_or("a kind of work without a name")?;
-        let output = std::process::Command::new(std::env::current_exe()?)
+        let output = std::process::Command::new(binary("bench"))
             .args(["load", work.get_name(), "--socket"])
             .arg(&self.socket)
             .args(["--in-flight", &self.in_flight.to_string()])
@@ -96,6 +96,11 @@ impl Load {
             true => Ok(serde_json::from_slice(&output.stdout)?),
             false => Err(format!("{}: {}", work.get_name(), String::from_utf8_lossy(&output.stderr)).into()),
         }
+    }
+
+    /// The same for another server.
+    pub(crate) fn at(&self, socket: &Path) -> Self {
+        Self { socket: socket.to_owned(), ..self.clone() }
     }
 
     fn meter(&self, items: u32) -> Meter {

@@ -3,6 +3,9 @@
 //! `bench/summary.json` in the target folder.
 //!
 //! Whatever makes load is a process of its own: `bench load WORK --socket FILE`.
+//!
+//! `bench --quick --against FOLDER` is the ruler for a change: the cost of calls in turns with an older version, in
+//! `bench/quick.json`.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -16,6 +19,7 @@ mod hsm;
 mod load;
 mod login;
 mod machine;
+mod quick;
 mod report;
 mod rounds;
 mod servers;
@@ -26,11 +30,15 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Measures Keyward; the results are ratios within one run
 #[derive(Parser)]
-#[command(after_help = "Example: bench --quick")]
+#[command(after_help = "Example: bench --quick --against ../older/target/release")]
 struct Arguments {
-    /// Short rounds: a look while developing, not a result
+    /// Measures the cost of calls, starts and new keys in under two minutes
     #[arg(long)]
     quick: bool,
+    /// The same in turns with an older version: a folder with its keyward, keywardd and bench; without --quick
+    /// in longer rounds and with a million tenants
+    #[arg(long, value_name = "FOLDER")]
+    against: Option<PathBuf>,
     /// Where servers keep their data and results are written [default: bench, beside the folder of this program]
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
@@ -77,18 +85,22 @@ fn main() -> Outcome<()> {
             let found = runtime.block_on(tenants::run(scale(&arguments), &folder(&arguments)?))?;
             report::say(&serde_json::to_string_pretty(&found)?)
         }
+        None if arguments.quick || arguments.against.is_some() => {
+            let scale = if arguments.quick { &quick::QUICK } else { &quick::FULL };
+            let folder = folder(&arguments)?;
+            runtime.block_on(quick::run(scale, &folder, arguments.against.as_deref())).map(drop)
+        }
         None => runtime.block_on(measure(&arguments)),
     }
 }
 
 async fn measure(arguments: &Arguments) -> Outcome<()> {
     let folder = folder(arguments)?;
-    let plan = if arguments.quick { rounds::QUICK } else { rounds::FULL };
     let machine = machine::facts(&folder)?;
     report::say(&format!("{}", machine))?;
     let servers = servers::Servers::start(&folder).await?;
-    let rounds = rounds::run(&plan, &servers)?;
-    let single = single::run(&plan, servers).await?;
+    let rounds = rounds::run(&rounds::FULL, &servers)?;
+    let single = single::run(&rounds::FULL, servers).await?;
     let isolation = hsm::run()?;
     let logins = login::run(&folder).await?;
     let tenants = tenants::run(scale(arguments), &folder).await?;

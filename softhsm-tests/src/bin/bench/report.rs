@@ -147,7 +147,8 @@ fn table(header: [&str; 4]) -> Table {
     table
 }
 
-fn save(path: &Path, value: &Value) -> Outcome<()> {
+/// Writes a file for programs, and says where it is.
+pub(crate) fn save(path: &Path, value: &Value) -> Outcome<()> {
     std::fs::write(path, serde_json::to_string_pretty(value)? + "\n")?;
     say(&format!("wrote {}", path.display()))
 }

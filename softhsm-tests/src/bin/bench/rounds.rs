@@ -26,9 +26,6 @@ pub(crate) struct Plan {
 /// What `make bench` does.
 pub(crate) const FULL: Plan = Plan { rounds: 5, warm_up: 1.0, seconds: 4.0, file: 1 << 30, files: 5 };
 
-/// What `bench --quick` does.
-pub(crate) const QUICK: Plan = Plan { rounds: 3, warm_up: 0.2, seconds: 0.6, file: 256 << 20, files: 3 };
-
 /// One line of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -33,7 +33,7 @@ pub(crate) struct Scale {
 pub(crate) const MILLION: Scale =
     Scale { tenants: 1_000_000, versions: 5_000, rotations: 5, counted: 1_000, used: 50_000 };
 
-/// What `bench --quick` does.
+/// What `bench --quick tenants` does.
 pub(crate) const FEW: Scale =
     Scale { tenants: 20_000, versions: 1_000, rotations: 3, counted: 200, used: 1_500 };
 
@@ -101,10 +101,10 @@ pub(crate) async fn run(scale: &Scale, folder: &Path) -> Outcome<Tenants> {
     let idle_bytes = memory(&daemon)?;
     let before = operations(&daemon).await?;
     let began = Instant::now();
-    encrypt(&daemon, scale, 0..scale.counted).await?;
+    encrypt(&daemon, scale.tenants, 0..scale.counted).await?;
     let cold_seconds = began.elapsed().as_secs_f64() / scale.counted as f64;
     let cold_operations = (operations(&daemon).await? - before) as f64 / scale.counted as f64;
-    encrypt(&daemon, scale, scale.counted..scale.counted + scale.used).await?;
+    encrypt(&daemon, scale.tenants, scale.counted..scale.counted + scale.used).await?;
     let used_bytes = memory(&daemon)?;
     say(&format!("{} tenants used", scale.used))?;
 
@@ -131,7 +131,8 @@ pub(crate) async fn run(scale: &Scale, folder: &Path) -> Outcome<Tenants> {
     })
 }
 
-async fn start(world: &World) -> Outcome<(Daemon, f64)> {
+/// Starts a daemon; answers it with the seconds until its status said ready.
+pub(crate) async fn start(world: &World) -> Outcome<(Daemon, f64)> {
     let began = Instant::now();
     let mut daemon = world.spawn();
     daemon.wait_for(|status| status.serving() == Serving::Ready).await?;
@@ -142,11 +143,12 @@ async fn operations(daemon: &Daemon) -> Outcome<u64> {
     Ok(daemon.status().await?.hsm.unwrap_or_default().operations)
 }
 
-/// Encrypts once for each of these tenants, 64 at a time.
-async fn encrypt(daemon: &Daemon, scale: &Scale, numbers: std::ops::Range<usize>) -> Outcome<()> {
+/// Encrypts once for each of these numbers, 64 at a time, where `bench fill` made so many tenants. One in
+/// [`WITH_KEY`] of them has a key: numbers beyond come to the same tenants again.
+pub(crate) async fn encrypt(daemon: &Daemon, tenants: usize, numbers: std::ops::Range<usize>) -> Outcome<()> {
     let crypto = daemon.crypto().await;
     // Far apart in the store, as requests of real tenants are.
-    let with_key = scale.tenants / WITH_KEY;
+    let with_key = tenants / WITH_KEY;
     let scattered: Vec<usize> = numbers.map(|number| number * 7_919 % with_key * WITH_KEY).collect();
     let lanes = scattered.chunks(scattered.len().div_ceil(64)).map(|lane| encrypt_lane(crypto.clone(), lane));
     try_join_all(lanes).await.map(drop)
@@ -196,8 +198,9 @@ async fn rotate(daemon: &Daemon) -> Outcome<f64> {
 /// Openings and sealings of keys that the module does on one session, each second.
 fn raw_rate(world: &World) -> Outcome<f64> {
     let (module, pin) = (softhsm_module(), world.path("pin").display().to_string());
-    let report =
-        world.cli(["hsm", "check", "--json", "--module", &module, "--token", "token", "--pin-file", &pin]);
+    let tokens = world.path("tokens").display().to_string();
+    let place = ["--module", &module, "--token", "token", "--pin-file", &pin, "--allow-path", &tokens];
+    let report = world.cli(["hsm", "check", "--json"].iter().chain(&place));
     let report: Value = serde_json::from_slice(&report.stdout)?;
     let timing = &report["timing"];
     let micros = |name: &str| -> Outcome<f64> {

@@ -1,0 +1,282 @@
+//! A whole installation in one process: a real store, journal and audit log in a folder of its own, the
+//! HSM in memory, and the vault over them. Only the process around it is missing: no socket, no rpc.
+
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use keyward::access::{Authorized, Peer, Permission, Policy};
+use keyward::audit::{self, FileLog, Outcome, Pending};
+use keyward::config::Config;
+use keyward::daemon::lock::StateLock;
+use keyward::daemon::unlock::{Locked, UnlockError};
+use keyward::daemon::{init, settings};
+use keyward::hsm::birth::{Backup, BackupPlan, Purpose};
+use keyward::hsm::{Hsm, KeepNewborn};
+use keyward::id::DeploymentId;
+use keyward::ops::schedule::Node;
+use keyward::ops::{Done, Error, Vault};
+use keyward::secret::Key256;
+use keyward::store::kv::Kv;
+use keyward::store::{self, Records, SqliteKv, StoreChange};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::controls::Controls;
+use crate::hsm::MemoryHsm;
+use crate::store::FaultyKv;
+use crate::token::Token;
+
+/// The user id of the one principal, `tester`: an operator who may do everything with every key's data.
+pub const TESTER: u32 = 1000;
+
+/// The boot on which every world lives: no moment of the machine's own goes into a record.
+const BOOT: [u8; 16] = [0xb; 16];
+
+/// An installation whose vault is open.
+pub struct World {
+    /// The vault. Whoever keeps a clone keeps the store open: see [`restart`](Self::restart).
+    pub vault: Arc<Vault>,
+    /// What the HSM does next.
+    pub controls: Controls,
+    /// What the store's backend does next.
+    pub store: Arc<FaultyKv>,
+    /// The HSM.
+    pub hsm: Arc<MemoryHsm>,
+    policy: Arc<Policy>,
+    audit: Arc<FileLog>,
+    watcher: JoinHandle<()>,
+    lock: StateLock,
+    place: Place,
+}
+
+/// What stays while no vault is open: as on a host whose daemon is stopped.
+struct Place {
+    folder: TempDir,
+    config: Config,
+    token: Token,
+    backup_key: Key256,
+}
+
+impl World {
+    /// A fresh installation with an unfounded root.
+    pub async fn new() -> Self {
+        Self::configured("").await
+    }
+
+    /// A fresh installation; `more` is added to its configuration, which begins with tables.
+    pub async fn configured(more: &str) -> Self {
+        Place::new(more).await.open().await.unwrap_or_else(|error| panic!("the vault: {error}"))
+    }
+
+    /// Closes the vault and opens it again from what the disk and the token have. The HSM connects anew, and
+    /// nothing is planned for it or the store any more.
+    ///
+    /// # Panics
+    /// When the vault does not open, or somebody has kept a clone of the old one.
+    pub async fn restart(self) -> Self {
+        self.try_restart().await.unwrap_or_else(|error| panic!("the vault after a restart: {error}"))
+    }
+
+    /// As [`restart`](Self::restart).
+    ///
+    /// # Errors
+    /// Why the vault stays closed.
+    pub async fn try_restart(self) -> Result<Self, UnlockError> {
+        self.close().await.open().await
+    }
+
+    /// Closes the vault and answers its folder, for a test that changes what lies there.
+    async fn close(self) -> Place {
+        let Self { vault, controls, store, hsm, policy, audit, watcher, lock, place } = self;
+        watcher.abort();
+        // An error says that it was aborted; then it holds the vault no more.
+        watcher.await.ok();
+        drop((controls, policy));
+        let vault = Arc::into_inner(vault).expect("nobody has kept the vault");
+        drop((vault, store, hsm));
+        audit.close().expect("the audit log closes");
+        drop((audit, lock));
+        journal_is_free(&place.config.journal()).await;
+        place
+    }
+
+    /// The records.
+    pub fn records(&self) -> &Records {
+        self.vault.records()
+    }
+
+    /// The token, which outlives every restart.
+    pub fn token(&self) -> &Token {
+        &self.place.token
+    }
+
+    /// The folder of `state/`.
+    pub fn path(&self) -> &Path {
+        self.place.folder.path()
+    }
+
+    /// The backup key of the first root, as `init` hands it out.
+    pub fn backup_key(&self) -> &Key256 {
+        &self.place.backup_key
+    }
+
+    /// The audit log.
+    pub fn audit(&self) -> &Arc<FileLog> {
+        &self.audit
+    }
+
+    /// The tester's right, which the policy grants.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn right<P: Permission>(&self, resource: P::Resource) -> Authorized<P> {
+        let caller = self.policy.caller(Peer { uid: TESTER, gid: TESTER, pid: None });
+        self.policy.authorize::<P>(&caller, resource).unwrap_or_else(|denied| panic!("{denied}"))
+    }
+
+    /// Records a piece of work and gives its value out, as the gate of the API does.
+    ///
+    /// # Errors
+    /// The work's own; then that is on record.
+    pub async fn settle<T>(
+        &self,
+        operation: &'static str,
+        outcome: Result<Done<T>, Error>,
+    ) -> Result<T, Error> {
+        let mut record = Pending::begin(self.audit.clone(), Some(tester()), operation, "", 0);
+        let mut done = match outcome {
+            Ok(done) => done,
+            Err(error) => {
+                record.detail(error.to_string());
+                record.finish(Outcome::Failed(error.reason().as_str().to_owned()))?.await?;
+                return Err(error);
+            }
+        };
+        let trace = done.take_trace();
+        if let Some(items) = trace.items {
+            record.items(items);
+        }
+        if let Some(change) = trace.change {
+            record.change(change);
+        }
+        if let Some(detail) = trace.detail {
+            record.detail(detail);
+        }
+        let committed = record.finish(Outcome::Ok)?.await?;
+        Ok(done.release(committed))
+    }
+}
+
+impl Place {
+    /// Makes what `keyward init` makes, in the same functions.
+    async fn new(more: &str) -> Self {
+        let folder = TempDir::with_prefix_in("keyward-world-", parent()).expect("a temporary folder");
+        let config = configuration(folder.path(), more);
+        DirBuilder::new().mode(0o700).create(&config.state_dir).expect("the state's folder");
+        let (token, kept) = (Token::default(), Arc::new(Mutex::new(None)));
+        let hsm = MemoryHsm::open(&token, None);
+        let keeper = kept.clone();
+        let keep: KeepNewborn<'_> = Box::new(move |newborn| {
+            Box::pin(async move {
+                let Backup::HandedOut(key) = newborn.backup else {
+                    return Err("the backup key was not handed out".to_owned());
+                };
+                *keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
+                Ok(())
+            })
+        });
+        let made = hsm.create_root(Purpose::Root, BackupPlan::HandOut, keep).await.expect("a root");
+        hsm.expect(made.born().canary.clone());
+        let deployment = DeploymentId::random().expect("randomness");
+        init::write_records(&config, &*hsm, deployment, &made).await.expect("the first records");
+        let backup_key = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Self { folder, config, token, backup_key: backup_key.expect("kept before the root was made") }
+    }
+
+    /// Opens the vault as the daemon does.
+    async fn open(self) -> Result<World, UnlockError> {
+        let config = &self.config;
+        let lock = StateLock::take(&config.state_dir).expect("the state's folder");
+        let node = Node { id: lock.node().expect("the lock's file"), boot: BOOT };
+        let policy = Arc::new(Policy::new(&config.principals, None).expect("principals by number"));
+        let vault_settings = settings::vault(config, node).expect("no files are named");
+        let kv = SqliteKv::open(config.database()).await.expect("the store");
+        let (root, secret) = store::bootstrap(&kv).await?.expect("the first records");
+        let (audit, opened) =
+            FileLog::open(settings::audit(config, false), root.deployment).expect("the audit log");
+        let hsm = MemoryHsm::open(&self.token, Some(root.canary.clone()));
+        let store = FaultyKv::new(Arc::new(kv));
+        let anchor = opened.last_change;
+        let locked = Locked {
+            hsm: hsm.clone(),
+            kv: store.clone() as Arc<dyn Kv>,
+            journal: config.journal(),
+            audit: audit.clone(),
+            anchor: anchor.map(|change| StoreChange { revision: change.revision, digest: change.digest }),
+            root,
+            secret,
+            policy: policy.clone(),
+            settings: vault_settings,
+        };
+        let vault = locked.open(&watch::Sender::new(String::new())).await?;
+        let vault = vault.expect("the HSM serves");
+        let watcher = tokio::spawn(vault.clone().watch_over_keys());
+        let controls = hsm.controls();
+        Ok(World { vault, controls, store, hsm, policy, audit, watcher, lock, place: self })
+    }
+}
+
+/// Waits until nobody has the journal: a change that was begun goes to its end without its caller.
+async fn journal_is_free(path: &Path) {
+    while File::open(path).expect("the journal").try_lock().is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn tester() -> audit::Caller {
+    audit::Caller {
+        principal: Some("tester".to_owned()),
+        uid: TESTER,
+        gid: TESTER,
+        pid: None,
+        staff: None,
+        assertion: None,
+        client: None,
+    }
+}
+
+/// Memory, where there is some.
+fn parent() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
+}
+
+/// The module and the PIN are named because they must be; nothing reads them.
+fn configuration(folder: &Path, more: &str) -> Config {
+    let text = format!(
+        r#"state_dir = "{}/state"
+custody = "operator"
+
+[hsm]
+module = "/nonexistent/pkcs11.so"
+token = "memory"
+pin_file = "/nonexistent/pin"
+
+[[principal]]
+name = "tester"
+role = "operator"
+users = [{TESTER}]
+
+[[principal.allow]]
+keys = ["tenants/*/keys/*"]
+operations = ["encrypt", "decrypt", "re-encrypt", "generate-data-key", "decrypt-data-key", "blind-index"]
+
+{more}
+"#,
+        folder.display()
+    );
+    Config::parse(&text, Path::new("world.toml")).unwrap_or_else(|error| panic!("{error}"))
+}

@@ -1,0 +1,303 @@
+//! The shipped units under a real systemd, their filters on: installed by `make install-files` and set up
+//! as the runbook says, then restarted, stopped and killed. One boot serves all scenarios, in their order.
+//!
+//! A scenario is a function in [`SCENARIOS`]; it leaves the service running and ready.
+
+use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use keyward_softhsm_tests::rig::{Rig, SERVICE, SOCKET};
+use keyward_softhsm_tests::{softhsm_module, text};
+
+type Outcome = Result<(), String>;
+
+const SCENARIOS: &[(&str, fn(&Rig) -> Outcome)] = &[
+    ("make install, users and folders by systemd's tools", installed),
+    ("a token of the service's user, the PIN as a credential", token_and_pin),
+    ("configuration, hsm check, init", initialised),
+    ("enable --now: it serves, confined", started),
+    ("systemd finds it little exposed", little_exposed),
+    ("an application encrypts through the socket, an outsider does not reach it", first_encrypt),
+    ("restart keeps systemd's socket", restarted),
+    ("stop in time; a caller at the socket starts it again", stopped_and_activated),
+    ("kill -9 of the HSM process: the daemon goes on", hsm_process_killed),
+    ("kill -9 of the daemon: it is started again, and callers wait", daemon_killed),
+    ("no call is made that the filter refuses", no_call_is_refused),
+    ("a filter that lacks a call is noticed", a_lacking_call_is_noticed),
+];
+
+/// The user of an application, who is in the socket's group.
+const APPLICATION: &str = "app";
+const KEY: &str = "acme/customer-pii";
+/// Where the first ciphertext is kept for later scenarios.
+const CIPHERTEXT: &str = "/root/ciphertext";
+const CONFIG: &str = "/etc/keyward/keywardd.toml";
+const DROP_IN: &str = "/etc/systemd/system/keywardd.service.d/test.conf";
+const PIN: &str = "8521-rig";
+/// How long anything may take before a scenario gives up; RestartSec is 5 s.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The exposure that `systemd-analyze security` may find at most, of 10.0.
+const MOST_EXPOSURE: f64 = 2.0;
+
+#[test]
+fn the_shipped_units_work_under_systemd() {
+    let rig = Rig::boot();
+    let mut failed = String::new();
+    for (name, scenario) in SCENARIOS {
+        let begun = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| scenario(&rig)));
+        println!("{:6.2} s  {name}", begun.elapsed().as_secs_f64());
+        let journal = rig.journal();
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => writeln!(failed, "\n== {name}\n{error}\n-- journal\n{journal}").unwrap(),
+            Err(_) => writeln!(failed, "\n== {name}\nit panicked, see above\n-- journal\n{journal}").unwrap(),
+        }
+    }
+    assert!(failed.is_empty(), "the boot ended: {}{failed}", rig.state());
+}
+
+fn installed(rig: &Rig) -> Outcome {
+    rig.install()?;
+    // `make install` without DESTDIR writes it there itself.
+    rig.root(&["cp", "-r", "/mnt/etc/keyward", "/etc/"])?;
+    rig.write(
+        "/etc/sysusers.d/app.conf",
+        "0644",
+        &format!("u {APPLICATION} -\nm {APPLICATION} keyward-clients\n"),
+    )?;
+    rig.root(&["systemd-sysusers"])?;
+    // Other packages' lines may name users that are not in here.
+    rig.root(&["systemd-tmpfiles", "--create", "keyward.conf"])?;
+    rig.root(&["systemctl", "daemon-reload"])?;
+    for (path, wanted) in [
+        ("/etc/keyward", "750 root keyward"),
+        (CONFIG, "640 root keyward"),
+        ("/var/lib/keyward", "700 keyward keyward"),
+        ("/run/keyward", "755 keyward keyward"),
+    ] {
+        equal(path, &rig.root(&["stat", "--format=%a %U %G", path])?, wanted)?;
+    }
+    Ok(())
+}
+
+fn token_and_pin(rig: &Rig) -> Outcome {
+    let shipped = "/usr/local/share/doc/keyward/hsm-config/softhsm2.conf";
+    rig.root(&["install", "-m", "0644", shipped, "/etc/keyward/softhsm2.conf"])?;
+    let module = "SOFTHSM2_CONF=/etc/keyward/softhsm2.conf";
+    rig.write("/etc/keyward/environment", "0644", module)?;
+    rig.root(&["install", "-d", "-o", "keyward", "-g", "keyward", "-m", "0700", "/var/lib/keyward/softhsm"])?;
+    let tool = ["env", module, "softhsm2-util", "--init-token", "--free", "--label", "keyward"];
+    rig.user("keyward", &[&tool[..], &["--so-pin", "so-pin-rig", "--pin", PIN][..]].concat(), "")?;
+    rig.write("/etc/keyward/hsm-pin", "0600", PIN)
+}
+
+fn initialised(rig: &Rig) -> Outcome {
+    let shipped = rig.root(&["cat", CONFIG])?;
+    let named = "module = \"/usr/lib/softhsm/libsofthsm2.so\"";
+    if !shipped.contains(named) {
+        return Err(format!("{named} is not in {CONFIG}"));
+    }
+    let own = shipped.replace(named, &format!("module = \"{}\"", softhsm_module()));
+    let application = format!(
+        "\n\n[[principal]]\nname = \"{APPLICATION}\"\nrole = \"application\"\nusers = [\"{APPLICATION}\"]\n\
+         [[principal.allow]]\nkeys = [\"tenants/*/keys/*\"]\noperations = [\"encrypt\", \"decrypt\"]\n"
+    );
+    rig.write(CONFIG, "0640", &(own + &application))?;
+    rig.root(&["chgrp", "keyward", CONFIG])?;
+    rig.root(&["keywardd", "--check-config", "--config", CONFIG])?;
+    rig.as_keyward(&["hsm", "check", "--config", CONFIG])?;
+    rig.root(&["install", "-d", "-o", "keyward", "-m", "0700", "/run/keyward-init"])?;
+    rig.as_keyward(&["init", "--config", CONFIG, "--backup-key", "/run/keyward-init/root-1.key"]).map(drop)
+}
+
+fn started(rig: &Rig) -> Outcome {
+    rig.root(&["systemctl", "enable", "--now", SOCKET, SERVICE])?;
+    ready(rig)?;
+    let socket = rig.root(&["stat", "--format=%a %U %G", "/run/keyward/keyward.sock"])?;
+    equal("the socket", &socket, "660 keyward keyward-clients")?;
+    let daemon = main_process(rig)?;
+    for process in [&hsm_process(rig, &daemon)?, &daemon] {
+        let status = rig.root(&["cat", &format!("/proc/{process}/status")])?;
+        for wanted in
+            ["Seccomp:\t2", "NoNewPrivs:\t1", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"]
+        {
+            if !status.lines().any(|line| line == wanted) {
+                return Err(format!("process {process} is not {wanted:?}: {status}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn little_exposed(rig: &Rig) -> Outcome {
+    let said = rig.root(&["systemd-analyze", "security", "--no-pager", SERVICE])?;
+    let exposure = said
+        .lines()
+        .find_map(|line| line.split_once("Overall exposure level for keywardd.service: "))
+        .and_then(|(_, rest)| rest.split_whitespace().next())
+        .and_then(|number| number.parse::<f64>().ok())
+        .ok_or_else(|| format!("no exposure level in: {said}"))?;
+    if exposure <= MOST_EXPOSURE { Ok(()) } else { Err(said) }
+}
+
+fn first_encrypt(rig: &Rig) -> Outcome {
+    rig.root(&["keyward", "tenant", "create", "acme"])?;
+    rig.root(&["keyward", "key", "create", KEY, "--class", "2"])?;
+    let ciphertext = rig.user(APPLICATION, &["keyward", "encrypt", KEY], "hello")?;
+    rig.write(CIPHERTEXT, "0600", &ciphertext)?;
+    decrypts(rig)?;
+    let outsider = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "keyward", "status"];
+    let outsider = rig.run(&outsider, b"");
+    if outsider.status.code() == Some(3) { Ok(()) } else { Err(format!("an outsider: {}", text(&outsider))) }
+}
+
+fn restarted(rig: &Rig) -> Outcome {
+    let inode = ["stat", "--format=%i", "/run/keyward/keyward.sock"];
+    let before = (main_process(rig)?, rig.root(&inode)?);
+    rig.root(&["systemctl", "restart", SERVICE])?;
+    equal("the inode of the socket", &rig.root(&inode)?, &before.1)?;
+    decrypts(rig)?;
+    ready(rig)?;
+    if main_process(rig)? == before.0 { Err("the same process as before".to_owned()) } else { Ok(()) }
+}
+
+fn stopped_and_activated(rig: &Rig) -> Outcome {
+    let begun = Instant::now();
+    rig.root(&["systemctl", "stop", SERVICE])?;
+    if begun.elapsed() >= Duration::from_secs(40) {
+        return Err(format!("the stop took {:?}: systemd ended it", begun.elapsed()));
+    }
+    equal("the result of the stop", &rig.property(SERVICE, "Result")?, "success")?;
+    equal("the service", &rig.property(SERVICE, "ActiveState")?, "inactive")?;
+    equal("the socket", &rig.property(SOCKET, "ActiveState")?, "active")?;
+    decrypts(rig)?;
+    equal("the service", &rig.property(SERVICE, "ActiveState")?, "active")?;
+    ready(rig)
+}
+
+fn hsm_process_killed(rig: &Rig) -> Outcome {
+    let daemon = main_process(rig)?;
+    let killed = hsm_process(rig, &daemon)?;
+    kill(rig, &killed)?;
+    // Its data key is open: the HSM is not needed for this.
+    decrypts(rig)?;
+    until("another HSM process", || hsm_process(rig, &daemon).ok().filter(|other| *other != killed))?;
+    ready(rig)?;
+    rig.root(&["keyward", "tenant", "rotate", "acme", "--wait"])?;
+    equal("the daemon's process", &main_process(rig)?, &daemon)
+}
+
+fn daemon_killed(rig: &Rig) -> Outcome {
+    let daemon = main_process(rig)?;
+    let hsm = hsm_process(rig, &daemon)?;
+    let before = rig.property(SERVICE, "NRestarts")?;
+    rig.root(&["systemctl", "kill", "--kill-whom=main", "--signal=KILL", SERVICE])?;
+    // The socket is systemd's: the call waits in it for the next daemon.
+    decrypts(rig)?;
+    ready(rig)?;
+    if rig.property(SERVICE, "NRestarts")? == before || main_process(rig)? == daemon {
+        return Err("it was not started again".to_owned());
+    }
+    rig.root(&["test", "!", "-e", &format!("/proc/{hsm}")]).map(drop)
+}
+
+/// With the shipped filter, whose refusals (EPERM) the daemon might not notice, made deadly.
+fn no_call_is_refused(rig: &Rig) -> Outcome {
+    with_drop_in(rig, "SystemCallErrorNumber=kill", || {
+        rig.root(&["systemctl", "restart", SERVICE])?;
+        ready(rig)?;
+        let daemon = main_process(rig)?;
+        decrypts(rig)?;
+        rig.user(APPLICATION, &["keyward", "encrypt", KEY], "hello")?;
+        rig.root(&["keyward", "tenant", "rotate", "acme", "--wait"])?;
+        rig.root(&["keyward", "erasure", "replace"])?;
+        rig.root(&["keyward", "backup", "create", "--out", "/root/backup.kwb", "--keep-for", "35d"])?;
+        rig.root(&["keyward", "audit", "checkpoint", "--fresh"])?;
+        kill(rig, &hsm_process(rig, &daemon)?)?;
+        until("an HSM process", || hsm_process(rig, &daemon).ok())?;
+        ready(rig)?;
+        equal("the daemon's process", &main_process(rig)?, &daemon)?;
+        rig.root(&["systemctl", "stop", SERVICE])?;
+        equal("the result", &rig.property(SERVICE, "Result")?, "success")?;
+        // The daemon's processes end by SIGSYS (31); an HSM process would be started again.
+        let journal = rig.root(&["journalctl", "--no-pager", "--quiet", "--unit", SERVICE])?;
+        let refused = journal.lines().find(|line| line.contains("31/SYS") || line.contains("signal 31"));
+        refused.map_or(Ok(()), |line| Err(line.to_owned()))
+    })
+}
+
+fn a_lacking_call_is_noticed(rig: &Rig) -> Outcome {
+    let lacking = "SystemCallErrorNumber=kill\nSystemCallFilter=~fdatasync fsync pwrite64";
+    with_drop_in(rig, lacking, || {
+        let outcome = rig.run(&["systemctl", "restart", SERVICE], b"");
+        if outcome.status.success() {
+            return Err("it runs without fsync".to_owned());
+        }
+        // Else it is started again for ever.
+        rig.root(&["systemctl", "stop", SERVICE])?;
+        let journal = rig.root(&["journalctl", "--no-pager", "--quiet", "--unit", SERVICE])?;
+        if journal.contains("31/SYS") { Ok(()) } else { Err("nothing tells of it".to_owned()) }
+    })
+}
+
+/// Runs `work` with lines added to the service, and starts the service as shipped after, however that ended.
+fn with_drop_in(rig: &Rig, lines: &str, work: impl FnOnce() -> Outcome) -> Outcome {
+    rig.write(DROP_IN, "0644", &format!("[Service]\n{lines}\n"))?;
+    rig.root(&["systemctl", "daemon-reload"])?;
+    let outcome = work();
+    rig.root(&["rm", DROP_IN])?;
+    rig.root(&["systemctl", "daemon-reload"])?;
+    rig.root(&["systemctl", "restart", SERVICE])?;
+    outcome.and_then(|()| ready(rig))
+}
+
+fn equal(what: &str, found: &str, wanted: &str) -> Outcome {
+    if found == wanted { Ok(()) } else { Err(format!("{what}: {found:?} instead of {wanted:?}")) }
+}
+
+/// The application decrypts the ciphertext that is kept.
+fn decrypts(rig: &Rig) -> Outcome {
+    let ciphertext = rig.root(&["cat", CIPHERTEXT])?;
+    let plaintext = rig.user(APPLICATION, &["keyward", "decrypt", KEY, &ciphertext], "")?;
+    equal("the plaintext", &plaintext, "hello")
+}
+
+fn ready(rig: &Rig) -> Outcome {
+    let shown = || rig.root(&["keyward", "status", "--json"]).ok();
+    until("the service is ready", || shown().filter(|status| status.contains("\"serving\": \"ready\"")))
+        .map(drop)
+}
+
+fn main_process(rig: &Rig) -> Result<String, String> {
+    rig.property(SERVICE, "MainPID")
+}
+
+/// The one HSM process of a daemon, once those of tasks that are done once have ended.
+fn hsm_process(rig: &Rig, daemon: &str) -> Result<String, String> {
+    let each = r#"for child in $(cat /proc/"$1"/task/*/children); do
+        ! grep -q '^keyward-hsm: ' /proc/"$child"/cmdline || echo "$child"
+    done"#;
+    until("one HSM process", || {
+        let found = rig.root(&["sh", "-c", each, "sh", daemon]).ok()?;
+        (!found.is_empty() && !found.contains('\n')).then_some(found)
+    })
+}
+
+fn kill(rig: &Rig, process: &str) -> Outcome {
+    rig.root(&["sh", "-c", "kill -KILL \"$1\"", "sh", process]).map(drop)
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T, String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if Instant::now() >= deadline {
+            return Err(format!("it never happened: {what}"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,328 @@
+//! What a call costs before it is decoded.
+//!
+//! Every call passes here with its head alone. A caller who is nobody is told so, and the body of
+//! its call is never looked at. What a known caller sends is counted as it arrives, against what
+//! its connection and its principal may have in flight, until the answer has left. And what the
+//! transport refuses by itself, of a known caller, gets its reason and its record here.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response, Uri};
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::call::Gate;
+use super::status::status;
+use crate::access::meter::{Load, Meter, Part, Room};
+use crate::access::{Denied, Peer, Standing};
+use crate::config::Limits;
+use crate::ops::Error;
+
+/// What a call holds beside its bytes: its task, its heads, its place in the tables.
+const CALL: usize = 4 << 10;
+
+/// Calls whose requests never end: they hold one message, and count what they keep themselves.
+const STREAMS: [&str; 3] = [
+    "/keyward.v1.CryptoService/CryptSession",
+    "/keyward.v1.CryptoService/EncryptStream",
+    "/keyward.v1.CryptoService/DecryptStream",
+];
+
+/// Health and reflection, which are no calls of this API: they tell nothing, and leave no record.
+const STANDARD: &str = "/grpc.";
+
+/// How long messages may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// One field, or one chunk of a file.
+    pub field: usize,
+    /// A batch.
+    pub batch: usize,
+    /// Anything that is no data.
+    pub other: usize,
+    /// A ceremony's proposal, with the cards of custodians.
+    pub ceremony: usize,
+}
+
+impl Sizes {
+    pub(super) fn of(limits: &Limits) -> Self {
+        /// The context, 16 KiB, with names and framing.
+        const BESIDE: usize = 64 << 10;
+        /// Chunks of files may be as long, whatever fields may.
+        const CHUNK: usize = 1 << 20;
+        Self {
+            field: limits.plaintext.as_usize().max(CHUNK).saturating_add(BESIDE),
+            batch: limits.batch.as_usize().saturating_add(1 << 20),
+            other: 64 << 10,
+            ceremony: 1 << 20,
+        }
+    }
+}
+
+/// One connection, as every call on it sees it.
+#[derive(Debug)]
+pub struct Connection {
+    peer: Peer,
+    in_flight: Arc<Meter>,
+    asked: AtomicBool,
+}
+
+impl Connection {
+    /// A connection of a peer.
+    #[must_use]
+    pub fn new(peer: Peer) -> Arc<Self> {
+        Arc::new(Self { peer, in_flight: Arc::default(), asked: AtomicBool::new(false) })
+    }
+
+    /// The process at the other end: its user and group, never who that is.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// Whether a call has come in.
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+/// What a stream may keep, besides the one message that it holds from its beginning.
+pub(super) fn part<M>(request: &tonic::Request<M>) -> Result<Part, Status> {
+    match request.extensions().get::<Arc<Load>>() {
+        Some(load) => Ok(load.part()),
+        None => Err(status(&Error::Internal("a stream that was not admitted".to_owned()))),
+    }
+}
+
+/// Puts [`Admission`] before the services.
+#[derive(Clone)]
+pub struct AdmissionLayer {
+    gate: Arc<Gate>,
+    room: Room,
+    stream: usize,
+}
+
+impl AdmissionLayer {
+    /// For the services behind a gate.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>, limits: &Limits) -> Self {
+        let sizes = Sizes::of(limits);
+        // The largest message always fits: a limit that nothing passes would be an outage.
+        let least = sizes.batch.max(sizes.field).saturating_add(CALL);
+        let room = Room {
+            connection: limits.in_flight_per_connection.as_usize().max(least),
+            principal: limits.in_flight_per_principal.as_usize().max(least),
+        };
+        Self { gate, room, stream: sizes.field }
+    }
+}
+
+impl<S> Layer<S> for AdmissionLayer {
+    type Service = Admission<S>;
+
+    fn layer(&self, inner: S) -> Admission<S> {
+        Admission { inner, gate: self.gate.clone(), room: self.room, stream: self.stream }
+    }
+}
+
+/// Decides about a call by its head.
+#[derive(Clone)]
+pub struct Admission<S> {
+    inner: S,
+    gate: Arc<Gate>,
+    room: Room,
+    stream: usize,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl<S> Service<Request<Body>> for Admission<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned() else {
+            let error = Error::Internal("a call without a connection".to_owned());
+            let refusal: Response<Body> = status(&error).into_http();
+            return Box::pin(std::future::ready(Ok::<_, Infallible>(refusal)));
+        };
+        connection.asked.store(true, Ordering::Relaxed);
+        let (gate, peer) = (self.gate.clone(), connection.peer);
+        let principal = match gate.policy.standing(peer) {
+            Standing::Known(principal) => principal,
+            // The request goes with its body unread.
+            nobody => return Box::pin(async move { Ok(turn_away(&gate, peer, nobody).await) }),
+        };
+        let uri = request.uri().clone();
+        let streams = STREAMS.contains(&uri.path()) || uri.path().starts_with(STANDARD);
+        let begins_with = if streams { self.stream.max(CALL) } else { CALL };
+        let meters = (connection.in_flight.clone(), principal.in_flight().clone());
+        let Some(load) = Load::begin(meters.0, meters.1, self.room, begins_with) else {
+            return Box::pin(async move { Ok(refuse(&gate, peer, &uri, Error::TooMuchInFlight).await) });
+        };
+        let answer = self.inner.call(counted(request, &load, streams));
+        Box::pin(async move {
+            let response = answer.await?;
+            Ok(match refused_by_transport(&response, &uri) {
+                Some(error) => refuse(&gate, peer, &uri, error).await,
+                // Given back when the last byte of the answer has left, or the caller has.
+                None => response.map(|body| Body::new(Held { body, _load: load })),
+            })
+        })
+    }
+}
+
+/// Tells a caller who is nobody that it is, once that is on record.
+async fn turn_away(gate: &Gate, peer: Peer, standing: Standing) -> Response<Body> {
+    let Peer { uid, gid, .. } = peer;
+    let (tally, denied) = match standing {
+        Standing::Ambiguous { first, second } => {
+            (&gate.turned_away.ambiguous, Denied::Ambiguous { uid, gid, first, second })
+        }
+        Standing::Known(_) | Standing::Unknown => (&gate.turned_away.unknown, Denied::Unknown { uid, gid }),
+    };
+    let error = match tally.call(peer).await {
+        Ok(()) => Error::Denied(denied),
+        Err(unwritable) => Error::Audit(unwritable),
+    };
+    status(&error).into_http()
+}
+
+/// Refuses a call of a known caller that reaches no service, with a record of its own.
+async fn refuse(gate: &Arc<Gate>, peer: Peer, uri: &Uri, error: Error) -> Response<Body> {
+    let call = gate.call_by(gate.policy.caller(peer), "refused-call", uri.path());
+    match call.settle::<()>(Err(error)).await {
+        Ok(()) => Response::new(Body::empty()),
+        Err(refusal) => refusal.into_http(),
+    }
+}
+
+/// What the transport refused by itself. Its statuses have no details; all of ours have.
+fn refused_by_transport(response: &Response<Body>, uri: &Uri) -> Option<Error> {
+    let status = Status::from_header_map(response.headers())?;
+    let ours = !status.details().is_empty() || status.code() == Code::Ok;
+    (!ours && !uri.path().starts_with(STANDARD)).then(|| transport_error(&status))
+}
+
+/// A refusal of the transport in our words. The generated code answers INTERNAL when a request
+/// does not decode, as if it were our fault: a string that is not UTF-8, say.
+pub(super) fn transport_error(status: &Status) -> Error {
+    match status.code() {
+        Code::Unimplemented => Error::NoMethod,
+        Code::OutOfRange => Error::MessageTooLarge(status.message().to_owned()),
+        Code::ResourceExhausted => Error::TooMuchInFlight,
+        _ => Error::Argument(format!("the request is not a message of this API: {}", status.message())),
+    }
+}
+
+fn counted(mut request: Request<Body>, load: &Arc<Load>, streams: bool) -> Request<Body> {
+    if streams {
+        request.extensions_mut().insert(load.clone());
+        return request;
+    }
+    request.map(|body| Body::new(Counted { body, load: load.clone() }))
+}
+
+/// The body of a request, each piece of which is counted before anybody reads it.
+struct Counted {
+    body: Body,
+    load: Arc<Load>,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        if let Some(Ok(piece)) = &frame
+            && let Some(bytes) = piece.data_ref()
+            && !this.load.add(bytes.len())
+        {
+            // `transport_error` makes of it what it is.
+            return Poll::Ready(Some(Err(Status::resource_exhausted("too many bytes in flight"))));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer, with what the call holds.
+struct Held {
+    body: Body,
+    _load: Arc<Load>,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::error::Reason;
+
+    fn response(status: Status) -> Response<Body> {
+        status.into_http()
+    }
+
+    #[test]
+    fn what_the_transport_refuses_is_told_from_what_the_services_do() {
+        let call = Uri::from_static("/keyward.v1.CryptoService/Encrypt");
+        let reason =
+            |status: Status| refused_by_transport(&response(status), &call).map(|error| error.reason());
+        assert_eq!(reason(Status::unimplemented("")), Some(Reason::MethodUnknown));
+        assert_eq!(
+            reason(Status::internal("failed to decode Protobuf message: x")),
+            Some(Reason::ArgumentInvalid)
+        );
+        assert_eq!(reason(Status::out_of_range("too long")), Some(Reason::TooLarge));
+        assert_eq!(reason(status(&Error::Conflict)), None);
+        let standard = Uri::from_static("/grpc.health.v1.Health/Check");
+        assert!(refused_by_transport(&response(Status::not_found("x")), &standard).is_none());
+        assert!(refused_by_transport(&Response::new(Body::empty()), &call).is_none(), "an answer");
+    }
+}

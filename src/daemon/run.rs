@@ -226,7 +226,7 @@ fn tell_opened(opened: &audit::file::Opened) {
 }
 
 async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>, checkpoints: Duration) {
-    let log = locked.audit.clone();
+    let log = Arc::downgrade(&locked.audit);
     match locked.open(&waiting).await {
         Ok(Some(vault)) => {
             let unfinished = vault.unfinished_rotations().await;

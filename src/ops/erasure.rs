@@ -19,7 +19,7 @@ use crate::id::{DeploymentId, ErasureGeneration, ExportId, RootId};
 use crate::keyring::binding;
 use crate::keyring::record::{Erasure, ErasureState, Export, ExportKind, Root};
 use crate::secret::Key256;
-use crate::store::{self, Changes, Path, Records, StoreError, Stored, tables};
+use crate::store::{self, Cause, Changes, Path, Records, StoreError, Stored, tables};
 
 mod forget;
 mod replace;
@@ -172,6 +172,7 @@ pub async fn found(
         Box::pin(async move {
             let mut changes = Changes::new();
             changes.create(&tables::erasure(generation), &unborn(newborn.id));
+            changes.because(Cause::own("erasure-key-birth", path_name(generation)));
             let made = records.commit(changes).await.map_err(|error| error.to_string())?;
             let mut record = Pending::begin(log.clone(), None, "erasure-key-birth", path_name(generation), 0);
             record.change(StoreChange { revision: made.revision, digest: made.digest });
@@ -191,6 +192,7 @@ pub async fn found(
     let before = records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?;
     changes.replace(&path, &made.record, before.revision);
     changes.create(&tables::export(ExportId::random()?), &copy);
+    changes.because(Cause::own("erasure-key-new", path_name(generation)));
     let change = records.commit(changes).await?;
     let mut record = Pending::begin(audit.clone(), None, "erasure-key-new", path_name(generation), 0);
     record.change(StoreChange { revision: change.revision, digest: change.digest });

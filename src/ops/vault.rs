@@ -259,7 +259,7 @@ impl Vault {
 
     async fn take_over_frozen_principals(&self) -> Result<(), Error> {
         for (path, stored) in self.records.complete::<Principal>().await? {
-            self.policy.set_frozen(&path.id, stored.record.frozen);
+            self.policy.set_frozen(&path.id, stored.record.frozen, stored.revision);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! One change: check, journal, commit. A replayed change takes the same way.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::blocking::blocking;
 use super::digest::{Place, row_hash};
@@ -26,6 +26,8 @@ struct Prepared {
     nodes: Vec<Write>,
     // Backend revision of the meta row that it builds on.
     meta_revision: u64,
+    // The call that is to make its record.
+    call: Option<Weak<()>>,
 }
 
 impl Inner {
@@ -36,9 +38,11 @@ impl Inner {
         let mut view = self.view().await?;
         let old = view.rows(&changes.keys()?).await?;
         let cause = changes.cause();
+        let call = cause.as_ref().and_then(|cause| cause.call.clone());
         let (writes, old) = changes.writes(old, view.position().revision + 1, &self.keys)?;
         let known = view.meta.log.clone();
         let prepared = prepare(view, writes, &old, &self.keys, |made| self.log.at(known, cause, made))?;
+        let prepared = Prepared { call, ..prepared };
         let (prepared, point) = writer.append(prepared).await?;
         self.apply(&mut writer, prepared, point).await.map_err(StoreError::unsettled)
     }
@@ -51,9 +55,9 @@ impl Inner {
         point: JournalPoint,
     ) -> Result<StoreChange, StoreError> {
         writer.settled = false;
-        let Prepared { entry: Entry { totals, writes, log, .. }, nodes, meta_revision } = prepared;
+        let Prepared { entry: Entry { totals, writes, log, .. }, nodes, meta_revision, call } = prepared;
         // Before the store has it: a record of it may be durable before this thread goes on.
-        self.log.made(&log);
+        self.log.made(&log, totals.revision, call);
         let meta = Meta { deployment: self.deployment, totals, journal: point, log };
         self.put_meta(meta, meta_revision, writes.into_iter().chain(nodes).collect()).await?;
         writer.settled = true;
@@ -198,6 +202,7 @@ fn prepare(
         entry: Entry { kind: Kind::Change, totals, writes, log: log(totals.change()) },
         nodes,
         meta_revision: view.meta_revision,
+        call: None,
     })
 }
 

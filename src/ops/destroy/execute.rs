@@ -10,6 +10,7 @@ use crate::keyring::record::{Key, Tenant, Version};
 use crate::keyring::remains::{Remains, Tombstone};
 use crate::keyring::schedule::Destruction;
 use crate::ops::Error;
+use crate::ops::acting::Acting;
 use crate::ops::commit::Affects;
 use crate::ops::vault::Vault;
 use crate::store::{Changes, Path, Scrubbed, StoreError, Stored, tables};
@@ -193,6 +194,7 @@ impl Vault {
             files.files.len(),
             files.copies.len()
         );
+        changes.because(Acting::own("destroy", &target.to_string()));
         let change = self.commit(changes, affects).await?;
         let mut record = Pending::begin(self.audit.clone(), None, "destroy", target.to_string(), 0);
         record.change(change);

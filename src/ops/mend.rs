@@ -28,7 +28,7 @@ impl Vault {
             return Ok(false);
         }
         tracing::warn!(%error, "the store was edited behind the daemon's back; it is compared with the key journal");
-        let cause = Cause { operation: RESTORED.into(), resource: STORE.into(), principal: None, uid: None };
+        let cause = Cause::own(RESTORED, STORE);
         // A change of the daemon's own: what is read from the store waits for it as for any other.
         let alone = self.committing.write().await;
         let outcome = self.records.restore_rows(cause).await;

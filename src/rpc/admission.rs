@@ -235,7 +235,8 @@ const BROKEN_OFF: [&str; 2] = ["Missing request message", "h2 protocol error"];
 /// A refusal of the transport in our words. The generated code answers INTERNAL when a request
 /// does not decode, as if it were our fault: a string that is not UTF-8, say.
 pub(super) fn transport_error(status: &Status) -> Result<Error, Gone> {
-    if BROKEN_OFF.iter().any(|words| status.message().starts_with(words)) || status.code() == Code::Cancelled {
+    if BROKEN_OFF.iter().any(|words| status.message().starts_with(words)) || status.code() == Code::Cancelled
+    {
         return Err(Gone);
     }
     Ok(match status.code() {
@@ -327,14 +328,20 @@ mod tests {
     #[test]
     fn what_the_transport_refuses_is_told_from_what_the_services_do() {
         let call = Uri::from_static("/keyward.v1.CryptoService/Encrypt");
-        let reason =
-            |status: Status| refused_by_transport(&response(status), &call).map(|error| error.reason());
-        assert_eq!(reason(Status::unimplemented("")), Some(Reason::MethodUnknown));
+        let reason = |status: Status| {
+            refused_by_transport(&response(status), &call).map(|refused| refused.map(|error| error.reason()))
+        };
+        assert_eq!(reason(Status::unimplemented("")), Some(Ok(Reason::MethodUnknown)));
         assert_eq!(
             reason(Status::internal("failed to decode Protobuf message: x")),
-            Some(Reason::ArgumentInvalid)
+            Some(Ok(Reason::ArgumentInvalid))
         );
-        assert_eq!(reason(Status::out_of_range("too long")), Some(Reason::TooLarge));
+        assert_eq!(reason(Status::out_of_range("too long")), Some(Ok(Reason::TooLarge)));
+        assert_eq!(reason(Status::internal("Missing request message.")), Some(Err(Gone)));
+        assert_eq!(
+            reason(Status::unknown("h2 protocol error: error reading a body from connection")),
+            Some(Err(Gone))
+        );
         assert_eq!(reason(status(&Error::Conflict)), None);
         let standard = Uri::from_static("/grpc.health.v1.Health/Check");
         assert!(refused_by_transport(&response(Status::not_found("x")), &standard).is_none());

@@ -127,7 +127,7 @@ impl Inner {
         let log = self.log.at(meta.log, Some(cause), totals.change());
         let entry = Entry { kind: Kind::Recount, totals, writes: Vec::new(), log };
         refuse_other_records(&meta.totals, &entry)?;
-        let prepared = Prepared { entry, nodes: Vec::new(), meta_revision };
+        let prepared = Prepared { entry, nodes: Vec::new(), meta_revision, call: None };
         let (prepared, point) = writer.append(prepared).await?;
         self.apply(writer, prepared, point).await.map_err(StoreError::unsettled)
     }
@@ -136,7 +136,8 @@ impl Inner {
         let mut view = self.view().await?;
         if entry.kind == Kind::Recount {
             refuse_other_records(&view.meta.totals, &entry)?;
-            let prepared = Prepared { entry, nodes: Vec::new(), meta_revision: view.meta_revision };
+            let prepared =
+                Prepared { entry, nodes: Vec::new(), meta_revision: view.meta_revision, call: None };
             return self.apply(writer, prepared, point).await.map(drop);
         }
         let keys: Vec<Vec<u8>> = entry.writes.iter().map(|write| write.key.clone()).collect();

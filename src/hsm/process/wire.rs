@@ -161,7 +161,7 @@ pub(super) enum FromChild {
     #[n(5)]
     Roots(#[n(0)] Vec<RootId>),
     /// The keys of several purposes on the token.
-    #[n(13)]
+    #[n(14)]
     Standing(#[n(0)] Vec<(Purpose, RootId)>),
     /// The report on module and token, as JSON.
     #[n(10)]

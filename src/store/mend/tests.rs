@@ -10,7 +10,7 @@ use crate::store::testing::{
 };
 
 fn cause() -> Cause {
-    Cause { operation: "store-row-restored".into(), resource: "store".into(), principal: None, uid: None }
+    Cause::own("store-row-restored", "store")
 }
 
 /// Two tenants and two wrapped keys, of which one was changed since; what its row was before.
@@ -110,7 +110,7 @@ async fn totals_that_a_change_of_an_old_row_made_wrong_are_corrected() {
     let change = done.change.unwrap();
     assert_eq!((change.revision, change.digest), (before.revision + 1, before.digest));
     assert!(done.to_string().contains("corrected"), "{done}");
-    let unrecorded = records.unrecorded(std::time::Duration::ZERO);
+    let unrecorded = records.unrecorded();
     assert_eq!(
         unrecorded.last().map(|intent| intent.revision),
         Some(change.revision),

@@ -619,9 +619,9 @@ async fn once_the_root_is_founded_custodians_forget_a_stray() {
 type Row = (Vec<u8>, Vec<u8>, i64);
 
 /// The rows of the erasure keys, for somebody who may write the store's file.
-struct Rows(rusqlite::Connection, Vec<Row>);
+struct ErasureRows(rusqlite::Connection, Vec<Row>);
 
-impl Rows {
+impl ErasureRows {
     fn of(world: &World) -> Self {
         let file = rusqlite::Connection::open(world.path("state/store.db")).unwrap();
         file.busy_timeout(PATIENCE).unwrap();
@@ -662,7 +662,7 @@ async fn a_record_that_is_taken_away_destroys_nothing() {
         .unwrap();
     let root = roots(&world).await;
     let id = root[0].to_string();
-    let rows = Rows::of(&world);
+    let rows = ErasureRows::of(&world);
     let damages: [(&str, &dyn Fn()); 2] = [
         ("another byte", &|| rows.put_back(|value| *value.last_mut().unwrap() ^= 1)),
         ("taken away", &|| rows.take_away()),
@@ -685,7 +685,7 @@ async fn a_record_that_is_taken_away_destroys_nothing() {
     assert!(daemon.stop().await.success());
 
     // Between two runs.
-    let rows = Rows::of(&world);
+    let rows = ErasureRows::of(&world);
     rows.take_away();
     let mut daemon = world.spawn();
     let refuses = daemon.wait_for(|status| {

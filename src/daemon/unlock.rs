@@ -100,15 +100,22 @@ impl Locked {
     }
 
     async fn open_with(
-        self,
+        mut self,
         secret: &Key256,
         waiting_for: &watch::Sender<String>,
     ) -> Result<Option<Arc<Vault>>, UnlockError> {
         let keys = StoreKeys::derive(secret);
         let (records, report) =
             Records::open(self.kv.clone(), &self.journal, self.root.deployment, keys, self.anchor).await?;
-        if report.bootstrap != Some((self.root.clone(), self.secret.clone())) {
-            return Err(UnlockError::Replaced);
+        match report.bootstrap {
+            Some((root, secret)) if (&root, &secret) == (&self.root, &self.secret) => {}
+            // A crash between the journal and the store, in the very change that put another root in force: what was
+            // read first is from before it, and what is verified now is what counts.
+            Some((root, secret)) if report.replayed > 0 => {
+                self.hsm.expect(root.canary.clone());
+                (self.root, self.secret) = (root, secret);
+            }
+            _ => return Err(UnlockError::Replaced),
         }
         bond::bind(&records, &self.audit)?;
         // Before anything is served.

@@ -8,6 +8,7 @@
 # DESTDIR=FOLDER/destination` writes. /etc and /var begin empty, /usr cannot be written, and there is no
 # network. All mounts and processes are in namespaces that end with the rig, however it ends.
 set -euo pipefail
+umask 022   # the daemon refuses what a group may write
 action=${1:-} folder=$(realpath -e "${2:?FOLDER is missing}")
 shift 2
 patience=60   # seconds that a boot may take

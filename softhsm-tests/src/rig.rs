@@ -143,6 +143,19 @@ impl Rig {
         self.root(&words)
     }
 
+    /// Puts a program of this build into a folder in there, for root to write and all to run; answers its path.
+    ///
+    /// # Errors
+    /// As [`root`](Self::root), and where it cannot be copied.
+    pub fn place(&self, program: &Path, folder: &str) -> Result<String, String> {
+        let name = program.file_name().ok_or("no program")?.to_string_lossy();
+        std::fs::copy(program, self.destination().join(&*name))
+            .map_err(|error| format!("{name}: {error}"))?;
+        let path = format!("{folder}/{name}");
+        self.root(&["install", "-D", "-m", "0755", &format!("/mnt/{name}"), &path])?;
+        Ok(path)
+    }
+
     /// Writes a file, with its folder, for root alone unless `mode` says otherwise.
     ///
     /// # Errors

@@ -2,41 +2,53 @@
 //! as the runbook says, then restarted, stopped and killed. One boot serves all scenarios, in their order.
 //!
 //! A scenario is a function in [`SCENARIOS`]; it leaves the service running and ready.
+//!
+//! ```text
+//! endings  stops while somebody holds something, kills amid changes
+//! hostile  a library that is out for harm, a user whom nobody knows
+//! service  what all of them need
+//! ```
 
 use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use keyward_softhsm_tests::rig::{Rig, SERVICE, SOCKET};
-use keyward_softhsm_tests::{softhsm_module, text};
+use keyward_softhsm_tests::text;
 
-type Outcome = Result<(), String>;
+use crate::service::{
+    APPLICATION, CIPHERTEXT, CONFIG, KEY, Outcome, SOCKET_FILE, TOKENS, UNKNOWN, changed, configure,
+    decrypts, equal, hsm_process, inode, kill, main_process, module, module_line, ready, until, with_drop_in,
+};
+
+mod endings;
+mod hostile;
+mod service;
 
 const SCENARIOS: &[(&str, fn(&Rig) -> Outcome)] = &[
     ("make install, users and folders by systemd's tools", installed),
     ("a token of the service's user, the PIN as a credential", token_and_pin),
     ("configuration, hsm check, init", initialised),
     ("enable --now: it serves, confined", started),
+    ("the limits of the unit are in force", limited),
     ("systemd finds it little exposed", little_exposed),
     ("an application encrypts through the socket, an outsider does not reach it", first_encrypt),
     ("restart keeps systemd's socket", restarted),
     ("stop in time; a caller at the socket starts it again", stopped_and_activated),
     ("kill -9 of the HSM process: the daemon goes on", hsm_process_killed),
     ("kill -9 of the daemon: it is started again, and callers wait", daemon_killed),
+    ("who only holds a connection does not hold a stop", endings::held_connections),
+    ("a stop that takes longer than TimeoutStopSec is not killed, and on record", endings::held_file),
+    ("kill -9 amid freezes: log and store are whole", endings::killed_amid_freezes),
+    ("an unknown user's flood takes nothing from an application", hostile::flooded),
+    ("the vendor's library reaches nothing", hostile::attacked),
+    ("a plain process of the same user does all of that", hostile::unconfined),
+    ("a library that cannot be confined is not loaded", hostile::not_confinable),
     ("no call is made that the filter refuses", no_call_is_refused),
     ("a filter that lacks a call is noticed", a_lacking_call_is_noticed),
 ];
 
-/// The user of an application, who is in the socket's group.
-const APPLICATION: &str = "app";
-const KEY: &str = "acme/customer-pii";
-/// Where the first ciphertext is kept for later scenarios.
-const CIPHERTEXT: &str = "/root/ciphertext";
-const CONFIG: &str = "/etc/keyward/keywardd.toml";
-const DROP_IN: &str = "/etc/systemd/system/keywardd.service.d/test.conf";
 const PIN: &str = "8521-rig";
-/// How long anything may take before a scenario gives up; RestartSec is 5 s.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// The exposure that `systemd-analyze security` may find at most, of 10.0.
 const MOST_EXPOSURE: f64 = 2.0;
 
@@ -62,11 +74,8 @@ fn installed(rig: &Rig) -> Outcome {
     rig.install()?;
     // `make install` without DESTDIR writes it there itself.
     rig.root(&["cp", "-r", "/mnt/etc/keyward", "/etc/"])?;
-    rig.write(
-        "/etc/sysusers.d/app.conf",
-        "0644",
-        &format!("u {APPLICATION} -\nm {APPLICATION} keyward-clients\n"),
-    )?;
+    let users = [APPLICATION, UNKNOWN].map(|user| format!("u {user} -\nm {user} keyward-clients\n"));
+    rig.write("/etc/sysusers.d/app.conf", "0644", &users.concat())?;
     rig.root(&["systemd-sysusers"])?;
     // Other packages' lines may name users that are not in here.
     rig.root(&["systemd-tmpfiles", "--create", "keyward.conf"])?;
@@ -87,25 +96,25 @@ fn token_and_pin(rig: &Rig) -> Outcome {
     rig.root(&["install", "-m", "0644", shipped, "/etc/keyward/softhsm2.conf"])?;
     let module = "SOFTHSM2_CONF=/etc/keyward/softhsm2.conf";
     rig.write("/etc/keyward/environment", "0644", module)?;
-    rig.root(&["install", "-d", "-o", "keyward", "-g", "keyward", "-m", "0700", "/var/lib/keyward/softhsm"])?;
+    rig.root(&["install", "-d", "-o", "keyward", "-g", "keyward", "-m", "0700", TOKENS])?;
     let tool = ["env", module, "softhsm2-util", "--init-token", "--free", "--label", "keyward"];
     rig.user("keyward", &[&tool[..], &["--so-pin", "so-pin-rig", "--pin", PIN][..]].concat(), "")?;
     rig.write("/etc/keyward/hsm-pin", "0600", PIN)
 }
 
 fn initialised(rig: &Rig) -> Outcome {
-    let shipped = rig.root(&["cat", CONFIG])?;
-    let named = "module = \"/usr/lib/softhsm/libsofthsm2.so\"";
-    if !shipped.contains(named) {
-        return Err(format!("{named} is not in {CONFIG}"));
-    }
-    let own = shipped.replace(named, &format!("module = \"{}\"", softhsm_module()));
+    let module = module_line(&module(rig)?);
+    let folder = format!("allow_paths = [\"{TOKENS}\"]");
+    let changes = [
+        ("module = \"/usr/lib/softhsm/libsofthsm2.so\"", module.as_str()),
+        ("# allow_paths = []", folder.as_str()),
+    ];
+    let own = changed(&rig.root(&["cat", CONFIG])?, &changes)?;
     let application = format!(
         "\n\n[[principal]]\nname = \"{APPLICATION}\"\nrole = \"application\"\nusers = [\"{APPLICATION}\"]\n\
          [[principal.allow]]\nkeys = [\"tenants/*/keys/*\"]\noperations = [\"encrypt\", \"decrypt\"]\n"
     );
-    rig.write(CONFIG, "0640", &(own + &application))?;
-    rig.root(&["chgrp", "keyward", CONFIG])?;
+    configure(rig, &(own + &application))?;
     rig.root(&["keywardd", "--check-config", "--config", CONFIG])?;
     rig.as_keyward(&["hsm", "check", "--config", CONFIG])?;
     rig.root(&["install", "-d", "-o", "keyward", "-m", "0700", "/run/keyward-init"])?;
@@ -115,7 +124,7 @@ fn initialised(rig: &Rig) -> Outcome {
 fn started(rig: &Rig) -> Outcome {
     rig.root(&["systemctl", "enable", "--now", SOCKET, SERVICE])?;
     ready(rig)?;
-    let socket = rig.root(&["stat", "--format=%a %U %G", "/run/keyward/keyward.sock"])?;
+    let socket = rig.root(&["stat", "--format=%a %U %G", SOCKET_FILE])?;
     equal("the socket", &socket, "660 keyward keyward-clients")?;
     let daemon = main_process(rig)?;
     for process in [&hsm_process(rig, &daemon)?, &daemon] {
@@ -129,6 +138,27 @@ fn started(rig: &Rig) -> Outcome {
         }
     }
     Ok(())
+}
+
+fn limited(rig: &Rig) -> Outcome {
+    const MOST_MEMORY: &str = "4294967296";
+    for (name, wanted) in [
+        ("OOMPolicy", "continue"),
+        ("MemoryMax", MOST_MEMORY),
+        ("MemoryHigh", "3221225472"),
+        ("MemorySwapMax", "0"),
+        ("LimitNOFILE", "65536"),
+        ("TimeoutStopUSec", "1min 10s"),
+    ] {
+        equal(name, &rig.property(SERVICE, name)?, wanted)?;
+    }
+    // With cgroup version 1 nobody gives the rig memory groups of its own: the property is all then.
+    let look = r#"for file in /sys/fs/cgroup"$1"/memory.max /sys/fs/cgroup/memory"$1"/memory.limit_in_bytes; do
+        [ ! -e "$file" ] || cat "$file"
+    done"#;
+    let group = rig.property(SERVICE, "ControlGroup")?;
+    let limit = rig.root(&["sh", "-c", look, "sh", &group])?;
+    if limit.is_empty() { Ok(()) } else { equal("the group's memory", &limit, MOST_MEMORY) }
 }
 
 fn little_exposed(rig: &Rig) -> Outcome {
@@ -154,16 +184,16 @@ fn first_encrypt(rig: &Rig) -> Outcome {
 }
 
 fn restarted(rig: &Rig) -> Outcome {
-    let inode = ["stat", "--format=%i", "/run/keyward/keyward.sock"];
-    let before = (main_process(rig)?, rig.root(&inode)?);
+    let before = (main_process(rig)?, inode(rig)?);
     rig.root(&["systemctl", "restart", SERVICE])?;
-    equal("the inode of the socket", &rig.root(&inode)?, &before.1)?;
+    equal("the inode of the socket", &inode(rig)?, &before.1)?;
     decrypts(rig)?;
     ready(rig)?;
     if main_process(rig)? == before.0 { Err("the same process as before".to_owned()) } else { Ok(()) }
 }
 
 fn stopped_and_activated(rig: &Rig) -> Outcome {
+    let socket = inode(rig)?;
     let begun = Instant::now();
     rig.root(&["systemctl", "stop", SERVICE])?;
     if begun.elapsed() >= Duration::from_secs(40) {
@@ -174,6 +204,7 @@ fn stopped_and_activated(rig: &Rig) -> Outcome {
     equal("the socket", &rig.property(SOCKET, "ActiveState")?, "active")?;
     decrypts(rig)?;
     equal("the service", &rig.property(SERVICE, "ActiveState")?, "active")?;
+    equal("the inode of the socket", &inode(rig)?, &socket)?;
     ready(rig)
 }
 
@@ -190,7 +221,7 @@ fn hsm_process_killed(rig: &Rig) -> Outcome {
 }
 
 fn daemon_killed(rig: &Rig) -> Outcome {
-    let daemon = main_process(rig)?;
+    let (daemon, socket) = (main_process(rig)?, inode(rig)?);
     let hsm = hsm_process(rig, &daemon)?;
     let before = rig.property(SERVICE, "NRestarts")?;
     rig.root(&["systemctl", "kill", "--kill-whom=main", "--signal=KILL", SERVICE])?;
@@ -200,6 +231,7 @@ fn daemon_killed(rig: &Rig) -> Outcome {
     if rig.property(SERVICE, "NRestarts")? == before || main_process(rig)? == daemon {
         return Err("it was not started again".to_owned());
     }
+    equal("the inode of the socket", &inode(rig)?, &socket)?;
     rig.root(&["test", "!", "-e", &format!("/proc/{hsm}")]).map(drop)
 }
 
@@ -240,64 +272,4 @@ fn a_lacking_call_is_noticed(rig: &Rig) -> Outcome {
         let journal = rig.root(&["journalctl", "--no-pager", "--quiet", "--unit", SERVICE])?;
         if journal.contains("31/SYS") { Ok(()) } else { Err("nothing tells of it".to_owned()) }
     })
-}
-
-/// Runs `work` with lines added to the service, and starts the service as shipped after, however that ended.
-fn with_drop_in(rig: &Rig, lines: &str, work: impl FnOnce() -> Outcome) -> Outcome {
-    rig.write(DROP_IN, "0644", &format!("[Service]\n{lines}\n"))?;
-    rig.root(&["systemctl", "daemon-reload"])?;
-    let outcome = work();
-    rig.root(&["rm", DROP_IN])?;
-    rig.root(&["systemctl", "daemon-reload"])?;
-    rig.root(&["systemctl", "restart", SERVICE])?;
-    outcome.and_then(|()| ready(rig))
-}
-
-fn equal(what: &str, found: &str, wanted: &str) -> Outcome {
-    if found == wanted { Ok(()) } else { Err(format!("{what}: {found:?} instead of {wanted:?}")) }
-}
-
-/// The application decrypts the ciphertext that is kept.
-fn decrypts(rig: &Rig) -> Outcome {
-    let ciphertext = rig.root(&["cat", CIPHERTEXT])?;
-    let plaintext = rig.user(APPLICATION, &["keyward", "decrypt", KEY, &ciphertext], "")?;
-    equal("the plaintext", &plaintext, "hello")
-}
-
-fn ready(rig: &Rig) -> Outcome {
-    let shown = || rig.root(&["keyward", "status", "--json"]).ok();
-    until("the service is ready", || shown().filter(|status| status.contains("\"serving\": \"ready\"")))
-        .map(drop)
-}
-
-fn main_process(rig: &Rig) -> Result<String, String> {
-    rig.property(SERVICE, "MainPID")
-}
-
-/// The one HSM process of a daemon, once those of tasks that are done once have ended.
-fn hsm_process(rig: &Rig, daemon: &str) -> Result<String, String> {
-    let each = r#"for child in $(cat /proc/"$1"/task/*/children); do
-        ! grep -q '^keyward-hsm: ' /proc/"$child"/cmdline || echo "$child"
-    done"#;
-    until("one HSM process", || {
-        let found = rig.root(&["sh", "-c", each, "sh", daemon]).ok()?;
-        (!found.is_empty() && !found.contains('\n')).then_some(found)
-    })
-}
-
-fn kill(rig: &Rig, process: &str) -> Outcome {
-    rig.root(&["sh", "-c", "kill -KILL \"$1\"", "sh", process]).map(drop)
-}
-
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T, String> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return Ok(found);
-        }
-        if Instant::now() >= deadline {
-            return Err(format!("it never happened: {what}"));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

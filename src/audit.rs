@@ -24,6 +24,7 @@ pub mod record;
 mod recount;
 pub mod refusals;
 mod segment;
+pub mod telling;
 pub mod tree;
 pub mod verify;
 

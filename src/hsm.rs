@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use minicbor::{Decode, Encode};
 use tokio::sync::watch;
 
-use crate::hsm::birth::{BackupPlan, NewRoot, Newborn, Purpose};
+use crate::hsm::birth::{BackupPlan, NewRoot, Newborn, Purpose, Standing};
 use crate::hsm::confine::Confined;
 use crate::hsm::figures::{CacheFigures, Figures, Objects};
 use crate::hsm::process::TaskError;
@@ -85,6 +85,20 @@ pub trait Hsm: Send + Sync + 'static {
     /// # Errors
     /// [`TaskError`] when a token cannot be asked.
     async fn roots(&self, purpose: Purpose) -> Result<Vec<RootId>, TaskError>;
+
+    /// The keys that Keyward has made for these purposes: one entry for each key and each token that has it.
+    /// No token is left out: one that cannot be asked is an error.
+    ///
+    /// # Errors
+    /// [`TaskError`] when a token cannot be asked.
+    async fn standing(&self, purposes: &[Purpose]) -> Result<Vec<Standing>, TaskError> {
+        let mut found = Vec::new();
+        for purpose in purposes {
+            let keys = self.roots(*purpose).await?;
+            found.extend(keys.into_iter().map(|id| Standing { purpose: *purpose, id, token: String::new() }));
+        }
+        Ok(found)
+    }
 
     /// Destroys such a key on every token of the group, and proves for each that it is
     /// gone. A token that has none is passed over, so it may be repeated.

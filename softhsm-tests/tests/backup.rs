@@ -8,7 +8,7 @@ use std::process::Output;
 
 use keyward::client::{Client, context};
 use keyward::store::recovery::Head;
-use keyward_softhsm_tests::{KEY, World, create_key, text};
+use keyward_softhsm_tests::{KEY, World, create_key, eventually_now, text};
 use serde_json::Value;
 
 const TEXT: &[u8] = b"0912345678";
@@ -161,6 +161,8 @@ async fn a_store_is_restored_and_what_was_destroyed_since_is_back() {
     let restored = with_config(&world, &["backup", "restore", "--in", &file]);
     assert!(restored.status.success(), "{}", text(&restored));
     assert!(text(&restored).contains("accept-rollback"), "{}", text(&restored));
+    // That of the lost store stood on the tokens: it is named once, though both have it, and on record.
+    assert_eq!(text(&restored).matches("stood on the tokens").count(), 1, "{}", text(&restored));
     // The audit log knows of a later store.
     let mut daemon = world.spawn();
     daemon.wait_for(|status| status.reason.contains("audit log")).await.unwrap();
@@ -173,6 +175,13 @@ async fn a_store_is_restored_and_what_was_destroyed_since_is_back() {
     let client = daemon.client().await;
     assert_decrypts(&client, &ciphertext).await;
     create_key(&client, "after", "k").await;
+    // By that record it is destroyed, and it is no stray.
+    let shown = eventually_now("the end of the lost store's erasure root", || {
+        let shown = world.cli(["erasure", "status", "--json"]);
+        let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        (shown["replacing"] == "no").then_some(shown)
+    });
+    assert_eq!(shown["strays"], Value::Array(Vec::new()), "{shown}");
     assert!(daemon.stop().await.success());
 }
 

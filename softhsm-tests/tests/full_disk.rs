@@ -197,6 +197,73 @@ async fn create(client: &Client, number: u32) -> Result<Key, tonic::Status> {
     client.keys().create_key(asked).await.map(tonic::Response::into_inner)
 }
 
+/// Freezes and unfreezes, one after the other, until one is refused.
+async fn until_refused(client: Client, name: &'static str) -> (Code, String) {
+    for _ in 0..1000 {
+        let asked = FreezeRequest { name: name.into(), reason: "suspicion".into() };
+        if let Err(status) = client.access().freeze(asked).await {
+            return reason(&status);
+        }
+        let asked = UnfreezeRequest { name: name.into(), reason: "over".into() };
+        if let Err(status) = client.access().unfreeze(asked).await {
+            return reason(&status);
+        }
+    }
+    panic!("the disk does not fill");
+}
+
+/// A change may be in force although its record found no room. As soon as there is room the log tells of it, before
+/// anything is served; and the next start does after a crash. Whoever fills the disk changes nothing unseen.
+// The shell is waited for while the clients go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_is_told_although_the_audit_disk_was_full() {
+    const NAMES: [&str; 3] = [KEY, "tenants/globex/keys/orders", "tenants/globex"];
+    let audit = "\n[audit]\ndirectory = \"DISK/audit\"\nsegment = \"1MiB\"\nreserve = \"64KiB\"\n";
+    let (world, mut small) = world_on(audit, 1024);
+    small.start(&world);
+    let client = ready(&world).await;
+    create_key(&client, "acme", "customer-pii").await;
+    create_key(&client, "globex", "orders").await;
+    drop(client);
+    for round in 0..10 {
+        let client = ready(&world).await;
+        let turns = NAMES.map(|name| tokio::spawn(until_refused(client.clone(), name)));
+        small.fill(&world);
+        for turn in turns {
+            assert_eq!(turn.await.unwrap(), (Code::Unavailable, "AUDIT_UNAVAILABLE".to_owned()));
+        }
+        drop(client);
+        // Every third time, the daemon is killed before it could tell.
+        let killed = round % 3 == 2;
+        if killed {
+            small.end("KILL");
+        }
+        small.make_room(&world);
+        if killed {
+            small.start(&world);
+        }
+    }
+    let client = ready(&world).await;
+    client.access().unfreeze(UnfreezeRequest { name: NAMES[2].into(), reason: "over".into() }).await.unwrap();
+    client.access().unfreeze(UnfreezeRequest { name: KEY.into(), reason: "over".into() }).await.unwrap();
+    client.encrypt(KEY, "x", &about()).await.unwrap();
+    drop(client);
+    small.end("TERM");
+    // A start says where the store stands, behind all that was told late.
+    small.start(&world);
+    ready(&world).await;
+    small.end("TERM");
+    let config = world.config_file();
+    let verified = small.done(&program("keyward", &format!("audit verify --json --config {config}")));
+    let verified: serde_json::Value = serde_json::from_str(&verified).unwrap();
+    assert_eq!(verified["changes_without_record"], "", "{verified}");
+    assert_eq!(verified["changes_awaiting_record"], 0, "{verified}");
+    let store = small.done(&program("keyward", &format!("store check --json --config {config}")));
+    let store: serde_json::Value = serde_json::from_str(&store).unwrap();
+    assert_eq!(verified["store_revision"], store["revision"], "{verified} {store}");
+    assert!(verified["changes_told_from"].as_u64().unwrap() < store["revision"].as_u64().unwrap());
+}
+
 /// Nothing is answered without a record: a full disk stops the service, room starts it again.
 // The shell is waited for while the clients go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

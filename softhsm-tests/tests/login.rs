@@ -150,7 +150,7 @@ async fn what_is_wrong_is_refused_and_only_the_audit_log_says_why() {
         |answer| answer.signature = to_der(&answer.signature).into(),
         |answer| answer.signature = with_high_s(&answer.signature).into(),
         |answer| answer.signature = [&answer.signature[..], &[0]].concat().into(),
-        |answer| answer.signature = vec![7; 100_000].into(),
+        |answer| answer.signature = vec![7; 60_000].into(),
         |answer| answer.session_public_key = MemoryKey::default().public().spki().to_vec().into(),
     ];
     for alter in alters {

@@ -126,7 +126,7 @@ fn an_error_of_the_configuration_names_line_and_key() {
     let mut world = World::ready();
     let sound = world.config.clone();
     for (from, to, words) in [
-        ("level = \"info\"", "level = \"loud\"", ["line 10", "loud", "`debug`"]),
+        ("level = \"info\"", "level = \"loud\"", ["line 11", "loud", "`debug`"]),
         ("shutdown_grace", "shutdown_grease", ["line 7", "shutdown_grease", "expected"]),
         ("\"10s\"", "\"10 lightyears\"", ["line 7", "shutdown_grace", "\"5s\""]),
         ("pin_file = ", "#", ["hsm.pin_file", "missing", "keywardd.toml"]),

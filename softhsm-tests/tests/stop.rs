@@ -223,6 +223,7 @@ async fn a_stop_ends_in_time_whatever_clients_do() {
     const FILES: usize = 30;
     let mut world = World::ready();
     world.reconfigure("shutdown_grace = \"10s\"", "shutdown_grace = \"8s\"");
+    world.config.push_str("\n[limits]\nin_flight_per_connection = \"128MiB\"\n");
     let (daemon, client) = world.start_with_key().await;
     let mut held = Vec::new();
     for _ in 0..FILES {

@@ -237,6 +237,59 @@ async fn a_store_and_journal_older_than_the_audit_log_are_refused() {
     opens(&client, OTHER, &sealed[1]).await;
 }
 
+/// The audit log, with what stands beside it.
+const AUDIT: [&str; 5] =
+    ["audit/00000001.kwa", "audit/checkpoint", "audit/checkpoints", "audit/tree/0", "audit/tree/durable"];
+
+#[tokio::test]
+async fn a_log_older_than_the_store_is_refused_until_an_operator_accepts_it() {
+    let (world, old, sealed, newest) = with_older_files(&AUDIT).await;
+    let new = Files::keep(&world, &AUDIT);
+    old.put_back();
+    refused(&world, &["the audit log is older than the store", "keyward store accept-rollback"]).await;
+    new.put_back();
+    assert!(world.start().await.stop().await.success());
+
+    // The log is lost for good: what it told is told no more, and that is on record.
+    old.put_back();
+    let (accepted, said) = keyward(&world, &["store", "accept-rollback"]);
+    assert!(accepted, "{said}");
+    let told =
+        world.audit().into_iter().find(|record| record.operation == "store-rollback-accepted").unwrap();
+    assert!(told.change.is_some() && told.detail.unwrap().contains("the store had seen"));
+    for _ in 0..2 {
+        let daemon = world.start().await;
+        let client = daemon.client().await;
+        opens(&client, COLD, &newest).await;
+        opens(&client, KEY, &sealed[0]).await;
+        client.keys().rotate_key(RotateKeyRequest { name: COLD.into() }).await.unwrap();
+        drop(client);
+        assert!(daemon.stop().await.success());
+    }
+    let (whole, said) = keyward(&world, &["audit", "verify"]);
+    assert!(whole, "{said}");
+}
+
+#[tokio::test]
+async fn checkpoints_that_the_store_has_seen_are_missed() {
+    let names = ["audit/checkpoint", "audit/checkpoints"];
+    let (world, older, sealed, _) = with_older_files(&names).await;
+    let new = Files::keep(&world, &names);
+    let words =
+        ["the checkpoints of the audit log are older than the store", "keyward store accept-rollback"];
+    names.iter().for_each(|name| remove(&world.path("state").join(name)));
+    refused(&world, &words).await;
+    new.put_back();
+    let daemon = world.start().await;
+    opens(&daemon.client().await, KEY, &sealed[0]).await;
+    // A change that has seen the checkpoints of now.
+    daemon.client().await.keys().rotate_key(RotateKeyRequest { name: COLD.into() }).await.unwrap();
+    assert!(daemon.stop().await.success());
+    // Those of before are genuine, and fit the log.
+    older.put_back();
+    refused(&world, &words).await;
+}
+
 #[tokio::test]
 async fn a_cut_write_ahead_log_is_made_good_from_the_journal() {
     for keep in [0, 1, 3] {

@@ -1,7 +1,7 @@
 //! Callers: what the kernel says of a peer, and who that is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::meter::Meter;
 use super::staff::Staff;
@@ -58,7 +58,8 @@ pub struct Principal {
     role: Role,
     allow: Vec<Allow>,
     origin: Option<Origin>,
-    frozen: AtomicBool,
+    // Twice the revision of the store that says so, and 1 where it is frozen.
+    frozen: AtomicU64,
     /// Whether it stands for the daemon's own user.
     own: bool,
     in_flight: Arc<Meter>,
@@ -71,7 +72,7 @@ impl Principal {
             role: configured.role,
             allow: configured.allow.clone(),
             origin: configured.origin.clone(),
-            frozen: AtomicBool::new(false),
+            frozen: AtomicU64::new(0),
             own: false,
             in_flight: Arc::default(),
         }
@@ -84,7 +85,7 @@ impl Principal {
             role: Role::Application,
             allow: Vec::new(),
             origin: None,
-            frozen: AtomicBool::new(false),
+            frozen: AtomicU64::new(0),
             own: true,
             in_flight: Arc::default(),
         }
@@ -122,11 +123,13 @@ impl Principal {
 
     /// Whether nothing works for it.
     pub fn frozen(&self) -> bool {
-        self.frozen.load(Ordering::Acquire)
+        self.frozen.load(Ordering::Acquire) % 2 == 1
     }
 
-    /// Takes over what the store says.
-    pub(super) fn set_frozen(&self, frozen: bool) {
-        self.frozen.store(frozen, Ordering::Release);
+    /// Takes over what the store says at `revision`, unless what a later one says is here already: the end of a
+    /// freeze waits for its record, and another freeze does not.
+    pub(super) fn set_frozen(&self, frozen: bool, revision: u64) {
+        let state = revision.saturating_mul(2) | u64::from(frozen);
+        self.frozen.fetch_max(state, Ordering::AcqRel);
     }
 }

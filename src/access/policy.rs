@@ -214,13 +214,13 @@ impl Policy {
         }
     }
 
-    /// Takes over from the store that a principal is frozen, or not. Unknown names are ignored:
-    /// a principal may have left the configuration.
-    pub fn set_frozen(&self, name: &PrincipalId, frozen: bool) {
+    /// Takes over from the store that a principal is frozen, or not, by the change `revision`; a later change that was
+    /// taken over before stays in force. Unknown names are ignored: a principal may have left the configuration.
+    pub fn set_frozen(&self, name: &PrincipalId, frozen: bool, revision: u64) {
         self.principals
             .iter()
             .filter(|principal| principal.name() == name)
-            .for_each(|p| p.set_frozen(frozen));
+            .for_each(|p| p.set_frozen(frozen, revision));
     }
 
     /// Whether the configuration has this principal.
@@ -375,6 +375,24 @@ groups = [50]
     }
 
     #[test]
+    fn the_end_of_a_freeze_that_comes_late_does_not_end_a_later_one() {
+        let policy = policy();
+        let crm = PrincipalId::new("crm").unwrap();
+        let frozen = || policy.principals.iter().any(|known| *known.name() == crm && known.frozen());
+        policy.set_frozen(&crm, true, 3);
+        assert!(frozen());
+        // Revision 5 froze again before the record of revision 4, which ended it, was durable.
+        policy.set_frozen(&crm, true, 5);
+        policy.set_frozen(&crm, false, 4);
+        assert!(frozen());
+        policy.set_frozen(&crm, false, 6);
+        assert!(!frozen());
+        // The same revision says both only where a freeze is not known to be made: then it is in force.
+        policy.set_frozen(&crm, true, 6);
+        assert!(frozen());
+    }
+
+    #[test]
     fn strangers_and_the_frozen_may_do_nothing() {
         let policy = policy();
         let root = policy.caller(Peer { uid: 0, gid: 0, pid: Some(1) });
@@ -384,7 +402,7 @@ groups = [50]
         );
         let crm = policy.caller(Peer { uid: 1000, gid: 0, pid: None });
         let held = policy.authorize::<ViewStatus>(&crm, ()).unwrap();
-        policy.set_frozen(&PrincipalId::new("crm").unwrap(), true);
+        policy.set_frozen(&PrincipalId::new("crm").unwrap(), true, 1);
         assert!(held.revoked());
         assert!(matches!(policy.authorize::<ViewStatus>(&crm, ()), Err(Denied::Frozen(_))));
     }

@@ -189,7 +189,8 @@ impl FileLog {
         }
         let (tail, torn_bytes) = place.open(Keep::Whole)?;
         reserve::take(&place).map_err(OpenError::io(&dir))?;
-        let opened = Opened { last_sequence: tail.tip().sequence, last_change: tail.change(), torn_bytes };
+        let opened =
+            Opened { last_sequence: tail.tip().sequence, last_change: tail.told().newest, torn_bytes };
         let notes = Notes::open(&place)?;
         let growth = grown(&place, tail.tip(), notes.newest().as_ref())?;
         let tree = Arc::clone(growth.tree());
@@ -226,25 +227,29 @@ impl FileLog {
         }
     }
 
-    /// The revisions of the changes of which records behind `sequence` told when the log was opened.
+    /// The changes, as revision and digest, of which records behind `sequence` told when the log was opened; those of
+    /// some records before may be among them.
     ///
     /// # Errors
     /// [`VerifyError`] when a segment cannot be read.
-    pub fn told_since(&self, sequence: u64) -> Result<BTreeSet<u64>, VerifyError> {
+    pub fn told_since(&self, sequence: u64) -> Result<BTreeSet<(u64, [u8; 32])>, VerifyError> {
         if sequence >= self.told.behind {
-            return Ok(self.told.revisions.clone());
+            return Ok(self.told.changes.clone());
         }
-        let mut revisions = BTreeSet::new();
-        for number in super::verify::segments(self.place.dir())?.into_iter().rev() {
-            let mut reader = super::reader::SegmentReader::open(self.place.dir(), number, true)?;
+        let mut changes = BTreeSet::new();
+        let numbers = super::verify::segments(self.place.dir())?;
+        for number in numbers.iter().rev() {
+            // Only the newest one may end in an unfinished write.
+            let newest = Some(number) == numbers.last();
+            let mut reader = super::reader::SegmentReader::open(self.place.dir(), *number, newest)?;
             while let Some(record) = reader.next()? {
-                revisions.extend(record.change.map(|change| change.revision));
+                changes.extend(record.change.map(|change| (change.revision, change.digest)));
             }
             if reader.header().previous.sequence <= sequence {
                 break;
             }
         }
-        Ok(revisions)
+        Ok(changes)
     }
 
     /// Takes no more records, writes those that wait, and ends the writer.

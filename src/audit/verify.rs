@@ -9,6 +9,7 @@ use super::reader::SegmentReader;
 use super::record::{Record, StoreChange};
 use super::recount::{Counted, Recount};
 use super::segment;
+use super::telling::{Telling, Told};
 use crate::clock::Date;
 use crate::id::DeploymentId;
 
@@ -29,6 +30,8 @@ pub struct Report {
     pub head: ChainHash,
     /// The newest store change in it.
     pub last_change: Option<StoreChange>,
+    /// Whether it tells of every change.
+    pub told: Told,
     /// The tree over the records, and its checkpoints.
     pub counted: Counted,
     /// An unfinished write behind the newest record: left by a crash, or being
@@ -74,9 +77,10 @@ pub fn verify_against(dir: &Path, against: Against<'_>) -> Result<Report, Verify
     let mut recount = Recount::open(dir, records.segment.header().deployment, against)?;
     // A daemon may have begun a segment since the first look; its checkpoints may be in there.
     records.newest = segments(dir)?.last().copied().unwrap_or(records.newest);
-    let (mut first, mut last) = (None, None);
+    let (mut first, mut last, mut telling) = (None, None, Telling::default());
     while let Some((_, record)) = records.advance()? {
         recount.add(records.segment.record_bytes())?;
+        telling.see(&record);
         first = first.or(Some(record.time));
         last = Some(record.time);
     }
@@ -89,6 +93,7 @@ pub fn verify_against(dir: &Path, against: Against<'_>) -> Result<Report, Verify
         last,
         head: tip.hash,
         last_change: records.change,
+        told: telling.finish(),
         counted: recount.finish()?,
         torn: records.torn(),
     })

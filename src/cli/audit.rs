@@ -17,13 +17,14 @@ use super::failure::Failure;
 use super::local::ConfigFile;
 use super::view::{Fields, View, date};
 use crate::audit::VerifyError;
+use crate::audit::telling::Gap;
 use crate::audit::verify::{self, Report};
 use crate::audit::{Caller, Outcome, Record};
 
 /// `keyward audit`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Verify every record, the tree over them, and every checkpoint with its signature
+    /// Verify records, tree, checkpoints with their signatures, and that each change has its record
     #[command(
         after_help = "Example:\n  keyward audit verify --config /etc/keyward/keywardd.toml --key audit-keys.txt\n\n\
                       Without --key the keys are taken from the store as they stand there: that shows damage,\n\
@@ -86,7 +87,7 @@ impl Command {
     pub(crate) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         match self {
             Self::Verify { config, key, checkpoint } => {
-                online::verify(shell, &config.read()?, key.as_deref(), checkpoint.as_deref()).await?;
+                return online::verify(shell, &config.read()?, key.as_deref(), checkpoint.as_deref()).await;
             }
             Self::Checkpoint { fresh } => online::checkpoint(shell, fresh).await?,
             Self::Prove { sequence } => online::prove(shell, sequence).await?,
@@ -137,6 +138,7 @@ impl View for Shown {
             ("resource", json!(record.resource)),
             ("outcome", json!(outcome)),
             ("items", json!(items)),
+            ("store_revision", json!(record.change.map(|change| change.revision))),
             ("policy", json!(record.policy)),
             ("latency_us", json!(record.latency_us)),
             ("staff", of_caller(|caller| &caller.staff)),
@@ -151,6 +153,7 @@ impl View for Shown {
 impl View for Report {
     fn fields(&self) -> Fields {
         let change = self.last_change.map_or(Value::Null, |change| json!(change.revision));
+        let missing: Vec<String> = self.told.missing.iter().map(Gap::to_string).collect();
         vec![
             ("segments", json!(self.segments)),
             ("records", json!(self.records)),
@@ -162,6 +165,9 @@ impl View for Report {
             ("checkpointed_records", json!(self.counted.covered)),
             ("signatures_checked", json!(self.counted.signatures_checked)),
             ("store_revision", change),
+            ("changes_told_from", json!(self.told.from)),
+            ("changes_without_record", json!(missing.join(", "))),
+            ("changes_awaiting_record", json!(self.told.awaited)),
             ("torn_bytes", json!(self.torn.as_ref().map(|torn| torn.bytes))),
         ]
     }

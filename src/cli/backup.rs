@@ -99,6 +99,12 @@ impl Command {
                 let config = config.read()?;
                 let restored = blocking(move || backup::restore(&config, &input)).await?;
                 shell.print.view(&restored)?;
+                for root in &restored.to_destroy {
+                    shell.print.note(&format!(
+                        "erasure root {root} stood on the tokens: it is on record that the daemon destroys it when it \
+                         starts, and with it what only copies of the lost store hold"
+                    ));
+                }
                 shell
                     .print
                     .note("keys that were destroyed after the export was made are back: destroy them again");

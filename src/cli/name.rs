@@ -1,6 +1,8 @@
 //! Names as people type them: short (`acme/customer-pii`) or full (`tenants/acme/keys/customer-pii`).
 
-use crate::id::{AccountName, KeyName, NameError, PrincipalId, RotationName, TenantName, VersionName};
+use crate::id::{
+    AccountName, KeyName, NameError, PrincipalId, RootId, RotationName, TenantName, VersionName,
+};
 
 fn expand(text: &str, short: impl FnOnce(&[&str]) -> Option<String>) -> String {
     if text.starts_with("tenants/") {
@@ -50,6 +52,11 @@ pub(crate) fn rotation(text: &str) -> Result<RotationName, NameError> {
 /// `web-shop` or `principals/web-shop`.
 pub(crate) fn principal(text: &str) -> Result<PrincipalId, NameError> {
     PrincipalId::new(text.strip_prefix("principals/").unwrap_or(text))
+}
+
+/// The id of an erasure root.
+pub(crate) fn erasure_root(text: &str) -> Result<RootId, String> {
+    RootId::parse(text).ok_or_else(|| "expected 32 lower-case hexadecimal digits".to_owned())
 }
 
 /// The full name of what is called so; what is none is refused by the daemon.

@@ -58,11 +58,14 @@ Example:
         #[arg(long)]
         repair: bool,
     },
-    /// Accept a store that is older than the audit log: what was changed since is lost
-    #[command(after_help = "For a backup that was restored on purpose; it is recorded in the audit log.
+    /// Accept a store that is older than the audit log, or a log that is older than the store
+    #[command(
+        after_help = "For a backup that was restored on purpose: what was changed since is lost. Or for an audit log that
+is lost for good: what it told is lost. It is recorded in the audit log.
 
 Example:
-  keyward store accept-rollback --config /etc/keyward/keywardd.toml")]
+  keyward store accept-rollback --config /etc/keyward/keywardd.toml"
+    )]
     AcceptRollback {
         #[command(flatten)]
         config: ConfigFile,
@@ -204,6 +207,7 @@ impl View for StoreReport {
             ("journal_revision", json!(self.journal_revision)),
             ("store_problems", json!(self.store_problems.join("; "))),
             ("journal_problems", json!(self.journal_problems.join("; "))),
+            ("decided_problems", json!(self.decided_problems.join("; "))),
         ]
     }
 }
@@ -228,6 +232,7 @@ impl View for CheckReport {
             ("journal_revision", json!(self.journal_revision)),
             ("store_problems", json!(self.store.told().join("; "))),
             ("journal_problems", json!(self.journal.told().join("; "))),
+            ("decided_problems", json!(self.decided.told().join("; "))),
         ]
     }
 }

@@ -4,7 +4,7 @@ use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::rpc::proto::{
-    IndexKey, KekVersion, Key, KeyState, KeyVersion, Rotation, Status, Tenant, rotation, status,
+    IndexKey, KekVersion, Key, KeyState, KeyVersion, Rotation, Status, StrayKey, Tenant, rotation, status,
 };
 
 /// Fields in the order in which people read them.
@@ -204,6 +204,8 @@ impl View for Status {
             ("secret_memory", json!(self.secret_memory)),
             ("hsm", part(self.hsm.as_ref())),
             ("capacity_warning", json!(self.capacity_warning)),
+            ("stray_warning", json!(self.stray_warning)),
+            ("strays", part(self.strays.as_ref())),
             ("root", part(self.root.as_ref())),
             ("store", part(self.store.as_ref())),
             ("audit", part(self.audit.as_ref())),
@@ -285,6 +287,21 @@ impl View for status::Erasure {
             ("replacing", json!(self.replacing)),
         ]
     }
+}
+
+impl View for status::Strays {
+    fn fields(&self) -> Fields {
+        vec![
+            ("look_time", time(self.look_time.as_ref())),
+            ("failure", json!(self.failure)),
+            ("keys", json!(self.keys.iter().map(stray).collect::<Vec<_>>())),
+        ]
+    }
+}
+
+/// A key on the tokens that no record names.
+pub(crate) fn stray(key: &StrayKey) -> Value {
+    json!({ "id": key.id, "kind": key.kind, "label": key.label, "tokens": key.tokens })
 }
 
 impl View for status::Store {

@@ -4,15 +4,16 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::audit::file::Creditor;
-use crate::audit::{AuditError, AuditLog, FileLog, Outcome, Pending, Record, StoreChange};
-use crate::audit::{TreeError, VerifyError};
+use crate::audit::{AuditError, AuditLog, FileLog, Outcome, Record, StoreChange};
+use crate::audit::{TreeError, VerifyError, telling};
 use crate::clock::Date;
-use crate::store::{Changes, Intent, LogPoint, Records, StoreError, Witness};
+use crate::store::{self, Cause, Changes, Intent, LogPoint, Records, StoreError, Witness};
 
-/// The audit log's word for a change that is told by another record than its own.
-const RECOVERED: &str = "change-recovered";
+/// How long after its change a call that has ended may leave it without a record: its record is queued, or will
+/// never be.
+const GRACE: Duration = Duration::from_millis(500);
 
-/// How long a call may take from its change to its record, before the daemon tells of the change.
+/// How long other work may take from its change to its record, before the daemon tells of the change.
 const OVERDUE: Duration = Duration::from_secs(60);
 
 /// Why store and log do not belong together.
@@ -46,9 +47,6 @@ pub enum BondError {
     /// The tree over the log cannot be read.
     #[error(transparent)]
     Tree(#[from] TreeError),
-    /// The log does not take records.
-    #[error(transparent)]
-    Audit(#[from] AuditError),
 }
 
 fn has(newest: u64) -> String {
@@ -62,12 +60,12 @@ fn has(newest: u64) -> String {
 struct Seen(Weak<FileLog>);
 
 impl Witness for Seen {
-    fn newest(&self) -> LogPoint {
-        let Some(log) = self.0.upgrade() else { return LogPoint::default() };
+    fn newest(&self) -> Option<LogPoint> {
+        let log = self.0.upgrade()?;
         let (sequence, chain) = log.newest();
         let head = log.checkpoint().map(|note| note.checkpoint.head);
         let (tree_size, tree_root) = head.map_or((0, [0; 32]), |head| (head.size, head.root));
-        LogPoint { sequence, chain: chain.0, tree_size, tree_root }
+        Some(LogPoint { sequence, chain: chain.0, tree_size, tree_root })
     }
 }
 
@@ -80,24 +78,29 @@ impl Creditor for Owed {
     }
 
     fn owed(&self) -> Vec<Record> {
-        // The log was broken until now: no call that is under way has made its record.
-        self.0.unrecorded(Duration::ZERO).into_iter().map(record_of).collect()
+        // The log was broken until now. A call that is under way may still make its record: then two tell of it.
+        self.0.unrecorded().iter().map(record_of).collect()
     }
 }
 
-fn record_of(intent: Intent) -> Record {
+fn record_of(intent: &Intent) -> Record {
+    let change = StoreChange { revision: intent.revision, digest: intent.digest };
+    own(telling::RECOVERED, intent.resource.clone(), change, words(intent))
+}
+
+fn own(operation: &str, resource: String, change: StoreChange, detail: String) -> Record {
     Record {
         time: Date::now(),
         request_id: 0,
         caller: None,
-        operation: RECOVERED.into(),
-        resource: intent.resource.clone(),
+        operation: operation.to_owned(),
+        resource,
         outcome: Outcome::Ok,
         policy: String::new(),
         latency_us: 0,
         items: None,
-        change: Some(StoreChange { revision: intent.revision, digest: intent.digest }),
-        detail: Some(words(&intent)),
+        change: Some(change),
+        detail: Some(detail),
     }
 }
 
@@ -107,23 +110,63 @@ fn words(intent: &Intent) -> String {
         (None, Some(uid)) => format!("uid {uid}"),
         _ => "the daemon itself".to_owned(),
     };
-    format!("{} by {who}: the change was made, and its own record could not be written", intent.operation)
+    format!("{} by {who}: the change is in force, and no record of its own was durable", intent.operation)
 }
 
-/// Holds a store that was just opened against the log, and binds the two from then on. Answers how many
-/// changes are told now whose records were missing.
+/// Holds a store that was just opened against the log, and binds the two from then on.
 ///
 /// # Errors
 /// [`BondError`] when the log does not have what the store has seen.
-pub(super) async fn bind(records: &Records, log: &Arc<FileLog>) -> Result<usize, BondError> {
+pub(super) fn bind(records: &Records, log: &Arc<FileLog>) -> Result<(), BondError> {
     compare(&records.log_seen(), log)?;
-    let told = log.told_since(records.log_seen().sequence)?;
-    records.recorded(&told.into_iter().collect::<Vec<_>>());
-    let missing = records.unrecorded(Duration::ZERO);
+    settle(records, log)?;
     log.owes(Arc::new(Owed(records.clone())));
     records.follow_log(Arc::new(Seen(Arc::downgrade(log))));
+    Ok(())
+}
+
+/// Takes off the list what the log tells of.
+fn settle(records: &Records, log: &FileLog) -> Result<(), VerifyError> {
+    let listed = records.unrecorded();
+    if listed.is_empty() {
+        return Ok(());
+    }
+    // One before what the store had seen: that record may have been the one that was not taken off yet.
+    let told = log.told_since(records.log_found().saturating_sub(1))?;
+    let known = |intent: &&Intent| told.contains(&(intent.revision, intent.digest));
+    records.recorded(&listed.iter().filter(known).map(|intent| intent.revision).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Tells of each change whose record is missing, and then where the store stands: from the first such record on, each
+/// change has one. Answers how many were missing.
+///
+/// # Errors
+/// [`AuditError`] when the log does not take records now.
+pub(super) async fn tell_missing(records: &Records, log: &Arc<FileLog>) -> Result<usize, AuditError> {
+    let missing = records.unrecorded();
     tell(&missing, log).await?;
+    let store::StoreChange { revision, digest } = records.position();
+    let detail = format!("revision {revision}; changes whose record was missing: {}", missing.len());
+    let opened = own(telling::OPENED, String::new(), StoreChange { revision, digest }, detail);
+    log.submit(opened)?.await?;
     Ok(missing.len())
+}
+
+/// Binds a store to a log that does not have what it has seen, by a change that says only that. The caller records
+/// it under the same `operation`.
+///
+/// # Errors
+/// When the store does not take the change.
+pub(super) async fn accept(
+    records: &Records,
+    log: &Arc<FileLog>,
+    operation: &str,
+) -> Result<store::StoreChange, StoreError> {
+    records.follow_log(Arc::new(Seen(Arc::downgrade(log))));
+    let mut changes = Changes::new();
+    changes.because(Cause::own(operation, ""));
+    records.commit(changes).await
 }
 
 fn compare(seen: &LogPoint, log: &FileLog) -> Result<(), BondError> {
@@ -136,20 +179,11 @@ fn compare(seen: &LogPoint, log: &FileLog) -> Result<(), BondError> {
     if same { Ok(()) } else { Err(BondError::Checkpoint { size: tree_size }) }
 }
 
-/// Takes a log that does not have what the store has seen as the one that belongs to it from now on, by a change
-/// of nothing else. The caller writes the record about it.
+/// Writes the records of changes that have none.
 ///
 /// # Errors
-/// When the store does not serve.
-pub(super) async fn accept(records: &Records, log: &Arc<FileLog>) -> Result<(), StoreError> {
-    if compare(&records.log_seen(), log).is_err() {
-        records.follow_log(Arc::new(Seen(Arc::downgrade(log))));
-        records.commit(Changes::new()).await?;
-    }
-    Ok(())
-}
-
-async fn tell(missing: &[Intent], log: &Arc<FileLog>) -> Result<(), AuditError> {
+/// [`AuditError`] when the log does not take records now.
+pub(super) async fn tell(missing: &[Intent], log: &Arc<FileLog>) -> Result<(), AuditError> {
     for intent in missing {
         tracing::warn!(
             revision = intent.revision,
@@ -157,22 +191,25 @@ async fn tell(missing: &[Intent], log: &Arc<FileLog>) -> Result<(), AuditError> 
             resource = intent.resource,
             "a change has no record yet: it is told now"
         );
-        let mut record = Pending::begin(log.clone(), None, RECOVERED, intent.resource.clone(), 0);
-        record.change(StoreChange { revision: intent.revision, digest: intent.digest });
-        record.detail(words(intent));
-        record.finish(Outcome::Ok)?.await?;
+        log.submit(record_of(intent))?.await?;
     }
     Ok(())
 }
 
 /// Runs until it is dropped: tells of changes whose call went away before it could.
-pub(super) async fn tell_overdue(records: Records, log: Arc<FileLog>) {
-    let mut look = tokio::time::interval(OVERDUE / 4);
+pub(super) async fn tell_overdue(records: Records, log: Weak<FileLog>) {
+    let mut look = tokio::time::interval(GRACE);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
+        let overdue = records.overdue(GRACE, OVERDUE);
+        let Some(log) = log.upgrade() else { return };
         // While the log is broken nothing is told; it asks for what it is owed when it goes on.
-        if let Err(error) = tell(&records.unrecorded(OVERDUE), &log).await {
+        if let Err(error) = tell(&overdue, &log).await {
             tracing::debug!(%error, "overdue records wait");
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

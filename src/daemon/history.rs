@@ -4,7 +4,7 @@
 //! store has its place in the log by revision and digest together, and what stands behind that place is
 //! what it does not know.
 
-use crate::audit::{Outcome, Record, StoreChange};
+use crate::audit::{Outcome, Record, StoreChange, telling};
 
 /// The record of an accepted rollback: a new history begins with it.
 pub(super) const ACCEPTED: &str = "store-rollback-accepted";
@@ -49,17 +49,18 @@ impl<'s> History<'s> {
         if record.outcome != Outcome::Ok {
             return;
         }
-        if record.operation == ACCEPTED {
+        let operation = telling::operation(&record);
+        if operation == ACCEPTED {
             self.begun = sequence;
         }
         let here = Place { record: sequence, history: self.begun };
         if record.change.as_ref() == Some(&self.store.position) {
             self.exact = Some(here);
         }
-        if record.operation == "backup-recorded" && Some(&record.resource) == self.store.export.as_ref() {
+        if operation == "backup-recorded" && Some(&record.resource) == self.store.export.as_ref() {
             self.export = Some(here);
         }
-        if DESTROYING.contains(&&*record.operation) {
+        if DESTROYING.contains(&operation) {
             self.destroyed.push((sequence, record.change.map(|change| change.revision), record.resource));
         }
     }
@@ -113,6 +114,11 @@ mod tests {
     }
 
     #[test]
+    fn an_accepted_rollback_begins_a_history_for_the_log_too() {
+        assert!(telling::BEGINS.contains(&ACCEPTED));
+    }
+
+    #[test]
     fn what_comes_after_the_store_is_destroyed_again_once() {
         let log = [
             record("destroy", "a", Some((4, 1))),
@@ -133,6 +139,13 @@ mod tests {
             record("create-key", "b", Some((5, 2))),
         ];
         assert_eq!(since((5, 2), None, &log), ["a"]);
+    }
+
+    #[test]
+    fn a_destruction_that_another_record_tells_of_counts() {
+        let mut told = record("change-recovered", "a", Some((6, 3)));
+        told.detail = Some("destroy-begin by the daemon itself: the change is in force".to_owned());
+        assert_eq!(since((5, 2), None, &[record("create-key", "a", Some((5, 2))), told]), ["a"]);
     }
 
     #[test]

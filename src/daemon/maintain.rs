@@ -133,13 +133,42 @@ pub fn import(config: &Config, input: &Path) -> Result<Exported, MaintainError> 
         }
         let imported = done?;
         let detail = format!("{} records at revision {}", imported.records, imported.position.revision);
-        record::<MaintainError>(config, imported.deployment, ("store-import", Outcome::Ok), &detail, None)
-            .await?;
-        Ok(imported)
+        if config.audit_dir().exists() {
+            // A start holds the store against it.
+            let event = ("store-import", Outcome::Ok);
+            record::<MaintainError>(config, imported.deployment, event, &detail, None).await?;
+            return Ok(imported);
+        }
+        let (log, _) = FileLog::open(settings::audit(config, true), imported.deployment)?;
+        let kv = Arc::new(open_store(config).await?);
+        let keys = StoreKeys::derive(&secret);
+        let (records, _) = Records::open(kv, &config.journal(), imported.deployment, keys, None).await?;
+        let position = bind_anew(&records, &log, "store-import", &detail).await?;
+        log.close()?;
+        Ok(Exported { position, ..imported })
     })
 }
 
-/// Verifies every record of store and journal, while no daemon runs.
+/// Binds a store to a log that does not have what it has seen, and records that, with what is known of changes
+/// that have no record.
+async fn bind_anew(
+    records: &Records,
+    log: &Arc<FileLog>,
+    operation: &'static str,
+    detail: &str,
+) -> Result<StoreChange, MaintainError> {
+    let bound = bond::accept(records, log, operation).await?;
+    let mut record = Pending::begin(log.clone(), None, operation, "", 0);
+    record.detail(detail);
+    record.change(audit::StoreChange { revision: bound.revision, digest: bound.digest });
+    record.finish(Outcome::Ok)?.await?;
+    records.recorded(&[bound.revision]);
+    bond::tell(&records.unrecorded(), log).await?;
+    Ok(bound)
+}
+
+/// Verifies every record of store and journal, and compares what was decided with what is there, while no daemon
+/// runs.
 ///
 /// # Errors
 /// [`MaintainError`] when that is not possible; what is wrong stands in the report.
@@ -148,7 +177,14 @@ pub fn check(_: &Idle, config: &Config) -> Result<CheckReport, MaintainError> {
         let (_, secret) = secret(config).await?;
         let keys = Arc::new(StoreKeys::derive(&secret));
         match open_store(config).await {
-            Ok(kv) => Ok(check::check(&kv, &config.journal(), keys).await?),
+            Ok(kv) => {
+                let mut report = check::check(&kv, &config.journal(), keys.clone()).await?;
+                // Records that are not all there say nothing of what was decided.
+                if report.is_whole() {
+                    report.decided = check::decided(&kv, keys).await?;
+                }
+                Ok(report)
+            }
             // Nothing of it is read; what it holds is what is wrong with it.
             Err(MaintainError::Store(StoreError::Kv(foreign @ KvError::Foreign(_)))) => {
                 Ok(check::check_journal(&config.journal(), keys, foreign.to_string()).await?)
@@ -182,8 +218,9 @@ pub fn repair(config: &Config) -> Result<RepairReport, MaintainError> {
     })
 }
 
-/// Accepts that the store is older than the audit log, or has another history: a backup was restored on
-/// purpose, and what was changed since is lost. Or that the log is older than the store: what it told of is lost.
+/// Accepts that store and audit log do not belong together: the store is older than the log or has another history,
+/// because a backup was restored on purpose, and what was changed since is lost; or the log, or its checkpoints, are
+/// older than the store, and what they told is lost. From then on the store is bound to the log that is there.
 ///
 /// # Errors
 /// [`MaintainError`] when store and journal do not even fit each other.
@@ -192,37 +229,33 @@ pub fn accept_rollback(config: &Config) -> Result<StoreChange, MaintainError> {
     block_on(async {
         let (root, secret) = secret(config).await?;
         let (log, opened) = FileLog::open(settings::audit(config, false), root.deployment)?;
-        let known = opened.last_change.ok_or(MaintainError::NothingToAccept)?;
-        log.close()?;
-        let anchor = StoreChange { revision: known.revision, digest: known.digest };
+        let known = opened.last_change;
+        let anchor = known.map(|known| StoreChange { revision: known.revision, digest: known.digest });
         let kv = Arc::new(open_store(config).await?);
-        let keys = StoreKeys::derive(&secret);
-        let (records, _) =
-            Records::open_accepting_rollback(kv, &config.journal(), root.deployment, keys, anchor).await?;
-        let accepted = records.position();
+        let (keys, journal) = (StoreKeys::derive(&secret), config.journal());
+        let (records, _) = match anchor {
+            Some(anchor) => {
+                Records::open_accepting_rollback(kv, &journal, root.deployment, keys, anchor).await?
+            }
+            None => Records::open(kv, &journal, root.deployment, keys, None).await?,
+        };
+        let (accepted, seen) = (records.position(), records.log_seen().sequence);
+        if anchor.is_none() && seen == 0 {
+            return Err(MaintainError::NothingToAccept);
+        }
         let doomed = destroyed_since(config, &records).await?;
         let again =
             destroy_again(&records, &doomed).await.map_err(|error| MaintainError::Again(error.into()))?;
         let detail = format!(
-            "from revision {} back to {}; {again} of {} destructions since then are done again",
-            anchor.revision,
+            "from revision {} to {}; {again} of {} destructions since then are done again; the store had seen {seen} records of the log, which had {}",
+            anchor.map_or(0, |anchor| anchor.revision),
             accepted.revision,
-            doomed.len()
+            doomed.len(),
+            opened.last_sequence
         );
-        // Behind all other changes: none of them may say again what the log before had.
-        let (log, _) = FileLog::open(settings::audit(config, false), root.deployment)?;
-        let accepted_log = bond::accept(&records, &log).await;
+        // Last: whatever was planned again is told behind it, in the history that begins here.
+        let position = bind_anew(&records, &log, history::ACCEPTED, &detail).await?;
         log.close()?;
-        accepted_log?;
-        let position = records.position();
-        record::<MaintainError>(
-            config,
-            root.deployment,
-            (history::ACCEPTED, Outcome::Ok),
-            &detail,
-            Some(position),
-        )
-        .await?;
         Ok(position)
     })
 }

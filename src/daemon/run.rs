@@ -30,7 +30,7 @@ use crate::rpc::admission::AdmissionLayer;
 use crate::rpc::call::Gate;
 use crate::rpc::{ceremonies, services};
 use crate::store::kv::KvError;
-use crate::store::{self, Records, Refusal, SqliteKv, StoreChange, StoreError};
+use crate::store::{self, Refusal, SqliteKv, StoreChange, StoreError};
 
 /// Why the daemon did not start, or did not stop well.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +149,11 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     if !config.database().exists() {
         return Err(no_store(config));
     }
-    let kv = Arc::new(SqliteKv::open(config.database()).await?);
+    // A store of an older format is copied first, however large it is.
+    let telling = tokio::spawn(stop::extend_timeout());
+    let kv = SqliteKv::open(config.database()).await.map(Arc::new);
+    telling.abort();
+    let kv = kv?;
     let (root, secret) = store::bootstrap(&*kv).await?.ok_or_else(|| no_store(config))?;
     check_custody(config, &root)?;
     let (audit, opened) = FileLog::open(settings::audit(config, false), root.deployment)?;
@@ -222,13 +226,13 @@ fn tell_opened(opened: &audit::file::Opened) {
 }
 
 async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>, checkpoints: Duration) {
-    let log = locked.audit.clone();
+    let log = Arc::downgrade(&locked.audit);
     match locked.open(&waiting).await {
         Ok(Some(vault)) => {
             let unfinished = vault.unfinished_rotations().await;
             let ceremonies = vault.unfinished_ceremonies().await;
             tokio::spawn(vault.clone().watch_over_keys());
-            tokio::spawn(keep_journal_short(vault.records().clone()));
+            tokio::spawn(vault.clone().keep_journal_short());
             tokio::spawn(bond::tell_overdue(vault.records().clone(), log));
             tokio::spawn(vault.clone().keep_checkpoints(checkpoints));
             if gate.vault.set(vault.clone()).is_err() {
@@ -248,19 +252,6 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>,
         }
         Ok(None) => {}
         Err(error) => refuse(&error, &waiting),
-    }
-}
-
-/// Compacts the journal when it has grown far beyond what it holds; looks once an hour.
-async fn keep_journal_short(records: Records) {
-    let mut hourly = tokio::time::interval(Duration::from_secs(3600));
-    loop {
-        hourly.tick().await;
-        match records.compact_if_due().await {
-            Ok(None) => {}
-            Ok(Some(done)) => tracing::info!(before = done.before, after = done.after, "journal compacted"),
-            Err(error) => tracing::error!(%error, "cannot compact the journal"),
-        }
     }
 }
 

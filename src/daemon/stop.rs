@@ -161,13 +161,18 @@ async fn last_checkpoint(gate: &Gate, sequence: u64, deadline: Deadline) {
 /// Tells systemd that the daemon stops, and until the deadline is over that it goes on: a grace longer than
 /// `TimeoutStopSec` is not cut short. Behind the deadline systemd waits no longer either.
 pub(super) async fn tell_systemd(deadline: Deadline) {
-    use sd_notify::NotifyState::{ExtendTimeoutUsec, Stopping};
-    super::run::notify(&[Stopping]);
+    super::run::notify(&[sd_notify::NotifyState::Stopping]);
+    // An error says that the time is over.
+    timeout_at(deadline.end(), extend_timeout()).await.ok();
+}
+
+/// Runs until it is dropped: tells systemd that work goes on.
+pub(super) async fn extend_timeout() {
     let patience = u32::try_from(PATIENCE.as_micros()).unwrap_or(u32::MAX);
     let mut tick = tokio::time::interval(TELL);
-    while Instant::now() < deadline.end() {
+    loop {
         tick.tick().await;
-        super::run::notify(&[ExtendTimeoutUsec(patience)]);
+        super::run::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(patience)]);
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::bond;
 use crate::access::Policy;
-use crate::audit::{FileLog, Outcome, Pending};
+use crate::audit::{AuditError, FileLog, Outcome, Pending};
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply, Status};
 use crate::id::DeploymentId;
 use crate::keyring::binding;
@@ -110,7 +110,16 @@ impl Locked {
         if report.bootstrap != Some((self.root.clone(), self.secret.clone())) {
             return Err(UnlockError::Replaced);
         }
-        bond::bind(&records, &self.audit).await?;
+        bond::bind(&records, &self.audit)?;
+        // Before anything is served.
+        while let Err(error) = bond::tell_missing(&records, &self.audit).await {
+            if matches!(error, AuditError::Stopped) {
+                return Ok(None);
+            }
+            // Its disk may be full still.
+            waiting_for.send_replace(error.to_string());
+            tokio::time::sleep(PAUSE).await;
+        }
         if !report.notes.is_empty() {
             let repaired = report.notes.join("; ");
             tracing::warn!(%repaired, "the store was brought up to its journal");

@@ -15,8 +15,8 @@ pub enum Purpose {
     /// The root of all tenants.
     #[n(0)]
     Root,
-    /// An erasure key of this installation: destroyed on purpose, and never escrowed. An
-    /// installation destroys those that none of its records names, so the label says whose it is.
+    /// An erasure key of this installation: destroyed on purpose, and never escrowed. A person has one
+    /// destroyed that no record of the installation names, so the label says whose it is.
     #[n(1)]
     Erasure(#[n(0)] DeploymentId),
     /// A KEK of one tenant, which stays in the HSM: it wraps nothing, it encrypts data keys.
@@ -43,6 +43,17 @@ impl Purpose {
     pub(super) fn wraps(self) -> bool {
         self != Self::Resident
     }
+}
+
+/// A master key that stands on a token under one of Keyward's labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// What its label says that it is for.
+    pub purpose: Purpose,
+    /// Its name, the CKA_ID.
+    pub id: RootId,
+    /// The token, as the configuration asks for it; empty where an HSM cannot tell which it is.
+    pub token: String,
 }
 
 /// What becomes of the one-time backup key under which a new root is wrapped.

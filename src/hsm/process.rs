@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Moment;
-use crate::hsm::birth::{BackupPlan, NewRoot, Purpose};
+use crate::hsm::birth::{BackupPlan, NewRoot, Purpose, Standing};
 use crate::hsm::figures::{CacheFigures, Figures};
 use crate::hsm::process::group::{GRACE, Group};
 use crate::hsm::process::queue::{Answers, Job, all};
@@ -49,7 +49,7 @@ mod wire;
 pub use crate::child::{ChildError, Program};
 pub use child::run as run_child;
 pub use settings::{Settings, Slot};
-pub use task::{Heir, TaskError, check, create_root, destroy_root, roots};
+pub use task::{Heir, TaskError, check, create_root, destroy_root, roots, standing};
 
 /// Hint for callers that found the queue full.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -212,6 +212,11 @@ impl Hsm for HsmGroup {
     async fn roots(&self, purpose: Purpose) -> Result<Vec<RootId>, TaskError> {
         let settings = Arc::clone(&self.settings);
         self.apart(async move { roots(&settings, purpose).await }).await
+    }
+
+    async fn standing(&self, purposes: &[Purpose]) -> Result<Vec<Standing>, TaskError> {
+        let (settings, purposes) = (Arc::clone(&self.settings), purposes.to_vec());
+        self.apart(async move { standing(&settings, &purposes).await }).await
     }
 
     async fn destroy_root(&self, id: RootId) -> Result<(), TaskError> {

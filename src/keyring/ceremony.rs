@@ -15,7 +15,7 @@ use minicbor::{Decode, Encode};
 use super::credential::CredentialId;
 use super::roster::Members;
 use crate::clock::Date;
-use crate::id::{AccountId, CustodianId, KeyName, RootGeneration, RosterVersion, TenantId};
+use crate::id::{AccountId, CustodianId, KeyName, RootGeneration, RootId, RosterVersion, TenantId};
 
 /// What a ceremony does.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -71,6 +71,9 @@ pub enum Action {
         #[n(1)]
         credential: CredentialId,
     },
+    /// Destroys an erasure root that stands on the tokens and in no record.
+    #[n(10)]
+    ForgetErasureRoot(#[n(0)] RootId),
 }
 
 impl Action {
@@ -86,6 +89,7 @@ impl Action {
             Self::SetMinVersion { .. } => "set-min-version",
             Self::MoveTenant { .. } => "move-tenant",
             Self::MakeAdministrator { .. } => "make-administrator",
+            Self::ForgetErasureRoot(_) => "forget-erasure-root",
         }
     }
 
@@ -350,6 +354,16 @@ mod tests {
 
     fn by(name: &str, date: u64) -> Approval {
         Approval { custodian: CustodianId::new(name).unwrap(), signature: vec![1], date: Date(date) }
+    }
+
+    #[test]
+    fn actions_of_before_read_as_they_were() {
+        let old = hex::decode("820280").unwrap();
+        assert_eq!(minicbor::decode::<Action>(&old).unwrap(), Action::RotateRoot);
+        let forget = Action::ForgetErasureRoot(RootId([7; 16]));
+        let new = minicbor::to_vec(&forget).unwrap();
+        assert_eq!(hex::encode(&new), format!("820a8150{}", "07".repeat(16)));
+        assert_eq!(minicbor::decode::<Action>(&new).unwrap(), forget);
     }
 
     #[test]

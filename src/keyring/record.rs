@@ -169,6 +169,8 @@ pub struct Erasure {
 
 /// What a generation of the erasure key is good for. The newest that was born is taking over or
 /// current; of those before it, one at most is not destroyed, unless a restore has found more on the tokens.
+/// Numbers are given out in the order of the records, so one that was forgotten has a number too, and is newest
+/// of nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
 pub enum ErasureState {
@@ -191,6 +193,41 @@ pub enum ErasureState {
     /// birth: nothing was ever sealed under it, and its token object, if there is one, is to be destroyed.
     #[n(6)]
     Unborn,
+    /// It was none of this store's: its token object stood on the tokens in no record, and people had it
+    /// destroyed. Until the date in `destroyed` stands there, that is to be done.
+    #[n(7)]
+    Forgotten,
+}
+
+impl Erasure {
+    /// Whether it is or was a generation of the key: something may have been sealed under it in this store.
+    pub fn is_generation(&self) -> bool {
+        !matches!(self.state, ErasureState::Unborn | ErasureState::Forgotten)
+    }
+
+    /// Whether its token object may still be needed, or is being made: nothing else may destroy it.
+    pub fn needs_root(&self) -> bool {
+        match self.state {
+            ErasureState::TakingOver
+            | ErasureState::Current
+            | ErasureState::Retiring
+            | ErasureState::Unborn => true,
+            ErasureState::Unused | ErasureState::Destroyed | ErasureState::Forgotten => false,
+        }
+    }
+
+    /// Whether this record says that its token object is to be destroyed, whatever others say.
+    pub fn condemns_root(&self) -> bool {
+        match self.state {
+            ErasureState::Unused => true,
+            ErasureState::Forgotten => self.destroyed.is_none(),
+            ErasureState::TakingOver
+            | ErasureState::Current
+            | ErasureState::Retiring
+            | ErasureState::Destroyed
+            | ErasureState::Unborn => false,
+        }
+    }
 }
 
 /// A copy of the records that does not die with the erasure key: a recovery

@@ -1,6 +1,8 @@
 //! On whose word the work of a call is done: it goes with each change of the store, so that the change is on
 //! record even when the call cannot make its record any more.
 
+use std::sync::Weak;
+
 use crate::store::Cause;
 
 /// The call whose work a task does.
@@ -12,6 +14,8 @@ pub struct Acting {
     pub principal: Option<String>,
     /// The user id of who asked.
     pub uid: u32,
+    /// Lives until the record of the call is durable, or nobody makes it any more: a caller may go away in between.
+    pub call: Weak<()>,
 }
 
 tokio::task_local! {
@@ -27,13 +31,17 @@ impl Acting {
     /// The cause of a change that is made now; the daemon itself where no call is worked on.
     pub(super) fn cause(resource: String) -> Cause {
         let of = |acting: &Self| Cause {
-            operation: acting.operation.to_owned(),
-            resource: resource.clone(),
             principal: acting.principal.clone(),
             uid: Some(acting.uid),
+            call: Some(acting.call.clone()),
+            ..Cause::own(acting.operation, resource.clone())
         };
-        let own =
-            || Cause { operation: "own".to_owned(), resource: resource.clone(), principal: None, uid: None };
-        ACTING.try_with(of).unwrap_or_else(|_| own())
+        ACTING.try_with(of).unwrap_or_else(|_| Cause::own("own", resource.clone()))
+    }
+
+    /// The cause of a change that the daemon makes by itself, in a call perhaps, which its caller may cut short.
+    pub(super) fn own(operation: &str, resource: &str) -> Cause {
+        let call = ACTING.try_with(|acting| acting.call.clone()).ok();
+        Cause { call, ..Cause::own(operation, resource) }
     }
 }

@@ -501,6 +501,7 @@ impl Vault {
             }
             Action::Unfreeze(name) => self.check_resource(name).await,
             Action::Destroy(name) => self.check_target(name).await,
+            Action::ForgetErasureRoot(root) => self.require_stray(*root).await,
         }
     }
 

@@ -8,7 +8,7 @@ use super::vault::{Vault, kek_of};
 use crate::audit::{Committed, Outcome, Pending, StoreChange};
 use crate::hsm::Forget;
 use crate::id::{KeyName, TenantId};
-use crate::store::{Cause, Changes, StoreError};
+use crate::store::{Changes, StoreError};
 
 /// What a commit changes, so that it is forgotten.
 #[derive(Debug)]
@@ -43,7 +43,17 @@ impl Affects<'_> {
 
 impl Vault {
     /// Commits, then forgets. Views are forgotten after an error too: it may have been applied.
-    pub(super) async fn commit(
+    ///
+    /// What is changed is used by calls from then on, and a call is answered only once its own record is durable. So
+    /// no answer rests on a change whose record cannot be written: while the log is broken no call is served and no
+    /// change begun, and before the log goes on it has the records of all changes (`crate::audit::file`, `Creditor`).
+    pub(super) async fn commit(&self, changes: Changes, affects: Affects<'_>) -> Result<StoreChange, Error> {
+        self.audit.check()?;
+        self.commit_now(changes, affects).await
+    }
+
+    /// As [`commit`](Self::commit), also while no record can be written: for what only takes rights away.
+    pub(super) async fn commit_now(
         &self,
         mut changes: Changes,
         affects: Affects<'_>,
@@ -106,8 +116,7 @@ impl Vault {
         resource: String,
     ) -> Result<StoreChange, Error> {
         let mut changes = changes;
-        let (operation_word, subject) = (operation.to_owned(), resource.clone());
-        changes.because(Cause { operation: operation_word, resource: subject, principal: None, uid: None });
+        changes.because(Acting::own(operation, &resource));
         let change = self.commit(changes, affects).await?;
         self.record_own(operation, resource, Some(change)).await?;
         Ok(change)

@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::vault::Vault;
-use crate::id::{Epoch, TenantId};
+use crate::id::{Epoch, RootId, TenantId};
 
 /// Something that one person does not decide alone once the root is founded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub(super) enum Matter<'a> {
     MinVersion(&'a str, Epoch),
     /// The rotation of a tenant whose KEK is in the HSM.
     RotateResident(&'a TenantId),
+    /// The destruction of an erasure root that stands on the tokens and in no record.
+    ForgetErasureRoot(RootId),
 }
 
 impl Matter<'_> {
@@ -23,6 +25,7 @@ impl Matter<'_> {
             Self::Destroy(name) => format!("destroy {name}"),
             Self::MinVersion(name, version) => format!("set-min-version {name} {version}"),
             Self::RotateResident(tenant) => format!("rotate-tenant tenants/{tenant}"),
+            Self::ForgetErasureRoot(root) => format!("forget-erasure-root {root}"),
         }
     }
 }

@@ -19,8 +19,9 @@ use crate::id::{DeploymentId, ErasureGeneration, ExportId, RootId};
 use crate::keyring::binding;
 use crate::keyring::record::{Erasure, ErasureState, Export, ExportKind, Root};
 use crate::secret::Key256;
-use crate::store::{self, Changes, Path, Records, StoreError, Stored, tables};
+use crate::store::{self, Cause, Changes, Path, Records, StoreError, Stored, tables};
 
+mod forget;
 mod replace;
 
 pub use replace::{ErasureStatus, Replacing, Settings};
@@ -84,8 +85,8 @@ pub async fn make(
     })
 }
 
-/// For a birth where there is no store yet that could name it. What a crash leaves on the tokens then is told by
-/// [`Vault::erasure_strays`], and destroyed by nobody but a person.
+/// For a birth where there is no store yet that could name it. What a crash leaves on the tokens then is told as
+/// a [stray](super::strays::Stray), and destroyed by nobody but a person.
 pub fn keep_nothing<'a>() -> KeepNewborn<'a> {
     Box::new(|_| Box::pin(async { Ok(()) }))
 }
@@ -107,7 +108,8 @@ pub async fn open(
     record: &Erasure,
 ) -> Result<Option<Key256>, ErasureError> {
     let (Some(wrapped), Some(sealed)) = (&record.kek, &record.sealed) else { return Ok(None) };
-    if matches!(record.state, ErasureState::Unused | ErasureState::Destroyed | ErasureState::Unborn) {
+    // Nothing is sealed any more, not yet, or never was, under what may go or is gone.
+    if !record.needs_root() || record.state == ErasureState::Unborn {
         return Ok(None);
     }
     let open = || Operation::OpenKey {
@@ -170,6 +172,7 @@ pub async fn found(
         Box::pin(async move {
             let mut changes = Changes::new();
             changes.create(&tables::erasure(generation), &unborn(newborn.id));
+            changes.because(Cause::own("erasure-key-birth", path_name(generation)));
             let made = records.commit(changes).await.map_err(|error| error.to_string())?;
             let mut record = Pending::begin(log.clone(), None, "erasure-key-birth", path_name(generation), 0);
             record.change(StoreChange { revision: made.revision, digest: made.digest });
@@ -189,6 +192,7 @@ pub async fn found(
     let before = records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?;
     changes.replace(&path, &made.record, before.revision);
     changes.create(&tables::export(ExportId::random()?), &copy);
+    changes.because(Cause::own("erasure-key-new", path_name(generation)));
     let change = records.commit(changes).await?;
     let mut record = Pending::begin(audit.clone(), None, "erasure-key-new", path_name(generation), 0);
     record.change(StoreChange { revision: change.revision, digest: change.digest });
@@ -212,14 +216,18 @@ pub async fn take_over_restored(
 ) -> Result<store::StoreChange, StoreError> {
     let (mut changes, before) = (Changes::new(), generations(records).await?);
     let mut free = before.last().and_then(|(path, _)| path.id.next());
-    for root in found.iter().filter(|root| before.iter().all(|(_, stored)| stored.record.root != **root)) {
+    // One that a record says is gone, and that stands there all the same, is as good as unknown.
+    let here = before.iter().filter(|(_, stored)| stored.record.destroyed.is_none());
+    let named: Vec<RootId> = here.map(|(_, stored)| stored.record.root).collect();
+    for root in found.iter().filter(|root| !named.contains(root)) {
         let number = free.filter(|number| *number < generation).ok_or(StoreError::NoErasureKey)?;
         let record = Erasure { state: ErasureState::Unused, ..unborn(*root) };
         changes.create(&tables::erasure(number), &record);
         free = number.next();
     }
     for (path, Stored { record, revision }) in before {
-        if record.state != ErasureState::Destroyed {
+        // What people had forgotten stays that: it was never a generation of this store.
+        if !matches!(record.state, ErasureState::Destroyed | ErasureState::Forgotten) {
             changes.replace(&path, &Erasure { state: ErasureState::Unused, ..record }, revision);
         }
     }
@@ -256,7 +264,7 @@ async fn one(hsm: &dyn Hsm, operation: Operation) -> Result<Reply, HsmError> {
 }
 
 /// A task of the HSM that was not done; another try may help.
-fn not_done(error: TaskError) -> HsmError {
+pub(super) fn not_done(error: TaskError) -> HsmError {
     HsmError::Unavailable(error.to_string())
 }
 

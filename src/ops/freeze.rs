@@ -5,10 +5,11 @@ use super::commit::{Affects, unhindered};
 use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
+use crate::audit::StoreChange;
 use crate::clock::Date;
 use crate::id::{KeyName, PrincipalId, TenantId, TenantName};
 use crate::keyring::record::{Key, Principal, Tenant};
-use crate::store::{Changes, Stored, tables};
+use crate::store::{Changes, StoreError, Stored, tables};
 
 /// What can be frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,11 +112,33 @@ impl Vault {
                 Affects::Nothing
             }
         };
-        let change = self.commit(further, affects).await?;
+        // What takes rights away is in force at once, with its record or without. What gives them back is not begun
+        // while no record can be written.
+        let outcome = match frozen {
+            true => self.commit_now(further, affects).await,
+            false => self.commit(further, affects).await,
+        };
         if let Freezable::Principal(name) = what {
-            self.policy.set_frozen(name, frozen);
+            self.take_over_frozen(name, frozen, &outcome);
         }
-        Ok(Done::with_change((), change))
+        Ok(Done::with_change((), outcome?))
+    }
+
+    /// A freeze counts at once, also one that may have been made; its end counts when its record is durable.
+    fn take_over_frozen(&self, name: &PrincipalId, frozen: bool, outcome: &Result<StoreChange, Error>) {
+        match outcome {
+            Ok(change) if frozen => self.policy.set_frozen(name, true, change.revision),
+            Ok(change) => {
+                let (policy, name, revision) = (self.policy.clone(), name.clone(), change.revision);
+                let end = move || policy.set_frozen(&name, false, revision);
+                self.records.when_recorded(revision, end);
+            }
+            // The newest revision that is known: one that ends it later counts.
+            Err(Error::Store(StoreError::Unsettled(_))) if frozen => {
+                self.policy.set_frozen(name, true, self.records.position().revision);
+            }
+            Err(_) => {}
+        }
     }
 
     async fn freeze_principal_in(

@@ -255,7 +255,7 @@ impl Vault {
                 changes.create(&tables::lease(), &self.own_lease(now, None));
             }
         }
-        match self.records.commit(changes).await.map_err(Error::from) {
+        match self.commit_own(changes, Affects::Nothing, "lease", String::new()).await {
             Ok(_) => Ok(true),
             // Another daemon was faster.
             Err(Error::Conflict) => Ok(false),

@@ -31,7 +31,7 @@ pub struct Copied {
 }
 
 impl Vault {
-    /// Verifies every record of store and journal.
+    /// Verifies every record of store and journal, and compares what was decided with what is there.
     ///
     /// # Errors
     /// When store or journal cannot be read; what is wrong with them stands in the report.
@@ -40,8 +40,12 @@ impl Vault {
         right: &Authorized<permission::ManageStore>,
     ) -> Result<Done<CheckReport>, Error> {
         let () = right.resource();
-        let report = self.records.check().await?;
-        let problems = report.store.count() + report.journal.count();
+        let mut report = self.records.check().await?;
+        // Records that are not all there say nothing of what was decided.
+        if report.is_whole() {
+            report.decided = self.records.compare_decided().await?;
+        }
+        let problems = report.store.count() + report.journal.count() + report.decided.count();
         let detail =
             format!("{} records at revision {}, {problems} problems", report.records, report.revision);
         Ok(Done::new(report).detail(detail))

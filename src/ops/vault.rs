@@ -15,6 +15,7 @@ use super::login::keys::LoginKeys;
 use super::opened::{OpenKeys, Rules};
 use super::rotate::Rotations;
 use super::schedule::{Node, Retries};
+use super::strays::Strays;
 use super::timekeeping::Timekeeping;
 use super::views::Views;
 use super::{Error, commit};
@@ -58,6 +59,8 @@ pub struct Vault {
     pub(super) minting: Mutex<()>,
     /// At most one replacement of the erasure key is under way.
     pub(super) erasing: tokio::sync::Mutex<()>,
+    /// What stands on the tokens and in no record, as it was seen last.
+    pub(super) strays: Strays,
     /// Loads of views hold it shared, commits alone: no view older than a commit is kept after it.
     pub(super) committing: tokio::sync::RwLock<()>,
     /// Whether the newest change may have been made although it failed.
@@ -142,6 +145,7 @@ impl Vault {
             minting: Mutex::default(),
             destroying: Mutex::new(()),
             erasing: tokio::sync::Mutex::new(()),
+            strays: Strays::default(),
             committing: tokio::sync::RwLock::default(),
             unsettled: AtomicBool::new(false),
             ceremonies: Ceremonies::default(),
@@ -255,7 +259,7 @@ impl Vault {
 
     async fn take_over_frozen_principals(&self) -> Result<(), Error> {
         for (path, stored) in self.records.complete::<Principal>().await? {
-            self.policy.set_frozen(&path.id, stored.record.frozen);
+            self.policy.set_frozen(&path.id, stored.record.frozen, stored.revision);
         }
         Ok(())
     }

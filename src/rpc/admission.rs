@@ -180,7 +180,12 @@ where
         Box::pin(async move {
             let response = answer.await?;
             Ok(match refused_by_transport(&response, &uri) {
-                Some(error) => refuse(&gate, peer, &uri, error).await,
+                Some(Ok(error)) => refuse(&gate, peer, &uri, error).await,
+                Some(Err(Gone)) => {
+                    // Its record says that it was cancelled.
+                    drop(gate.call_by(gate.policy.caller(peer), "refused-call", uri.path()));
+                    response
+                }
                 // Given back when the last byte of the answer has left, or the caller has.
                 None => response.map(|body| Body::new(Held { body, _load: load })),
             })
@@ -214,21 +219,32 @@ async fn refuse(gate: &Arc<Gate>, peer: Peer, uri: &Uri, error: Error) -> Respon
 }
 
 /// What the transport refused by itself. Its statuses have no details; all of ours have.
-fn refused_by_transport(response: &Response<Body>, uri: &Uri) -> Option<Error> {
+fn refused_by_transport(response: &Response<Body>, uri: &Uri) -> Option<Result<Error, Gone>> {
     let status = Status::from_header_map(response.headers())?;
     let ours = !status.details().is_empty() || status.code() == Code::Ok;
     (!ours && !uri.path().starts_with(STANDARD)).then(|| transport_error(&status))
 }
 
+/// The caller went away before its message was whole.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Gone;
+
+/// How tonic says that a stream was reset before a message came, or broke off in it.
+const BROKEN_OFF: [&str; 2] = ["Missing request message", "h2 protocol error"];
+
 /// A refusal of the transport in our words. The generated code answers INTERNAL when a request
 /// does not decode, as if it were our fault: a string that is not UTF-8, say.
-pub(super) fn transport_error(status: &Status) -> Error {
-    match status.code() {
+pub(super) fn transport_error(status: &Status) -> Result<Error, Gone> {
+    if BROKEN_OFF.iter().any(|words| status.message().starts_with(words)) || status.code() == Code::Cancelled
+    {
+        return Err(Gone);
+    }
+    Ok(match status.code() {
         Code::Unimplemented => Error::NoMethod,
         Code::OutOfRange => Error::MessageTooLarge(status.message().to_owned()),
         Code::ResourceExhausted => Error::TooMuchInFlight,
         _ => Error::Argument(format!("the request is not a message of this API: {}", status.message())),
-    }
+    })
 }
 
 fn counted(mut request: Request<Body>, load: &Arc<Load>, streams: bool) -> Request<Body> {
@@ -312,14 +328,20 @@ mod tests {
     #[test]
     fn what_the_transport_refuses_is_told_from_what_the_services_do() {
         let call = Uri::from_static("/keyward.v1.CryptoService/Encrypt");
-        let reason =
-            |status: Status| refused_by_transport(&response(status), &call).map(|error| error.reason());
-        assert_eq!(reason(Status::unimplemented("")), Some(Reason::MethodUnknown));
+        let reason = |status: Status| {
+            refused_by_transport(&response(status), &call).map(|refused| refused.map(|error| error.reason()))
+        };
+        assert_eq!(reason(Status::unimplemented("")), Some(Ok(Reason::MethodUnknown)));
         assert_eq!(
             reason(Status::internal("failed to decode Protobuf message: x")),
-            Some(Reason::ArgumentInvalid)
+            Some(Ok(Reason::ArgumentInvalid))
         );
-        assert_eq!(reason(Status::out_of_range("too long")), Some(Reason::TooLarge));
+        assert_eq!(reason(Status::out_of_range("too long")), Some(Ok(Reason::TooLarge)));
+        assert_eq!(reason(Status::internal("Missing request message.")), Some(Err(Gone)));
+        assert_eq!(
+            reason(Status::unknown("h2 protocol error: error reading a body from connection")),
+            Some(Err(Gone))
+        );
         assert_eq!(reason(status(&Error::Conflict)), None);
         let standard = Uri::from_static("/grpc.health.v1.Health/Check");
         assert!(refused_by_transport(&response(Status::not_found("x")), &standard).is_none());

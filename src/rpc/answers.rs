@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 
+use super::admission::{Gone, transport_error};
 use super::call::{Call, Gate, stopped};
 use super::status::status;
 use crate::ops::Error;
@@ -115,6 +116,14 @@ impl<T> Replies<T> {
 }
 
 impl End {
+    /// Why no message came.
+    pub(super) fn of(refused: Status) -> Self {
+        match transport_error(&refused) {
+            Ok(error) => Self::Failed(error),
+            Err(Gone) => Self::Gone(refused),
+        }
+    }
+
     /// Leaves the record of the end, as cancelled where the caller ended it, and says what is answered.
     pub(super) async fn tell(self, closing: Call) -> Result<(), Status> {
         match self {

@@ -8,18 +8,19 @@ use tonic::{Request, Response, Status};
 
 use super::answers::{self, Answers, End};
 use super::call::{Call, Gate, settled};
-use super::convert::timestamp;
+use super::convert::{erasure_root, stray, timestamp};
 use super::proto::backup_service_server::BackupService;
 use super::proto::{
-    self, CreateBackupRequest, CreateBackupResponse, ErasureKey, GetErasureKeyRequest, ListBackupsRequest,
-    ListBackupsResponse, RecordDrillRequest, RecordDrillResponse, ReplaceErasureKeyRequest,
-    create_backup_response::Message,
+    self, CreateBackupRequest, CreateBackupResponse, ErasureKey, ForgetErasureRootRequest,
+    GetErasureKeyRequest, ListBackupsRequest, ListBackupsResponse, RecordDrillRequest, RecordDrillResponse,
+    ReplaceErasureKeyRequest, create_backup_response::Message,
 };
 use crate::access::permission::{ManageBackups, ManageErasure, RecordDrill};
 use crate::keyring::record::ExportKind;
 use crate::ops::backup::{Backup, ExportInfo};
 use crate::ops::erasure::ErasureStatus;
-use crate::ops::{Done, Error};
+use crate::ops::strays::Looked;
+use crate::ops::{Done, Error, Vault};
 
 /// Pieces that may wait for a slow reader.
 const QUEUE: usize = 4;
@@ -42,11 +43,16 @@ impl BackupService for Backups {
         request: Request<GetErasureKeyRequest>,
     ) -> Result<Response<ErasureKey>, Status> {
         let mut call = self.0.call(&request, "get-erasure-key", "");
+        let look = request.get_ref().look_for_strays;
         let found = settled!(call, {
-            let (vault, _) = call.authorize::<ManageErasure>(())?;
-            vault.erasure_status().await.map(Done::new)
+            let (vault, right) = call.authorize::<ManageErasure>(())?;
+            if look {
+                vault.look_for_strays(&right).await;
+            }
+            let status = vault.erasure_status().await?;
+            Ok(with_strays(&vault, Done::new(status)))
         })?;
-        Ok(Response::new(erasure(&found)))
+        Ok(Response::new(found))
     }
 
     async fn replace_erasure_key(
@@ -57,10 +63,27 @@ impl BackupService for Backups {
         let work = async move {
             settled!(call, {
                 let (vault, right) = call.authorize::<ManageErasure>(())?;
-                vault.replace_erasure_key(&right).await
+                Ok(with_strays(&vault, vault.replace_erasure_key(&right).await?))
             })
         };
-        Ok(Response::new(erasure(&self.0.detached(work).await?)))
+        self.0.detached(work).await.map(Response::new)
+    }
+
+    async fn forget_erasure_root(
+        &self,
+        request: Request<ForgetErasureRootRequest>,
+    ) -> Result<Response<ErasureKey>, Status> {
+        let resource = format!("erasure-roots/{}", request.get_ref().id);
+        let mut call = self.0.call(&request, "forget-erasure-root", &resource);
+        let id = request.into_inner().id;
+        let work = async move {
+            settled!(call, {
+                let (vault, right) = call.authorize::<ManageErasure>(())?;
+                let root = erasure_root(&id)?;
+                Ok(with_strays(&vault, vault.forget_erasure_root(&right, root).await?))
+            })
+        };
+        self.0.detached(work).await.map(Response::new)
     }
 
     async fn create_backup(
@@ -167,12 +190,22 @@ fn backup(info: &ExportInfo, records: u64) -> proto::Backup {
     }
 }
 
-fn erasure(status: &ErasureStatus) -> ErasureKey {
+/// The answer, with what was seen of strays last.
+fn with_strays(vault: &Vault, status: Done<ErasureStatus>) -> Done<ErasureKey> {
+    let looked = vault.strays();
+    status.map(|status| erasure(&status, &looked))
+}
+
+fn erasure(status: &ErasureStatus, looked: &Looked) -> ErasureKey {
+    let own = looked.found.iter().filter(|stray| stray.is_own());
     ErasureKey {
         generation: status.generation.get(),
         create_time: Some(timestamp(status.created)),
         replacing: status.replacing.as_str().to_owned(),
         destroyed_generation: status.destroyed.map_or(0, |(generation, _)| generation.get()),
         destroy_time: status.destroyed.map(|(_, date)| timestamp(date)),
+        strays: own.map(stray).collect(),
+        strays_time: looked.at.map(timestamp),
+        strays_failure: looked.failure.clone().unwrap_or_default(),
     }
 }

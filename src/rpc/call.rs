@@ -69,6 +69,8 @@ pub(super) struct Call {
     shown: Result<Option<Shown>, Error>,
     pending: Pending,
     request_id: u64,
+    /// Whoever waits for the record of this call sees by it that the call has ended.
+    alive: Arc<()>,
     /// Shutdown waits until this is gone: until the call has its record.
     _working: TaskTrackerToken,
 }
@@ -160,8 +162,9 @@ impl Gate {
         let resource: String = resource.chars().take(200).collect();
         let pending =
             Pending::begin(self.audit.clone(), Some(recorded(&caller)), operation, resource, request_id);
-        let _working = self.token();
-        Call { gate: self.clone(), caller, operation, shown: Ok(None), pending, request_id, _working }
+        let (gate, _working) = (self.clone(), self.token());
+        let alive = Arc::default();
+        Call { gate, caller, operation, shown: Ok(None), pending, request_id, alive, _working }
     }
 
     /// Who is calling.
@@ -232,7 +235,8 @@ impl Call {
     /// On whose word the work of this call is done.
     pub(super) fn acting(&self) -> Acting {
         let principal = self.caller.principal.as_ref().map(|known| known.name().to_string());
-        Acting { operation: self.operation, principal, uid: self.caller.peer.uid }
+        let call = Arc::downgrade(&self.alive);
+        Acting { operation: self.operation, principal, uid: self.caller.peer.uid, call }
     }
 
     /// Decides, and opens the gate.

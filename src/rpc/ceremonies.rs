@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::answers::{self, Answers, End, Replies};
 use super::call::{Call, Gate, settled, stopped};
-use super::convert::{required, timestamp};
+use super::convert::{erasure_root, required, timestamp};
 use super::proto::ceremony_service_server::CeremonyService;
 use super::proto::propose_request::Action as Asked;
 use super::proto::{
@@ -229,6 +229,7 @@ fn proposal(asked: Asked) -> Result<Proposal, Error> {
                 credential: CredentialId(credential),
             })
         }
+        Asked::ForgetErasureRoot(id) => Proposal::Other(Action::ForgetErasureRoot(erasure_root(&id)?)),
         Asked::MoveTenant(to) => Proposal::Other(Action::MoveTenant {
             tenant: TenantName::parse(&to.name)?.0,
             resident: to.resident,

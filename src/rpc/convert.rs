@@ -9,7 +9,7 @@ use prost_types::{FieldMask, Timestamp};
 use super::proto;
 use crate::clock::Date;
 use crate::envelope::{Context, Normalization};
-use crate::id::{Epoch, KekVersion, KeyName, TenantName, VersionName};
+use crate::id::{Epoch, KekVersion, KeyName, RootId, TenantName, VersionName};
 use crate::keyring::record;
 use crate::keyring::schedule::{Destruction, Schedule};
 use crate::keyring::state::{DataClass, KeyState};
@@ -17,6 +17,7 @@ use crate::ops::Error;
 use crate::ops::destroy::Planned;
 use crate::ops::key::KeyUpdate;
 use crate::ops::rotate::RotationInfo;
+use crate::ops::strays::Stray;
 use crate::ops::tenant::{KekInfo, TenantUpdate};
 use crate::ops::version::VersionInfo;
 use crate::secret::{Key256, SecretBytes};
@@ -34,6 +35,21 @@ pub(super) fn secret_bytes(secret: SecretBytes) -> Bytes {
 
 pub(super) fn key_bytes(key: &Key256) -> Bytes {
     secret_bytes(SecretBytes::new(key.expose().to_vec()))
+}
+
+/// The id of an erasure root.
+pub(super) fn erasure_root(id: &str) -> Result<RootId, Error> {
+    let refused = || Error::Argument("id: an erasure root has 32 hexadecimal digits".into());
+    RootId::parse(id).ok_or_else(refused)
+}
+
+pub(super) fn stray(stray: &Stray) -> proto::StrayKey {
+    proto::StrayKey {
+        id: stray.id.to_string(),
+        kind: stray.kind().to_owned(),
+        label: stray.label(),
+        tokens: stray.tokens.clone(),
+    }
 }
 
 pub(super) fn timestamp(date: Date) -> Timestamp {

@@ -8,7 +8,6 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use super::admission::transport_error;
 use super::answers::{self, Answers, End, Replies};
 use super::call::{Call, Gate, stopped};
 use super::convert;
@@ -88,7 +87,7 @@ impl<M> Pieces<M> {
             // First, or a caller that always sends would never see it.
             biased;
             () = stopped(&mut self.stop) => Err(End::Failed(Error::ShuttingDown)),
-            message = self.inbound.message() => message.map_err(|refused| transport_error(&refused).into()),
+            message = self.inbound.message() => message.map_err(End::of),
         }
     }
 
@@ -97,7 +96,7 @@ impl<M> Pieces<M> {
         tokio::select! {
             biased;
             () = stopped(&mut self.cut) => Err(End::Failed(Error::ShuttingDown)),
-            message = self.inbound.message() => message.map_err(|refused| transport_error(&refused).into()),
+            message = self.inbound.message() => message.map_err(End::of),
         }
     }
 

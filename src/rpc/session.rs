@@ -19,7 +19,7 @@ use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt, poll};
 use tonic::{Status, Streaming};
 
-use super::admission::transport_error;
+use super::admission::{Gone, transport_error};
 use super::answers::{self, Answers, Replies};
 use super::call::{Call, Gate, stopped};
 use super::convert;
@@ -232,7 +232,12 @@ impl Session {
         loop {
             match message {
                 Some(Ok(request)) => self.work_on(request).await,
-                Some(Err(refused)) => return Some(End::Failed(transport_error(&refused))),
+                Some(Err(refused)) => {
+                    return Some(match transport_error(&refused) {
+                        Ok(error) => End::Failed(error),
+                        Err(Gone) => End::Usual,
+                    });
+                }
                 None => return Some(End::Usual),
             }
             if !self.has_room() {

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::access::check_reason;
 use super::call::{Gate, settled};
-use super::convert::timestamp;
+use super::convert::{stray, timestamp};
 use super::proto::status::Serving;
 use super::proto::system_service_server::SystemService;
 use super::proto::{
@@ -24,6 +24,7 @@ use crate::hsm::figures::{CacheFigures, Objects};
 use crate::hsm::{self, SlotState, SlotStatus};
 use crate::keyring::record::Custody;
 use crate::keyring::timekeeping::Verdict;
+use crate::ops::strays::Looked;
 use crate::ops::{Error, Vault};
 use crate::secret;
 
@@ -47,6 +48,7 @@ impl SystemService for System {
             gate.policy.authorize::<ViewStatus>(&caller, ()).map_err(|denied| status(&denied.into()))?;
         let (serving, reason) = self.serving();
         let vault = gate.vault.get();
+        let looked = vault.map(|vault| vault.strays());
         Ok(Response::new(proto::Status {
             serving: serving.into(),
             reason,
@@ -67,6 +69,8 @@ impl SystemService for System {
             principal: right.principal().to_string(),
             secret_memory: secret::protection().unwrap_or_default().to_owned(),
             capacity_warning: scarce(&gate.hsm.slots()).unwrap_or_default(),
+            stray_warning: looked.as_ref().and_then(Looked::warning).unwrap_or_default(),
+            strays: looked.map(strays),
             schedule: Some(schedule(vault.map(AsRef::as_ref)).await),
             role: caller.principal.map(|known| role(&known).to_owned()).unwrap_or_default(),
         }))
@@ -251,6 +255,14 @@ async fn erasure(vault: Option<&Vault>) -> Option<proto::status::Erasure> {
         age: Date::now().millis().saturating_sub(key.created.millis()) / 1000,
         replacing: key.replacing.as_str().to_owned(),
     })
+}
+
+fn strays(looked: Looked) -> proto::status::Strays {
+    proto::status::Strays {
+        look_time: looked.at.map(timestamp),
+        failure: looked.failure.unwrap_or_default(),
+        keys: looked.found.iter().map(stray).collect(),
+    }
 }
 
 fn cache(figures: CacheFigures) -> proto::status::Cache {

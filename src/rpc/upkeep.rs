@@ -103,5 +103,7 @@ fn report(found: &CheckReport) -> StoreReport {
         journal_problems: found.journal.told().to_vec(),
         store_problem_count: found.store.count(),
         journal_problem_count: found.journal.count(),
+        decided_problems: found.decided.told().to_vec(),
+        decided_problem_count: found.decided.count(),
     }
 }

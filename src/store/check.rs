@@ -14,6 +14,10 @@ use super::meta::{JournalPoint, LogState, Meta, Totals};
 use super::scan::{Scan, Sum};
 use super::tables::describe;
 
+mod decided;
+
+pub use decided::decided;
+
 /// Problems told one by one; the rest is only counted.
 const TOLD: usize = 50;
 
@@ -32,6 +36,8 @@ pub struct CheckReport {
     pub store: Problems,
     /// What is wrong with the journal; nothing when it is whole.
     pub journal: Problems,
+    /// What records say of each other and is not so; see [`decided`](fn@decided). Nothing while they were not compared.
+    pub decided: Problems,
     // Where the readable part of the journal ends.
     pub(super) journal_end: Option<JournalPoint>,
     // What the store says that it holds, if its meta row is genuine.
@@ -77,7 +83,7 @@ impl Problems {
 impl CheckReport {
     /// Whether nothing is wrong.
     pub fn is_whole(&self) -> bool {
-        self.store.is_empty() && self.journal.is_empty()
+        self.store.is_empty() && self.journal.is_empty() && self.decided.is_empty()
     }
 
     /// The report in lines for people.
@@ -98,6 +104,7 @@ impl CheckReport {
         ];
         lines.extend(self.store.told.iter().map(|problem| format!("store: {problem}")));
         lines.extend(self.journal.told.iter().map(|problem| format!("key journal: {problem}")));
+        lines.extend(self.decided.told.iter().map(|problem| format!("records: {problem}")));
         lines
     }
 }
@@ -192,10 +199,11 @@ fn open_meta(row: &[u8], keys: &StoreKeys) -> Result<Meta, StoreError> {
 
 /// The newest version of each record, by the journal: half of its MAC.
 #[derive(Default)]
-struct Copy(HashMap<Place, [u8; 16]>);
+pub(super) struct Copy(pub(super) HashMap<Place, [u8; 16]>);
 
 impl Copy {
-    fn apply(&mut self, writes: &[Write]) {
+    /// Makes the changes of an entry.
+    pub(super) fn apply(&mut self, writes: &[Write]) {
         for write in writes {
             match &write.value {
                 Some(value) => self.0.insert(Place::of(&write.key), half(value)),
@@ -205,7 +213,7 @@ impl Copy {
     }
 }
 
-fn half(value: &[u8]) -> [u8; 16] {
+pub(super) fn half(value: &[u8]) -> [u8; 16] {
     mac_of(value).first_chunk().copied().unwrap_or_default()
 }
 

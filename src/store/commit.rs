@@ -1,14 +1,15 @@
 //! One change: check, journal, commit. A replayed change takes the same way.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::blocking::blocking;
 use super::digest::{Place, row_hash};
 use super::error::{Refusal, StoreError};
 use super::journal::{Entry, Journal, Kind, Reader, Source, Step};
 use super::kv::{Expect, Transaction, Write};
+use super::log::Cause;
 use super::mac::StoreKeys;
-use super::meta::{JournalPoint, LogState, Meta, StoreChange, is_covered};
+use super::meta::{JournalPoint, LogState, Meta, StoreChange, Totals, is_covered};
 use super::records::{Changes, Inner};
 use super::view::{Row, View};
 
@@ -25,6 +26,8 @@ struct Prepared {
     nodes: Vec<Write>,
     // Backend revision of the meta row that it builds on.
     meta_revision: u64,
+    // The call that is to make its record.
+    call: Option<Weak<()>>,
 }
 
 impl Inner {
@@ -35,9 +38,11 @@ impl Inner {
         let mut view = self.view().await?;
         let old = view.rows(&changes.keys()?).await?;
         let cause = changes.cause();
+        let call = cause.as_ref().and_then(|cause| cause.call.clone());
         let (writes, old) = changes.writes(old, view.position().revision + 1, &self.keys)?;
         let known = view.meta.log.clone();
         let prepared = prepare(view, writes, &old, &self.keys, |made| self.log.at(known, cause, made))?;
+        let prepared = Prepared { call, ..prepared };
         let (prepared, point) = writer.append(prepared).await?;
         self.apply(&mut writer, prepared, point).await.map_err(StoreError::unsettled)
     }
@@ -50,9 +55,9 @@ impl Inner {
         point: JournalPoint,
     ) -> Result<StoreChange, StoreError> {
         writer.settled = false;
-        let Prepared { entry: Entry { totals, writes, log, .. }, nodes, meta_revision } = prepared;
+        let Prepared { entry: Entry { totals, writes, log, .. }, nodes, meta_revision, call } = prepared;
         // Before the store has it: a record of it may be durable before this thread goes on.
-        self.log.made(&log);
+        self.log.made(&log, totals.revision, call);
         let meta = Meta { deployment: self.deployment, totals, journal: point, log };
         self.put_meta(meta, meta_revision, writes.into_iter().chain(nodes).collect()).await?;
         writer.settled = true;
@@ -109,8 +114,32 @@ impl Inner {
         Ok(replayed)
     }
 
+    /// Says in a change of its own what the records add up to, where the totals were wrong: store and journal
+    /// have the same records already.
+    pub(super) async fn recount(
+        &self,
+        writer: &mut Writer,
+        found: &Totals,
+        cause: Cause,
+    ) -> Result<StoreChange, StoreError> {
+        let View { meta, meta_revision, .. } = self.view().await?;
+        let totals = Totals { revision: meta.totals.revision + 1, ..*found };
+        let log = self.log.at(meta.log, Some(cause), totals.change());
+        let entry = Entry { kind: Kind::Recount, totals, writes: Vec::new(), log };
+        refuse_other_records(&meta.totals, &entry)?;
+        let prepared = Prepared { entry, nodes: Vec::new(), meta_revision, call: None };
+        let (prepared, point) = writer.append(prepared).await?;
+        self.apply(writer, prepared, point).await.map_err(StoreError::unsettled)
+    }
+
     async fn replay(&self, writer: &mut Writer, entry: Entry, point: JournalPoint) -> Result<(), StoreError> {
         let mut view = self.view().await?;
+        if entry.kind == Kind::Recount {
+            refuse_other_records(&view.meta.totals, &entry)?;
+            let prepared =
+                Prepared { entry, nodes: Vec::new(), meta_revision: view.meta_revision, call: None };
+            return self.apply(writer, prepared, point).await.map(drop);
+        }
         let keys: Vec<Vec<u8>> = entry.writes.iter().map(|write| write.key.clone()).collect();
         let old = view.rows(&keys).await?;
         let log = entry.log;
@@ -174,7 +203,18 @@ fn prepare(
         entry: Entry { kind: Kind::Change, totals, writes, log: log(totals.change()) },
         nodes,
         meta_revision: view.meta_revision,
+        call: None,
     })
+}
+
+/// A recount follows `before`, and leaves everything as it is that the digest covers.
+fn refuse_other_records(before: &Totals, recount: &Entry) -> Result<(), StoreError> {
+    let Entry { totals, writes, .. } = recount;
+    let follows = totals.revision == before.revision + 1 && writes.is_empty();
+    match follows && totals.covers_the_same(before) {
+        true => Ok(()),
+        false => Err(Refusal::Diverged { revision: totals.revision }.into()),
+    }
 }
 
 /// Finds the place in the journal where the store became what `meta` says.
@@ -214,7 +254,7 @@ async fn next_change(mut reader: Reader) -> Result<(Reader, Entry, JournalPoint)
     blocking(move || {
         let offset = reader.point().offset;
         match reader.next()? {
-            Step::Entry(entry) if entry.kind == Kind::Change => {
+            Step::Entry(entry) if entry.kind.is_change() => {
                 let point = reader.point();
                 Ok((reader, entry, point))
             }

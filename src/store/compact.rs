@@ -12,7 +12,7 @@ use super::mac::{StoreKeys, is_sealed, sealed_under};
 use super::meta::{JournalPoint, LogState, Meta, Totals};
 use super::records::{Inner, Records};
 use super::recover::new_header;
-use super::scan::Scan;
+use super::scan::{Proof, Scan};
 use super::tables::describe;
 use super::view::Row;
 use crate::id::{DeploymentId, ErasureGeneration};
@@ -136,7 +136,7 @@ pub(super) struct Base {
     pub(super) log: LogState,
 }
 
-/// A draft of a journal for `path` that holds the records of `snapshot`, which must add up to
+/// A draft of a journal for `path` that holds the records of `snapshot`, which must be exactly those of
 /// the totals of `base` and, with `oldest`, be sealed under no erasure key before it.
 pub(super) async fn draft_of(
     snapshot: Box<dyn Snapshot>,
@@ -151,19 +151,19 @@ pub(super) async fn draft_of(
         blocking(move || Journal::draft(&path, new_header(&path, deployment, &draft_keys)?, &draft_keys))
             .await?;
     let mut scan = Scan::new(snapshot);
-    let mut found = Totals { revision: totals.revision, digest: totals.digest, ..Totals::EMPTY };
+    let mut proof = Proof::new(&totals);
     loop {
         let rows = scan.next().await?;
         if rows.is_empty() {
             break;
         }
-        refuse_older(&rows, oldest)?;
+        if let Some(oldest) = oldest {
+            refuse_older(&rows, oldest, &totals)?;
+        }
         let keys = keys.clone();
-        (draft, found) = blocking(move || put_part(draft, rows, &keys, found)).await?;
+        (draft, proof) = blocking(move || put_part(draft, rows, &keys, proof)).await?;
     }
-    if found != totals {
-        return Err(StoreError::tampered(&Meta::key(), "the records do not add up to what it says"));
-    }
+    proof.finish(&mut scan, keys, &totals).await?;
     blocking(move || {
         draft.put(&Entry { kind: Kind::Base, totals, writes: Vec::new(), log })?;
         Ok(draft)
@@ -171,11 +171,19 @@ pub(super) async fn draft_of(
     .await
 }
 
-fn refuse_older(rows: &[(Vec<u8>, Vec<u8>)], oldest: Option<ErasureGeneration>) -> Result<(), StoreError> {
-    let older = |(key, value): &&(Vec<u8>, Vec<u8>)| is_sealed(key) && sealed_under(value) < oldest;
+/// Whether a row of an older erasure key is a reason to wait, the totals say: a row that contradicts them was put there.
+fn refuse_older(
+    rows: &[(Vec<u8>, Vec<u8>)],
+    oldest: ErasureGeneration,
+    totals: &Totals,
+) -> Result<(), StoreError> {
+    let older = |(key, value): &&(Vec<u8>, Vec<u8>)| is_sealed(key) && sealed_under(value) < Some(oldest);
     match rows.iter().find(older) {
-        Some((key, _)) => Err(StoreError::NotResealed { what: describe(key) }),
         None => Ok(()),
+        Some((key, _)) if totals.generations.before(oldest) == 0 => {
+            Err(StoreError::tampered(key, "no row is sealed under its erasure key any more"))
+        }
+        Some((key, _)) => Err(StoreError::NotResealed { what: describe(key) }),
     }
 }
 
@@ -183,16 +191,17 @@ fn put_part(
     mut draft: Journal,
     rows: Vec<(Vec<u8>, Vec<u8>)>,
     keys: &StoreKeys,
-    mut totals: Totals,
-) -> Result<(Journal, Totals), StoreError> {
+    mut proof: Proof,
+) -> Result<(Journal, Proof), StoreError> {
     let mut writes = Vec::with_capacity(rows.len());
     for (key, value) in rows {
-        let row = Row::open(&key, value, keys, totals.revision)?;
-        totals.add(&key, &row.value, keys);
+        let row = Row::open(&key, value, keys, proof.found().revision)?;
+        proof.add(&key, &row.value, keys);
         writes.push(Write { key, value: Some(row.value) });
     }
+    let totals = proof.found();
     draft.put(&Entry { kind: Kind::Part, totals, writes, log: LogState::default() })?;
-    Ok((draft, totals))
+    Ok((draft, proof))
 }
 
 #[cfg(test)]

@@ -63,6 +63,18 @@ pub(super) fn row_hash(key: &[u8], value: &[u8]) -> Hash {
     hash.chain_update(lp32(key)).chain_update(key).chain_update(value).finalize().into()
 }
 
+/// A covered record as it stands in its leaf.
+pub(super) type LeafEntry = [u8; LEAF_ENTRY];
+
+/// The entry of a covered record.
+pub(super) fn leaf_entry(key: &[u8], value: &[u8]) -> LeafEntry {
+    let mut entry = [0; LEAF_ENTRY];
+    let (place, row) = entry.split_at_mut(KEY_HASH);
+    place.copy_from_slice(&Place::of(key).0);
+    row.copy_from_slice(&row_hash(key, value));
+    entry
+}
+
 /// Names one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct NodeId {
@@ -75,6 +87,15 @@ impl NodeId {
     pub(super) fn key(self) -> Vec<u8> {
         let [high, low] = self.index.to_be_bytes();
         vec![Table::Digest.byte(), self.level, high, low]
+    }
+
+    fn parse(key: &[u8]) -> Option<Self> {
+        match *key {
+            [table, level @ ..=LEAF_LEVEL, high, low] if table == Table::Digest.byte() => {
+                Some(Self { level, index: u16::from_be_bytes([high, low]) })
+            }
+            _ => None,
+        }
     }
 
     fn parent(self) -> Option<(Self, usize)> {
@@ -187,6 +208,46 @@ impl Tree {
     }
 }
 
+/// Verifies the stored nodes of a whole tree one after the other, in the order of their keys. It holds the nodes
+/// above the leaves, 2.2 MB at most, however many records there are.
+pub(super) struct Walk {
+    // Verified nodes above the leaves.
+    tree: Tree,
+    last: Option<NodeId>,
+    // Nodes that a verified one names and that have not come yet.
+    awaited: u64,
+}
+
+impl Walk {
+    /// Begins a walk through the tree with this root.
+    pub(super) fn new(root: Hash) -> Self {
+        Self { tree: Tree::new(root), last: None, awaited: u64::from(root != NONE) }
+    }
+
+    /// Takes the next node; answers the records in it when it is a leaf.
+    pub(super) fn take<'a>(&mut self, key: &[u8], node: &'a [u8]) -> Result<&'a [LeafEntry], Forged> {
+        let id = NodeId::parse(key).filter(|id| self.last.is_none_or(|last| last < *id)).ok_or(Forged)?;
+        self.last = Some(id);
+        // Nobody awaits a node that its parent does not name: its hash would be NONE.
+        if node.is_empty() || id.hash(node) != self.tree.expected(id) {
+            return Err(Forged);
+        }
+        self.awaited = self.awaited.saturating_sub(1);
+        if id.level == LEAF_LEVEL {
+            return Ok(node.as_chunks().0);
+        }
+        let children = node.as_chunks::<{ NONE.len() }>().0.iter().filter(|hash| **hash != NONE);
+        self.awaited += children.count() as u64;
+        self.tree.nodes.insert(id, node.to_vec());
+        Ok(&[])
+    }
+
+    /// Ends it: every node of the tree must have come.
+    pub(super) fn finish(self) -> Result<(), Forged> {
+        if self.awaited == 0 { Ok(()) } else { Err(Forged) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,6 +341,45 @@ mod tests {
                 _ => { rows.remove(&id); }
             }
             prop_assert!(load(root, &rows, &[key]).is_err());
+        }
+    }
+
+    /// Walks through some nodes; what stands in the leaves.
+    fn walk<'a>(
+        root: Hash,
+        rows: impl IntoIterator<Item = (&'a Vec<u8>, &'a Vec<u8>)>,
+    ) -> Option<Vec<LeafEntry>> {
+        let (mut walk, mut entries) = (Walk::new(root), Vec::new());
+        for (key, node) in rows {
+            entries.extend_from_slice(walk.take(key, node).ok()?);
+        }
+        walk.finish().ok()?;
+        Some(entries)
+    }
+
+    #[test]
+    fn a_walk_through_the_whole_tree_misses_nothing() {
+        let mut rows = Rows::new();
+        let all: Vec<_> = (0..300u16).map(|key| (key, Some(1))).collect();
+        let root = change(NONE, &mut rows, &all);
+        let mut expected: Vec<_> = (0..300u16).map(|key| leaf_entry(&key.to_be_bytes(), &[1])).collect();
+        expected.sort_unstable();
+        assert_eq!(walk(root, &rows), Some(expected));
+        assert_eq!(walk(NONE, &Rows::new()), Some(Vec::new()));
+        assert_eq!(walk(root, &Rows::new()), None);
+        let absent = NodeId { level: LEAF_LEVEL, index: 0 }.key();
+        for key in rows.keys() {
+            let mut edited = rows.clone();
+            edited.remove(key);
+            assert_eq!(walk(root, &edited), None, "without {key:?}");
+            edited.insert(key.clone(), vec![1; 48]);
+            assert_eq!(walk(root, &edited), None, "another {key:?}");
+            let twice = rows.iter().flat_map(|row| std::iter::repeat_n(row, 1 + usize::from(row.0 == key)));
+            assert_eq!(walk(root, twice), None, "{key:?} twice");
+        }
+        if !rows.contains_key(&absent) {
+            rows.insert(absent, vec![1; 48]);
+            assert_eq!(walk(root, &rows), None, "a node that nothing leads to");
         }
     }
 

@@ -222,6 +222,11 @@ impl StoreError {
         }
     }
 
+    /// Whether a record is not the newest one, missing or not genuine.
+    pub fn is_edited(&self) -> bool {
+        matches!(self, Self::Tampered { .. } | Self::Incomplete { .. })
+    }
+
     /// The record at `key` of the key-value store is not genuine.
     pub(super) fn tampered(key: &[u8], how: &'static str) -> Self {
         let table = key.first().and_then(|byte| Table::from_byte(*byte)).unwrap_or(Table::Meta);

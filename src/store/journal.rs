@@ -50,6 +50,17 @@ pub(super) enum Kind {
     /// One change, with what the store holds after it.
     #[n(3)]
     Change,
+    /// A change of no record, which only says anew what the records add up to: an uncovered one was not the
+    /// newest when a change replaced it.
+    #[n(4)]
+    Recount,
+}
+
+impl Kind {
+    /// Whether it makes a revision of its own.
+    pub(super) fn is_change(self) -> bool {
+        matches!(self, Self::Change | Self::Recount)
+    }
 }
 
 /// One entry.

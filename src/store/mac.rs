@@ -132,6 +132,12 @@ impl StoreKeys {
         HmacSha256::clone(&self.multiset).chain_update([1]).chain_update(mac).finalize().into_bytes().into()
     }
 
+    /// What a covered record adds to the sum that compares records with the leaves of the digest:
+    /// `HMAC(multiset key, 2 | its entry in the leaf)`. That sum is in memory only.
+    pub(super) fn leaf_element(&self, entry: &[u8]) -> [u8; 32] {
+        HmacSha256::clone(&self.multiset).chain_update([2]).chain_update(entry).finalize().into_bytes().into()
+    }
+
     /// What hides the sum of all records on disk: `HMAC(multiset key, 0 | nonce)`.
     pub(super) fn sum_mask(&self, nonce: &[u8]) -> [u8; 32] {
         HmacSha256::clone(&self.multiset).chain_update([0]).chain_update(nonce).finalize().into_bytes().into()

@@ -7,9 +7,13 @@ use subtle::ConstantTimeEq;
 
 use super::error::StoreError;
 use super::kv::{Entry, Snapshot};
-use super::mac::{StoreKeys, mac_of};
+use super::mac::{StoreKeys, is_sealed, mac_of, sealed_under};
 use super::tables::Table;
 use crate::id::DeploymentId;
+
+mod generations;
+
+pub(super) use generations::Generations;
 
 /// What a change did to the store: its revision and the digest from then on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,11 @@ impl Counts {
         (0..).zip(self.0).filter(|(_, count)| *count > 0)
     }
 
+    /// Of the tables that the digest covers.
+    fn covered(&self) -> impl Iterator<Item = (u8, u64)> + '_ {
+        self.all().filter(|(byte, _)| is_covered(&[*byte]))
+    }
+
     fn at(&mut self, key: &[u8]) -> Option<&mut u64> {
         key.first().and_then(|byte| self.0.get_mut(usize::from(*byte)))
     }
@@ -57,6 +66,8 @@ pub(super) struct Totals {
     pub revision: u64,
     /// Records of each table.
     pub counts: Counts,
+    /// Rows of wrapped keys under each generation of the erasure key.
+    pub generations: Generations,
     /// Bytes of their keys and stored values.
     pub bytes: u64,
     /// Root of the digest's hash tree.
@@ -69,8 +80,14 @@ pub(super) struct Totals {
 
 impl Totals {
     /// A store without records.
-    pub(super) const EMPTY: Self =
-        Self { revision: 0, counts: Counts::NONE, bytes: 0, digest: [0; 32], sum: [0; 32] };
+    pub(super) const EMPTY: Self = Self {
+        revision: 0,
+        counts: Counts::NONE,
+        generations: Generations::NONE,
+        bytes: 0,
+        digest: [0; 32],
+        sum: [0; 32],
+    };
 
     /// Records.
     pub(super) fn records(&self) -> u64 {
@@ -79,13 +96,21 @@ impl Totals {
 
     /// Records that the digest covers.
     pub(super) fn covered(&self) -> u64 {
-        self.counts.all().filter(|(byte, _)| is_covered(&[*byte])).map(|(_, count)| count).sum()
+        self.counts.covered().map(|(_, count)| count).sum()
+    }
+
+    /// Whether the two are of the same covered records.
+    pub(super) fn covers_the_same(&self, other: &Self) -> bool {
+        self.digest == other.digest && self.counts.covered().eq(other.counts.covered())
     }
 
     /// Counts a stored record in.
     pub(super) fn add(&mut self, key: &[u8], value: &[u8], keys: &StoreKeys) {
         if let Some(count) = self.counts.at(key) {
             *count += 1;
+        }
+        if is_sealed(key) {
+            self.generations.add(sealed_under(value));
         }
         self.bytes += (key.len() + value.len()) as u64;
         self.sum = add(self.sum, keys.element(&mac_of(value)));
@@ -95,6 +120,9 @@ impl Totals {
     pub(super) fn remove(&mut self, key: &[u8], value: &[u8], keys: &StoreKeys) -> Option<()> {
         let count = self.counts.at(key)?;
         *count = count.checked_sub(1)?;
+        if is_sealed(key) {
+            self.generations.remove(sealed_under(value))?;
+        }
         self.bytes = self.bytes.checked_sub((key.len() + value.len()) as u64)?;
         self.sum = add(self.sum, negate(keys.element(&mac_of(value))));
         Some(())
@@ -124,6 +152,9 @@ pub(super) struct StoredTotals {
     // Nonce, and the sum behind its mask.
     #[cbor(n(8), with = "minicbor::bytes")]
     masked: Option<[u8; NONCE + 32]>,
+    // None in format 2.
+    #[n(9)]
+    generations: Option<BTreeMap<u32, u64>>,
 }
 
 /// Bytes of the nonce of a masked sum.
@@ -140,9 +171,9 @@ impl StoredTotals {
         let mut masked = [0; NONCE + 32];
         masked[..NONCE].copy_from_slice(&nonce);
         masked[NONCE..].copy_from_slice(&add(totals.sum, keys.sum_mask(&nonce)));
-        let Totals { revision, counts, bytes, digest, .. } = *totals;
-        let counts = Some(counts.all().collect());
-        Ok(Self { revision, bytes, digest, macs: None, counts, masked: Some(masked) })
+        let Totals { revision, counts, generations, bytes, digest, .. } = *totals;
+        let (counts, generations) = (Some(counts.all().collect()), Some(generations.stored()));
+        Ok(Self { revision, bytes, digest, macs: None, counts, masked: Some(masked), generations })
     }
 
     /// The totals; without keys, for who believes everything, without their sum. `None` when they are of an older format, or none.
@@ -153,15 +184,17 @@ impl StoredTotals {
         for (byte, count) in self.counts.as_ref()? {
             *counts.at(&[*byte])? = *count;
         }
+        let generations = Generations::read(self.generations.as_ref()?)?;
         let sum = keys.map_or([0; 32], |keys| add(*masked, negate(keys.sum_mask(nonce))));
-        Some(Totals { revision: self.revision, counts, bytes: self.bytes, digest: self.digest, sum })
+        let Self { revision, bytes, digest, .. } = *self;
+        Some(Totals { revision, counts, generations, bytes, digest, sum })
     }
 
     /// The totals of a store of format 2: without counts, and the sum is that of the MACs.
     pub(super) fn open_format_2(&self) -> Option<Totals> {
         let (Some(sum), None, None) = (self.macs, &self.counts, &self.masked) else { return None };
         let Self { revision, bytes, digest, .. } = *self;
-        Some(Totals { revision, counts: Counts::NONE, bytes, digest, sum })
+        Some(Totals { revision, bytes, digest, sum, ..Totals::EMPTY })
     }
 }
 
@@ -390,6 +423,61 @@ mod tests {
     }
 
     #[test]
+    fn sealed_rows_are_counted_by_their_generation() {
+        let (keys, first) = (keys(1), crate::id::ErasureGeneration::FIRST);
+        keys.erasure.add(first, Key256::init_with(|key| key.fill(2)));
+        keys.erasure.seal_under(first);
+        let second = first.next().unwrap();
+        let (old, mut totals) = (keys.seal(b"\x07a\0", 1, b"wrapped").unwrap(), Totals::EMPTY);
+        totals.add(b"\x07a\0", &old, &keys);
+        totals.add(b"\x03a\0", &value([5; 32]), &keys);
+        assert_eq!((totals.generations.before(first), totals.generations.before(second)), (0, 1));
+        keys.erasure.add(second, Key256::init_with(|key| key.fill(3)));
+        keys.erasure.seal_under(second);
+        totals.remove(b"\x07a\0", &old, &keys).unwrap();
+        totals.add(b"\x07a\0", &keys.seal(b"\x07a\0", 2, b"wrapped").unwrap(), &keys);
+        assert_eq!(totals.generations.before(second), 0, "the first one is not needed any more");
+        assert_eq!(totals.remove(b"\x07a\0", &old, &keys), None, "an old row that was put back is no reason");
+        let stored = StoredTotals::of(&totals, &keys).unwrap();
+        assert_eq!(stored.open(Some(&keys)), Some(totals));
+        let without = StoredTotals { generations: None, ..stored };
+        assert_eq!(without.open(Some(&keys)), None);
+    }
+
+    #[test]
+    fn rows_of_two_versions_do_not_add_up_to_the_same_sum() {
+        // By numbers that everybody can read, such rows can be looked for: here in 16 of their bits.
+        const ROWS: usize = 16;
+        let keys = keys(1);
+        let versions =
+            |row: usize| [0, 1].map(|version| keys.plain(&[7, row as u8, 0], version, &[row as u8]));
+        let rows: Vec<[Vec<u8>; 2]> = (0..ROWS).map(versions).collect();
+        let chosen = |choice: u32| (0..ROWS).map(move |row| (row, (choice >> row & 1) as usize));
+        let readable = |choice: u32| {
+            let macs = chosen(choice).map(|(row, version)| mac_of(&rows[row][version]));
+            let sum = macs.fold([0; 32], add);
+            [sum[30], sum[31]]
+        };
+        let mut seen = std::collections::HashMap::new();
+        let twins = (0..1 << ROWS).find_map(|choice| Some((seen.insert(readable(choice), choice)?, choice)));
+        let (one, other) = twins.expect("65 536 choices, and 65 536 sums of which not every one is met");
+        assert_eq!(readable(one), readable(other), "the sum of format 2 would not tell them apart");
+        let totals = |choice: u32| {
+            let mut totals = Totals::EMPTY;
+            chosen(choice).for_each(|(row, version)| {
+                totals.add(&[7, row as u8, 0], &rows[row][version], &keys);
+            });
+            totals
+        };
+        let (one, other) = (totals(one), totals(other));
+        assert_eq!((one.counts, one.bytes, one.digest), (other.counts, other.bytes, other.digest));
+        assert_ne!(one.sum, other.sum);
+        // Nobody can look for others of the same sum: an element needs the key, and no file has one or the sum.
+        let forger = super::tests::keys(2);
+        assert_ne!(forger.element(&mac_of(&rows[0][0])), keys.element(&mac_of(&rows[0][0])));
+    }
+
+    #[test]
     fn what_stands_in_the_file_says_nothing_of_the_sum() {
         let (keys, mut totals) = (keys(1), Totals::EMPTY);
         totals.add(b"\x07a\0", &value([3; 32]), &keys);
@@ -415,6 +503,7 @@ mod tests {
                 macs: Some([7; 32]),
                 counts: None,
                 masked: None,
+                generations: None,
             },
             journal: JournalPoint { id: [1; 16], offset: 88, head: [2; 32] },
             log: None,

@@ -109,7 +109,7 @@ impl Records {
         meta: Meta,
         writer: Writer,
     ) -> Self {
-        let log = Log::new(meta.log.unrecorded.clone());
+        let log = Log::new(&meta.log);
         let timeline = Timeline::new(meta);
         let (writer, compacting) = (Mutex::new(writer), Mutex::new(()));
         let inner = Inner { kv, keys, deployment, timeline, log, writer, compacting };

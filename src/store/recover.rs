@@ -295,9 +295,7 @@ fn survey(
         let offset = reader.point().offset;
         match reader.next()? {
             Step::End | Step::Torn => break,
-            Step::Entry(entry)
-                if entry.kind == Kind::Change && entry.totals.revision == newest.revision + 1 =>
-            {
+            Step::Entry(entry) if entry.kind.is_change() && entry.totals.revision == newest.revision + 1 => {
                 newest = entry.totals.change();
             }
             _ => return Err(Refusal::JournalDamaged { offset, revision: newest.revision }.into()),

@@ -1,10 +1,13 @@
 //! Walking over every record, and adding them up.
 
-use super::digest::{Place, Tree, row_hash};
+use std::sync::Arc;
+
+use super::blocking::blocking;
+use super::digest::{Forged, Place, Tree, Walk, leaf_entry, row_hash};
 use super::error::StoreError;
 use super::kv::{Snapshot, Write};
 use super::mac::{StoreKeys, mac_of};
-use super::meta::{Totals, add, is_covered};
+use super::meta::{Meta, Totals, add, is_covered};
 use super::tables::Table;
 use super::view::Row;
 
@@ -102,7 +105,87 @@ impl Sum {
     pub(super) fn finish(self, revision: u64) -> (Found, Vec<Write>) {
         let (digest, nodes) = self.tree.finish();
         let totals = Totals { revision, digest, ..self.totals };
-        let format_2 = Totals { counts: Totals::EMPTY.counts, sum: self.macs, ..totals };
+        let Totals { counts, generations, .. } = Totals::EMPTY;
+        let format_2 = Totals { counts, generations, sum: self.macs, ..totals };
         (Found { totals, format_2 }, nodes)
+    }
+}
+
+/// Whether the records of a snapshot are those of its totals: each of them, the newest version, and no other. It takes
+/// no memory for each record.
+///
+/// The keyed sum in the totals says so of all records, and the digest once more of the covered ones: a second keyed
+/// sum, over what the leaves of the hash tree must say of each, is that of the leaves, which lead up to the digest.
+pub(super) struct Proof {
+    found: Totals,
+    // Of the covered records that were found: the sum of `leaf_element` of each.
+    covered: [u8; 32],
+}
+
+impl Proof {
+    /// Begins; revision and digest are taken from `expected`, and proved in the end.
+    pub(super) fn new(expected: &Totals) -> Self {
+        let found = Totals { revision: expected.revision, digest: expected.digest, ..Totals::EMPTY };
+        Self { found, covered: [0; 32] }
+    }
+
+    /// What was found so far.
+    pub(super) fn found(&self) -> Totals {
+        self.found
+    }
+
+    /// Adds a genuine record.
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8], keys: &StoreKeys) {
+        self.found.add(key, value, keys);
+        if is_covered(key) {
+            self.covered = add(self.covered, keys.leaf_element(&leaf_entry(key, value)));
+        }
+    }
+
+    /// Ends it behind the last record: reads the hash tree and compares.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`] when a record is missing, old or foreign, or a node is.
+    pub(super) async fn finish(
+        self,
+        scan: &mut Scan,
+        keys: &Arc<StoreKeys>,
+        expected: &Totals,
+    ) -> Result<(), StoreError> {
+        if self.found != *expected {
+            return Err(StoreError::tampered(&Meta::key(), "the records do not add up to what it says"));
+        }
+        let mut leaves = Leaves { walk: Walk::new(expected.digest), sum: [0; 32] };
+        loop {
+            let nodes = scan.next_nodes().await?;
+            if nodes.is_empty() {
+                break;
+            }
+            let keys = keys.clone();
+            leaves = blocking(move || leaves.take(nodes, &keys)).await?;
+        }
+        let whole = leaves.walk.finish() == Ok(()) && leaves.sum == self.covered;
+        let not =
+            || StoreError::tampered(&Meta::key(), "the digest's hash tree is not the one of the records");
+        whole.then_some(()).ok_or_else(not)
+    }
+}
+
+/// The leaves of the hash tree that were read.
+struct Leaves {
+    walk: Walk,
+    sum: [u8; 32],
+}
+
+impl Leaves {
+    fn take(mut self, nodes: Vec<(Vec<u8>, Vec<u8>)>, keys: &StoreKeys) -> Result<Self, StoreError> {
+        for (key, node) in nodes {
+            let entries = self.walk.take(&key, &node);
+            let forged = |Forged| StoreError::tampered(&key, "the node is not the one that belongs here");
+            for entry in entries.map_err(forged)? {
+                self.sum = add(self.sum, keys.leaf_element(entry));
+            }
+        }
+        Ok(self)
     }
 }

@@ -3,7 +3,7 @@
 
 use tokio::io::AsyncWrite;
 
-use super::check::{CheckReport, check};
+use super::check::{CheckReport, Problems, check, decided};
 use super::commit::lock;
 use super::error::StoreError;
 use super::records::Records;
@@ -23,6 +23,14 @@ impl Records {
             lock(&writer.journal).source().path().to_owned()
         };
         check(self.inner.kv.as_ref(), &journal, self.inner.keys.clone()).await
+    }
+
+    /// Compares what was decided with what is there, as [`decided`] does, at the newest revision.
+    ///
+    /// # Errors
+    /// When reading fails.
+    pub async fn compare_decided(&self) -> Result<Problems, StoreError> {
+        decided(self.inner.kv.as_ref(), self.inner.keys.clone()).await
     }
 
     /// Writes all records at their newest revision, as [`export`] does.

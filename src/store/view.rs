@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::digest::{NodeId, Place, Tree, row_hash};
 use super::error::StoreError;
 use super::kv::{Entry, Kv, Snapshot};
-use super::mac::{Genuine, StoreKeys, sealed_under};
+use super::mac::{Genuine, StoreKeys, is_sealed, sealed_under};
 use super::meta::{Meta, StoreChange, is_covered};
 use super::tables::{Path, Prefix, Record, Span};
 use super::timeline::{Timeline, Verdict};
@@ -307,7 +307,16 @@ impl View {
                 (None, _) => return Err(StoreError::tampered(key, "it was removed")),
             }
         }
-        value.map(|value| Row::open(key, value, &self.keys, self.meta.totals.revision)).transpose()
+        let row =
+            value.map(|value| Row::open(key, value, &self.keys, self.meta.totals.revision)).transpose()?;
+        let generations = &self.meta.totals.generations;
+        match &row {
+            // An old row that was put back, of a table that the digest does not cover.
+            Some(row) if is_sealed(key) && generations.under(row.sealed_under()) == 0 => {
+                Err(StoreError::tampered(key, "no row is sealed under its erasure key any more"))
+            }
+            _ => Ok(row),
+        }
     }
 }
 

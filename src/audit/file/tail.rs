@@ -10,9 +10,9 @@ use super::disk::{Disk, zero};
 use super::{OpenError, Settings};
 use crate::audit::frame::{Batch, ChainHash, Tip};
 use crate::audit::reader::SegmentReader;
-use crate::audit::record::StoreChange;
+use crate::audit::record::{Record, StoreChange};
 use crate::audit::segment::{self, Header};
-use crate::audit::{Damage, Flaw, VerifyError, verify};
+use crate::audit::{Damage, Flaw, VerifyError, telling, verify};
 use crate::clock::Date;
 use crate::id::DeploymentId;
 
@@ -36,8 +36,22 @@ pub(super) struct Tail {
 pub(super) struct Told {
     /// All records behind this one were looked at.
     pub(super) behind: u64,
-    /// Revisions that they made.
-    pub(super) revisions: BTreeSet<u64>,
+    /// The changes: revision and digest, for revisions are counted again after a rollback that was accepted.
+    pub(super) changes: BTreeSet<(u64, [u8; 32])>,
+    /// The one with the greatest revision since the last record with which a history begins: the record of an older
+    /// change may come after it.
+    pub(super) newest: Option<StoreChange>,
+}
+
+impl Told {
+    fn see(&mut self, record: &Record) {
+        let Some(change) = record.change else { return };
+        self.changes.insert((change.revision, change.digest));
+        let anew = telling::BEGINS.contains(&telling::operation(record));
+        if anew || self.newest.is_none_or(|newest| newest.revision < change.revision) {
+            self.newest = Some(change);
+        }
+    }
 }
 
 /// How much of the newest segment to keep.
@@ -124,13 +138,13 @@ impl Place {
 fn read_to_end(reader: &mut SegmentReader, keep: Keep) -> Result<(Option<StoreChange>, Told), VerifyError> {
     let mut change = reader.header().change;
     let behind = reader.header().previous.sequence;
-    let mut told = Told { behind, revisions: BTreeSet::new() };
+    let mut told = Told { behind, changes: BTreeSet::new(), newest: change };
     let enough = |tip: Tip| matches!(keep, Keep::UpTo(last) if tip.sequence >= last);
     while !enough(reader.tip()) {
         match (reader.next()?, keep) {
             (Some(record), _) => {
+                told.see(&record);
                 change = record.change.or(change);
-                told.revisions.extend(record.change.map(|change| change.revision));
             }
             (None, Keep::Whole) => break,
             // A durable record is gone.
@@ -154,11 +168,6 @@ impl Tail {
     /// The changes that its records told of when it was opened.
     pub(super) fn told(&self) -> &Told {
         &self.told
-    }
-
-    /// The newest store change.
-    pub(super) fn change(&self) -> Option<StoreChange> {
-        self.change
     }
 
     /// Appends the records and returns when they are durable. After an error

@@ -103,6 +103,8 @@ impl Writer {
     }
 
     fn acknowledge(&mut self, first: u64) {
+        // Before what it owes is taken off: a change that is not on the list any more is durable in what the next
+        // one sees of the log.
         self.queue.set_durable(self.tail.tip());
         // Before the answers: whoever has one may look whether a record is still owed.
         self.debts.paid(&self.changes);

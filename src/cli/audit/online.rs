@@ -10,6 +10,7 @@ use crate::audit::checkpoint::{NoteError, NoteKey, SignedCheckpoint, read_keys};
 use crate::audit::verify::{self, Against};
 use crate::cli::Shell;
 use crate::cli::document;
+use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::view::{Fields, View, date};
 use crate::config::Config;
@@ -44,7 +45,7 @@ pub(super) async fn verify(
     config: &Config,
     key: Option<&Path>,
     checkpoint: Option<&Path>,
-) -> Result<(), Failure> {
+) -> Result<Exit, Failure> {
     let keys = match key {
         Some(path) => trusted(path)?,
         None => stored(shell, config).await,
@@ -60,7 +61,12 @@ pub(super) async fn verify(
             message: "the log has no checkpoint that the given keys could verify: it proves nothing yet, or its checkpoints were removed".into(),
         });
     }
-    shell.print.view(&report)
+    shell.print.view(&report)?;
+    if report.told.missing.is_empty() {
+        return Ok(Exit::Ok);
+    }
+    shell.print.note("changes of the store were made of which no record tells: see the runbook");
+    Ok(Exit::Integrity)
 }
 
 /// The newest checkpoint as it is: a signed note.

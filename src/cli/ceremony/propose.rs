@@ -9,7 +9,7 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::{Shell, document, name};
 use crate::config::value::Span;
-use crate::id::{AccountName, KeyName, TenantName};
+use crate::id::{AccountName, KeyName, RootId, TenantName};
 use crate::keyring::credential::CredentialId;
 use crate::rpc::proto::ProposeRequest;
 use crate::rpc::proto::propose_request::{
@@ -113,6 +113,18 @@ Example:
         #[command(flatten)]
         how: How,
     },
+    /// Destroy an erasure root that stands on the tokens and in no record, for ever
+    #[command(after_help = "`keyward erasure status` lists them.
+
+Example:
+  keyward ceremony propose forget-erasure-root 3f0c9a1200112233445566778899aabb --reason 'case 17'")]
+    ForgetErasureRoot {
+        /// Its id, as the status shows it
+        #[arg(value_name = "ID", value_parser = name::erasure_root)]
+        id: RootId,
+        #[command(flatten)]
+        how: How,
+    },
     /// Keep a tenant's key-encryption key in the HSM for good, or in the store again
     #[command(
         after_help = "Example:\n  keyward ceremony propose move-tenant acme --resident --reason 'high assurance'"
@@ -182,6 +194,7 @@ impl Propose {
                 let (account, credential) = (account.to_string(), credential.0.to_vec().into());
                 (Action::MakeAdministrator(MakeAdministrator { account, credential }), how)
             }
+            Self::ForgetErasureRoot { id, how } => (Action::ForgetErasureRoot(id.to_string()), how),
             Self::MoveTenant { tenant, resident, how } => {
                 (Action::MoveTenant(MoveTenant { name: tenant.to_string(), resident }), how)
             }

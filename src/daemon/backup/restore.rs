@@ -109,7 +109,10 @@ async fn fill(
     let header = &head.header;
     // Whatever stands on the tokens now can open copies of stores and nothing of this one.
     let found = hsm.roots(Purpose::Erasure(header.deployment)).await;
-    let found = found.map_err(|error| HsmError::Unavailable(error.to_string()))?;
+    let mut found = found.map_err(|error| HsmError::Unavailable(error.to_string()))?;
+    // Each token of the group names the same ones.
+    found.sort_unstable();
+    found.dedup();
     let places = found.len().saturating_add(1);
     let generation = std::iter::successors(Some(header.erasure), |number| number.next()).nth(places);
     let generation = generation.ok_or_else(|| HsmError::Misbehaved("erasure keys are used up".into()))?;

@@ -37,7 +37,8 @@ pub type Answer = Box<dyn FnOnce(Executed) + Send>;
 
 enum Work {
     Run(Vec<Operation>, Answer),
-    Forget(Forget),
+    /// Handles were given up, and are to be destroyed.
+    Reap,
     Expect(Canary),
 }
 
@@ -45,6 +46,7 @@ enum Work {
 pub struct Pool {
     work: Sender<Work>,
     token: TokenInfo,
+    connection: Arc<Connection>,
 }
 
 /// Watches over the threads and the health of the connection.
@@ -86,6 +88,7 @@ pub fn start(settings: &Settings, pin: &Pin, canary: Option<Canary>) -> Result<(
     let (lost, losses) = unbounded();
     let token = connection.module.token().clone();
     let (counter, max_objects) = (RefCell::default(), settings.max_objects);
+    let cached = Arc::clone(&connection);
     let mut watch = Watch { threads: Vec::new(), holder, connection, losses, counter, max_objects };
     // Made after the watch, so that on an error it goes first and the threads end.
     let (work, queue) = bounded(settings.sessions.max(1));
@@ -102,7 +105,7 @@ pub fn start(settings: &Settings, pin: &Pin, canary: Option<Canary>) -> Result<(
             thread.map_err(|error| ConnectError::Away(format!("cannot start a session thread: {error}")))?,
         );
     }
-    Ok((watch, Pool { work, token }))
+    Ok((watch, Pool { work, token, connection: cached }))
 }
 
 fn too_few(error: ConnectError) -> ConnectError {
@@ -129,7 +132,17 @@ impl Pool {
 
     /// Has handles of KEKs destroyed as soon as no list in work uses them.
     pub fn forget(&self, keks: Forget) {
-        self.work.send(Work::Forget(keks)).ok();
+        let cache = &self.connection.keks;
+        // Here and not by a session: another one could be quicker to begin the list that comes next.
+        match keks {
+            Forget::All => cache.forget_all(),
+            Forget::These(keks) => keks.iter().for_each(|kek| cache.forget(kek)),
+            Forget::Root(root) => {
+                cache.forget_all();
+                self.connection.forget_root(&root);
+            }
+        }
+        self.work.send(Work::Reap).ok();
     }
 
     /// From now on this canary proves the root. A token that does not open it loses its connection.
@@ -196,7 +209,7 @@ impl Worker {
                 Work::Run(operations, answer) => executor.run(&operations).map(|answers| {
                     answer(Executed { answers, calls: calls.swap(0, Ordering::Relaxed) });
                 }),
-                Work::Forget(keks) => self.forget(&executor, keks),
+                Work::Reap => executor.destroy_retired(),
                 Work::Expect(canary) => self.expect(&executor, canary),
             };
             if let Err(reason) = done {
@@ -213,17 +226,5 @@ impl Worker {
         })?;
         self.connection.expect(canary);
         Ok(())
-    }
-
-    fn forget(&self, executor: &Executor<'_>, keks: Forget) -> Result<(), String> {
-        match keks {
-            Forget::All => self.connection.keks.forget_all(),
-            Forget::These(keks) => keks.iter().for_each(|kek| self.connection.keks.forget(kek)),
-            Forget::Root(root) => {
-                self.connection.keks.forget_all();
-                self.connection.forget_root(&root);
-            }
-        }
-        executor.destroy_retired()
     }
 }

@@ -306,6 +306,24 @@ pub fn roots(settings: &Settings, pin: &Pin, purpose: Purpose) -> Result<Vec<Roo
     list(&connected.holder, purpose).map_err(failed("listing the root keys"))
 }
 
+/// The names of the keys that Keyward has made on the token for each of these purposes.
+///
+/// # Errors
+/// [`RootError`] when the token cannot be asked.
+pub fn standing(
+    settings: &Settings,
+    pin: &Pin,
+    purposes: &[Purpose],
+) -> Result<Vec<(Purpose, RootId)>, RootError> {
+    let connected = connect(settings, pin, false)?;
+    let mut found = Vec::new();
+    for purpose in purposes {
+        let keys = list(&connected.holder, *purpose).map_err(failed("listing the root keys"))?;
+        found.extend(keys.into_iter().map(|id| (*purpose, id)));
+    }
+    Ok(found)
+}
+
 pub(super) fn list(session: &Session, purpose: Purpose) -> Result<Vec<RootId>, Error> {
     let keys = session.find_objects(&[Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)])?;
     let (mut found, label) = (Vec::new(), purpose.label());

@@ -51,6 +51,10 @@ pub fn run() -> Result<(), ChildError> {
             let found = root::roots(&settings, &pin, purpose).map(FromChild::Roots);
             tell(&mut socket, &found.unwrap_or_else(refused))
         }
+        Task::Standing(purposes) => {
+            let found = root::standing(&settings, &pin, &purposes).map(FromChild::Standing);
+            tell(&mut socket, &found.unwrap_or_else(refused))
+        }
         Task::Check => tell(&mut socket, &report(&settings, &pin)),
         Task::CreateRoot { purpose, plan } => create_root(&mut socket, &settings, &pin, purpose, &plan),
         Task::AdoptRoot => adopt_root(&mut socket, &settings, &pin),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::hsm::birth::{BackupPlan, Delivery, Handover, NewRoot, Newborn, Purpose};
+use crate::hsm::birth::{BackupPlan, Delivery, Handover, NewRoot, Newborn, Purpose, Standing};
 use crate::hsm::pkcs11::root::{Settled, Verdict};
 use crate::hsm::pkcs11::{CheckReport, ConnectError};
 use crate::hsm::process::link::Link;
@@ -71,6 +71,25 @@ pub async fn roots(settings: &Settings, purpose: Purpose) -> Result<Vec<RootId>,
     for slot in &settings.slots {
         match hear(&mut open(settings, slot, Task::Roots(purpose)).await?).await {
             Ok(FromChild::Roots(roots)) => found.extend(roots),
+            other => return Err(unexpected(other)),
+        }
+    }
+    Ok(found)
+}
+
+/// The keys that Keyward has made for these purposes, with the token that has each. Every token is logged in
+/// to once, however many purposes there are.
+///
+/// # Errors
+/// [`TaskError`] when a token cannot be asked.
+pub async fn standing(settings: &Settings, purposes: &[Purpose]) -> Result<Vec<Standing>, TaskError> {
+    let mut found = Vec::new();
+    for slot in &settings.slots {
+        match hear(&mut open(settings, slot, Task::Standing(purposes.to_vec())).await?).await {
+            Ok(FromChild::Standing(keys)) => {
+                let on_token = |(purpose, id)| Standing { purpose, id, token: slot.name() };
+                found.extend(keys.into_iter().map(on_token));
+            }
             other => return Err(unexpected(other)),
         }
     }

@@ -64,6 +64,9 @@ pub(super) enum Task {
     /// Destroys a root key.
     #[n(5)]
     DestroyRoot(#[n(0)] RootId),
+    /// Lists the keys of several purposes.
+    #[n(6)]
+    Standing(#[n(0)] Vec<Purpose>),
 }
 
 /// What a serving process is to do, as it is read.
@@ -157,6 +160,9 @@ pub(super) enum FromChild {
     /// The root keys on the token.
     #[n(5)]
     Roots(#[n(0)] Vec<RootId>),
+    /// The keys of several purposes on the token.
+    #[n(14)]
+    Standing(#[n(0)] Vec<(Purpose, RootId)>),
     /// The report on module and token, as JSON.
     #[n(10)]
     Report(#[n(0)] String),

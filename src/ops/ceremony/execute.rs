@@ -106,6 +106,7 @@ impl Vault {
             Action::SetMinVersion { key, version, today } => {
                 self.change_min_version(key, *version, *today).await?
             }
+            Action::ForgetErasureRoot(root) => self.forget_stray(*root).await?,
         };
         self.end(id, State::Done, Some(outcome)).await.map(Some)
     }

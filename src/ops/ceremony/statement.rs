@@ -106,6 +106,14 @@ fn what(action: &Action) -> Vec<String> {
                 "the tokens and levels of others that operators propose.".into(),
             ];
         }
+        Action::ForgetErasureRoot(root) => {
+            return vec![
+                format!("Erasure root: {root}"),
+                "It stands on the tokens and in no record of the store in use. It is destroyed on".into(),
+                "every token. Copies of a store that were sealed under it can never be read again".into(),
+                "by anybody.".into(),
+            ];
+        }
         Action::MoveTenant { tenant, resident } => {
             let place = if *resident { "stays in the HSM for good" } else { "is kept wrapped in the store" };
             return vec![

@@ -7,7 +7,7 @@ use crate::keyring::record::{Key, Tenant, Version};
 use crate::keyring::schedule::Destruction;
 use crate::keyring::state::{Act, KeyState};
 use crate::ops::Error;
-use crate::store::{Changes, Records, Stored, tables};
+use crate::store::{Cause, Changes, Records, Stored, tables};
 
 /// Plans the destruction of everything with these names for now: the daemon does it when it starts.
 /// Nothing works for it until then. Names that the store does not have are passed over, and so are KEK
@@ -20,6 +20,7 @@ pub async fn destroy_again(records: &Records, names: &[String]) -> Result<usize,
     for name in names {
         let mut changes = Changes::new();
         if plan(records, &mut changes, name).await?.is_some() {
+            changes.because(Cause::own("schedule-destroy", name.as_str()));
             records.commit(changes).await?;
             planned += 1;
         }

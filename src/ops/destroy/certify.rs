@@ -84,12 +84,14 @@ impl Vault {
             words.push(format!("the file {copy} beside the store, until somebody deletes it"));
             last = None;
         }
-        for root in self.erasure_strays().await? {
-            words.push(format!(
-                "the erasure root {root} on the tokens, with a copy of a store that was sealed under it, until somebody \
-                 has it destroyed"
-            ));
-            last = None;
+        let own = self.own_roots().await?;
+        for stray in self.find_strays().await? {
+            let is_own = stray.is_own() || own.contains(&stray.id);
+            words.push(stray.brings_back(is_own));
+            // What may be another installation's is told, and no reason to say that nobody knows the date.
+            if is_own {
+                last = None;
+            }
         }
         for export in self.exports_alive(Date::now()).await? {
             if export.created <= destroyed.begun {

@@ -10,6 +10,7 @@ use crate::keyring::record::{Key, Tenant, Version};
 use crate::keyring::remains::{Remains, Tombstone};
 use crate::keyring::schedule::Destruction;
 use crate::ops::Error;
+use crate::ops::acting::Acting;
 use crate::ops::commit::Affects;
 use crate::ops::vault::Vault;
 use crate::store::{Changes, Path, Scrubbed, StoreError, Stored, tables};
@@ -29,7 +30,16 @@ impl Vault {
     ) -> Result<Destroyed, Error> {
         let _alone = self.destroying.lock().await;
         let grave = Grave::new(&target, &authority);
-        self.bury(&grave).await?;
+        if let Err(error) = self.bury(&grave).await {
+            // A data key or index key, of which the digest cannot say that it is the newest: what is buried is
+            // what the journal has. A covered record that was edited stops the work until it is as it was.
+            let old_row =
+                matches!(&error, Error::Store(StoreError::Tampered { table, .. }) if !table.covered());
+            if !old_row || !self.restored_after_failure(&error).await? {
+                return Err(error);
+            }
+            self.bury(&grave).await?;
+        }
         self.bury_resident(&grave).await?;
         let tombstones = self.tombstones(&target).await?;
         let files = self.prove(&target, &tombstones).await?;
@@ -144,12 +154,19 @@ impl Vault {
 
     /// That nothing is left: no record, no open key, no byte of a wrapped key in any file.
     async fn prove(&self, target: &DestroyTarget, tombstones: &Tombstones) -> Result<Scrubbed, Error> {
+        let remains: Vec<Remains> = tombstones.iter().map(|(_, stored)| stored.record.remains).collect();
+        let mut outcome = self.records.scrub(&remains).await;
+        if let Err(error) = &outcome
+            && self.restored_after(error).await?
+        {
+            outcome = self.records.scrub(&remains).await;
+        }
+        let files = outcome?;
+        // Behind the scan that proves that there is no row but those of the totals.
         let left = self.records.unburied(tombstones.iter().map(|(path, _)| path)).await?;
         if let Some(name) = left.first() {
             return Err(Error::Internal(format!("{name} is destroyed, and its record is there")));
         }
-        let remains: Vec<Remains> = tombstones.iter().map(|(_, stored)| stored.record.remains).collect();
-        let files = self.records.scrub(&remains).await?;
         match files.found.len() {
             0 => Ok(files),
             count => Err(Error::Internal(format!("{count} wrapped keys of {target} still stand in a file"))),
@@ -177,6 +194,7 @@ impl Vault {
             files.files.len(),
             files.copies.len()
         );
+        changes.because(Acting::own("destroy", &target.to_string()));
         let change = self.commit(changes, affects).await?;
         let mut record = Pending::begin(self.audit.clone(), None, "destroy", target.to_string(), 0);
         record.change(change);

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A root that a crash left on a token has its record, UNBORN, and is destroyed by that. A root that no record
-//! names is never destroyed by the daemon: that a record is not there is no evidence. It is told, and a
-//! person has it destroyed.
+//! names is never destroyed by the daemon: that a record is not there is no evidence. It is told, and people have
+//! it destroyed ([`forget`](super::forget)).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,6 @@ use std::time::Duration;
 use super::{ErasureError, generations, make, not_done, open, unborn};
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::hsm::birth::Purpose;
 use crate::hsm::{Forget, KeepNewborn, Kek};
 use crate::id::{ErasureGeneration, RootId};
 use crate::keyring::record::{Erasure, ErasureState};
@@ -29,6 +28,9 @@ const BATCH: usize = 500;
 
 /// How often it is looked whether there is something to do.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// After how many of these looks the tokens are looked at for strays again, which takes a login on each: an hour.
+const LOOKS_PER_SEARCH: u32 = 60;
 
 /// What configuration says about the erasure key.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +75,7 @@ impl Replacing {
     }
 }
 
-type Generation = (Path<Erasure>, Stored<Erasure>);
+pub(super) type Generation = (Path<Erasure>, Stored<Erasure>);
 
 impl Vault {
     /// Replaces the erasure key now. When this answers, the old one is gone from
@@ -112,34 +114,33 @@ impl Vault {
         Ok(ErasureStatus { generation: path.id, created: newest.record.created, replacing, destroyed: gone })
     }
 
-    /// Runs until it is dropped: finishes what a replacement left, and replaces
-    /// the key when it is old enough.
+    /// Runs until it is dropped: finishes what a replacement left, replaces the key when it is old
+    /// enough, and looks for strays on the tokens.
     pub async fn keep_erasure_key(self: Arc<Self>) {
         let every = self.settings.erasure.replace_every;
         let mut look = tokio::time::interval(LOOK);
-        let mut look_for_strays = true;
+        let mut until_search = 0;
         loop {
             look.tick().await;
-            let _alone = self.erasing.lock().await;
-            let outcome = self.keep_once(every, look_for_strays).await;
-            look_for_strays = outcome.is_err();
-            if let Err(error) = outcome {
-                tracing::error!(%error, "the erasure key is not replaced yet; it is tried again");
+            {
+                let _alone = self.erasing.lock().await;
+                if let Err(error) = self.keep_once(every).await {
+                    tracing::error!(%error, "the erasure key is not replaced yet; it is tried again");
+                }
             }
+            // After what was cut short was finished, so that it is no stray any more.
+            until_search = if until_search > 0 {
+                until_search - 1
+            } else if self.find_strays().await.is_ok() {
+                LOOKS_PER_SEARCH
+            } else {
+                0
+            };
         }
     }
 
-    async fn keep_once(&self, every: Duration, look_for_strays: bool) -> Result<(), Error> {
+    async fn keep_once(&self, every: Duration) -> Result<(), Error> {
         self.give_up_unborn_generation().await?;
-        if look_for_strays {
-            for root in self.erasure_strays().await? {
-                tracing::warn!(
-                    %root,
-                    "an erasure root that no record names is on the tokens: copies of a store may open with it; \
-                     see `keyward erasure status`, and have it destroyed with `keyward erasure forget {root}`"
-                );
-            }
-        }
         self.finish_replacing().await?;
         let age = Date::now().millis().saturating_sub(self.erasure_status().await?.created.millis());
         if !every.is_zero() && u128::from(age) >= every.as_millis() {
@@ -149,7 +150,7 @@ impl Vault {
         Ok(())
     }
 
-    /// The newest generation, born or not: a number behind it was never given out.
+    /// The newest number: one behind it was never given out.
     pub(in crate::ops) async fn newest_erasure_generation(&self) -> Result<ErasureGeneration, Error> {
         Ok(generations(&self.records).await?.last().ok_or_else(none)?.0.id)
     }
@@ -157,7 +158,7 @@ impl Vault {
     /// The generations whose token object was made, in order.
     async fn born_generations(&self) -> Result<Vec<Generation>, Error> {
         let mut all = generations(&self.records).await?;
-        all.retain(|(_, stored)| stored.record.state != ErasureState::Unborn);
+        all.retain(|(_, stored)| stored.record.is_generation());
         Ok(all)
     }
 
@@ -179,29 +180,14 @@ impl Vault {
         Ok(())
     }
 
-    /// The erasure roots of this installation that stand on the tokens and in no record: of a store that was
-    /// restored from an older copy, or of an `init` that was cut short.
-    ///
-    /// # Errors
-    /// When a token cannot be asked, or the records cannot be read.
-    pub async fn erasure_strays(&self) -> Result<Vec<RootId>, Error> {
-        let mut roots = self.hsm.roots(Purpose::Erasure(self.deployment())).await.map_err(not_done)?;
-        let named = generations(&self.records).await?;
-        roots.retain(|root| {
-            let names = |stored: &Stored<Erasure>| {
-                stored.record.root == *root && stored.record.state != ErasureState::Destroyed
-            };
-            !named.iter().any(|(_, stored)| names(stored))
-        });
-        Ok(roots)
-    }
-
     /// Makes the next generation. It seals when it was opened from its record.
     async fn begin_replacing(&self) -> Result<(), Error> {
         self.give_up_unborn_generation().await?;
         let all = generations(&self.records).await?;
-        let (path, old) = all.last().ok_or_else(none)?;
-        let next = path.id.next().ok_or_else(|| Error::Internal("erasure keys are used up".into()))?;
+        // What was forgotten has a number as well, and replaces nothing.
+        let newest = all.iter().rfind(|(_, stored)| stored.record.is_generation());
+        let (path, old) = newest.ok_or_else(none)?;
+        let next = next_number(&all)?;
         tracing::info!(generation = next.get(), "erasure key: a new root is made");
         let keep: KeepNewborn<'_> = Box::new(move |newborn| {
             Box::pin(async move {
@@ -234,10 +220,14 @@ impl Vault {
             self.take_over(path.id).await?;
         }
         let all = generations(&self.records).await?;
-        match find(&all, ErasureState::Unused) {
-            Some((path, unused)) => self.destroy_unused(&path, &unused).await,
-            None => Ok(()),
+        for (path, stored) in all.iter().filter(|(_, stored)| stored.record.condemns_root()) {
+            require_unneeded(&all, stored.record.root)?;
+            match stored.record.state {
+                ErasureState::Forgotten => self.destroy_forgotten(path, stored).await?,
+                _ => self.destroy_unused(path, stored).await?,
+            }
         }
+        Ok(())
     }
 
     /// Seals with the secret that the record on disk leads to, never with one that
@@ -256,14 +246,14 @@ impl Vault {
 
     /// Seals every row under `generation`, and leaves nothing of those before it behind.
     async fn take_over(&self, generation: ErasureGeneration) -> Result<(), Error> {
-        tracing::info!(generation = generation.get(), "erasure key: rows are sealed anew");
-        while !self.reseal_some(generation).await? {}
-        tracing::info!(generation = generation.get(), "erasure key: the journal is compacted");
-        if let Err(error) = self.records.leave_behind(generation).await {
-            if matches!(error, StoreError::NotResealed { .. }) {
-                self.reseal_from_start(generation).await?;
+        if let Err(error) = self.leave_old_behind(generation).await {
+            // An old row that somebody put back keeps no key alive: it is replaced by what the journal has.
+            if !self.restored_after_failure(&error).await? {
+                return Err(error);
             }
-            return Err(error.into());
+            // What was put back may be a row behind the cursor.
+            self.reseal_from_start(generation).await?;
+            self.leave_old_behind(generation).await?;
         }
         let all = generations(&self.records).await?;
         let mut changes = Changes::new();
@@ -276,6 +266,19 @@ impl Vault {
             changes.replace(&path, &Erasure { state, resealed_to: None, ..record }, revision);
         }
         self.commit_erasure(changes, "erasure-key-current", generation).await
+    }
+
+    /// Seals what is not sealed under `generation` yet, and compacts the journal. The totals of the store say
+    /// whether a row of before is left.
+    async fn leave_old_behind(&self, generation: ErasureGeneration) -> Result<(), Error> {
+        tracing::info!(generation = generation.get(), "erasure key: rows are sealed anew");
+        while !self.reseal_some(generation).await? {}
+        tracing::info!(generation = generation.get(), "erasure key: the journal is compacted");
+        let Err(error) = self.records.leave_behind(generation).await else { return Ok(()) };
+        if matches!(error, StoreError::NotResealed { .. }) {
+            self.reseal_from_start(generation).await?;
+        }
+        Err(error.into())
     }
 
     /// Seals the next rows anew; whether they were the last. Somebody else's change
@@ -338,6 +341,24 @@ impl Vault {
     ) -> Result<(), Error> {
         let resource = format!("erasure-keys/{generation}");
         self.commit_own(changes, Affects::Nothing, operation, resource).await.map(drop)
+    }
+}
+
+/// The number behind all that were given out.
+pub(super) fn next_number(all: &[Generation]) -> Result<ErasureGeneration, Error> {
+    let (newest, _) = all.last().ok_or_else(none)?;
+    newest.id.next().ok_or_else(|| Error::Internal("erasure keys are used up".into()))
+}
+
+/// That no record needs the root which another one condemns: two that contradict each other are a finding.
+pub(super) fn require_unneeded(all: &[Generation], root: RootId) -> Result<(), Error> {
+    let needs = |stored: &Stored<Erasure>| stored.record.root == root && stored.record.needs_root();
+    match all.iter().find(|(_, stored)| needs(stored)) {
+        None => Ok(()),
+        Some((path, _)) => Err(Error::Internal(format!(
+            "erasure root {root} is to be destroyed by one record, and erasure-keys/{} needs it",
+            path.id
+        ))),
     }
 }
 

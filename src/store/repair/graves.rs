@@ -10,7 +10,7 @@ use crate::store::mac::StoreKeys;
 use crate::store::records::{Changes, Records};
 use crate::store::tables::{Path, Prefix};
 use crate::store::view::Row;
-use crate::store::{SqliteKv, StoreError};
+use crate::store::{Cause, SqliteKv, StoreError};
 
 /// Rows read at a time.
 const PAGE: usize = 500;
@@ -60,6 +60,7 @@ pub(super) async fn keep(records: &Records, graves: Graves) -> Result<Option<Str
             }
         }
         if !changes.is_empty() {
+            changes.because(Cause::own("store-repair", "destroyed keys that the journal still had"));
             records.commit(changes).await?;
         }
     }

@@ -372,3 +372,51 @@ fn a_checkpoint_survives_a_failure_of_any_operation() {
         }
     }
 }
+
+/// Owes the record of one change until it is durable, and notes what it hears.
+struct Owing(Mutex<Vec<u64>>);
+
+impl Creditor for Owing {
+    fn paid(&self, revisions: &[u64]) {
+        self.0.lock().unwrap().extend(revisions);
+    }
+
+    fn owed(&self) -> Vec<Record> {
+        let owed = !self.0.lock().unwrap().contains(&7);
+        let change = Some(StoreChange { revision: 7, digest: [7; 32] });
+        owed.then(|| Record { change, ..Record::own("change-recovered", String::new()) })
+            .into_iter()
+            .collect()
+    }
+}
+
+#[test]
+fn what_is_owed_is_written_before_the_log_goes_on() {
+    let modes = [Mode::NotDone, Mode::Done, Mode::Half];
+    for (mode, until) in modes.into_iter().flat_map(|mode| (1..25).map(move |until| (mode, until))) {
+        let temp = TempDir::new().unwrap();
+        let settings = Settings { probe_every: Duration::from_millis(1), ..settings(temp.path()) };
+        let (log, faults) = open_faulty(&settings);
+        let owing = Arc::new(Owing(Mutex::default()));
+        log.owes(owing.clone());
+        write_each(&log, 0..1);
+        // The tree grows after the answer; no failure is meant for it.
+        log.settle(log.durable()).unwrap();
+        faults.plan(Some(Plan { mode, from: 0, until }));
+        // The change is made, and its record is refused.
+        let change = Some(StoreChange { revision: 7, digest: [7; 32] });
+        let refused = log.submit(Record { change, ..plain(1) }).and_then(wait);
+        assert!(matches!(refused, Err(AuditError::Unwritable(_))), "{mode:?} {until}");
+        await_recovery(&log);
+        // Nothing is taken before this.
+        assert_eq!(*owing.0.lock().unwrap(), [7], "{mode:?} {until}");
+        write_each(&log, 2..3);
+        log.close().unwrap();
+        let told: Vec<_> = found(&settings.dir).into_iter().map(|(_, record)| record.operation).collect();
+        let resumed = told.iter().position(|word| word == "audit-resumed").unwrap();
+        let owed: Vec<_> = told[resumed..].iter().filter(|word| *word != "audit-resumed").collect();
+        assert_eq!(owed, ["change-recovered", "encrypt"], "{mode:?} {until}: {told:?}");
+        let verified = verify::verify(&settings.dir).unwrap();
+        assert_eq!(verified.last_change.map(|change| change.revision), Some(7));
+    }
+}

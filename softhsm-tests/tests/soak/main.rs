@@ -38,6 +38,9 @@ const FULL: (u32, Duration, Duration) = (10, Duration::from_secs(60), Duration::
 /// How many times longer 99 of 100 calls may take than in the control: the median of the turns.
 const RATIO: f64 = 2.0;
 
+/// Records a second that a principal may cause by what is not done: `limits.refusals_per_second`, its counts, and ends of
+/// the three sessions that do not read.
+const IDLE_PER_SECOND: u64 = 25;
 /// The daemon's limit of descriptors, and how many of them it may have open: connections of one user, and its reserve.
 const FILES: u64 = 1024;
 const DESCRIPTORS: usize = 512;
@@ -100,6 +103,7 @@ struct Soak {
     daemon: Daemon,
     echo: Echo,
     bait: Bait,
+    began: Instant,
     /// Descriptors of the daemon before the first turn, and the most that there were.
     descriptors: (usize, usize),
     tampered: u64,
@@ -113,7 +117,8 @@ impl Soak {
         drop(client);
         let echo = Echo::start(&world);
         let before = descriptors(&daemon);
-        Self { world, daemon, echo, bait, descriptors: (before, before), tampered: 0 }
+        let began = Instant::now();
+        Self { world, daemon, echo, bait, began, descriptors: (before, before), tampered: 0 }
     }
 
     /// One turn; answers what the application at work got.
@@ -158,7 +163,7 @@ impl Soak {
 
     /// All is as it was, and the log has it all.
     async fn end(self) {
-        let Self { world, daemon, echo, descriptors: (before, most), tampered, .. } = self;
+        let Self { world, daemon, echo, began, descriptors: (before, most), tampered, .. } = self;
         drop(echo);
         println!("descriptors: {before} before, {most} at most; {tampered} answers of tampering");
         assert!(most < DESCRIPTORS, "{most} descriptors");
@@ -177,7 +182,7 @@ impl Soak {
         let (whole, said) = keyward(&world, &["audit", "verify"]);
         assert!(whole, "{said}");
         check_answers(&world, 0);
-        recorded(&world.audit());
+        recorded(&world.audit(), began.elapsed());
     }
 }
 
@@ -207,8 +212,8 @@ fn attacked(told: &Told, target: Target) {
     assert!(changed.is_empty(), "the daemon wrote what it could not trust: {rewriter}");
 }
 
-/// What the log says of those who may nothing.
-fn recorded(records: &[Record]) {
+/// What the log says of those who may nothing, and how much.
+fn recorded(records: &[Record], took: Duration) {
     let of = |uid: u32| {
         let by = move |record: &&Record| record.caller.as_ref().is_some_and(|caller| caller.uid == uid);
         records.iter().filter(by)
@@ -224,6 +229,9 @@ fn recorded(records: &[Record]) {
             && !matches!(record.outcome, Outcome::Failed(_) | Outcome::Cancelled)
     });
     assert!(foreign.is_none(), "{foreign:?}");
+    // What is refused or given up: the budget and its burst, and counts.
+    let idle = of(GREEDY).filter(|record| record.outcome != Outcome::Ok).count() as u64;
+    assert!(idle <= 200 + IDLE_PER_SECOND * took.as_secs().max(1), "{idle} records in {took:?}");
     let tampered = Outcome::Failed("STORE_TAMPERED".into());
     assert!(records.iter().any(|record| record.outcome == tampered), "no record of the tampering");
 }

@@ -17,7 +17,6 @@ use rustix::thread::{Uid, set_thread_res_uid};
 mod post;
 mod rewriter;
 mod shapes;
-mod wire;
 
 use post::Post;
 

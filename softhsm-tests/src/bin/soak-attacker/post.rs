@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use keyward_softhsm_tests::wire::{self, Wire};
 use serde_json::{Value, json};
-
-use crate::wire::{self, Wire};
 
 /// The pause after a connection that was not to be had.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -5,11 +5,12 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::post::Post;
-use crate::wire::{
+use keyward_softhsm_tests::wire::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, field, frame, heads,
     message,
 };
+
+use crate::post::Post;
 
 const ENCRYPT: &str = "/keyward.v1.CryptoService/Encrypt";
 const BATCH: &str = "/keyward.v1.CryptoService/BatchEncrypt";
@@ -52,17 +53,19 @@ const FIELDS: u64 = 64;
 const STAY: Duration = Duration::from_secs(4);
 const FIELD_EVERY: Duration = Duration::from_millis(20);
 const INDEX_EVERY: Duration = Duration::from_millis(50);
+const GIVE_UP_EVERY: Duration = Duration::from_millis(2);
 const ODD_EVERY: Duration = Duration::from_millis(150);
 /// How long an answer is waited for.
 const ANSWER: Duration = Duration::from_millis(500);
 
-const STRANGER: &[fn(&Post)] = &[hold, slow_preface, flood, empty_items, half_open, undecodable];
+const STRANGER: &[fn(&Post)] = &[hold, slow_preface, flood, empty_items, half_open, give_up, undecodable];
 const GREEDY: &[fn(&Post)] = &[
     hold,
     slow_preface,
     flood,
     empty_items,
     half_open,
+    give_up,
     undecodable,
     index_fields,
     never_read,
@@ -159,6 +162,24 @@ fn half_open(post: &Post) {
             post.all_refused(&wire);
         }
         post.rest(BURST_EVERY);
+    }
+}
+
+/// Calls that are begun and given up at once: nothing is ever asked.
+fn give_up(post: &Post) {
+    while post.goes_on() {
+        let Some(mut wire) = post.hello(ALL) else { continue };
+        let mut stream = 1;
+        while post.goes_on() && !wire.dead && stream < LAST_STREAM {
+            let path = if stream % 4 == 1 { ENCRYPT } else { FILE };
+            wire.open(stream, path);
+            wire.pump(Duration::ZERO);
+            wire.reset(stream);
+            post.sent(1);
+            stream += 2;
+            post.rest(GIVE_UP_EVERY);
+        }
+        post.all_refused(&wire);
     }
 }
 

@@ -6,22 +6,30 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What a client says first (3.4).
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Kinds of frames (6).
-pub(crate) const DATA: u8 = 0;
-pub(crate) const HEADERS: u8 = 1;
+/// The frame of a body's piece (6.1).
+pub const DATA: u8 = 0;
+/// The frame of a call's heads (6.2).
+pub const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-pub(crate) const SETTINGS: u8 = 4;
-pub(crate) const PING: u8 = 6;
+/// The frame of settings (6.5).
+pub const SETTINGS: u8 = 4;
+/// The frame that asks whether anybody is there (6.7).
+pub const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-pub(crate) const CONTINUATION: u8 = 9;
+/// The frame of further heads (6.10).
+pub const CONTINUATION: u8 = 9;
 
-/// Flags: the first is the end of a stream, and of settings and pings that it is the answer.
-pub(crate) const END_STREAM: u8 = 1;
+/// The flag of a stream's last frame.
+pub const END_STREAM: u8 = 1;
+/// The flag of heads that have no continuation.
+pub const END_HEADERS: u8 = 4;
+/// The flag of settings and pings that are answers.
 const ACK: u8 = 1;
-pub(crate) const END_HEADERS: u8 = 4;
+/// Why a stream is given up: CANCEL (7).
+const CANCEL: u32 = 8;
 
 /// The setting that says how much of a stream is taken (6.5.2).
 const INITIAL_WINDOW_SIZE: u16 = 4;
@@ -35,13 +43,16 @@ const STALLED: Duration = Duration::from_secs(2);
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// A frame.
-pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+///
+/// # Panics
+/// When it is longer than a length can say.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a frame is short").to_be_bytes();
     [&length[1..], &[kind, flags][..], &stream.to_be_bytes()[..], payload].concat()
 }
 
 /// The heads of a call to this path, as HPACK literals that enter no table (RFC 7541, 6.2.2).
-pub(crate) fn heads(path: &str) -> Vec<u8> {
+pub fn heads(path: &str) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
         (":scheme", "http"),
@@ -63,13 +74,13 @@ pub(crate) fn heads(path: &str) -> Vec<u8> {
 }
 
 /// A gRPC message.
-pub(crate) fn message(payload: &[u8]) -> Vec<u8> {
+pub fn message(payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("below 4 GiB").to_be_bytes();
     [&[0_u8][..], &length[..], payload].concat()
 }
 
 /// A field of a protobuf message that is bytes, a text or a message.
-pub(crate) fn field(number: u8, content: &[u8]) -> Vec<u8> {
+pub fn field(number: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![number << 3 | 2];
     let mut length = content.len();
     while length >= 128 {
@@ -82,7 +93,10 @@ pub(crate) fn field(number: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// Connects; what is sent waits for a while at most.
-pub(crate) fn connect(socket: &Path) -> io::Result<UnixStream> {
+///
+/// # Errors
+/// When nobody listens.
+pub fn connect(socket: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(socket)?;
     stream.set_write_timeout(Some(STALLED))?;
     Ok(stream)
@@ -90,23 +104,26 @@ pub(crate) fn connect(socket: &Path) -> io::Result<UnixStream> {
 
 /// A connection that has begun HTTP/2. Windows are kept for the connection and for one stream, which carries
 /// long bodies; the others carry short ones.
-pub(crate) struct Wire {
+pub struct Wire {
     stream: UnixStream,
     received: Vec<u8>,
     connection_room: i64,
     stream_room: i64,
     initial: i64,
     /// Streams that the server has ended.
-    pub(crate) ended: u64,
+    pub ended: u64,
     /// Bytes of messages that came.
-    pub(crate) answered: u64,
+    pub answered: u64,
     /// Whether it is of no use any more.
-    pub(crate) dead: bool,
+    pub dead: bool,
 }
 
 impl Wire {
     /// Connects and says hello; takes `window` bytes of each answer.
-    pub(crate) fn hello(socket: &Path, window: u32) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When nobody listens, or it is closed at once.
+    pub fn hello(socket: &Path, window: u32) -> io::Result<Self> {
         let mut stream = connect(socket)?;
         let setting = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window.to_be_bytes()[..]].concat();
         let mut hello = PREFACE.to_vec();
@@ -126,19 +143,24 @@ impl Wire {
     }
 
     /// Sends these bytes, whatever they are.
-    pub(crate) fn put(&mut self, bytes: &[u8]) {
+    pub fn put(&mut self, bytes: &[u8]) {
         if !self.dead && self.stream.write_all(bytes).is_err() {
             self.dead = true;
         }
     }
 
     /// Begins a call that has not ended.
-    pub(crate) fn open(&mut self, stream: u32, path: &str) {
+    pub fn open(&mut self, stream: u32, path: &str) {
         self.put(&frame(HEADERS, END_HEADERS, stream, &heads(path)));
     }
 
+    /// Gives a call up.
+    pub fn reset(&mut self, stream: u32) {
+        self.put(&frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes()));
+    }
+
     /// Makes a whole call with a short body.
-    pub(crate) fn call(&mut self, stream: u32, path: &str, body: &[u8]) {
+    pub fn call(&mut self, stream: u32, path: &str, body: &[u8]) {
         let (length, began) = (i64::try_from(body.len()).expect("a short body"), Instant::now());
         while self.connection_room < length && !self.dead {
             self.pump(GLANCE);
@@ -151,7 +173,7 @@ impl Wire {
 
     /// Sends a long body as the windows allow, with the end of the stream behind it if asked; answers whether
     /// the server took all of it.
-    pub(crate) fn carry(&mut self, stream: u32, body: &[u8], end: bool) -> bool {
+    pub fn carry(&mut self, stream: u32, body: &[u8], end: bool) -> bool {
         let (mut rest, mut moved, ended) = (body, Instant::now(), self.ended);
         while !rest.is_empty() {
             if self.dead || self.ended > ended || moved.elapsed() > STALLED {
@@ -174,7 +196,7 @@ impl Wire {
     }
 
     /// Takes in what comes until a stream has ended, for this long at most.
-    pub(crate) fn until_ended(&mut self, time: Duration) {
+    pub fn until_ended(&mut self, time: Duration) {
         let (began, ended) = (Instant::now(), self.ended);
         while !self.dead && self.ended == ended && began.elapsed() < time {
             self.pump(GLANCE);
@@ -182,7 +204,7 @@ impl Wire {
     }
 
     /// Takes in what has come, and waits so long for some.
-    pub(crate) fn pump(&mut self, wait: Duration) {
+    pub fn pump(&mut self, wait: Duration) {
         let mut piece = [0; 16 << 10];
         // No time at all would mean for ever.
         let wait = wait.max(Duration::from_millis(1));

@@ -27,6 +27,7 @@ pub mod rig;
 pub mod staff;
 pub mod tampering;
 mod tiers;
+pub mod wire;
 mod world;
 
 pub use daemon::{Daemon, HsmProcess};

@@ -13,7 +13,8 @@ use keyward::rpc::proto::{
 };
 use keyward::store::tables;
 use keyward_softhsm_tests::staff::{ORIGIN, Staff, begin_from, complete};
-use keyward_softhsm_tests::{KEY, World, create_key, eventually};
+use keyward_softhsm_tests::wire::{Wire, field, message};
+use keyward_softhsm_tests::{KEY, PATIENCE, World, create_key, eventually};
 use rusqlite::Connection;
 use serde_json::Value;
 use tonic_types::StatusExt;
@@ -169,6 +170,47 @@ async fn a_refused_file_leaves_one_record() {
     let of = |operation: &str| records.iter().filter(|record| record.operation == operation).count();
     assert_eq!(["encrypt-stream", "decrypt-stream"].map(of), [3, 3]);
     assert_eq!(["encrypt-stream-end", "decrypt-stream-end"].map(of), [0, 0]);
+}
+
+/// A call that is begun and given up costs its caller nothing, and no more records than a refusal.
+#[tokio::test]
+async fn calls_that_were_given_up_are_counted() {
+    const CONNECTIONS: u64 = 10;
+    const CALLS: u32 = 60;
+    let world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    let began = Instant::now();
+    let socket = world.socket();
+    let given_up = tokio::task::spawn_blocking(move || {
+        let asked = message(&[field(1, KEY.as_bytes()), field(2, b"x")].concat());
+        for _ in 0..CONNECTIONS {
+            let mut wire = Wire::hello(&socket, 1 << 20).unwrap();
+            for number in 0..CALLS {
+                // A file counts as a whole message in flight, so there are few.
+                let path = if number % 6 == 0 { "EncryptStream" } else { "Encrypt" };
+                wire.open(1 + 2 * number, &format!("/keyward.v1.CryptoService/{path}"));
+            }
+            // Behind all of them: when it is answered, the daemon has them too. Then the connection is closed.
+            wire.call(1 + 2 * CALLS, "/keyward.v1.CryptoService/Encrypt", &asked);
+            wire.until_ended(PATIENCE);
+            assert!(!wire.dead && wire.answered > 0);
+        }
+    });
+    given_up.await.unwrap();
+    client.encrypt(KEY, "x", &Context::new()).await.unwrap();
+    drop(client);
+    assert!(daemon.stop().await.success());
+    let seconds = began.elapsed().as_secs() + 1;
+
+    let records = world.audit();
+    let cancelled = records.iter().filter(|record| record.outcome == Outcome::Cancelled).count() as u64;
+    assert!(cancelled <= BURST + 20 * seconds, "{cancelled} in {seconds} s");
+    let counted: u64 = counts(&records).into_iter().map(calls).sum();
+    // The stop may come before the daemon has seen that the last one was closed.
+    let (all, last) = (CONNECTIONS * u64::from(CALLS), u64::from(CALLS));
+    assert!((all - last..=all).contains(&(cancelled + counted)), "{cancelled} and {counted} of {all}");
+    let told = |record: &&Record| record.detail.as_deref().unwrap().contains("CANCELLED");
+    assert!(counts(&records).iter().any(told), "{:?}", counts(&records));
 }
 
 /// How many records the store has.

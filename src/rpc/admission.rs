@@ -182,8 +182,7 @@ where
             Ok(match refused_by_transport(&response, &uri) {
                 Some(Ok(error)) => refuse(&gate, peer, &uri, error).await,
                 Some(Err(Gone)) => {
-                    // Its record says that it was cancelled.
-                    drop(gate.call_by(gate.policy.caller(peer), "refused-call", uri.path()));
+                    gate.call_by(gate.policy.caller(peer), "refused-call", uri.path()).gone();
                     response
                 }
                 // Given back when the last byte of the answer has left, or the caller has.

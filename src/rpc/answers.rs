@@ -136,6 +136,18 @@ impl End {
         }
     }
 
+    /// The same for a stream that was not begun and of which no other record tells: who goes away before that
+    /// may do it as often as he likes, so it is counted where it is too often.
+    pub(super) async fn tell_unbegun(self, opening: Call) -> Result<(), Status> {
+        match self {
+            Self::Gone(gone) => {
+                opening.gone();
+                Err(gone)
+            }
+            Self::Failed(error) => opening.settle(Err(error)).await,
+        }
+    }
+
     /// What is answered where there is no record to leave.
     pub(super) fn status(self) -> Status {
         match self {

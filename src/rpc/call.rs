@@ -25,6 +25,8 @@ use crate::ops::{Done, Error, Vault};
 
 /// The outcome of a batch of which nothing was done.
 const REFUSED: &str = "REFUSED";
+/// What a count calls calls whose caller went away before it had said what it wants.
+const CANCELLED: &str = "CANCELLED";
 
 /// What every service shares.
 pub struct Gate {
@@ -354,6 +356,18 @@ impl Call {
                 Err(Error::RefusedTooOften)
             }
         }
+    }
+
+    /// The caller went away before it had said what it wants. That costs it as little as a refusal, so it is
+    /// recorded as cancelled within the same budget, and counted beyond it.
+    pub(super) fn gone(self) {
+        if self.gate.refusals.admit(self.principal(), Moment::now()) {
+            // A call that is dropped is recorded as cancelled.
+            return drop(self);
+        }
+        let Self { gate, pending, .. } = self;
+        // The count has its record, whether somebody waits for it or not.
+        drop(gate.refusals.count(pending.counted(CANCELLED, 0), Moment::now()));
     }
 
     async fn fail(mut self, error: Error) -> Status {

@@ -120,7 +120,8 @@ async fn encrypt_file(
     let first = pieces.first().await.map(|first| first.and_then(|first| first.message));
     let Ok(Some(Message::Header(header))) = first else {
         // Its record says that there was somebody who began nothing.
-        return first.err().unwrap_or_else(no_header).tell(gate.call_by(caller, "encrypt-stream", "")).await;
+        let opening = gate.call_by(caller, "encrypt-stream", "");
+        return first.err().unwrap_or_else(no_header).tell_unbegun(opening).await;
     };
     let mut opening = gate.call_by(caller.clone(), "encrypt-stream", &header.name);
     let closing = gate.call_by(caller, "encrypt-stream-end", &header.name);
@@ -170,7 +171,8 @@ async fn decrypt_file(
     use decrypt_stream_request::Message;
     let first = pieces.first().await.map(|first| first.and_then(|first| first.message));
     let Ok(Some(Message::Header(header))) = first else {
-        return first.err().unwrap_or_else(no_header).tell(gate.call_by(caller, "decrypt-stream", "")).await;
+        let opening = gate.call_by(caller, "decrypt-stream", "");
+        return first.err().unwrap_or_else(no_header).tell_unbegun(opening).await;
     };
     let mut opening = gate.call_by(caller.clone(), "decrypt-stream", &header.name);
     // Whoever may not is refused before anything is waited for: who goes away while it waits leaves a record.
@@ -181,7 +183,10 @@ async fn decrypt_file(
     let closing = gate.call_by(caller, "decrypt-stream-end", &header.name);
     let beginning = match first_bytes(&mut pieces).await {
         Ok(bytes) => bytes,
-        Err(End::Gone(gone)) => return closing.not_begun(gone),
+        Err(End::Gone(gone)) => {
+            opening.gone();
+            return closing.not_begun(gone);
+        }
         Err(end) => return end.tell(opening).await,
     };
     let begun = pieces.unless_cut(begin_decrypt(vault, right, &header, &beginning)).await;

@@ -1,0 +1,419 @@
+//! Running a use case on an honest copy of an installation, and on copies that lie.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use keyward::access::permission::Decrypt;
+use keyward::envelope::Context;
+use keyward::hsm::birth::Purpose;
+use keyward::id::RootId;
+use keyward::keyring::account::Account;
+use keyward::keyring::record::{Erasure, ErasureState, KekRecord, Principal, Root, RootState};
+use keyward::store::tables::{Table, describe};
+use keyward_hsm_memory::lying::Reads;
+use keyward_hsm_memory::{Lie, Place, When, World};
+use keyward_softhsm_tests::rounds;
+
+use super::worlds::{PLAINTEXT, Scene, on_runtime};
+
+/// How long work that waits out what it met may go on waiting: more than its first two pauses.
+const GRACE: Duration = Duration::from_millis(250);
+/// Cases that are run at a time: some of them only wait.
+const AT_ONCE: usize = 3;
+
+/// Why a use case did not come to its end, in words.
+#[derive(Debug)]
+pub(crate) struct Failure(String);
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A use case's answer, in words that are the same each time.
+pub(crate) type Answer = Result<String, Failure>;
+/// A use case under way.
+pub(crate) type Running<'a> = Pin<Box<dyn Future<Output = Answer> + 'a>>;
+type Work = for<'a> fn(&'a World, &'a Scene) -> Running<'a>;
+
+/// Something that somebody does.
+pub(crate) struct UseCase {
+    name: &'static str,
+    /// Whether the vault is opened under the lie, too.
+    opens: bool,
+    /// Whether it is refused without a lie, too.
+    refused: bool,
+    work: Work,
+}
+
+impl UseCase {
+    /// Says that it is refused without a lie, too.
+    pub(crate) fn refused(self) -> Self {
+        Self { refused: true, ..self }
+    }
+}
+
+/// A use case of an open vault.
+pub(crate) fn on(name: &'static str, work: Work) -> UseCase {
+    UseCase { name, opens: false, refused: false, work }
+}
+
+/// A use case that begins with a start of the daemon.
+pub(crate) fn after_start(name: &'static str, work: Work) -> UseCase {
+    UseCase { name, opens: true, refused: false, work }
+}
+
+/// The answer of something that has none.
+pub(crate) fn said<E: Into<Failure>>(outcome: Result<(), E>) -> Answer {
+    outcome.map(|()| "done".to_owned()).map_err(Into::into)
+}
+
+/// Says that a use case waits and does not go on.
+pub(crate) fn waits() -> Failure {
+    Failure("it waits".to_owned())
+}
+
+/// Does work that tries again and again, until its end, or until it has met a lie and waits.
+pub(crate) async fn patiently<T>(world: &World, work: impl Future<Output = T>) -> Result<T, Failure> {
+    let gives_up = async {
+        while world.lies.told() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = gives_up => Err(waits()),
+    }
+}
+
+/// What a use case came to.
+struct Run {
+    answer: Answer,
+    /// Master keys that were there before and are destroyed.
+    destroyed: BTreeSet<RootId>,
+    /// How many that were made meanwhile are destroyed.
+    unborn: usize,
+    reads: Reads,
+    world: Option<World>,
+}
+
+/// A run without a lie: what others are compared with.
+struct Honest {
+    answer: Answer,
+    destroyed: BTreeSet<RootId>,
+    unborn: usize,
+    reads: Reads,
+    before: Works,
+    after: Works,
+}
+
+/// What works, and how.
+type Works = BTreeMap<String, String>;
+
+/// One lie in one use case.
+struct Case<'a> {
+    use_case: &'a UseCase,
+    honest: &'a Honest,
+    lie: Lie,
+    key: Vec<u8>,
+    when: When,
+}
+
+/// What came of all cases.
+pub(crate) struct Verdict {
+    /// How many there were.
+    pub(crate) judged: usize,
+    /// In how many the lie was told.
+    pub(crate) told: usize,
+    /// What should not have happened.
+    pub(crate) violations: Vec<String>,
+}
+
+/// Runs use cases under every lie.
+pub(crate) fn judge_all(scene: &Scene, use_cases: &[UseCase]) -> Verdict {
+    let honest = in_parallel(use_cases, |one| on_runtime(undisturbed(scene, one)));
+    let cases: Vec<Case<'_>> =
+        use_cases.iter().zip(&honest).flat_map(|(use_case, honest)| cases(use_case, honest)).collect();
+    let outcomes = in_parallel(&cases, |case| {
+        let outcome = catch_unwind(AssertUnwindSafe(|| on_runtime(judge(scene, case))));
+        let outcome = outcome.unwrap_or_else(|_| Err("a panic".to_owned()));
+        outcome.map_err(|violation| format!("{}: {violation}", name_of(case)))
+    });
+    let told = outcomes.iter().filter(|outcome| !matches!(outcome, Ok(false))).count();
+    let violations: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
+    Verdict { judged: cases.len(), told, violations }
+}
+
+/// What comes of work on each of some things, in their order.
+fn in_parallel<T: Sync, R: Send>(things: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(thing) = things.get(at) else { return };
+                    let result = work(thing);
+                    done.lock().unwrap().push((at, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap();
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// The tables that use cases read rows of which were there before.
+pub(crate) fn tables_of(scene: &Scene, use_cases: &[UseCase]) -> BTreeSet<Table> {
+    let read = in_parallel(use_cases, |one| {
+        on_runtime(async {
+            let place = scene.place.copy();
+            let Run { mut reads, world, .. } = run(&place, one, scene, None).await;
+            if let Some(world) = world {
+                world.close().await;
+            }
+            reads.retain(|key, _| scene.place.lies().knows(key));
+            reads
+        })
+    });
+    read.iter().flat_map(|reads| reads.keys().filter_map(|key| Table::from_byte(key[0]))).collect()
+}
+
+fn name_of(case: &Case<'_>) -> String {
+    let Case { use_case, lie, key, when, .. } = case;
+    format!("{}, {lie:?} {when:?}, {}", use_case.name, describe(key))
+}
+
+fn cases<'a>(use_case: &'a UseCase, honest: &'a Honest) -> Vec<Case<'a>> {
+    let one = |(key, lie): (Vec<u8>, Lie)| {
+        let reads = honest.reads[&key][&lie];
+        let whens = if full() { each(reads) } else { first_and_last(reads) };
+        whens.into_iter().map(move |when| Case { use_case, honest, lie, key: key.clone(), when })
+    };
+    chosen(&honest.reads).into_iter().flat_map(one).collect()
+}
+
+fn first_and_last(reads: usize) -> Vec<When> {
+    let last = (reads > 1).then_some(When::Only(reads));
+    [When::From(1)].into_iter().chain(last).collect()
+}
+
+fn each(reads: usize) -> Vec<When> {
+    let once = (1..=reads).map(When::Only);
+    (1..=reads).map(When::From).chain(once).collect()
+}
+
+/// The rows that lies are told about: for each table and lie the one that is read most; or all of them.
+pub(crate) fn chosen(reads: &Reads) -> Vec<(Vec<u8>, Lie)> {
+    let mut most: BTreeMap<(u8, Lie), (usize, Vec<u8>)> = BTreeMap::new();
+    let mut every = Vec::new();
+    for (key, lies) in reads {
+        for (lie, count) in lies {
+            every.push((key.clone(), *lie));
+            let known = most.entry((key[0], *lie)).or_default();
+            if *count > known.0 {
+                *known = (*count, key.clone());
+            }
+        }
+    }
+    if full() { every } else { most.into_iter().map(|((_, lie), (_, key))| (key, lie)).collect() }
+}
+
+fn full() -> bool {
+    rounds(false, true)
+}
+
+async fn run(place: &Arc<Place>, use_case: &UseCase, scene: &Scene, lie: Option<(Lie, &[u8], When)>) -> Run {
+    let before: BTreeSet<RootId> = place.token().objects().into_iter().map(|(id, _)| id).collect();
+    let tell = || match lie {
+        Some((lie, key, when)) => place.lies().tell(lie, key.to_vec(), when),
+        None => place.lies().forget_reads(),
+    };
+    if use_case.opens {
+        tell();
+    }
+    let (answer, world) = match place.open().await {
+        Err(error) => (Err(error.into()), None),
+        Ok(world) => {
+            if !use_case.opens {
+                tell();
+            }
+            let answer = (use_case.work)(&world, scene).await;
+            (answer, Some(world))
+        }
+    };
+    let reads = place.lies().reads();
+    place.lies().be_honest();
+    let all = place.token().destroyed();
+    let (destroyed, unborn): (Vec<_>, Vec<_>) = all.into_iter().partition(|(id, _)| before.contains(id));
+    let destroyed = destroyed.into_iter().map(|(id, _)| id).collect();
+    Run { answer, destroyed, unborn: unborn.len(), reads, world }
+}
+
+async fn undisturbed(scene: &Scene, use_case: &UseCase) -> Honest {
+    let place = scene.place.copy();
+    let world = place.open().await.expect("the vault");
+    let before = works(&world, scene).await;
+    world.close().await;
+    let mut honest = once(scene, use_case, before.clone()).await;
+    // A row whose name is drawn has another one each time: nothing can be told about it in advance.
+    let same = once(scene, use_case, before).await.reads;
+    honest.reads.retain(|key, lies| same.get(key) == Some(lies));
+    honest
+}
+
+async fn once(scene: &Scene, use_case: &UseCase, before: Works) -> Honest {
+    let place = scene.place.copy();
+    let Run { answer, destroyed, unborn, reads, world } = run(&place, use_case, scene, None).await;
+    let name = use_case.name;
+    assert_eq!(answer.is_err(), use_case.refused, "{name}: {answer:?}");
+    let world = world.unwrap_or_else(|| panic!("{name}: {answer:?}"));
+    let after = works(&world, scene).await;
+    let report = world.records().check().await.expect("a report");
+    assert!(report.is_whole(), "{name}: {:?}", report.lines());
+    world.close().await;
+    Honest { answer, destroyed, unborn, reads, before, after }
+}
+
+/// Whether the lie was told; or what should not have happened.
+async fn judge(scene: &Scene, case: &Case<'_>) -> Result<bool, String> {
+    let Case { use_case, honest, lie, key, when } = case;
+    let place = scene.place.copy();
+    let Run { answer, destroyed, unborn, world, .. } =
+        run(&place, use_case, scene, Some((*lie, key.as_slice(), *when))).await;
+    let told = place.lies().told() > 0;
+    let done = compare(honest, &answer, &destroyed, unborn);
+    // It is put back: the same daemon goes on where it serves, another one where it did not start.
+    let world = match world {
+        Some(world) => world,
+        None => match place.open().await {
+            Ok(world) => world,
+            Err(error) => return Err(format!("put back, the vault does not open: {error}")),
+        },
+    };
+    let found = recovered(&world, scene, honest).await;
+    let world = if full() { world.restart().await } else { world };
+    let again = if full() { recovered(&world, scene, honest).await } else { Ok(()) };
+    world.close().await;
+    done.and(found).and(again).map(|()| told).map_err(|what| format!("{what} (answer: {answer:?})"))
+}
+
+/// It fails, or it is unaffected; and nothing is destroyed that it does not destroy without the lie.
+fn compare(
+    honest: &Honest,
+    answer: &Answer,
+    destroyed: &BTreeSet<RootId>,
+    unborn: usize,
+) -> Result<(), String> {
+    if !destroyed.is_subset(&honest.destroyed) {
+        let more: Vec<_> = destroyed.difference(&honest.destroyed).collect();
+        return Err(format!("destroyed in the HSM: {more:?}"));
+    }
+    match (answer, &honest.answer) {
+        (Err(_), _) => Ok(()),
+        (Ok(done), Ok(before)) if done != before => {
+            Err(format!("it answers {done:?} in place of {before:?}"))
+        }
+        (Ok(done), Err(refused)) => Err(format!("it does what was refused ({refused:?}): {done:?}")),
+        (Ok(_), Ok(_)) if (destroyed, unborn) != (&honest.destroyed, honest.unborn) => {
+            Err(format!("it says that it is done, and destroyed {destroyed:?} and {unborn} unborn keys"))
+        }
+        (Ok(_), Ok(_)) => Ok(()),
+    }
+}
+
+/// Everything works as before the use case, or as after it.
+async fn recovered(world: &World, scene: &Scene, honest: &Honest) -> Result<(), String> {
+    world
+        .records()
+        .settle()
+        .await
+        .map_err(|error| format!("put back, the store does not settle: {error}"))?;
+    for (what, how) in works(world, scene).await {
+        let known = [honest.before.get(&what), honest.after.get(&what)];
+        if !known.contains(&Some(&how)) {
+            return Err(format!("put back, {what}: {how:?} in place of {known:?}"));
+        }
+    }
+    if world.records().position() != scene.position || full() {
+        let report = world.records().check().await.map_err(|error| format!("put back: {error}"))?;
+        if !report.is_whole() {
+            return Err(format!("put back, the store is not whole: {:?}", report.lines()));
+        }
+    }
+    Ok(())
+}
+
+async fn works(world: &World, scene: &Scene) -> Works {
+    let mut works = Works::new();
+    for (key, ciphertext) in &scene.ciphertexts {
+        let right = world.right::<Decrypt>(key.clone());
+        let context = Context::new([("column", "card")]).expect("a context");
+        let done = world.vault.decrypt(&right, &context, ciphertext).await;
+        let how = match world.settle("decrypt", done).await {
+            Ok(decrypted) => (decrypted.plaintext.expose() == PLAINTEXT).to_string(),
+            // What is being destroyed is refused for one reason after the other.
+            Err(_) => "refused".to_owned(),
+        };
+        works.insert(format!("decrypting with {key}"), how);
+    }
+    let said = |outcome: Result<String, keyward::store::StoreError>| {
+        outcome.unwrap_or_else(|error| error.to_string())
+    };
+    works.insert("keys that records name are in the HSM".to_owned(), said(named(world).await));
+    works.insert("accounts".to_owned(), said(accounts(world).await));
+    works.insert("frozen principals".to_owned(), said(frozen(world).await));
+    works
+}
+
+/// The master keys without which records could not be read, and which are not in the HSM.
+async fn named(world: &World) -> Result<String, keyward::store::StoreError> {
+    let objects: BTreeMap<RootId, Purpose> = world.token().objects().into_iter().collect();
+    let mut missing = Vec::new();
+    for (path, stored) in world.records().complete::<Root>().await? {
+        let in_force = matches!(stored.record.state, None | Some(RootState::Active));
+        if in_force && !objects.contains_key(&stored.record.id) {
+            missing.push(describe(&path.key()));
+        }
+    }
+    for (path, stored) in world.records().complete::<Erasure>().await? {
+        let needed = !matches!(
+            stored.record.state,
+            ErasureState::Unborn | ErasureState::Unused | ErasureState::Destroyed
+        );
+        if needed && !objects.contains_key(&stored.record.root) {
+            missing.push(describe(&path.key()));
+        }
+    }
+    for (path, stored) in world.records().complete::<KekRecord>().await? {
+        if stored.record.resident.is_some() && !objects.contains_key(&stored.record.root) {
+            missing.push(describe(&path.key()));
+        }
+    }
+    Ok(format!("missing: {missing:?}"))
+}
+
+async fn accounts(world: &World) -> Result<String, keyward::store::StoreError> {
+    let all = world.records().complete::<Account>().await?.into_iter();
+    let said = all.map(|(path, stored)| {
+        let Account { level, suspended, .. } = stored.record;
+        format!("{} {} {suspended}", path.id, level.get())
+    });
+    Ok(said.collect::<Vec<_>>().join(", "))
+}
+
+async fn frozen(world: &World) -> Result<String, keyward::store::StoreError> {
+    let all = world.records().complete::<Principal>().await?.into_iter();
+    Ok(all
+        .map(|(path, stored)| format!("{} {}", path.id, stored.record.frozen))
+        .collect::<Vec<_>>()
+        .join(", "))
+}

@@ -151,7 +151,7 @@ pub(crate) async fn replace_erasure_key(world: &World) -> Result<u32, Error> {
 /// Makes a recovery export; how many records it has.
 pub(crate) async fn back_up(world: &World) -> Result<u64, Error> {
     let right = world.right::<ManageBackups>(());
-    let begun = world.vault.begin_backup(&right, Duration::from_secs(3600)).await;
+    let begun = world.vault.begin_backup(&right, Duration::from_secs(24 * 3600)).await;
     let mut backup = world.settle("create-backup", begun).await?;
     while backup.next().await?.is_some() {}
     let records = backup.records;
@@ -281,7 +281,7 @@ pub(crate) async fn is_good(world: &World, assertion: &str) -> Result<bool, Erro
 
 pub(crate) async fn propose(world: &World, proposal: Proposal) -> Result<CeremonyInfo, Error> {
     let right = world.right::<ProposeCeremony>(());
-    let proposed = world.vault.propose(&right, proposal, "a test", Duration::from_secs(3600)).await;
+    let proposed = world.vault.propose(&right, proposal, "a test", Duration::from_secs(7 * 24 * 3600)).await;
     world.settle("propose-ceremony", proposed).await
 }
 

@@ -332,7 +332,7 @@ pub(crate) fn naive() -> UseCase {
         Box::pin(async move {
             let rows = world.records().page(&Prefix::<Account>::all(), None, 100).await?.into_rows();
             let administrators = rows.iter().filter(|(_, stored)| stored.record.level == Level::Three);
-            Ok(format!("{} administrators", administrators.count()))
+            Ok(format!("{} of {} are administrators", administrators.count(), rows.len()))
         })
     })
 }

@@ -65,7 +65,7 @@ fn logins() -> Vec<UseCase> {
         on("enrol a token", |world, scene| {
             Box::pin(async move {
                 let token = MemoryKey::default();
-                Ok(format!("{:?}", deeds::submit(world, &scene.ticket, &token).await?))
+                said(deeds::submit(world, &scene.ticket, &token).await)
             })
         }),
         on("enrol a token that is on record", |world, scene| {

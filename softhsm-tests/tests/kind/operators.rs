@@ -285,7 +285,7 @@ async fn copy_store(world: &World) -> Answer {
     let mut copy = world.settle("export-store", Ok(begun)).await?;
     while copy.next().await?.is_some() {}
     let copied = world.settle("export-store", copy.finish().await).await?;
-    Ok(copied.exported.records.to_string())
+    Ok(format!("{} records, {} bytes", copied.exported.records, copied.bytes))
 }
 
 async fn checkpoint(world: &World) -> Answer {

@@ -124,8 +124,7 @@ async fn make_unfounded() -> Result<Scene, Failure> {
     ciphertexts.extend(changed(&world).await?);
     deeds::back_up(&world).await?;
     freezes(&world).await?;
-    let scene = staffed(world, ciphertexts, Vec::new()).await?;
-    Ok(scene)
+    staffed(world, ciphertexts, Vec::new()).await
 }
 
 /// Tenants and keys, everywhere with something encrypted.

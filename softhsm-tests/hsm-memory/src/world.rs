@@ -14,12 +14,14 @@ use keyward::daemon::lock::StateLock;
 use keyward::daemon::unlock::{Locked, UnlockError};
 use keyward::daemon::{init, settings};
 use keyward::hsm::birth::{Backup, BackupPlan, Purpose};
-use keyward::hsm::{Hsm, KeepNewborn, Status};
+use keyward::hsm::{Hsm, KeepNewborn, Kek, Operation, Reply, Status};
 use keyward::id::{DeploymentId, RootId};
+use keyward::keyring::binding;
 use keyward::ops::schedule::Node;
 use keyward::ops::{Done, Error, Vault};
 use keyward::secret::Key256;
 use keyward::store::kv::Kv;
+use keyward::store::repair::{self, RepairReport};
 use keyward::store::{self, Records, Refusal, SqliteKv, StoreChange, StoreError};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -239,6 +241,29 @@ impl Place {
             lies: self.lies.copy(),
             backup_key: self.backup_key.duplicate(),
         })
+    }
+
+    /// Repairs store and journal as `keyward store check --repair` does, while the vault is closed.
+    ///
+    /// # Errors
+    /// Why they are as they were.
+    pub async fn repair(&self) -> Result<RepairReport, StoreError> {
+        let (database, journal) = (self.config.database(), self.config.journal());
+        let (root, secret) = {
+            let kv = SqliteKv::open(&database).await?;
+            store::bootstrap(&kv).await?.ok_or(Refusal::NoStore)?
+        };
+        let hsm = MemoryHsm::open(&self.token, Some(root.canary.clone()));
+        let operation = Operation::OpenKey {
+            kek: Kek::Sealed { root: secret.root, wrapped: secret.kek },
+            aad: binding::system_secret(root.deployment),
+            sealed: secret.sealed,
+        };
+        let key = match hsm.run(vec![operation]).await.pop() {
+            Some(Ok(Reply::Key(key))) => key,
+            other => panic!("the store's secret: {other:?}"),
+        };
+        repair::repair(&database, &journal, root.deployment, &key).await
     }
 
     /// What rows look like that the store's backend reads.

@@ -313,6 +313,8 @@ impl Place {
             Err(error) => {
                 drop((store, hsm));
                 audit.close().expect("the audit log closes");
+                // It has the records, to ask which changes lack a record of theirs.
+                drop(audit);
                 journal_is_free(&config.journal()).await;
                 return Err(error);
             }

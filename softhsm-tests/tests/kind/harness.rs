@@ -315,10 +315,15 @@ async fn judge(scene: &Scene, case: &Case<'_>) -> Result<bool, String> {
     let same = !full() && world.records().position() == scene.position && unborn == 0 && destroyed.is_empty();
     let found = if same { still_works(&world, scene).await } else { recovered(&world, scene, honest).await };
     let (world, whole) = if same { (world, Ok(())) } else { made_whole(world, covered).await };
-    let world = if full() { world.restart().await } else { world };
-    let again = if full() { recovered(&world, scene, honest).await } else { Ok(()) };
+    let mut all = done.and(found).and(whole);
+    let world = if full() && all.is_ok() {
+        let world = world.restart().await;
+        all = recovered(&world, scene, honest).await;
+        world
+    } else {
+        world
+    };
     world.close().await;
-    let all = done.and(found).and(whole).and(again);
     all.map(|()| told).map_err(|what| format!("{what} (answer: {answer:?})"))
 }
 

@@ -1,6 +1,6 @@
 //! The two installations that are copied: with rows in nearly every table, most of them changed once, some deleted.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::access::permission::{ManageAccount, ManageKey, ManagePrincipal, ManageTenant, ViewAudit};
@@ -92,27 +92,14 @@ pub(crate) fn on_runtime<T>(work: impl Future<Output = T>) -> T {
     runtime.block_on(work)
 }
 
-/// One for all tests that run at a time: the last of them removes it.
-fn shared(kept: &Mutex<Weak<Scene>>, make: impl Future<Output = Result<Scene, Failure>>) -> Arc<Scene> {
-    let mut kept = kept.lock().expect("the other test has made it");
-    if let Some(scene) = kept.upgrade() {
-        return scene;
-    }
-    let scene = Arc::new(on_runtime(make).expect("an installation"));
-    *kept = Arc::downgrade(&scene);
-    scene
-}
-
 /// An installation whose root is unfounded.
-pub(crate) fn unfounded() -> Arc<Scene> {
-    static KEPT: Mutex<Weak<Scene>> = Mutex::new(Weak::new());
-    shared(&KEPT, make_unfounded())
+pub(crate) fn unfounded() -> Scene {
+    on_runtime(make_unfounded()).expect("an installation")
 }
 
 /// One whose root is founded, with its second roster in force.
-pub(crate) fn founded() -> Arc<Scene> {
-    static KEPT: Mutex<Weak<Scene>> = Mutex::new(Weak::new());
-    shared(&KEPT, make_founded())
+pub(crate) fn founded() -> Scene {
+    on_runtime(make_founded()).expect("an installation")
 }
 
 async fn make_unfounded() -> Result<Scene, Failure> {

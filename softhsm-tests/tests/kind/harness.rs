@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyward::hsm::birth::Purpose;
 use keyward::id::RootId;
@@ -20,10 +20,12 @@ use keyward_softhsm_tests::rounds;
 use super::deeds;
 use super::worlds::{Scene, on_runtime};
 
-/// How long work that waits out what it met may go on waiting: more than its first two pauses.
-const GRACE: Duration = Duration::from_millis(250);
+/// How often it is looked whether work that waits out what it met has met it again: it waits 50 ms first, then 100.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long any work may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Cases that are run at a time: some of them only wait.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 6;
 
 /// Why a use case did not come to its end, in words.
 pub(crate) struct Failure(String);
@@ -83,13 +85,17 @@ pub(crate) fn waits() -> Failure {
     Failure("it waits".to_owned())
 }
 
-/// Does work that tries again and again, until its end, or until it has met a lie and waits.
+/// Does work that tries again and again, until its end, or until it meets the lie in one try after the other.
 pub(crate) async fn patiently<T>(world: &World, work: impl Future<Output = T>) -> Result<T, Failure> {
+    let (begun, before) = (Instant::now(), world.lies.told());
     let gives_up = async {
-        while world.lies.told() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        loop {
+            let met = world.lies.told();
+            tokio::time::sleep(LOOK).await;
+            if (met > before && world.lies.told() > met) || begun.elapsed() > PATIENCE {
+                return;
+            }
         }
-        tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
         biased;

@@ -93,7 +93,9 @@ fn chosen(words: &[String]) -> Vec<(&'static str, Test)> {
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
         match word.as_str() {
-            "--test-threads" | "--format" | "--color" | "--skip" => drop(rest.next()),
+            "--test-threads" | "--format" | "--color" | "--skip" => {
+                rest.next();
+            }
             option if option.starts_with('-') => {}
             filter => filters.push(filter),
         }

@@ -14,8 +14,11 @@ mod applications;
 mod deeds;
 mod founded;
 mod harness;
+mod judge;
 mod operators;
+mod works;
 mod worlds;
+mod wrong;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -24,7 +27,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use harness::{UseCase, Verdict, judge_all, tables_of};
+use harness::UseCase;
+use judge::{Verdict, judge_all, tables_of};
 use keyward::daemon::child;
 use keyward::store::tables::Table;
 use keyward_hsm_memory::{Lie, When};
@@ -153,7 +157,7 @@ async fn check_tells(scene: &Scene) -> usize {
     let lies = &world.lies;
     lies.forget_reads();
     assert!(world.records().check().await.unwrap().is_whole());
-    let chosen = harness::chosen(&lies.reads());
+    let chosen = judge::chosen(&lies.reads());
     for (key, lie) in &chosen {
         lies.tell(*lie, key.clone(), When::From(1));
         let report = world.records().check().await;
@@ -170,7 +174,7 @@ async fn check_tells(scene: &Scene) -> usize {
 
 /// What this is for: a use case that takes a page for the whole list is caught.
 fn a_page_is_caught(scenes: &Scenes) -> String {
-    let verdict = judge_all(&scenes.alone, &[operators::naive()]);
+    let verdict = judge_all(&scenes.alone, &[wrong::naive()]);
     let caught =
         |lie: Lie| verdict.violations.iter().any(|violation| violation.contains(&format!("{lie:?}")));
     assert!(caught(Lie::Hidden) && caught(Lie::HiddenInRanges), "{:?}", verdict.violations);
@@ -179,7 +183,7 @@ fn a_page_is_caught(scenes: &Scenes) -> String {
 
 /// And one that destroys what it does not find a record of.
 fn a_careless_one_is_caught(scenes: &Scenes) -> String {
-    let verdict = judge_all(&scenes.alone, &[operators::careless()]);
+    let verdict = judge_all(&scenes.alone, &[wrong::careless()]);
     let gone = verdict.violations.iter().filter(|violation| violation.contains("destroyed in the HSM"));
     assert!(gone.count() > 0, "{:?}", verdict.violations);
     verdict.violations.join("; ")

@@ -12,11 +12,11 @@ use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::envelope::{Context, Suite};
 use crate::hsm::{Kek, Operation, Reply};
-use crate::id::{ExportId, RootId};
+use crate::id::{ExportId, KeyName, RootId};
 use crate::keyring::record::{Export, ExportKind, Key};
 use crate::keyring::{binding, wrapped};
 use crate::store::recovery::{Canary, Header, Snapshot, Writer};
-use crate::store::{Changes, Prefix, tables};
+use crate::store::{Changes, tables};
 
 /// Keys that are tried for the ciphertext of the drill.
 const TRIED: usize = 32;
@@ -136,8 +136,7 @@ impl Vault {
     /// A ciphertext of some key that works, for a drill to decrypt.
     async fn canary(&self) -> Result<Option<Canary>, Error> {
         let context = Context::new(Canary::CONTEXT)?;
-        for (path, _) in self.records.page(&Prefix::<Key>::all(), None, TRIED).await?.into_rows() {
-            let name = path.id;
+        for name in self.some_keys().await? {
             match self.ready_to_encrypt(self.key_view(&name).await?).await {
                 Ok(ready) => {
                     let sealed = self.seal(Suite::Field, &ready, &context, Canary::PLAINTEXT)?;
@@ -149,6 +148,19 @@ impl Vault {
             }
         }
         Ok(None)
+    }
+
+    /// The first keys by name. There are none only where none is counted: an export without a ciphertext is
+    /// drilled with less.
+    async fn some_keys(&self) -> Result<Vec<KeyName>, Error> {
+        let (mut pass, mut names) = (self.records.pass::<Key>().await?, Vec::new());
+        while names.len() < TRIED
+            && let Some(page) = pass.next().await?
+        {
+            names.extend(page.into_iter().map(|(path, _)| path.id));
+        }
+        names.truncate(TRIED);
+        Ok(names)
     }
 
     /// The copies that can still bring back, at `now`, a key that was destroyed.

@@ -18,12 +18,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::error::{Refusal, StoreError};
 use super::kv::{Kv, Write};
 use super::mac::{StoreKeys, lp32};
-use super::meta::{Meta, StoreChange};
+use super::meta::{Meta, StoreChange, Totals};
 use super::needs;
 use super::rebuild::{Filler, verify_and_hash, write_journal};
 use super::recover::{ErasureList, erasure_list, first_records, refuse_unless_new};
 use super::scan::Scan;
 use super::tables::{self, Table};
+use super::view::Row;
 use crate::id::DeploymentId;
 use crate::keyring::record::{Root, SystemSecret};
 
@@ -49,16 +50,40 @@ pub struct Exported {
 /// The caller makes the file durable.
 ///
 /// # Errors
-/// [`Refusal::NoStore`] when there is nothing, and failures of reading and writing.
+/// [`Refusal::NoStore`] when there is nothing, [`StoreError::Tampered`] when rows are missing or stand twice, and
+/// failures of reading and writing. What was written is of no use then.
 pub async fn export(kv: &dyn Kv, writer: impl AsyncWrite + Unpin) -> Result<Exported, StoreError> {
+    export_by(kv, writer, None).await
+}
+
+/// As [`export`], where the keys are there: each record that is written is genuine, and all of them are the newest.
+///
+/// # Errors
+/// As [`export`], also when a record is not genuine.
+pub(super) async fn export_verified(
+    kv: &dyn Kv,
+    writer: impl AsyncWrite + Unpin,
+    keys: &StoreKeys,
+) -> Result<Exported, StoreError> {
+    export_by(kv, writer, Some(keys)).await
+}
+
+async fn export_by(
+    kv: &dyn Kv,
+    writer: impl AsyncWrite + Unpin,
+    keys: Option<&StoreKeys>,
+) -> Result<Exported, StoreError> {
     let mut snapshot = kv.snapshot().await?;
     let row = Meta::entry(snapshot.as_mut()).await?.ok_or(Refusal::NoStore)?;
-    let meta = Meta::unauthenticated(&row.value)
-        .ok_or_else(|| StoreError::tampered(&Meta::key(), "it cannot be read"))?;
+    let meta = match keys {
+        Some(keys) => Meta::open(&row.value, keys)?,
+        None => Meta::unauthenticated(&row.value)
+            .ok_or_else(|| StoreError::tampered(&Meta::key(), "it cannot be read"))?,
+    };
     let mut out = Hashing::new(writer);
     out.write(&header()).await?;
     out.part(&row.value).await?;
-    let mut scan = Scan::new(snapshot);
+    let (mut scan, mut tally) = (Scan::new(snapshot), Tally::new(keys, &meta.totals));
     loop {
         let rows = scan.next().await?;
         if rows.is_empty() {
@@ -67,10 +92,54 @@ pub async fn export(kv: &dyn Kv, writer: impl AsyncWrite + Unpin) -> Result<Expo
         for (key, value) in rows {
             out.part(&key).await?;
             out.part(&value).await?;
+            tally.add(key, value)?;
         }
     }
+    // Before the end of the file: a copy that lacks a row has none.
+    tally.finish(&meta.totals)?;
     out.finish().await?;
     Ok(exported(&meta))
+}
+
+/// What was written of a store: that is compared with what the store says that it holds.
+struct Tally<'a> {
+    keys: Option<&'a StoreKeys>,
+    found: Totals,
+    last: Option<Vec<u8>>,
+}
+
+impl<'a> Tally<'a> {
+    fn new(keys: Option<&'a StoreKeys>, totals: &Totals) -> Self {
+        let found = Totals { revision: totals.revision, digest: totals.digest, ..Totals::EMPTY };
+        Self { keys, found, last: None }
+    }
+
+    fn add(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), StoreError> {
+        if self.last.as_ref().is_some_and(|last| *last >= key) {
+            return Err(StoreError::tampered(&key, "it stands twice, or out of its place"));
+        }
+        match self.keys {
+            Some(keys) => {
+                let row = Row::open(&key, value, keys, self.found.revision)?;
+                self.found.add(&key, &row.value, keys);
+            }
+            None => self.found.bytes += (key.len() + value.len()) as u64,
+        }
+        self.last = Some(key);
+        Ok(())
+    }
+
+    /// Without keys nothing but the length is known of the records.
+    fn finish(&self, totals: &Totals) -> Result<(), StoreError> {
+        let same = match self.keys {
+            Some(_) => self.found == *totals,
+            None => self.found.bytes == totals.bytes,
+        };
+        match same {
+            true => Ok(()),
+            false => Err(StoreError::tampered(&Meta::key(), "the records do not add up to what it says")),
+        }
+    }
 }
 
 fn exported(meta: &Meta) -> Exported {
@@ -261,7 +330,9 @@ mod tests {
     use super::*;
     use crate::store::Records;
     use crate::store::check::check;
-    use crate::store::testing::{self, DEPLOYMENT, Place as Dir, add, dek, dek_path, keys, read, set};
+    use crate::store::testing::{
+        self, DEPLOYMENT, Lie, LyingKv, Place as Dir, add, dek, dek_path, keys, read, set, tenant_path,
+    };
     use crate::store::{Changes, sqlite::SqliteKv};
 
     async fn source(place: &Dir) -> (Records, Vec<u8>) {
@@ -366,6 +437,35 @@ mod tests {
             assert!(matches!(error, StoreError::Tampered { .. }), "case {number}: {error}");
             assert!(there.open().await.is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_lacks_a_row_is_not_finished() {
+        let here = Dir::new();
+        let (records, file) = source(&here).await;
+        let kv = LyingKv::new(here.kv().await);
+        for (lie, path) in
+            Lie::ALL.into_iter().flat_map(|lie| [(lie, tenant_path(1).key()), (lie, dek_path(1).key())])
+        {
+            kv.lie(lie, path);
+            let mut copy = Vec::new();
+            let error = export(&*kv, &mut copy).await.unwrap_err();
+            assert!(matches!(error, StoreError::Tampered { .. }), "{lie:?}: {error}");
+            assert!(bootstrap_export(copy.as_slice()).await.is_err(), "{lie:?}");
+        }
+        kv.be_honest();
+        let mut copy = Vec::new();
+        export(&*kv, &mut copy).await.unwrap();
+        assert_eq!(copy, file);
+        // Whoever has the keys sees an old row too, where a reader without them does not.
+        let (path, old) = (dek_path(1), here.peek(&dek_path(1).key()));
+        let mut changes = Changes::new();
+        changes.replace(&path, &dek(2), records.position().revision);
+        records.commit(changes).await.unwrap();
+        records.export(Vec::new()).await.unwrap();
+        here.poke(&path.key(), &old);
+        let error = records.export(Vec::new()).await.unwrap_err();
+        assert!(matches!(error, StoreError::Tampered { .. }), "{error}");
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use super::check::{CheckReport, Problems, check, decided};
 use super::commit::lock;
 use super::error::StoreError;
 use super::records::Records;
-use super::transfer::{Exported, export};
+use super::transfer::{Exported, export_verified};
 
 impl Records {
     /// Reads everything and verifies it, as [`check`] does. No compaction and no destruction ends meanwhile.
@@ -33,13 +33,14 @@ impl Records {
         decided(self.inner.kv.as_ref(), self.inner.keys.clone()).await
     }
 
-    /// Writes all records at their newest revision, as [`export`] does.
+    /// Writes all records at their newest revision, as [`export`](super::transfer::export) does, and verifies each.
     ///
     /// # Errors
-    /// As [`export`]; what was written is of no use then.
+    /// [`StoreError::Tampered`] when a record is not genuine or missing, and failures of reading and writing; what
+    /// was written is of no use then.
     pub async fn export(&self, writer: impl AsyncWrite + Unpin) -> Result<Exported, StoreError> {
         self.settle().await?;
-        export(self.inner.kv.as_ref(), writer).await
+        export_verified(self.inner.kv.as_ref(), writer, &self.inner.keys).await
     }
 }
 

@@ -10,7 +10,7 @@
 //! hsm                          the trait
 //! shared                       connections, their loss and the next one
 //! connection  birth            what one connection does; how a master key is made
-//! controls  gate  store        what a test decides
+//! controls  gate  store  lying  what a test decides
 //! token  crypto                what stays when a process ends; primitives
 //! conformance                  the contract, as tests of any HSM
 //! ```
@@ -22,6 +22,7 @@ pub mod controls;
 mod crypto;
 pub mod gate;
 mod hsm;
+pub mod lying;
 mod shared;
 pub mod store;
 mod token;
@@ -30,9 +31,10 @@ pub mod world;
 pub use controls::{Controls, Kind};
 pub use gate::Gate;
 pub use hsm::MemoryHsm;
+pub use lying::{Lie, Lies, When};
 pub use store::{Fault, FaultyKv};
 pub use token::Token;
-pub use world::World;
+pub use world::{Place, World};
 
 /// Stands in every program that this crate is linked into: the name of the manufacturer of its tokens.
 #[used]

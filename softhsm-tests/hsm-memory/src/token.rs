@@ -70,6 +70,23 @@ impl Token {
         self.with(|state| state.destroyed.clone())
     }
 
+    /// Another token with the same objects, of which none was destroyed yet: what is done to one is not done to
+    /// the other.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        self.with(|state| {
+            let twin = |(id, Object { purpose, key }): (&RootId, &Object)| {
+                (*id, Object { purpose: *purpose, key: key.duplicate() })
+            };
+            Self(Arc::new(Mutex::new(State {
+                info: state.info.clone(),
+                objects: state.objects.iter().map(twin).collect(),
+                destroyed: Vec::new(),
+                max_objects: state.max_objects,
+            })))
+        })
+    }
+
     /// Puts a master key there that nobody asked an HSM for: a stray one.
     pub fn plant(&self, purpose: Purpose) -> RootId {
         let id = RootId::random().expect("randomness");

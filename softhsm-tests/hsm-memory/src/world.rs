@@ -6,26 +6,30 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use keyward::access::{Authorized, Peer, Permission, Policy};
+use keyward::access::permission::ViewStatus;
+use keyward::access::{Authorized, Denied, Peer, Permission, Policy};
 use keyward::audit::{self, FileLog, Outcome, Pending};
 use keyward::config::Config;
 use keyward::daemon::lock::StateLock;
 use keyward::daemon::unlock::{Locked, UnlockError};
 use keyward::daemon::{init, settings};
 use keyward::hsm::birth::{Backup, BackupPlan, Purpose};
-use keyward::hsm::{Hsm, KeepNewborn};
-use keyward::id::DeploymentId;
+use keyward::hsm::{Hsm, KeepNewborn, Kek, Operation, Reply, Status};
+use keyward::id::{DeploymentId, RootId};
+use keyward::keyring::binding;
 use keyward::ops::schedule::Node;
 use keyward::ops::{Done, Error, Vault};
 use keyward::secret::Key256;
 use keyward::store::kv::Kv;
-use keyward::store::{self, Records, SqliteKv, StoreChange};
+use keyward::store::repair::{self, RepairReport};
+use keyward::store::{self, Records, Refusal, SqliteKv, StoreChange, StoreError};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::controls::Controls;
 use crate::hsm::MemoryHsm;
+use crate::lying::{Lies, LyingKv};
 use crate::store::FaultyKv;
 use crate::token::Token;
 
@@ -43,20 +47,25 @@ pub struct World {
     pub controls: Controls,
     /// What the store's backend does next.
     pub store: Arc<FaultyKv>,
+    /// What rows look like that the store's backend reads, after a restart too.
+    pub lies: Lies,
     /// The HSM.
     pub hsm: Arc<MemoryHsm>,
     policy: Arc<Policy>,
     audit: Arc<FileLog>,
     watcher: JoinHandle<()>,
     lock: StateLock,
-    place: Place,
+    place: Arc<Place>,
 }
 
 /// What stays while no vault is open: as on a host whose daemon is stopped.
-struct Place {
+pub struct Place {
     folder: TempDir,
     config: Config,
+    /// What was added to the configuration.
+    more: String,
     token: Token,
+    lies: Lies,
     backup_key: Key256,
 }
 
@@ -68,7 +77,7 @@ impl World {
 
     /// A fresh installation; `more` is added to its configuration, which begins with tables.
     pub async fn configured(more: &str) -> Self {
-        Place::new(more).await.open().await.unwrap_or_else(|error| panic!("the vault: {error}"))
+        Arc::new(Place::new(more).await).open().await.unwrap_or_else(|error| panic!("the vault: {error}"))
     }
 
     /// Closes the vault and opens it again from what the disk and the token have. The HSM connects anew, and
@@ -88,13 +97,16 @@ impl World {
         self.close().await.open().await
     }
 
-    /// Closes the vault and answers its folder, for a test that changes what lies there.
-    async fn close(self) -> Place {
-        let Self { vault, controls, store, hsm, policy, audit, watcher, lock, place } = self;
+    /// Closes the vault. What stays can be opened again, and copied.
+    ///
+    /// # Panics
+    /// When somebody has kept a clone of the vault.
+    pub async fn close(self) -> Arc<Place> {
+        let Self { vault, controls, store, lies, hsm, policy, audit, watcher, lock, place } = self;
         watcher.abort();
         // An error says that it was aborted; then it holds the vault no more.
         watcher.await.ok();
-        drop((controls, policy));
+        drop((controls, lies, policy));
         let vault = Arc::into_inner(vault).expect("nobody has kept the vault");
         drop((vault, store, hsm));
         audit.close().expect("the audit log closes");
@@ -128,13 +140,32 @@ impl World {
         &self.audit
     }
 
+    /// What stays when this is closed.
+    pub fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
     /// The tester's right, which the policy grants.
     ///
     /// # Panics
     /// When it does not.
     pub fn right<P: Permission>(&self, resource: P::Resource) -> Authorized<P> {
-        let caller = self.policy.caller(Peer { uid: TESTER, gid: TESTER, pid: None });
+        self.right_of(TESTER, resource)
+    }
+
+    /// The right of a user, which the policy grants.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn right_of<P: Permission>(&self, uid: u32, resource: P::Resource) -> Authorized<P> {
+        let caller = self.policy.caller(Peer { uid, gid: uid, pid: None });
         self.policy.authorize::<P>(&caller, resource).unwrap_or_else(|denied| panic!("{denied}"))
+    }
+
+    /// Whether whoever has this uid is a principal that is frozen.
+    pub fn is_frozen(&self, uid: u32) -> bool {
+        let caller = self.policy.caller(Peer { uid, gid: uid, pid: None });
+        matches!(self.policy.authorize::<ViewStatus>(&caller, ()), Err(Denied::Frozen(_)))
     }
 
     /// Records a piece of work and gives its value out, as the gate of the API does.
@@ -173,7 +204,7 @@ impl World {
 impl Place {
     /// Makes what `keyward init` makes, in the same functions.
     async fn new(more: &str) -> Self {
-        let folder = TempDir::with_prefix_in("keyward-world-", parent()).expect("a temporary folder");
+        let folder = new_folder();
         let config = configuration(folder.path(), more);
         DirBuilder::new().mode(0o700).create(&config.state_dir).expect("the state's folder");
         let (token, kept) = (Token::default(), Arc::new(Mutex::new(None)));
@@ -193,23 +224,79 @@ impl Place {
         let deployment = DeploymentId::random().expect("randomness");
         init::write_records(&config, &*hsm, deployment, &made).await.expect("the first records");
         let backup_key = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Self { folder, config, token, backup_key: backup_key.expect("kept before the root was made") }
+        let backup_key = backup_key.expect("kept before the root was made");
+        Self { folder, config, more: more.to_owned(), token, lies: Lies::default(), backup_key }
+    }
+
+    /// Another installation of the same records, keys and token objects, as a copy of the whole host is one. Nothing
+    /// is planned for its store. The vault must be closed: what lies on the disk of an open one is no whole.
+    pub fn copy(&self) -> Arc<Self> {
+        let folder = new_folder();
+        copy_folder(&self.config.state_dir, &folder.path().join("state"));
+        Arc::new(Self {
+            config: configuration(folder.path(), &self.more),
+            folder,
+            more: self.more.clone(),
+            token: self.token.copy(),
+            lies: self.lies.copy(),
+            backup_key: self.backup_key.duplicate(),
+        })
+    }
+
+    /// Repairs store and journal as `keyward store check --repair` does, while the vault is closed.
+    ///
+    /// # Errors
+    /// Why they are as they were.
+    pub async fn repair(&self) -> Result<RepairReport, StoreError> {
+        let (database, journal) = (self.config.database(), self.config.journal());
+        let (root, secret) = {
+            let kv = SqliteKv::open(&database).await?;
+            store::bootstrap(&kv).await?.ok_or(Refusal::NoStore)?
+        };
+        let hsm = MemoryHsm::open(&self.token, Some(root.canary.clone()));
+        let operation = Operation::OpenKey {
+            kek: Kek::Sealed { root: secret.root, wrapped: secret.kek },
+            aad: binding::system_secret(root.deployment),
+            sealed: secret.sealed,
+        };
+        let key = match hsm.run(vec![operation]).await.pop() {
+            Some(Ok(Reply::Key(key))) => key,
+            other => panic!("the store's secret: {other:?}"),
+        };
+        repair::repair(&database, &journal, root.deployment, &key).await
+    }
+
+    /// What rows look like that the store's backend reads.
+    pub fn lies(&self) -> &Lies {
+        &self.lies
+    }
+
+    /// The token.
+    pub fn token(&self) -> &Token {
+        &self.token
     }
 
     /// Opens the vault as the daemon does.
-    async fn open(self) -> Result<World, UnlockError> {
+    ///
+    /// # Errors
+    /// Why the vault stays closed.
+    pub async fn open(self: &Arc<Self>) -> Result<World, UnlockError> {
         let config = &self.config;
         let lock = StateLock::take(&config.state_dir).expect("the state's folder");
         let node = Node { id: lock.node().expect("the lock's file"), boot: BOOT };
         let policy = Arc::new(Policy::new(&config.principals, None).expect("principals by number"));
         let vault_settings = settings::vault(config, node).expect("no files are named");
-        let kv = SqliteKv::open(config.database()).await.expect("the store");
-        let (root, secret) = store::bootstrap(&kv).await?.expect("the first records");
+        let kv: Arc<dyn Kv> = Arc::new(SqliteKv::open(config.database()).await.expect("the store"));
+        let kv: Arc<dyn Kv> = LyingKv::new(kv, self.lies.clone()).await.map_err(StoreError::from)?;
+        // An enemy who takes the first records away has a store that is none.
+        let empty = || StoreError::from(Refusal::NoStore);
+        let (root, secret) = store::bootstrap(kv.as_ref()).await?.ok_or_else(empty)?;
         let (audit, opened) =
             FileLog::open(settings::audit(config, false), root.deployment).expect("the audit log");
         let hsm = MemoryHsm::open(&self.token, Some(root.canary.clone()));
-        let store = FaultyKv::new(Arc::new(kv));
+        let store = FaultyKv::new(kv);
         let anchor = opened.last_change;
+        let id = root.id;
         let locked = Locked {
             hsm: hsm.clone(),
             kv: store.clone() as Arc<dyn Kv>,
@@ -221,11 +308,52 @@ impl Place {
             policy: policy.clone(),
             settings: vault_settings,
         };
-        let vault = locked.open(&watch::Sender::new(String::new())).await?;
-        let vault = vault.expect("the HSM serves");
+        let vault = match unlock(locked, &hsm, id).await {
+            Ok(vault) => vault,
+            Err(error) => {
+                drop((store, hsm));
+                audit.close().expect("the audit log closes");
+                // It has the records, to ask which changes lack a record of theirs.
+                drop(audit);
+                journal_is_free(&config.journal()).await;
+                return Err(error);
+            }
+        };
         let watcher = tokio::spawn(vault.clone().watch_over_keys());
         let controls = hsm.controls();
-        Ok(World { vault, controls, store, hsm, policy, audit, watcher, lock, place: self })
+        let (lies, place) = (self.lies.clone(), self.clone());
+        Ok(World { vault, controls, store, lies, hsm, policy, audit, watcher, lock, place })
+    }
+}
+
+/// Opens the vault, unless the HSM refuses the token: a daemon waits then, and serves nobody.
+async fn unlock(locked: Locked, hsm: &MemoryHsm, root: RootId) -> Result<Arc<Vault>, UnlockError> {
+    let (waiting_for, mut status) = (watch::Sender::new(String::new()), hsm.status());
+    let opened = locked.open(&waiting_for);
+    tokio::select! {
+        biased;
+        refused = status.wait_for(|status| matches!(status, Status::Refused { .. })) => {
+            assert!(refused.is_ok(), "the HSM is there");
+            Err(UnlockError::OtherToken(root))
+        }
+        opened = opened => Ok(opened?.expect("the HSM serves")),
+    }
+}
+
+fn new_folder() -> TempDir {
+    TempDir::with_prefix_in("keyward-world-", parent()).expect("a temporary folder")
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    DirBuilder::new().mode(0o700).create(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().expect("a type").is_dir() {
+            copy_folder(&path, &copy);
+        } else {
+            std::fs::copy(&path, &copy).expect("a file");
+        }
     }
 }
 

@@ -19,10 +19,7 @@ use crate::keyring::binding;
 use crate::keyring::record::{Dek, KekRecord, Tenant};
 use crate::secret::Key256;
 use crate::store::recovery::{Canary, Head};
-use crate::store::{Path as StorePath, Prefix, Records, SqliteKv, StoreError, StoreKeys, tables};
-
-/// Tenants looked at in one read.
-const PAGE: usize = 500;
+use crate::store::{Records, SqliteKv, StoreError, StoreKeys, tables};
 
 /// What is to be proved, and where.
 #[derive(Debug, Clone)]
@@ -162,11 +159,9 @@ async fn prove(
 /// How many tenants there are, and those drawn.
 async fn draw(records: &Records, sample: Sample) -> Result<(usize, BTreeSet<TenantId>), BackupError> {
     let (mut seen, mut drawn) = (0, Vec::new());
-    let mut after: Option<StorePath<Tenant>> = None;
-    loop {
-        let page = records.page(&Prefix::<Tenant>::all(), after.as_ref(), PAGE).await?.into_rows();
-        after = page.last().map(|(path, _)| path.clone());
-        let last = page.len() < PAGE;
+    // To the end: only there it is known that no tenant was hidden.
+    let mut pass = records.pass::<Tenant>().await?;
+    while let Some(page) = pass.next().await? {
         for (path, _) in page {
             seen += 1;
             match sample {
@@ -180,10 +175,8 @@ async fn draw(records: &Records, sample: Sample) -> Result<(usize, BTreeSet<Tena
                 _ => drawn.push(path.id),
             }
         }
-        if last {
-            return Ok((seen, drawn.into_iter().collect()));
-        }
     }
+    Ok((seen, drawn.into_iter().collect()))
 }
 
 /// Opens one data key of a tenant; `false` when it has none.
@@ -193,10 +186,29 @@ async fn open_one(
     head: &Head,
     tenant: &TenantId,
 ) -> Result<bool, BackupError> {
-    let found = records.page(&tables::deks_of(tenant), None, 1).await?.into_rows().pop();
-    let Some((path, stored)) = found else { return Ok(false) };
-    let (name, id) = path.id;
-    open_dek(hsm, records, head, &name, id, &stored.record).await.map(|_| true)
+    let Some((name, id, dek)) = find_one(records, tenant).await? else { return Ok(false) };
+    open_dek(hsm, records, head, &name, id, &dek).await.map(|_| true)
+}
+
+/// A data key of a tenant; `None` when each that it had is destroyed. Its keys are counted, and each has its
+/// data key by name: that one is not there is no evidence that there was none.
+async fn find_one(
+    records: &Records,
+    tenant: &TenantId,
+) -> Result<Option<(KeyName, DekId, Dek)>, BackupError> {
+    let (path, mut view) = (tables::tenant(tenant), records.view().await?);
+    let counted = view.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?.record.keys;
+    for (key, stored) in view.counted(&tables::keys(tenant), counted.into()).await? {
+        let path = tables::version(&key.id, stored.record.primary);
+        let version = view.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?.record;
+        let path = tables::dek(&key.id, version.dek);
+        match view.get(&path).await? {
+            Some(stored) => return Ok(Some((key.id, version.dek, stored.record))),
+            None if view.get(&tables::tombstone(&path)).await?.is_some() => {}
+            None => return Err(StoreError::lost(&path).into()),
+        }
+    }
+    Ok(None)
 }
 
 /// The HSM process compares what it opens with the check value of the key.

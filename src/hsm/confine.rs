@@ -128,7 +128,7 @@ pub(crate) fn confine(
     let mut wrong = Vec::new();
     match files::restrict(&places) {
         Ok((0, _)) => {
-            wrong.push("the kernel has no Landlock, or does not let this process use it".to_owned())
+            wrong.push("the kernel has no Landlock, or does not let this process use it".to_owned());
         }
         Ok((abi, whole)) => (confined.landlock, confined.whole) = (abi, whole),
         Err(error) => wrong.push(format!("Landlock: {error}")),

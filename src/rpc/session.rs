@@ -182,13 +182,13 @@ impl Session {
                     recording = None;
                     // A client that is gone, or too slow, gets no answer; its items are recorded.
                     if let Err(unread) = replies.send(answers).await {
-                        end = end.or(Some(End::of(unread)));
+                        end = end.or_else(|| Some(End::of(unread)));
                     }
                 }
                 Some(answers) = self.refused.next(), if !self.refused.is_empty() => {
                     self.waiting -= answers.len();
                     if let Err(unread) = replies.send(answers).await {
-                        end = end.or(Some(End::of(unread)));
+                        end = end.or_else(|| Some(End::of(unread)));
                     }
                 }
                 Some((bytes, worked)) = self.cold.next(), if !self.cold.is_empty() => self.keep(bytes, worked),

@@ -150,9 +150,8 @@ impl Tally {
 
     fn close(&self) -> Option<Counted> {
         let mut open = self.open();
-        if open.last.is_none() {
-            return None;
-        }
+        // Nobody was turned away since the last time.
+        open.last?;
         let next = Counted { round: open.round + 1, ..Counted::default() };
         Some(std::mem::replace(&mut open, next))
     }

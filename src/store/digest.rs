@@ -377,8 +377,8 @@ mod tests {
             let twice = rows.iter().flat_map(|row| std::iter::repeat_n(row, 1 + usize::from(row.0 == key)));
             assert_eq!(walk(root, twice), None, "{key:?} twice");
         }
-        if !rows.contains_key(&absent) {
-            rows.insert(absent, vec![1; 48]);
+        if let std::collections::btree_map::Entry::Vacant(free) = rows.entry(absent) {
+            free.insert(vec![1; 48]);
             assert_eq!(walk(root, &rows), None, "a node that nothing leads to");
         }
     }

@@ -339,10 +339,13 @@ impl Lie {
     pub(super) const ALL: [Self; 4] = [Self::Hidden, Self::Doubled, Self::InPlaceOfTheNext, Self::Misplaced];
 }
 
+/// Which lie is told, about which row.
+type Told = Arc<Mutex<Option<(Lie, Vec<u8>)>>>;
+
 /// A backend that lies about one row in its ranges, and only there: reads by name show it.
 pub(super) struct LyingKv {
     kv: Arc<dyn Kv>,
-    lie: Arc<Mutex<Option<(Lie, Vec<u8>)>>>,
+    lie: Told,
 }
 
 impl LyingKv {
@@ -389,7 +392,7 @@ impl Kv for LyingKv {
 
 struct Lying {
     snapshot: Box<dyn Snapshot>,
-    lie: Arc<Mutex<Option<(Lie, Vec<u8>)>>>,
+    lie: Told,
 }
 
 #[async_trait]

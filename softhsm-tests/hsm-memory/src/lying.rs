@@ -168,7 +168,7 @@ impl State {
 
     /// What the row was before it became what it is; of one that is not there, what it was last.
     fn other(&self, key: &[u8], entry: Option<&Entry>, revision: u64) -> Option<Entry> {
-        let before = entry.map_or(revision.saturating_add(1), |entry| entry.revision);
+        let before = entry.map_or_else(|| revision.saturating_add(1), |entry| entry.revision);
         let earlier = self.past.get(key)?.iter().rev().filter(|version| version.revision < before);
         let mut values = earlier.filter_map(|Version { revision, value }| {
             value.clone().map(|value| Entry { value, revision: *revision })

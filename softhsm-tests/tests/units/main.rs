@@ -21,11 +21,14 @@ use crate::service::{
     decrypts, equal, hsm_process, inode, kill, main_process, module, module_line, ready, until, with_drop_in,
 };
 
+/// What is done and looked at in the boot; it leaves the service ready.
+type Scenario = fn(&Rig) -> Outcome;
+
 mod endings;
 mod hostile;
 mod service;
 
-const SCENARIOS: &[(&str, fn(&Rig) -> Outcome)] = &[
+const SCENARIOS: &[(&str, Scenario)] = &[
     ("make install, users and folders by systemd's tools", installed),
     ("a token of the service's user, the PIN as a credential", token_and_pin),
     ("configuration, hsm check, init", initialised),

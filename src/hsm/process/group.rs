@@ -162,7 +162,7 @@ impl Group {
         match confined.holds() {
             true => tracing::info!(token, %confined, "the HSM process is confined"),
             false => {
-                tracing::warn!(token, %confined, "the HSM process is not confined: its library reaches what the daemon does")
+                tracing::warn!(token, %confined, "the HSM process is not confined: its library reaches what the daemon does");
             }
         }
     }

@@ -240,7 +240,7 @@ impl Decided<'_> {
         let name = describe(&path.key());
         match (version.state, self.remains(&tables::dek(key, version.dek)).await?) {
             (KeyState::Destroyed, (true, _)) => {
-                self.tell(name, "it is destroyed, and its wrapped key is there")
+                self.tell(name, "it is destroyed, and its wrapped key is there");
             }
             (KeyState::Destroyed, (_, false)) => self.tell(name, "it is destroyed, and has no tombstone"),
             (_, (false, false)) => self.tell(name, "its wrapped key is missing, and was never destroyed"),

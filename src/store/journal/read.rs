@@ -15,6 +15,7 @@ use super::{
 
 /// What stands at a place.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time is made, and taken apart at once")]
 pub(in crate::store) enum Step {
     /// A whole entry.
     Entry(Entry),

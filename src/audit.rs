@@ -30,6 +30,7 @@ pub mod verify;
 
 pub use damage::{Damage, Flaw, VerifyError};
 pub use file::FileLog;
+pub use find::chain as chain_at;
 pub use frame::ChainHash;
 pub use pending::Pending;
 pub use tree::{Tree, TreeError};

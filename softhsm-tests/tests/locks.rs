@@ -218,3 +218,24 @@ async fn a_trigger_stops_the_daemon_before_it_runs() {
     let daemon = world.start().await;
     create_tenant(&daemon.client().await, "second").await.unwrap();
 }
+
+/// A freeze that another program's lock left half made is in force as soon as that lock is gone, without
+/// anybody's next change; and the log never says that it is before it is.
+#[tokio::test]
+async fn a_freeze_in_limbo_is_made_by_itself() {
+    let world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    let lock = Connection::open(world.path("state/store.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = world.cli(["key", "freeze", KEY, "--reason", "test"]);
+    assert!(!refused.status.success() && text(&refused).contains("may or may not"), "{}", text(&refused));
+    let told = || world.audit().iter().any(|record| record.operation == "change-recovered");
+    assert!(!told(), "nothing is in force yet");
+    lock.execute_batch("ROLLBACK").unwrap();
+    drop(lock);
+    let name = || GetKeyRequest { name: KEY.to_owned() };
+    eventually("the freeze", async || client.call(client.keys().get_key(name())).await.unwrap().frozen.then_some(())).await;
+    eventually("its record", async || told().then_some(())).await;
+    done(&with_config(&world, &["audit", "verify"]));
+    assert!(daemon.stop().await.success());
+}

@@ -22,8 +22,11 @@ pub(super) fn record(dir: &Path, tree: &Tree, sequence: u64) -> Result<Vec<u8>, 
     }
 }
 
-/// The chain hash of record `sequence`, as it stands in its segment.
-pub(super) fn chain(dir: &Path, sequence: u64) -> io::Result<Option<ChainHash>> {
+/// The chain hash of record `sequence`, as it stands in its segment of the log in `dir`; `None` when there is none.
+///
+/// # Errors
+/// When a segment cannot be read.
+pub fn chain(dir: &Path, sequence: u64) -> io::Result<Option<ChainHash>> {
     let Some(frame) = find(dir, sequence)? else { return Ok(None) };
     Ok(frame.last_chunk().copied().map(ChainHash))
 }

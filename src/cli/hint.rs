@@ -84,7 +84,7 @@ const ROWS: &[Row] = rows! {
     "TOO_LARGE" Refused "send less at a time; files of any size go through --in and --out"
     "TOO_MUCH_IN_FLIGHT" Unavailable "try again when other calls have ended; limits.in_flight_per_principal says how much may be under way"
     "TRANSCRIPT_REFUSED" Integrity "this file proves nothing: get the transcript again with `keyward ceremony transcript`"
-    "UNKNOWN_CALLER" NotPermitted "an administrator can add your user or group as a [[principal]] in the configuration"
+    "UNKNOWN_CALLER" NotPermitted "work as a user that the configuration names, or have an administrator add a [[principal]]; what is the daemon's own (store check, store export) runs as its user"
     "UNREACHABLE" Unavailable "`systemctl status keywardd` shows the daemon; --socket or KEYWARD_SOCKET names another socket"
     "VERSION_DISABLED" Refused "see `keyward key versions`; an operator can run `keyward version enable`"
     "VERSION_TOO_OLD" Refused "it can be lowered: `keyward key update --min-version`, or by a ceremony once the root is founded"

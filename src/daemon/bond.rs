@@ -3,10 +3,13 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+
 use crate::audit::file::Creditor;
 use crate::audit::{AuditError, AuditLog, FileLog, Outcome, Record, StoreChange};
 use crate::audit::{TreeError, VerifyError, telling};
 use crate::clock::Date;
+use crate::ops::Error;
 use crate::store::{self, Cause, Changes, Intent, LogPoint, Records, StoreError, Witness};
 
 /// How long after its change a call that has ended may leave it without a record: its record is queued, or will
@@ -185,25 +188,36 @@ fn compare(seen: &LogPoint, log: &FileLog) -> Result<(), BondError> {
 /// [`AuditError`] when the log does not take records now.
 pub(super) async fn tell(missing: &[Intent], log: &Arc<FileLog>) -> Result<(), AuditError> {
     for intent in missing {
+        log.submit(record_of(intent))?.await?;
         tracing::warn!(
             revision = intent.revision,
             operation = intent.operation,
             resource = intent.resource,
-            "a change has no record yet: it is told now"
+            "a change had no record of its own: it is on record now"
         );
-        log.submit(record_of(intent))?.await?;
     }
     Ok(())
 }
 
+/// Brings the store to the end of its journal, with everything that is kept of it in memory.
+pub(super) type Settle = Box<dyn Fn() -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+
 /// Runs until it is dropped: tells of changes whose call went away before it could.
-pub(super) async fn tell_overdue(records: Records, log: Weak<FileLog>) {
+pub(super) async fn tell_overdue(records: Records, log: Weak<FileLog>, settle: Settle) {
     let mut look = tokio::time::interval(GRACE);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
         let overdue = records.overdue(GRACE, OVERDUE);
         let Some(log) = log.upgrade() else { return };
+        if overdue.is_empty() {
+            continue;
+        }
+        // The change may stand in the journal only, where the store's file was held: what is on record is in force.
+        if let Err(error) = settle().await {
+            tracing::warn!(%error, "a change that may have been made is not finished yet; it is tried again");
+            continue;
+        }
         // While the log is broken nothing is told; it asks for what it is owed when it goes on.
         if let Err(error) = tell(&overdue, &log).await {
             tracing::debug!(%error, "overdue records wait");

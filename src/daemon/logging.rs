@@ -13,9 +13,10 @@ const CAPPED: [(&str, LevelFilter); 6] = [
     ("yubikey", LevelFilter::WARN),
     ("pcsc", LevelFilter::WARN),
     ("cryptoki", LevelFilter::WARN),
-    ("h2", LevelFilter::WARN),
-    ("hyper", LevelFilter::WARN),
-    ("tonic", LevelFilter::WARN),
+    // What a client does to its own connection is no news, and whoever is nobody must not write the log.
+    ("h2", LevelFilter::ERROR),
+    ("hyper", LevelFilter::ERROR),
+    ("tonic", LevelFilter::ERROR),
 ];
 
 fn targets(level: Level) -> Targets {
@@ -71,6 +72,10 @@ mod tests {
         for capped in ["yubikey", "yubikey::apdu", "pcsc", "pcsc::context", "cryptoki::session"] {
             assert!(!targets.would_enable(capped, &Of::INFO), "{capped}");
             assert!(targets.would_enable(capped, &Of::WARN), "{capped}");
+        }
+        for transport in ["h2::proto::streams", "hyper::proto", "tonic::transport"] {
+            assert!(!targets.would_enable(transport, &Of::WARN), "{transport}");
+            assert!(targets.would_enable(transport, &Of::ERROR), "{transport}");
         }
     }
 }

@@ -29,7 +29,9 @@ use crate::store::check::{self, CheckReport};
 use crate::store::kv::KvError;
 use crate::store::repair::{self, RepairReport};
 use crate::store::transfer::{self, Exported};
-use crate::store::{self, ErasureList, Records, Refusal, SqliteKv, StoreChange, StoreError, StoreKeys};
+use crate::store::{
+    self, ErasureList, LogPoint, Records, Refusal, SqliteKv, StoreChange, StoreError, StoreKeys,
+};
 
 /// Why the store was not touched, or not read.
 #[derive(Debug, thiserror::Error)]
@@ -276,6 +278,17 @@ async fn destroyed_since(config: &Config, records: &Records) -> Result<Vec<Strin
         history.see(sequence, record);
     }
     Ok(history.destroyed_since())
+}
+
+/// What the store says that the audit log had at its newest change, unverified; `None` without a store that says so.
+///
+/// # Errors
+/// [`MaintainError`] when the store cannot be read.
+pub async fn log_seen(config: &Config) -> Result<Option<LogPoint>, MaintainError> {
+    if !config.database().exists() {
+        return Ok(None);
+    }
+    Ok(store::log_seen(&open_store(config).await?).await?)
 }
 
 /// The keys of the audit log as they stand in the store, which is not verified.

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -233,7 +234,12 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>,
             let ceremonies = vault.unfinished_ceremonies().await;
             tokio::spawn(vault.clone().watch_over_keys());
             tokio::spawn(vault.clone().keep_journal_short());
-            tokio::spawn(bond::tell_overdue(vault.records().clone(), log));
+            let settling = vault.clone();
+            let settle = move || -> BoxFuture<'static, _> {
+                let vault = settling.clone();
+                Box::pin(async move { vault.settle().await })
+            };
+            tokio::spawn(bond::tell_overdue(vault.records().clone(), log, Box::new(settle)));
             tokio::spawn(vault.clone().keep_checkpoints(checkpoints));
             if gate.vault.set(vault.clone()).is_err() {
                 tracing::error!("the vault was opened twice");

@@ -87,6 +87,17 @@ impl Vault {
 }
 
 impl Vault {
+    /// Makes a change that may have been made, if there is one, and forgets what was known before it.
+    ///
+    /// # Errors
+    /// When the store does not serve.
+    pub async fn settle(&self) -> Result<(), Error> {
+        let _alone = self.committing.write().await;
+        self.records.settle().await?;
+        self.forget_unsettled(false);
+        Ok(())
+    }
+
     /// Looks at everything again when the change before the store was settled may have been made by that.
     pub(super) fn forget_unsettled(&self, unsettled: bool) {
         if self.unsettled.swap(unsettled, Ordering::AcqRel) {

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::meta::{Intent, LogState, StoreChange};
+use super::error::StoreError;
+use super::kv::Kv;
+use super::meta::{Intent, LogState, Meta, StoreChange};
 use super::records::Records;
 use crate::clock::Moment;
 
@@ -145,6 +147,23 @@ fn intent(cause: Cause, made: StoreChange) -> Intent {
     Intent { revision: made.revision, digest: made.digest, operation, resource, principal, uid }
 }
 
+/// What the newest change of a store saw of the audit log, read without any key.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn log_seen(kv: &dyn Kv) -> Result<Option<LogPoint>, StoreError> {
+    let entry = Meta::entry(kv.snapshot().await?.as_mut()).await?;
+    let meta = entry.and_then(|entry| Meta::unauthenticated(&entry.value));
+    Ok(meta.map(|meta| LogPoint::of(&meta.log)))
+}
+
+impl LogPoint {
+    fn of(log: &LogState) -> Self {
+        let LogState { sequence, chain, tree_size, tree_root, .. } = *log;
+        Self { sequence, chain, tree_size, tree_root }
+    }
+}
+
 impl Records {
     /// From now on each change says what `witness` knows of the audit log.
     pub fn follow_log(&self, witness: Arc<dyn Witness>) {
@@ -153,8 +172,7 @@ impl Records {
 
     /// What the newest change saw of the audit log.
     pub fn log_seen(&self) -> LogPoint {
-        let LogState { sequence, chain, tree_size, tree_root, .. } = self.inner.timeline.current().log;
-        LogPoint { sequence, chain, tree_size, tree_root }
+        LogPoint::of(&self.inner.timeline.current().log)
     }
 
     /// The newest record that the store had seen when it was opened, before its journal was replayed: the record of

@@ -6,8 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use crate::audit;
 use crate::audit::checkpoint::{NoteError, NoteKey, SignedCheckpoint, read_keys};
-use crate::audit::verify::{self, Against};
+use crate::audit::verify::{self, Against, Report};
 use crate::cli::Shell;
 use crate::cli::document;
 use crate::cli::exit::Exit;
@@ -17,6 +18,7 @@ use crate::config::Config;
 use crate::daemon::maintain;
 use crate::ops::attest::{Document, Verified};
 use crate::rpc::proto::{AttestRecordRequest, GetCheckpointRequest, GetPublicKeysRequest};
+use crate::store::LogPoint;
 
 /// Reads trusted keys from a file.
 pub(in crate::cli) fn trusted(path: &Path) -> Result<Vec<NoteKey>, Failure> {
@@ -53,6 +55,11 @@ pub(super) async fn verify(
     // A store of before there were keys has no checkpoints that could be checked.
     let keys = (!keys.is_empty()).then_some(keys.as_slice());
     let note = checkpoint.map(kept_elsewhere).transpose()?;
+    // Before the log is read: a daemon that works meanwhile writes the log first.
+    let seen = maintain::log_seen(config).await.unwrap_or_else(|error| {
+        shell.print.note(&format!("the log is not compared with the store, which cannot be read: {error}"));
+        None
+    });
     let against = Against { keys, witness: checkpoint.zip(note.as_ref()) };
     let report = verify::verify_against(&config.audit_dir(), against).map_err(super::unsound)?;
     if key.is_some() && !report.counted.signatures_checked {
@@ -62,11 +69,31 @@ pub(super) async fn verify(
         });
     }
     shell.print.view(&report)?;
-    if report.told.missing.is_empty() {
-        return Ok(Exit::Ok);
+    let behind = seen.and_then(|seen| behind(&seen, &report, config));
+    let silent = (!report.told.missing.is_empty())
+        .then(|| "changes of the store were made of which no record tells: see the runbook".to_owned());
+    let problems: Vec<String> = behind.into_iter().chain(silent).collect();
+    problems.iter().for_each(|problem| shell.print.note(problem));
+    Ok(if problems.is_empty() { Exit::Ok } else { Exit::Integrity })
+}
+
+/// How the log goes back behind what the store has seen of it.
+fn behind(seen: &LogPoint, report: &Report, config: &Config) -> Option<String> {
+    let LogPoint { sequence, chain, tree_size, .. } = *seen;
+    let found = audit::chain_at(&config.audit_dir(), sequence).ok().flatten();
+    if sequence > 0 && found.map(|found| found.0) != Some(chain) {
+        return Some(format!(
+            "the log is older than the store, or another one: the store has seen record {sequence}, which is not \
+             there; a start will refuse it: put the log back that belongs to the store"
+        ));
     }
-    shell.print.note("changes of the store were made of which no record tells: see the runbook");
-    Ok(Exit::Integrity)
+    (report.counted.covered < tree_size).then(|| {
+        format!(
+            "the checkpoints are older than the store, or gone: the store has seen one over {tree_size} records, and \
+             the newest here covers {}; a start will refuse it",
+            report.counted.covered
+        )
+    })
 }
 
 /// The newest checkpoint as it is: a signed note.

@@ -315,7 +315,7 @@ async fn a_cancelled_call_is_told_at_once_and_one_that_works_is_not() {
     let left = change(&records, Some(Arc::downgrade(&cancelled))).await;
     let open = change(&records, Some(Arc::downgrade(&working))).await;
     drop(cancelled);
-    let telling = tokio::spawn(tell_overdue(records.clone(), Arc::downgrade(&log)));
+    let telling = tokio::spawn(tell_overdue(records.clone(), Arc::downgrade(&log), finisher(&records)));
     let told = async {
         while records.unrecorded().len() > 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -344,4 +344,12 @@ async fn an_older_change_that_is_told_late_is_not_the_newest() {
     let (log, opened) = FileLog::open(place.settings(), DEPLOYMENT).unwrap();
     assert_eq!(opened.last_change.map(|change| change.revision), Some(newer.revision));
     drop(log);
+}
+
+fn finisher(records: &Records) -> Settle {
+    let records = records.clone();
+    Box::new(move || {
+        let records = records.clone();
+        Box::pin(async move { Ok(records.settle().await?) })
+    })
 }

@@ -72,8 +72,8 @@ pub enum Table {
     Escrow = 14,
     /// What is left of wrapped keys that were destroyed.
     Tombstone = 15,
-    /// Which daemon runs what is due.
-    SchedulerLease = 16,
+    /// The lease as it stood before format 3, where the digest does not cover it; nobody reads it.
+    OldLease = 16,
     /// The latest date that was seen.
     ClockMark = 17,
     /// Signing keys of the daemon.
@@ -104,6 +104,8 @@ pub enum Table {
     IndexField = 30,
     /// How many lines the agenda has for a day.
     AgendaDay = 31,
+    /// Which daemon runs what is due.
+    Lease = 32,
     /// Nodes of the digest's hash tree.
     Digest = 0xf0,
     /// The one row that says what the store holds.
@@ -112,7 +114,7 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Root,
         Self::SystemSecret,
         Self::Tenant,
@@ -128,7 +130,7 @@ impl Table {
         Self::Ceremony,
         Self::Escrow,
         Self::Tombstone,
-        Self::SchedulerLease,
+        Self::OldLease,
         Self::ClockMark,
         Self::DekUses,
         Self::Agenda,
@@ -144,6 +146,7 @@ impl Table {
         Self::Act,
         Self::IndexField,
         Self::AgendaDay,
+        Self::Lease,
         Self::Digest,
         Self::Meta,
     ];
@@ -165,10 +168,9 @@ impl Table {
 
     /// Whether the digest covers its records. Wrapped DEKs and index keys are
     /// moved by the thousand in a rotation and are not: each has its MAC, and a
-    /// covered record says that it must exist. The lease is renewed all the time, and
-    /// an old one that is put back only makes a daemon wait.
+    /// covered record says that it must exist. Of the old lease nobody reads anything.
     pub const fn covered(self) -> bool {
-        self.holds_records() && !matches!(self, Self::Dek | Self::IndexKey | Self::SchedulerLease)
+        self.holds_records() && !matches!(self, Self::Dek | Self::IndexKey | Self::OldLease)
     }
 
     /// Whether its records hold wrapped keys, which are sealed once more under the erasure key.
@@ -195,7 +197,7 @@ impl Table {
             Self::Escrow => "escrow",
             Self::KekEscrow => "kek escrow",
             Self::Tombstone => "tombstone",
-            Self::SchedulerLease => "scheduler lease",
+            Self::OldLease => "old lease",
             Self::ClockMark => "clock mark",
             Self::DekUses => "dek uses",
             Self::Agenda => "agenda",
@@ -210,6 +212,7 @@ impl Table {
             Self::Act => "administrative act",
             Self::IndexField => "index field",
             Self::AgendaDay => "agenda day",
+            Self::Lease => "scheduler lease",
             Self::Digest => "digest",
             Self::Meta => "meta",
         }
@@ -356,7 +359,7 @@ records! {
     Export: Export, ExportId, |export| format!("exports/{export}");
     RunningRotation: RunningRotation, TenantId, |tenant| format!("tenants/{tenant}/running-rotation");
     Tombstone: Tombstone, Buried, |buried| format!("tombstone of {}", buried.describe());
-    Lease: SchedulerLease, (), |()| "scheduler-lease".into();
+    Lease: Lease, (), |()| "scheduler-lease".into();
     ClockMark: ClockMark, (), |()| "clock-mark".into();
     DekUses: DekUses, VersionName, |version| format!("{version}/uses");
     DueDay: AgendaDay, Day, |day| format!("agenda-days/{}", day.0);

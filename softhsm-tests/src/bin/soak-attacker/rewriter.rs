@@ -24,7 +24,7 @@ type Row = (Vec<u8>, i64);
 /// Tables that the daemon itself writes at any time, or that victims need: the root for a tenant, the rest for
 /// every change.
 const SPARED: [Table; 6] =
-    [Table::Root, Table::SchedulerLease, Table::ClockMark, Table::DekUses, Table::Digest, Table::Meta];
+    [Table::Root, Table::Lease, Table::ClockMark, Table::DekUses, Table::Digest, Table::Meta];
 /// Tenants of which nothing is touched: of victims, and of the other attacker, who changes its own rows.
 const TENANTS: [&[u8]; 2] = [b"acme\0", b"greedy\0"];
 

@@ -103,4 +103,4 @@ uninstall: ## Remove what install wrote; configuration, keys and logs stay
 
 clean: ## Remove everything built, the demos and the development daemon's keys
 	cargo clean
-	rm -rf .demo .demo-ceremony target/dev
+	rm -rf .demo .demo-ceremony .demo-login target/dev

@@ -134,7 +134,7 @@ enum Command {
     /// Make, restore and prove recovery exports
     #[command(subcommand)]
     Backup(backup::Command),
-    /// Show and replace the erasure key
+    /// Show and replace the erasure key; destroy one that no record names
     #[command(subcommand)]
     Erasure(erasure::Command),
     /// Copy, check and repair the store

@@ -8,7 +8,7 @@
 //! ops                              one use case per file
 //! access  hsm  store  audit  token  who may | keys | records | what happened | USB tokens
 //! envelope  keyring  config        pure: bytes, states, checked configuration
-//! id  secret  clock  child         ground floor
+//! id  secret  clock  child  modes  ground floor
 //! ```
 
 pub mod access;

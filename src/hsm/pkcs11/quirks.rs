@@ -23,7 +23,7 @@ pub const TABLE: &[Quirk] = &[
     Quirk {
         manufacturer: "SoftHSM project",
         model: "SoftHSM v2",
-        behaviour: "keys lie in files, encrypted under the PIN, and are used in the daemon's memory",
+        behaviour: "keys lie in files, encrypted under the PIN, and are used in the HSM process's memory",
         lost: "protection by hardware: whoever reads the token folder and knows the PIN has every key",
     },
     Quirk {

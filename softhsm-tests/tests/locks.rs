@@ -234,7 +234,10 @@ async fn a_freeze_in_limbo_is_made_by_itself() {
     lock.execute_batch("ROLLBACK").unwrap();
     drop(lock);
     let name = || GetKeyRequest { name: KEY.to_owned() };
-    eventually("the freeze", async || client.call(client.keys().get_key(name())).await.unwrap().frozen.then_some(())).await;
+    eventually("the freeze", async || {
+        client.call(client.keys().get_key(name())).await.unwrap().frozen.then_some(())
+    })
+    .await;
     eventually("its record", async || told().then_some(())).await;
     done(&with_config(&world, &["audit", "verify"]));
     assert!(daemon.stop().await.success());

@@ -189,6 +189,10 @@ pub async fn write_records(
     let first = ErasureGeneration::FIRST;
     let erasure =
         erasure::make(hsm, deployment, first, ErasureState::Current, erasure::keep_nothing()).await?;
+    if erasure.record.root == root.id {
+        // Replaced in a month, it would be destroyed, and the root with it.
+        return Err(HsmError::Misbehaved("it named two new keys alike".into()).into());
+    }
     let (audit, _) = FileLog::open(settings::audit(config, true), deployment)?;
     let kv = Arc::new(SqliteKv::open(config.database()).await?);
     let mut initial = Changes::default();

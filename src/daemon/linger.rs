@@ -57,7 +57,8 @@ impl Lingering {
                 std::future::pending::<()>().await;
             }
         };
-        Self { cut: Cut::Awaited(Box::pin(cut)), ..self }
+        // Whatever the task has done in its turn: a client that always sends uses that up.
+        Self { cut: Cut::Awaited(Box::pin(tokio::task::unconstrained(cut))), ..self }
     }
 
     /// What to answer where the stream has nothing, or no room: that it is cut, once it is.

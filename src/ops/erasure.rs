@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Error;
+use super::strays::{is_named, require_new};
 use crate::audit::{AuditLog, Outcome, Pending, StoreChange};
 use crate::clock::Date;
 use crate::hsm::birth::{BackupPlan, Purpose};
@@ -170,6 +171,7 @@ pub async fn found(
     let log = &audit;
     let keep: KeepNewborn<'_> = Box::new(move |newborn| {
         Box::pin(async move {
+            require_new(records, newborn.id).await?;
             let mut changes = Changes::new();
             changes.create(&tables::erasure(generation), &unborn(newborn.id));
             changes.because(Cause::own("erasure-key-birth", path_name(generation)));
@@ -214,6 +216,9 @@ pub async fn take_over_restored(
     found: &[RootId],
     made: NewErasure,
 ) -> Result<store::StoreChange, StoreError> {
+    if is_named(records, made.record.root).await? {
+        return Err(StoreError::Exists { what: format!("the erasure root {}", made.record.root) });
+    }
     let (mut changes, before) = (Changes::new(), generations(records).await?);
     let mut free = before.last().and_then(|(path, _)| path.id.next());
     // One that a record says is gone, and that stands there all the same, is as good as unknown.

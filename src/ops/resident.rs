@@ -14,6 +14,7 @@ use super::commit::{Affects, unhindered};
 use super::done::Done;
 use super::root::escrow_of;
 use super::rotate::{Making, RotationInfo};
+use super::strays::require_new;
 use super::vault::Vault;
 use crate::clock::Date;
 use crate::hsm::KeepNewborn;
@@ -116,6 +117,7 @@ impl Vault {
         let plan = self.split_among(ceremony, members);
         let keep: KeepNewborn<'_> = Box::new(move |newborn| {
             Box::pin(async move {
+                require_new(&self.records, newborn.id).await?;
                 let escrow = KekEscrow(escrow_of(ceremony, members, newborn)?);
                 let path = tables::kek_escrow(id, version);
                 let mut changes = Changes::default();

@@ -8,6 +8,7 @@
 
 use super::Error;
 use super::commit::Affects;
+use super::strays::require_new;
 use super::vault::{Vault, misfit};
 use crate::clock::Date;
 use crate::hsm::birth::{Backup, BackupPlan, Holder, NewRoot, Newborn, Purpose};
@@ -59,6 +60,7 @@ impl Vault {
         let plan = self.split_among(ceremony, members);
         let keep: KeepNewborn<'_> = Box::new(move |newborn| {
             Box::pin(async move {
+                require_new(&self.records, newborn.id).await?;
                 let escrow = escrow_of(ceremony, members, newborn)?;
                 let mut changes = Changes::default();
                 changes.create(&tables::escrow(generation), &escrow);

@@ -18,6 +18,7 @@ use crate::hsm::birth::{Purpose, Standing};
 use crate::id::RootId;
 use crate::keyring::escrow::{Escrow, KekEscrow};
 use crate::keyring::record::{Erasure, ErasureState, Export, Root, RootState};
+use crate::store::{Records, StoreError};
 
 /// A master key on the tokens that no record names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,6 +176,47 @@ fn unnamed(standing: Vec<Standing>, named: &HashSet<RootId>) -> Vec<Stray> {
     strays
 }
 
+/// Refuses the name of a newborn that a record has already.
+///
+/// The HSM process chooses the name. Whoever had it name a key of ours could have that key destroyed as what a
+/// birth has left that was cut short.
+///
+/// # Errors
+/// That it is taken, or why the records cannot be read; in words, as births are refused.
+pub(super) async fn require_new(records: &Records, id: RootId) -> Result<(), String> {
+    match is_named(records, id).await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(format!("the HSM names its new key {id}, which is the name of a key on record")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether a record names a master key, be it one that is gone.
+pub(super) async fn is_named(records: &Records, id: RootId) -> Result<bool, StoreError> {
+    Ok(names(records, true).await?.contains(&id))
+}
+
+/// The master keys that records name. `gone` says whether those count that are gone by them.
+async fn names(records: &Records, gone: bool) -> Result<HashSet<RootId>, StoreError> {
+    let mut named = HashSet::new();
+    let mut view = records.view().await?;
+    for (_, stored) in view.complete::<Erasure>().await? {
+        // What was forgotten is told until it is gone.
+        if gone || !matches!(stored.record.state, ErasureState::Destroyed | ErasureState::Forgotten) {
+            named.insert(stored.record.root);
+        }
+    }
+    for (_, stored) in view.complete::<Root>().await? {
+        if gone || stored.record.state != Some(RootState::Destroyed) {
+            named.insert(stored.record.id);
+        }
+    }
+    // Escrows are there from before a birth until after a destruction.
+    named.extend(view.complete::<Escrow>().await?.into_iter().map(|(_, stored)| stored.record.root));
+    named.extend(view.complete::<KekEscrow>().await?.into_iter().map(|(_, stored)| stored.record.0.root));
+    Ok(named)
+}
+
 impl Vault {
     /// What stood on the tokens and in no record at the newest look.
     pub fn strays(&self) -> Looked {
@@ -201,31 +243,10 @@ impl Vault {
     async fn look_at_tokens(&self) -> Result<Vec<Stray>, Error> {
         let purposes = [Purpose::Erasure(self.deployment()), Purpose::Root, Purpose::Resident];
         // Before the tokens are seen and after: what is born or destroyed meanwhile is named in one of the two.
-        let mut named = self.named_keys().await?;
+        let mut named = names(&self.records, false).await?;
         let standing = self.hsm.standing(&purposes).await.map_err(not_done)?;
-        named.extend(self.named_keys().await?);
+        named.extend(names(&self.records, false).await?);
         Ok(unnamed(standing, &named))
-    }
-
-    /// The master keys that records name, but for those that are gone by them.
-    async fn named_keys(&self) -> Result<HashSet<RootId>, Error> {
-        let mut named = HashSet::new();
-        let mut view = self.records.view().await?;
-        for (_, stored) in view.complete::<Erasure>().await? {
-            // What was forgotten is told until it is gone.
-            if !matches!(stored.record.state, ErasureState::Destroyed | ErasureState::Forgotten) {
-                named.insert(stored.record.root);
-            }
-        }
-        for (_, stored) in view.complete::<Root>().await? {
-            if stored.record.state != Some(RootState::Destroyed) {
-                named.insert(stored.record.id);
-            }
-        }
-        // Escrows are there from before a birth until after a destruction.
-        named.extend(view.complete::<Escrow>().await?.into_iter().map(|(_, stored)| stored.record.root));
-        named.extend(view.complete::<KekEscrow>().await?.into_iter().map(|(_, stored)| stored.record.0.root));
-        Ok(named)
     }
 
     /// The roots that this installation knows as its own: those that are or were in force, and those that an

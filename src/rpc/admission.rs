@@ -29,6 +29,12 @@ use crate::ops::Error;
 /// What a call holds beside its bytes: its task, its heads, its place in the tables.
 const CALL: usize = 4 << 10;
 
+/// What a call holds that may answer a list.
+const LISTS: usize = 64 << 10;
+
+/// Calls that answer what they were given.
+const CRYPTO: &str = "/keyward.v1.CryptoService/";
+
 /// Calls whose requests never end: they hold one message, and count what they keep themselves.
 const STREAMS: [&str; 3] = [
     "/keyward.v1.CryptoService/CryptSession",
@@ -132,6 +138,20 @@ impl<S> Layer<S> for AdmissionLayer {
     }
 }
 
+impl<S> Admission<S> {
+    /// What a call holds before its body is seen. A stream holds the message that is being read; what is no data
+    /// answers lists and documents, of which the request says nothing.
+    fn begins_with(&self, path: &str) -> usize {
+        if STREAMS.contains(&path) || (path.starts_with(STANDARD) && path.ends_with("/Watch")) {
+            self.stream.max(CALL)
+        } else if path.starts_with(CRYPTO) || path.starts_with(STANDARD) {
+            CALL
+        } else {
+            LISTS
+        }
+    }
+}
+
 /// Decides about a call by its head.
 #[derive(Clone)]
 pub struct Admission<S> {
@@ -171,7 +191,7 @@ where
         };
         let uri = request.uri().clone();
         let streams = STREAMS.contains(&uri.path()) || uri.path().starts_with(STANDARD);
-        let begins_with = if streams { self.stream.max(CALL) } else { CALL };
+        let begins_with = self.begins_with(uri.path());
         let meters = (connection.in_flight.clone(), principal.in_flight().clone());
         let Some(load) = Load::begin(meters.0, meters.1, self.room, begins_with) else {
             return Box::pin(async move { Ok(refuse(&gate, peer, &uri, Error::TooMuchInFlight).await) });
@@ -247,8 +267,9 @@ pub(super) fn transport_error(status: &Status) -> Result<Error, Gone> {
 }
 
 fn counted(mut request: Request<Body>, load: &Arc<Load>, streams: bool) -> Request<Body> {
+    // The call holds it too, for as long as it works after its caller has gone.
+    request.extensions_mut().insert(load.clone());
     if streams {
-        request.extensions_mut().insert(load.clone());
         return request;
     }
     request.map(|body| Body::new(Counted { body, load: load.clone() }))

@@ -13,6 +13,7 @@ use super::admission::Connection;
 use super::staff::{self, Shown};
 use super::status::status;
 use super::tally::TurnedAway;
+use crate::access::meter::Load;
 use crate::access::{Authorized, Caller, Peer, Permission, Policy, permission};
 use crate::audit::refusals::Budget;
 use crate::audit::{self, AuditLog, Committed, Outcome, Pending, Refusals};
@@ -62,6 +63,9 @@ macro_rules! settled {
 }
 pub(super) use settled;
 
+/// Characters of a resource that a record has: what a caller writes there goes to the log.
+pub(super) const RESOURCE: usize = 200;
+
 /// One call.
 pub(super) struct Call {
     gate: Arc<Gate>,
@@ -75,6 +79,8 @@ pub(super) struct Call {
     alive: Arc<()>,
     /// Shutdown waits until this is gone: until the call has its record.
     _working: TaskTrackerToken,
+    /// What it has in flight, which counts until it is answered, even when its caller does not wait for that.
+    _load: Option<Arc<Load>>,
 }
 
 impl Gate {
@@ -150,6 +156,7 @@ impl Gate {
     ) -> Call {
         let mut call = self.begin(self.caller(request), operation, resource);
         call.shown = Shown::of(request.metadata());
+        call._load = request.extensions().get().cloned();
         call
     }
 
@@ -160,13 +167,12 @@ impl Gate {
 
     fn begin(self: &Arc<Self>, caller: Caller, operation: &'static str, resource: &str) -> Call {
         let request_id = self.next_request.fetch_add(1, Ordering::Relaxed);
-        // What a caller writes here goes to the log: keep it short.
-        let resource: String = resource.chars().take(200).collect();
+        let resource: String = resource.chars().take(RESOURCE).collect();
         let pending =
             Pending::begin(self.audit.clone(), Some(recorded(&caller)), operation, resource, request_id);
         let (gate, _working) = (self.clone(), self.token());
         let alive = Arc::default();
-        Call { gate, caller, operation, shown: Ok(None), pending, request_id, alive, _working }
+        Call { gate, caller, operation, shown: Ok(None), pending, request_id, alive, _working, _load: None }
     }
 
     /// Who is calling.

@@ -180,15 +180,12 @@ async fn decrypt_file(
         Ok(allowed) => allowed,
         Err(denied) => return opening.settle(Err(denied)).await,
     };
-    let closing = gate.call_by(caller, "decrypt-stream-end", &header.name);
     let beginning = match first_bytes(&mut pieces).await {
         Ok(bytes) => bytes,
-        Err(End::Gone(gone)) => {
-            opening.gone();
-            return closing.not_begun(gone);
-        }
-        Err(end) => return end.tell(opening).await,
+        // It was not begun, so no other record tells of it.
+        Err(end) => return end.tell_unbegun(opening).await,
     };
+    let closing = gate.call_by(caller, "decrypt-stream-end", &header.name);
     let begun = pieces.unless_cut(begin_decrypt(vault, right, &header, &beginning)).await;
     let mut file = match opening.started(begun).await {
         Ok(file) => file,

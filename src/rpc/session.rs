@@ -11,17 +11,19 @@
 //! connection and the principal may have in flight.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt, poll};
+use prost::Message;
 use tonic::{Status, Streaming};
 
 use super::admission::{Gone, transport_error};
 use super::answers::{self, Answers, Replies};
-use super::call::{Call, Gate, stopped};
+use super::call::{Call, Gate, RESOURCE, stopped};
 use super::convert;
 use super::proto::crypt_session_request::Request as Asked;
 use super::proto::crypt_session_response::Response as Answer;
@@ -61,6 +63,7 @@ pub(super) fn serve(
         held,
         bytes: 0,
         worked: false,
+        unread: false,
     };
     let made = answers::made_by(&gate, QUEUE, |replies| session.run(inbound, replies));
     Box::pin(made.flat_map(|group| match group {
@@ -112,6 +115,8 @@ struct Session {
     bytes: usize,
     /// Whether there was any item, so that a record tells of this session.
     worked: bool,
+    /// Whether an answer could not be handed over.
+    unread: bool,
 }
 
 /// Why a session ended.
@@ -133,10 +138,10 @@ impl Worked {
     fn refused(id: u64, asked: Option<&Asked>, error: Error) -> Self {
         match asked {
             Some(Asked::Encrypt(message)) => {
-                Self::Encrypted { id, name: message.name.as_str().into(), outcome: Err(error) }
+                Self::Encrypted { id, name: short(&message.name), outcome: Err(error) }
             }
             Some(Asked::Decrypt(message)) => {
-                Self::Decrypted { id, name: message.name.as_str().into(), outcome: Err(error) }
+                Self::Decrypted { id, name: short(&message.name), outcome: Err(error) }
             }
             None => Self::Encrypted { id, name: "".into(), outcome: Err(error) },
         }
@@ -180,16 +185,13 @@ impl Session {
                 biased;
                 answers = async { recording.as_mut().expect("guarded").await }, if recording.is_some() => {
                     recording = None;
-                    // A client that is gone, or too slow, gets no answer; its items are recorded.
-                    if let Err(unread) = replies.send(answers).await {
-                        end = end.or_else(|| Some(End::of(unread)));
-                    }
+                    let unread = self.hand_over(&mut replies, answers).await;
+                    end = end.or(unread);
                 }
                 Some(answers) = self.refused.next(), if !self.refused.is_empty() => {
                     self.waiting -= answers.len();
-                    if let Err(unread) = replies.send(answers).await {
-                        end = end.or_else(|| Some(End::of(unread)));
-                    }
+                    let unread = self.hand_over(&mut replies, answers).await;
+                    end = end.or(unread);
                 }
                 Some((bytes, worked)) = self.cold.next(), if !self.cold.is_empty() => self.keep(bytes, worked),
                 // Before the next message, or a client that always sends would never see it.
@@ -202,6 +204,28 @@ impl Session {
             }
         }
         self.end(end.unwrap_or(End::Usual)).await
+    }
+
+    /// Hands answers over. A client that is gone, or too slow, gets none from then on; its items are recorded.
+    ///
+    /// Items that wait for their key go on meanwhile: one that was opened holds a place that others wait for, and
+    /// nobody's reading may decide how long.
+    async fn hand_over(&mut self, replies: &mut Replies<Items>, answers: Items) -> Option<End> {
+        if self.unread {
+            return None;
+        }
+        let mut sent = pin!(replies.send(answers));
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sent => {
+                    let unread = sent.err()?;
+                    self.unread = true;
+                    return Some(End::of(unread));
+                }
+                Some((bytes, worked)) = self.cold.next(), if !self.cold.is_empty() => self.keep(bytes, worked),
+            }
+        }
     }
 
     /// Leaves a record of a session that no other record tells of, or whose end is an error.
@@ -273,7 +297,7 @@ impl Session {
     }
 
     fn encrypt(&mut self, id: u64, message: EncryptRequest) -> BoxFuture<'static, Worked> {
-        let name: Arc<str> = message.name.as_str().into();
+        let name = short(&message.name);
         let allowed = self.authorize::<permission::Encrypt>(&message.name);
         Box::pin(async move {
             let work = async {
@@ -286,7 +310,7 @@ impl Session {
     }
 
     fn decrypt(&mut self, id: u64, message: DecryptRequest) -> BoxFuture<'static, Worked> {
-        let name: Arc<str> = message.name.as_str().into();
+        let name = short(&message.name);
         let allowed = self.authorize::<permission::Decrypt>(&message.name);
         Box::pin(async move {
             let work = async {
@@ -382,15 +406,21 @@ fn split<T>(groups: ByKey<T>) -> (ByKey<T>, ByKey<T>) {
     groups.into_iter().partition(|(_, open)| open.group.any_done())
 }
 
-/// What an item holds beside its payload.
+/// What an item holds beside its message.
 const ITEM: usize = 256;
 
+/// What the message of an item holds: whatever is long in it, its payload, its context or its name.
 fn payload(asked: Option<&Asked>) -> usize {
     match asked {
-        Some(Asked::Encrypt(message)) => message.plaintext.len(),
-        Some(Asked::Decrypt(message)) => message.ciphertext.len(),
+        Some(Asked::Encrypt(message)) => message.encoded_len(),
+        Some(Asked::Decrypt(message)) => message.encoded_len(),
         None => 0,
     }
+}
+
+/// A name as records have it: items are grouped by it, and no group holds more of it than its record will.
+fn short(name: &str) -> Arc<str> {
+    name.chars().take(RESOURCE).collect::<String>().into()
 }
 
 impl End {

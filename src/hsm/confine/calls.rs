@@ -112,7 +112,8 @@ const PROCESSES: [i64; 34] = [
 ];
 
 /// Sockets. The one to the journal is there already, and only sent to.
-const SOCKETS: [i64; 4] = [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind, libc::SYS_listen];
+const SOCKETS: [i64; 5] =
+    [libc::SYS_socket, libc::SYS_socketpair, libc::SYS_connect, libc::SYS_bind, libc::SYS_listen];
 
 /// Calls whose arguments lie in memory, where no filter sees them. They are said to be missing, so that
 /// libraries take the older call, which is filtered: `clone` for `clone3`, `openat` for `openat2`.

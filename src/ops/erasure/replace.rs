@@ -20,6 +20,7 @@ use crate::hsm::{Forget, KeepNewborn, Kek};
 use crate::id::{ErasureGeneration, RootId};
 use crate::keyring::record::{Erasure, ErasureState};
 use crate::ops::commit::Affects;
+use crate::ops::strays::require_new;
 use crate::ops::{Done, Error, Vault};
 use crate::store::{Changes, Path, StoreError, Stored, tables};
 
@@ -168,12 +169,13 @@ impl Vault {
         // The record of a change that failed half may still come.
         self.records.settle().await?;
         self.forget_unsettled(false);
-        for (path, stored) in generations(&self.records).await? {
+        let all = generations(&self.records).await?;
+        for (path, stored) in &all {
             if stored.record.state == ErasureState::Unborn {
                 tracing::warn!(root = %stored.record.root, "an erasure root is destroyed: its birth was cut short");
                 self.hsm.destroy_root(stored.record.root).await.map_err(not_done)?;
                 let mut changes = Changes::new();
-                changes.delete(&path, stored.revision);
+                changes.delete(path, stored.revision);
                 self.commit_erasure(changes, "erasure-key-abandoned", path.id).await?;
             }
         }
@@ -191,6 +193,7 @@ impl Vault {
         tracing::info!(generation = next.get(), "erasure key: a new root is made");
         let keep: KeepNewborn<'_> = Box::new(move |newborn| {
             Box::pin(async move {
+                require_new(&self.records, newborn.id).await?;
                 let mut changes = Changes::new();
                 changes.create(&tables::erasure(next), &unborn(newborn.id));
                 let kept = self.commit_erasure(changes, "erasure-key-birth", next).await;

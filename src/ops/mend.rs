@@ -56,6 +56,19 @@ impl Vault {
         }
     }
 
+    /// Scans the whole store, which compacting the journal does, and puts back what is not the newest. Whether there
+    /// was anything.
+    ///
+    /// # Errors
+    /// When the store is not whole and the journal cannot mend it.
+    pub(super) async fn mended(&self) -> Result<bool, Error> {
+        match self.records.compact().await {
+            Ok(_) => Ok(false),
+            Err(error) if self.restored_after(&error).await? => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Runs until it is dropped: compacts the key journal when it has grown far beyond what it holds.
     pub async fn keep_journal_short(self: Arc<Self>) {
         let mut hourly = tokio::time::interval(LOOK);

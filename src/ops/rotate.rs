@@ -424,8 +424,8 @@ impl Vault {
         let tenant = self.tenant(id).await?;
         let progress = self.rotation(id, to).await?;
         let running = self.records.get(&tables::running(id)).await?;
-        let sealed = self.sealed_by_version(id, &tenant.record).await?;
-        if let Some((left, count)) = sealed.iter().find(|(version, count)| **version < to && **count > 0) {
+        let left = self.still_sealed(id, &tenant.record, |version| version < to).await?;
+        if let Some((left, count)) = left {
             return Err(Error::Internal(format!(
                 "KEK version {left} of tenants/{id} still seals {count} keys after its rotation"
             )));

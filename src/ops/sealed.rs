@@ -29,6 +29,26 @@ impl Vault {
         Ok(sealed)
     }
 
+    /// The first of some KEK versions that still seals a key, and how many.
+    ///
+    /// A wrapped key says itself under which KEK it is, and only a scan of everything tells whether it is the newest
+    /// row. So before this says that some are left, the store is scanned, and what somebody put back is mended.
+    pub(super) async fn still_sealed(
+        &self,
+        id: &TenantId,
+        tenant: &Tenant,
+        among: impl Fn(KekVersion) -> bool,
+    ) -> Result<Option<(KekVersion, u32)>, Error> {
+        let first = |sealed: HashMap<KekVersion, u32>| {
+            sealed.into_iter().find(|(version, count)| *count > 0 && among(*version))
+        };
+        let left = first(self.sealed_by_version(id, tenant).await?);
+        if left.is_none() || !self.mended().await? {
+            return Ok(left);
+        }
+        Ok(first(self.sealed_by_version(id, tenant).await?))
+    }
+
     /// The keys of a tenant, which counts them; [`Error::Conflict`] when one was made since the tenant was read.
     pub(super) async fn keys_of(&self, id: &TenantId, tenant: &Tenant) -> Result<Vec<(KeyName, Key)>, Error> {
         let (path, mut view) = (tables::tenant(id), self.records.view().await?);

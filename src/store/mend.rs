@@ -250,7 +250,7 @@ struct Plan {
 }
 
 /// The writes that make the stored nodes these.
-async fn wrong_nodes(scan: &mut Scan, nodes: Vec<Write>) -> Result<Vec<Write>, StoreError> {
+pub(super) async fn wrong_nodes(scan: &mut Scan, nodes: Vec<Write>) -> Result<Vec<Write>, StoreError> {
     let mut right: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
         nodes.into_iter().map(|Write { key, value }| (key, value)).collect();
     let (mut wrong, mut last) = (Vec::new(), None::<Vec<u8>>);

@@ -9,6 +9,7 @@ use super::error::StoreError;
 use super::journal::Journal;
 use super::kv::{Kv, Transaction, Write};
 use super::mac::StoreKeys;
+use super::mend::wrong_nodes;
 use super::meta::{JournalPoint, LogState, Meta, Totals};
 use super::scan::{CHUNK, Found, Scan, Sum};
 use crate::id::DeploymentId;
@@ -47,8 +48,8 @@ fn newest_only(writes: Vec<Write>) -> Vec<Write> {
     newest.into_iter().map(|(key, value)| Write { key, value }).collect()
 }
 
-/// Verifies every record of a backend that was filled up to `revision`, and writes
-/// the digest's nodes. Answers what the records add up to: the caller compares.
+/// Verifies every record of a backend that was filled up to `revision`, and sees to it that
+/// it has the digest's nodes and no others. Answers what the records add up to: the caller compares.
 pub(super) async fn verify_and_hash(
     kv: &dyn Kv,
     keys: &StoreKeys,
@@ -66,7 +67,8 @@ pub(super) async fn verify_and_hash(
         }
     }
     let (found, nodes) = sum.finish(revision);
-    write_nodes(kv, &nodes).await?;
+    let wrong = wrong_nodes(&mut scan, nodes).await?;
+    write_nodes(kv, &wrong).await?;
     Ok(found)
 }
 

@@ -185,8 +185,13 @@ impl Repair<'_> {
 
     async fn rebuild_journal(&mut self) -> Result<(), StoreError> {
         let kv = SqliteKv::open(self.store).await?;
-        let totals = self.found.totals.ok_or(Refusal::NoStore)?;
-        self.replace_journal(&kv, totals, self.found.log.clone()).await
+        let told = self.found.totals.ok_or(Refusal::NoStore)?;
+        // A store of an older format does not say how many records it has.
+        let found = verify_and_hash(&kv, &self.keys, told.revision).await?;
+        if !found.add_up_to(&told) {
+            return Err(Refusal::Diverged { revision: told.revision }.into());
+        }
+        self.replace_journal(&kv, found.totals, self.found.log.clone()).await
     }
 
     /// Makes a new journal out of the store and keeps the old one.

@@ -76,8 +76,7 @@ impl<T: Record> Pass<T> {
     /// # Errors
     /// [`StoreError::Tampered`] when a record is not genuine, stands twice or is missing.
     pub async fn next(&mut self) -> Result<Option<Vec<(Path<T>, Stored<T>)>>, StoreError> {
-        // Nodes of pages before are not needed again, and a million records have 200 MB of them.
-        self.view.tree = Tree::new(self.view.meta.totals.digest);
+        self.view.forget_nodes();
         let page = self.view.list(&Prefix::<T>::all(), self.last.as_deref(), PAGE).await?;
         let Some((last, _)) = page.last() else {
             return match self.view.meta.totals.counts.of(T::TABLE.byte()) {
@@ -202,6 +201,7 @@ impl View {
         const { assert!(T::TABLE.covered()) };
         let mut all: Vec<(Path<T>, Stored<T>)> = Vec::new();
         loop {
+            self.forget_nodes();
             let after = all.last().map(|(path, _)| path.key());
             let page = self.list(prefix, after.as_deref(), PAGE).await?;
             match page.is_empty() {
@@ -224,6 +224,7 @@ impl View {
         const { assert!(T::TABLE.covered()) };
         let (mut all, mut after) = (Vec::new(), span.from.clone());
         loop {
+            self.forget_nodes();
             let page = self.list(&Prefix::all(), Some(&after), PAGE).await?;
             let inside = page.into_iter().take_while(|(path, _): &(Path<T>, _)| path.key() < span.to);
             let before = all.len();
@@ -241,6 +242,11 @@ impl View {
         // Nothing says of an uncovered record whether it is the newest, so a count of them proves nothing.
         const { assert!(T::TABLE.covered()) };
         Pass { view: self, last: None, found: 0, of: std::marker::PhantomData }
+    }
+
+    /// Gives back the nodes of pages before: they are not needed again, and a million records have 200 MB of them.
+    fn forget_nodes(&mut self) {
+        self.tree = Tree::new(self.meta.totals.digest);
     }
 
     async fn list<T: Record>(

@@ -207,13 +207,13 @@ impl Vault {
             if tenant.state() == KeyState::Destroyed {
                 continue;
             }
-            let sealed = self.sealed_by_version(&id, &tenant).await?;
-            for version in sealed.into_iter().filter(|(_, count)| *count > 0).map(|(version, _)| version) {
-                if self.kek(&id, version).await?.record.root == *root {
-                    return Err(Error::Internal(format!(
-                        "tenants/{id} still has keys under KEK version {version} of the old root"
-                    )));
-                }
+            let mut keks = self.keks_of(&id, &tenant).await?;
+            keks.retain(|(_, kek)| kek.record.root == *root);
+            let old = |version| keks.iter().any(|(path, _)| path.id.1 == version);
+            if let Some((version, _)) = self.still_sealed(&id, &tenant, old).await? {
+                return Err(Error::Internal(format!(
+                    "tenants/{id} still has keys under KEK version {version} of the old root"
+                )));
             }
             if self.kek(&id, tenant.primary_kek).await?.record.root == *root {
                 return Err(Error::Internal(format!("tenants/{id} was made under the old root meanwhile")));

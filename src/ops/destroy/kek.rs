@@ -77,8 +77,8 @@ impl Vault {
         if version == tenant.record.primary_kek || tenant.record.rotating_to.is_some() {
             return Err(Error::NotAllowed(format!("KEK version {version} of tenants/{id} is in use")));
         }
-        let sealed = self.sealed_by_version(id, &tenant.record).await?.get(&version).copied();
-        if let Some(count) = sealed.filter(|count| *count > 0) {
+        let left = self.still_sealed(id, &tenant.record, |sealing| sealing == version).await?;
+        if let Some((_, count)) = left {
             return Err(Error::NotAllowed(format!(
                 "KEK version {version} of tenants/{id} still seals {count} keys; rotate the tenant"
             )));

@@ -121,6 +121,18 @@ async fn a_removed_data_key_is_missed() {
     assert_eq!((error.code, error.reason()), (Code::DataLoss, "STORE_TAMPERED"), "{error}");
     drop((rows, client));
     assert!(daemon.stop().await.success());
+    // Nobody is told that the ciphertext is wrong, either: this daemon has not opened the key yet.
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    let rows = Rows::of(&world);
+    let other = dek_row(&client, OTHER).await;
+    let genuine = rows.get(&other);
+    rows.put(&other, &None);
+    is_tampered(client.decrypt(OTHER, sealed[1].clone(), &about()).await);
+    rows.put(&other, &genuine);
+    opens(&client, OTHER, &sealed[1]).await;
+    drop((rows, client));
+    assert!(daemon.stop().await.success());
     check_and_repair(&world);
     let daemon = world.start().await;
     let client = daemon.client().await;

@@ -10,7 +10,7 @@ use super::vault::Vault;
 use crate::id::{DekId, Epoch, KeyName, TenantId, VersionName};
 use crate::keyring::record::{IndexField, Key, Tenant};
 use crate::keyring::state::KeyState;
-use crate::store::tables;
+use crate::store::{StoreError, tables};
 
 /// A key and its tenant, as of the last commit that changed either.
 #[derive(Debug)]
@@ -125,8 +125,24 @@ impl Vault {
         if let Some(found) = self.dek_record(name, dek).await? {
             return Ok(Some(found.epoch));
         }
-        let buried = self.records.get(&tables::tombstone(&tables::dek(name, dek))).await?;
-        Ok(buried.and_then(|tombstone| tombstone.record.epoch))
+        let path = tables::dek(name, dek);
+        if let Some(buried) = self.records.get(&tables::tombstone(&path)).await? {
+            return Ok(buried.record.epoch);
+        }
+        // That the row is not there says nothing, since no digest covers it; the versions of the key do.
+        match self.is_dek_of_version(name, dek).await? {
+            true => Err(StoreError::lost(&path).into()),
+            false => Ok(None),
+        }
+    }
+
+    /// Whether a version of the key has this DEK.
+    async fn is_dek_of_version(&self, name: &KeyName, dek: DekId) -> Result<bool, Error> {
+        let mut view = self.records.view().await?;
+        let key = view.get(&tables::key(name)).await?.ok_or_else(|| Error::NoKey(name.clone()))?.record;
+        let paths: Vec<_> = key.epochs().map(|epoch| tables::version(name, epoch)).collect();
+        let versions = view.get_many(&paths).await?;
+        Ok(versions.iter().flatten().any(|version| version.record.dek == dek))
     }
 
     /// A tenant's record, fresh from the store.

@@ -22,6 +22,7 @@ use crate::hsm::Hsm;
 use crate::id::KeyName;
 use crate::ops::acting::Acting;
 use crate::ops::done::Trace;
+use crate::ops::error::Reason;
 use crate::ops::{Done, Error, Vault};
 
 /// The outcome of a batch of which nothing was done.
@@ -381,7 +382,14 @@ impl Call {
         if error.is_refusal() && !self.gate.refusals.admit(self.principal(), Moment::now()) {
             return status(self.count(reason, 0).await.as_ref().err().unwrap_or(&error));
         }
-        self.tell_refused(&format!("{reason}: {error}"));
+        match error.reason() {
+            // Nobody's mistake in calling: an operator should see it without looking for it.
+            Reason::StoreTampered => tracing::warn!(
+                request = format_args!("{:016x}", self.request_id),
+                "a call met a record that is not genuine: {error}"
+            ),
+            _ => self.tell_refused(&format!("{reason}: {error}")),
+        }
         self.pending.detail(error.to_string());
         // An error of the log itself is answered instead: without a record there is no reply.
         match self.pending.finish(Outcome::Failed(reason.to_owned())) {

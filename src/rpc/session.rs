@@ -214,18 +214,12 @@ impl Session {
         if self.unread {
             return None;
         }
-        let mut sent = pin!(replies.send(answers));
-        loop {
-            tokio::select! {
-                biased;
-                sent = &mut sent => {
-                    let unread = sent.err()?;
-                    self.unread = true;
-                    return Some(End::of(unread));
-                }
-                Some((bytes, worked)) = self.cold.next(), if !self.cold.is_empty() => self.keep(bytes, worked),
-            }
-        }
+        let mut opened = Vec::new();
+        let sent = meanwhile(replies.send(answers), &mut self.cold, &mut opened).await;
+        opened.into_iter().for_each(|(bytes, worked)| self.keep(bytes, worked));
+        let unread = sent.err()?;
+        self.unread = true;
+        Some(End::of(unread))
     }
 
     /// Leaves a record of a session that no other record tells of, or whose end is an error.
@@ -432,6 +426,22 @@ impl End {
     }
 }
 
+/// Waits for `awaited`, and works on what is cold until then.
+async fn meanwhile<S, T>(
+    awaited: impl Future<Output = S>,
+    cold: &mut FuturesUnordered<BoxFuture<'static, T>>,
+    opened: &mut Vec<T>,
+) -> S {
+    let mut awaited = pin!(awaited);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut awaited => return done,
+            Some(one) = cold.next(), if !cold.is_empty() => opened.push(one),
+        }
+    }
+}
+
 fn add<T>(
     groups: &mut ByKey<T>,
     name: Arc<str>,
@@ -471,5 +481,37 @@ async fn settle<T>(open: Open<T>, list: bool, answer: fn(T) -> Answer) -> Vec<Cr
                 CryptSessionResponse { id, response }
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_is_opened_while_nobody_reads() {
+        let (open, opened) = oneshot::channel();
+        let cold: BoxFuture<'static, u8> = Box::pin(async move {
+            open.send(()).unwrap();
+            7
+        });
+        let mut cold = FuturesUnordered::from_iter([cold]);
+        let mut items = Vec::new();
+        // The reader reads only once somebody else, who waits for the same key, was served.
+        let sent = meanwhile(async { opened.await.is_ok() }, &mut cold, &mut items);
+        let sent = tokio::time::timeout(std::time::Duration::from_secs(5), sent).await;
+        assert_eq!((sent, items), (Ok(true), vec![7]));
+    }
+
+    #[test]
+    fn what_is_long_in_an_item_counts_and_no_record_holds_a_long_name() {
+        let name = "\u{e9}".repeat(100_000);
+        let context = std::collections::BTreeMap::from([("key".to_owned(), "v".repeat(10_000))]);
+        let asked = Asked::Decrypt(DecryptRequest { name: name.clone(), context, ..Default::default() });
+        assert!(payload(Some(&asked)) > 210_000);
+        assert_eq!(short(&name).chars().count(), RESOURCE);
+        assert_eq!(&*short("tenants/acme/keys/a"), "tenants/acme/keys/a");
     }
 }

@@ -313,6 +313,12 @@ async fn keys_prove_nothing_without_a_checkpoint() {
     for name in ["checkpoint", "checkpoints"] {
         fs::remove_file(audit_dir(&world).join(name)).unwrap();
     }
+    // The store has seen one.
+    let said = verify_log(&world, None);
+    assert_eq!(said.status.code(), Some(6), "{}", text(&said));
+    assert!(text(&said).contains("the checkpoints are older than the store, or gone"), "{}", text(&said));
+    // Where there is no store, at an auditor's, the log fits itself.
+    fs::rename(world.path("state/store.db"), world.path("state/elsewhere")).unwrap();
     assert!(verify_log(&world, None).status.success());
     let said = verify_log(&world, Some(&keys));
     assert_eq!(said.status.code(), Some(6), "{}", text(&said));

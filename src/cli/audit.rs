@@ -150,6 +150,20 @@ impl View for Shown {
     }
 }
 
+/// A log that fits itself, and what is wrong with it beside the store, in words.
+struct Verified {
+    report: Report,
+    problems: Vec<String>,
+}
+
+impl View for Verified {
+    fn fields(&self) -> Fields {
+        let mut fields = self.report.fields();
+        fields.push(("problems", json!(self.problems.join("; "))));
+        fields
+    }
+}
+
 impl View for Report {
     fn fields(&self) -> Fields {
         let change = self.last_change.map_or(Value::Null, |change| json!(change.revision));

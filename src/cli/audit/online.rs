@@ -68,13 +68,14 @@ pub(super) async fn verify(
             message: "the log has no checkpoint that the given keys could verify: it proves nothing yet, or its checkpoints were removed".into(),
         });
     }
-    shell.print.view(&report)?;
     let behind = seen.and_then(|seen| behind(&seen, &report, config));
     let silent = (!report.told.missing.is_empty())
         .then(|| "changes of the store were made of which no record tells: see the runbook".to_owned());
     let problems: Vec<String> = behind.into_iter().chain(silent).collect();
-    problems.iter().for_each(|problem| shell.print.note(problem));
-    Ok(if problems.is_empty() { Exit::Ok } else { Exit::Integrity })
+    let verified = super::Verified { report, problems };
+    shell.print.view(&verified)?;
+    verified.problems.iter().for_each(|problem| shell.print.note(problem));
+    Ok(if verified.problems.is_empty() { Exit::Ok } else { Exit::Integrity })
 }
 
 /// How the log goes back behind what the store has seen of it.

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use keyward::audit::{Outcome, Record};
 use keyward::client::{Code, Context};
 use keyward::rpc::proto::crypt_session_request::Request;
+use keyward::rpc::proto::crypt_session_response::Response as Answer;
 use keyward::rpc::proto::{
-    CryptSessionRequest, DecryptStreamRequest, EncryptRequest, EncryptStreamRequest, StreamHeader,
-    decrypt_stream_request, encrypt_stream_request::Message,
+    CryptSessionRequest, CryptSessionResponse, DecryptStreamRequest, EncryptRequest, EncryptStreamRequest,
+    StreamHeader, decrypt_stream_request, encrypt_stream_request::Message,
 };
 use keyward_softhsm_tests::{Daemon, KEY, World};
 use rustix::process::Signal;
@@ -96,9 +97,14 @@ async fn a_session_that_is_cut_says_so() {
     });
     let mut answers =
         world.crypto().await.crypt_session(ReceiverStream::new(queue)).await.unwrap().into_inner();
-    let mut answered = 0_u32;
+    let (mut answered, mut refused) = (0_u32, 0_u32);
     let end = loop {
         match answers.message().await {
+            // What was taken in the moment of the stop is told so itself.
+            Ok(Some(CryptSessionResponse { response: Some(Answer::Error(error)), .. })) => {
+                assert_eq!(error.code, Code::Unavailable as i32, "{error:?}");
+                refused += 1;
+            }
             Ok(Some(_)) => {
                 answered += 1;
                 if answered == 100 {
@@ -113,6 +119,8 @@ async fn a_session_that_is_cut_says_so() {
     drop(answers);
     stop(&world, daemon).await;
     feeder.abort();
+    // No more than one turn of taking.
+    assert!(refused <= 1024, "{refused} refused");
     let records = world.audit();
     let done = |record: &&Record| record.items.as_ref().map_or(0, |items| items.done);
     let recorded: u32 = of(&records, "session-encrypt").iter().map(done).sum();

@@ -414,7 +414,8 @@ fn payload(asked: Option<&Asked>) -> usize {
 
 /// A name as records have it: items are grouped by it, and no group holds more of it than its record will.
 fn short(name: &str) -> Arc<str> {
-    name.chars().take(RESOURCE).collect::<String>().into()
+    let end = name.char_indices().nth(RESOURCE).map_or(name.len(), |(end, _)| end);
+    name.get(..end).unwrap_or_default().into()
 }
 
 impl End {

@@ -277,22 +277,27 @@ fn get(connection: &Connection, key: &[u8]) -> rusqlite::Result<Option<Entry>> {
     select.query_row([key], |row| entry(row, 0)).optional()
 }
 
+/// The end is a bound of the index: with `?2 IS NULL OR` before it, a list that is shorter than its limit would be
+/// looked for up to the end of the whole table.
+const UP_TO: &str = "SELECT key, value, revision FROM kv
+    WHERE key >= ?1 AND key < ?2 AND (?3 IS NULL OR key > ?3) ORDER BY key LIMIT ?4";
+/// For a prefix that nothing sorts behind.
+const TO_THE_END: &str = "SELECT key, value, revision FROM kv
+    WHERE key >= ?1 AND ?2 IS NULL AND (?3 IS NULL OR key > ?3) ORDER BY key LIMIT ?4";
+
 fn range(
     connection: &Connection,
     prefix: &[u8],
     after: Option<&[u8]>,
     limit: usize,
 ) -> rusqlite::Result<Vec<(Vec<u8>, Entry)>> {
-    // `end` is null for a prefix that nothing sorts behind.
-    let mut select = connection.prepare_cached(
-        "SELECT key, value, revision FROM kv
-         WHERE key >= ?1 AND (?2 IS NULL OR key < ?2) AND (?3 IS NULL OR key > ?3) ORDER BY key LIMIT ?4",
-    )?;
+    let end = end_of(prefix);
+    let mut select = connection.prepare_cached(if end.is_some() { UP_TO } else { TO_THE_END })?;
     // Starting at the later of the two keeps SQLite from walking over what `after` leaves out.
     let start = after.map_or(prefix, |after| after.max(prefix));
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = select
-        .query_map(params![start, end_of(prefix), after, limit], |row| Ok((row.get(0)?, entry(row, 1)?)))?;
+    let rows =
+        select.query_map(params![start, end, after, limit], |row| Ok((row.get(0)?, entry(row, 1)?)))?;
     rows.collect()
 }
 
@@ -325,6 +330,21 @@ mod tests {
 
     async fn open(dir: &Path) -> Arc<dyn Kv> {
         Arc::new(SqliteKv::open(dir.join("store.db")).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_list_is_looked_for_between_its_bounds() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path()).await;
+        let connection = Connection::open(dir.path().join("store.db")).unwrap();
+        let plan = |sql: &str| -> String {
+            let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let bounds: [Option<Vec<u8>>; 3] = [Some(vec![1]), Some(vec![2]), None];
+            let [from, to, after] = bounds;
+            explain.query_row(params![from, to, after, 500], |row| row.get(3)).unwrap()
+        };
+        assert!(plan(UP_TO).contains("(key>? AND key<?)"), "{}", plan(UP_TO));
+        assert!(plan(TO_THE_END).contains("(key>?)"), "{}", plan(TO_THE_END));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -269,7 +269,18 @@ async fn a_tampered_log_is_refused_with_its_reason() {
     // A key that is not this log's.
     let said = verify_log(&world, Some(&strange_keys));
     assert!(text(&said).contains("none of the trusted keys"), "{}", text(&said));
-    // Everything put back to an earlier moment fits itself; what was kept elsewhere knows.
+}
+
+/// Everything put back to an earlier moment fits itself; what was kept elsewhere knows. A checkpoint over the right
+/// tree, signed by nobody, is known when the store is open.
+#[tokio::test]
+async fn an_earlier_log_is_told_by_what_was_kept_elsewhere() {
+    let world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    encrypt(&client, 30).await;
+    assert!(daemon.stop().await.success(), "{}", world.log());
+    let (dir, saved) = (audit_dir(&world), world.path("saved-audit"));
+    copy(&dir, &saved);
     let (daemon, client) = (world.start().await, world.client().await);
     encrypt(&client, 3).await;
     let kept = save(&world, "kept", &["audit", "checkpoint", "--fresh"]);
@@ -286,7 +297,6 @@ async fn a_tampered_log_is_refused_with_its_reason() {
     // The store may have been changed meanwhile, and then misses what that change saw of the log.
     let accepted = world.cli(["store", "accept-rollback", "--config", &world.config_file()]);
     assert!(accepted.status.success(), "{}", text(&accepted));
-    // A checkpoint over the right tree, signed by nobody: known when the store is open.
     let note: SignedCheckpoint = fs::read_to_string(dir.join("checkpoint")).unwrap().parse().unwrap();
     for name in ["checkpoint", "checkpoints"] {
         let text = fs::read_to_string(dir.join(name)).unwrap();

@@ -127,13 +127,7 @@ impl Locked {
             waiting_for.send_replace(error.to_string());
             tokio::time::sleep(PAUSE).await;
         }
-        if !report.notes.is_empty() {
-            let repaired = report.notes.join("; ");
-            tracing::warn!(%repaired, "the store was brought up to its journal");
-            let mut record = Pending::begin(self.audit.clone(), None, "store-recovered", "", 0);
-            record.detail(repaired);
-            record.finish(Outcome::Ok).map_err(Error::from)?;
-        }
+        self.tell_recovered(report.migrated, report.notes)?;
         while let Err(error) = self.open_erasure_keys(&records).await {
             // A token of the group may be missing still.
             waiting_for.send_replace(passing(error)?);
@@ -145,6 +139,25 @@ impl Locked {
         let login = LoginKeys::derive(secret)?;
         let vault = Vault::open(self.hsm, records, self.audit, self.root, self.policy, self.settings, login);
         Ok(Some(vault.await?))
+    }
+
+    /// Says, and puts on record, what was done to the store before it could be used. A migration is expected after
+    /// an upgrade; what came from the journal is not after an orderly stop.
+    fn tell_recovered(&self, migrated: Option<String>, notes: Vec<String>) -> Result<(), UnlockError> {
+        if let Some(migrated) = &migrated {
+            tracing::info!("{migrated}");
+        }
+        if !notes.is_empty() {
+            tracing::warn!(repaired = notes.join("; "), "the store was brought up to its journal");
+        }
+        let done: Vec<String> = migrated.into_iter().chain(notes).collect();
+        if done.is_empty() {
+            return Ok(());
+        }
+        let mut record = Pending::begin(self.audit.clone(), None, "store-recovered", "", 0);
+        record.detail(done.join("; "));
+        record.finish(Outcome::Ok).map_err(Error::from)?;
+        Ok(())
     }
 
     /// Opens the erasure keys of the store; one of before there were any gets its first.

@@ -31,7 +31,9 @@ pub struct OpenReport {
     pub bootstrap: Option<(Root, SystemSecret)>,
     /// Changes that only the journal had.
     pub replayed: u64,
-    /// What was done, in words; empty after an orderly stop.
+    /// That a store of an older format was migrated, in words: what is expected after an upgrade.
+    pub migrated: Option<String>,
+    /// What was done besides, in words; empty after an orderly stop.
     pub notes: Vec<String>,
 }
 
@@ -202,7 +204,7 @@ pub(super) async fn open(
     if [meta.deployment, found.deployment] != [deployment; 2] {
         return Err(Refusal::OtherDeployment("the store".into()).into());
     }
-    let mut notes: Vec<String> = migrated.into_iter().chain(found.notes()).collect();
+    let mut notes = found.notes();
     notes.extend(judge(&found, anchor, rollback)?);
     let end = found.end;
     let journal = blocking(move || journal.continue_at(end)).await?;
@@ -214,7 +216,7 @@ pub(super) async fn open(
     }
     let bootstrap = verified_bootstrap(&records).await?;
     let position = records.position();
-    Ok((records, OpenReport { position, bootstrap, replayed, notes }))
+    Ok((records, OpenReport { position, bootstrap, replayed, migrated, notes }))
 }
 
 async fn find_journal(

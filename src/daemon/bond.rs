@@ -206,6 +206,7 @@ pub(super) type Settle = Box<dyn Fn() -> BoxFuture<'static, Result<(), Error>> +
 pub(super) async fn tell_overdue(records: Records, log: Weak<FileLog>, settle: Settle) {
     let mut look = tokio::time::interval(GRACE);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut said = None;
     loop {
         look.tick().await;
         let overdue = records.overdue(GRACE, OVERDUE);
@@ -215,9 +216,18 @@ pub(super) async fn tell_overdue(records: Records, log: Weak<FileLog>, settle: S
         }
         // The change may stand in the journal only, where the store's file was held: what is on record is in force.
         if let Err(error) = settle().await {
-            tracing::warn!(%error, "a change that may have been made is not finished yet; it is tried again");
+            let reason = error.to_string();
+            // Once, and not twice a second for as long as a disk is full.
+            if said.as_ref() != Some(&reason) {
+                tracing::warn!(
+                    reason,
+                    "a change that may have been made is not finished yet; it is tried again"
+                );
+                said = Some(reason);
+            }
             continue;
         }
+        said = None;
         // While the log is broken nothing is told; it asks for what it is owed when it goes on.
         if let Err(error) = tell(&overdue, &log).await {
             tracing::debug!(%error, "overdue records wait");

@@ -111,7 +111,7 @@ impl Locked {
             Some((root, secret)) if (&root, &secret) == (&self.root, &self.secret) => {}
             // A crash between the journal and the store, in the very change that put another root in force: what was
             // read first is from before it, and what is verified now is what counts.
-            Some((root, secret)) if report.replayed > 0 => {
+            Some((root, secret)) if report.replayed > 0 || report.migrated.is_some() => {
                 self.hsm.expect(root.canary.clone());
                 (self.root, self.secret) = (root, secret);
             }

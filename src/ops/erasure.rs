@@ -216,6 +216,9 @@ pub async fn take_over_restored(
     found: &[RootId],
     made: NewErasure,
 ) -> Result<store::StoreChange, StoreError> {
+    // Before anything is read: escrows of resident KEKs are sealed under it.
+    records.open_erasure_key(generation, made.secret);
+    records.seal_under(generation).await;
     if is_named(records, made.record.root).await? {
         return Err(StoreError::Exists { what: format!("the erasure root {}", made.record.root) });
     }
@@ -237,8 +240,6 @@ pub async fn take_over_restored(
         }
     }
     changes.create(&tables::erasure(generation), &made.record);
-    records.open_erasure_key(generation, made.secret);
-    records.seal_under(generation).await;
     records.commit(changes).await
 }
 

@@ -27,6 +27,8 @@ impl Vault {
         if !error.is_edited() {
             return Ok(false);
         }
+        // What is put back is told: while nothing can be, nothing is.
+        self.audit.check()?;
         tracing::warn!(%error, "the store was edited behind the daemon's back; it is compared with the key journal");
         let cause = Cause::own(RESTORED, STORE);
         // A change of the daemon's own: what is read from the store waits for it as for any other.

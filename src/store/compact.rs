@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::blocking::blocking;
 use super::commit::{Writer, lock};
 use super::error::{Refusal, StoreError};
-use super::journal::{Entry, Journal, Kind, Step};
+use super::files;
+use super::journal::{Entry, Journal, Kind, Step, draft_path, journal_error};
 use super::kv::{Snapshot, Write};
 use super::mac::{StoreKeys, is_sealed, sealed_under};
 use super::meta::{JournalPoint, LogState, Meta, Totals};
@@ -86,10 +87,17 @@ impl Inner {
         let view = self.view().await?;
         let Meta { deployment, totals, journal: since, log } = view.meta;
         let base = Base { deployment, totals, log };
-        let draft = draft_of(view.snapshot, &path, &self.keys, base, oldest).await?;
-        let mut writer = self.writer.lock().await;
-        self.settle(&mut writer).await?;
-        self.switch(&mut writer, draft, since).await
+        let done = async {
+            let draft = draft_of(view.snapshot, &path, &self.keys, base, oldest).await?;
+            let mut writer = self.writer.lock().await;
+            self.settle(&mut writer).await?;
+            self.switch(&mut writer, draft, since).await
+        };
+        let done = done.await;
+        if done.is_err() {
+            drop_draft(&path).await;
+        }
+        done
     }
 
     /// Adds to the draft what changed since it was begun, and puts it in the journal's place.
@@ -114,6 +122,19 @@ impl Inner {
         let end = end.await?;
         self.tell_place(writer, end).await?;
         Ok(Compacted { before, after: end.offset })
+    }
+}
+
+/// Removes what there is of a draft. On a full disk it would keep journal and audit log from being written; one that
+/// has its name already is not there any more.
+pub(super) async fn drop_draft(path: &Path) {
+    let draft = draft_path(path);
+    let removed = blocking(move || {
+        let failed = |error| journal_error(&draft, error);
+        files::remove_if_there(&draft).map_err(failed)
+    });
+    if let Err(error) = removed.await {
+        tracing::warn!(%error, "the draft of a key journal was not removed");
     }
 }
 
@@ -312,8 +333,10 @@ mod tests {
         let genuine = std::fs::read(place.journal()).unwrap();
         place.poke(&dek_path(1).key(), &old);
         assert!(matches!(records.compact().await, Err(StoreError::Tampered { .. })));
+        assert!(!draft_path(&place.journal()).exists(), "a draft takes room that others need");
         place.sql("DELETE FROM kv WHERE key = ?1", &dek_path(1).key());
         assert!(matches!(records.compact().await, Err(StoreError::Tampered { .. })));
+        assert!(!draft_path(&place.journal()).exists());
         assert_eq!(std::fs::read(place.journal()).unwrap(), genuine);
         add(&records, 9).await.unwrap();
     }

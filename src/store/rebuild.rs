@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::blocking::blocking;
-use super::compact::{Base, draft_of};
+use super::compact::{Base, draft_of, drop_draft};
 use super::error::StoreError;
 use super::journal::Journal;
 use super::kv::{Kv, Transaction, Write};
@@ -68,6 +68,8 @@ pub(super) async fn verify_and_hash(
     }
     let (found, nodes) = sum.finish(revision);
     let wrong = wrong_nodes(&mut scan, nodes).await?;
+    // While a snapshot is read, SQLite uses no page of its log again, and all the nodes would be added to it.
+    drop(scan);
     write_nodes(kv, &wrong).await?;
     Ok(found)
 }
@@ -105,8 +107,16 @@ pub(super) async fn write_journal(
     log: LogState,
 ) -> Result<(), StoreError> {
     let base = Base { deployment, totals, log: log.clone() };
-    let draft = draft_of(kv.snapshot().await?, path, keys, base, None).await?;
-    let draft = blocking(move || finished(draft)).await?;
+    let draft = async {
+        let draft = draft_of(kv.snapshot().await?, path, keys, base, None).await?;
+        blocking(move || finished(draft)).await
+    };
+    let draft = draft.await;
+    if draft.is_err() {
+        drop_draft(path).await;
+    }
+    // From the meta row on it is the journal, whatever its name.
+    let draft = draft?;
     write_meta(kv, keys, deployment, totals, log, draft.end()).await?;
     let path = path.to_owned();
     blocking(move || named(draft, &path)).await

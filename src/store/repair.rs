@@ -94,7 +94,7 @@ pub async fn repair(
     let mut repair = Repair { store, journal, deployment, secret, keys, found, notes: Vec::new() };
     repair.run().await?;
     let (records, opened) = repair.open().await?;
-    repair.notes.extend(opened.notes);
+    repair.notes.extend(opened.migrated.into_iter().chain(opened.notes));
     repair.notes.extend(graves::keep(&records, graves).await?);
     Ok(RepairReport { found: repair.found, position: records.position(), notes: repair.notes })
 }

@@ -16,6 +16,7 @@ use crate::store::{Cause, Changes, Records, Stored, tables};
 /// # Errors
 /// When the store does not serve.
 pub async fn destroy_again(records: &Records, names: &[String]) -> Result<usize, Error> {
+    count_agenda(records).await?;
     let mut planned = 0;
     for name in names {
         let mut changes = Changes::new();
@@ -26,6 +27,16 @@ pub async fn destroy_again(records: &Records, names: &[String]) -> Result<usize,
         }
     }
     Ok(planned)
+}
+
+/// An export of before days were counted has lines and no days: once one line were entered or struck, the day of
+/// that one would be all that is counted.
+async fn count_agenda(records: &Records) -> Result<(), Error> {
+    if let Some(mut counted) = records.count_agenda().await? {
+        counted.because(Cause::own("agenda-counted", "agenda"));
+        records.commit(counted).await?;
+    }
+    Ok(())
 }
 
 async fn plan(records: &Records, changes: &mut Changes, name: &str) -> Result<Option<()>, Error> {
@@ -100,4 +111,66 @@ async fn enter(
     }
     changes.create(&tables::due(now, &task), &Due { entered: now });
     Ok(Destruction::planned(was, now, now))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Day;
+    use crate::id::{DeploymentId, TenantId};
+    use crate::keyring::agenda::DueDay;
+    use crate::secret::Key256;
+    use crate::store::{SqliteKv, StoreKeys};
+
+    const LATER: Date = Date(30 * 24 * 60 * 60 * 1000);
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::new(name).unwrap()
+    }
+
+    /// A store as an export of before days were counted leaves it: lines, and no day.
+    async fn uncounted(dir: &std::path::Path) -> Records {
+        let kv = Arc::new(SqliteKv::open(dir.join("store.db")).await.unwrap());
+        let keys = StoreKeys::derive(&Key256::init_with(|key| key.fill(1)));
+        let mut changes = Changes::new();
+        for name in ["planned", "other"] {
+            let plan = Destruction::planned(KeyState::Active, Date(1), LATER);
+            let record = Tenant { destruction: Some(plan), ..Tenant::new(Date(1), None) };
+            changes.create(&tables::tenant(&tenant(name)), &record);
+            changes
+                .create(&tables::due(LATER, &Task::DestroyTenant(tenant(name))), &Due { entered: Date(1) });
+        }
+        changes.create(&tables::tenant(&tenant("free")), &Tenant::new(Date(1), None));
+        let deployment = DeploymentId([7; 16]);
+        let created = Records::create(kv, &dir.join("journal.kwj"), deployment, keys, changes).await;
+        let records = created.unwrap().0;
+        let mut changes = Changes::new();
+        for (path, stored) in records.complete::<DueDay>().await.unwrap() {
+            changes.delete(&path, stored.revision);
+        }
+        records.commit(changes).await.unwrap();
+        records
+    }
+
+    async fn lines_by_day(records: &Records) -> Vec<(Day, u64)> {
+        let days = records.complete::<DueDay>().await.unwrap();
+        days.into_iter().map(|(path, stored)| (path.id, stored.record.lines)).collect()
+    }
+
+    #[tokio::test]
+    async fn what_an_old_export_has_on_its_agenda_is_counted_before_a_line_is_entered_or_struck() {
+        for (name, later) in [("tenants/planned", 1), ("tenants/free", 2)] {
+            let dir = tempfile::tempdir().unwrap();
+            let records = uncounted(dir.path()).await;
+            assert_eq!(lines_by_day(&records).await, []);
+            assert_eq!(destroy_again(&records, &[name.to_owned()]).await.unwrap(), 1);
+            let days = lines_by_day(&records).await;
+            assert_eq!(days[0], (Day::of(LATER), later), "{name}");
+            assert_eq!(days.iter().map(|(_, lines)| lines).sum::<u64>(), if later == 1 { 2 } else { 3 });
+            let lines = records.complete::<Due>().await.unwrap().into_rows().len();
+            assert_eq!(lines as u64, days.iter().map(|(_, lines)| lines).sum::<u64>());
+        }
+    }
 }

@@ -165,8 +165,13 @@ fn backup(connection: &Connection, path: &Path, format: u32) -> Result<(), KvErr
     files::remove_if_there(&draft).map_err(failed)?;
     let file = files::create(&draft).map_err(failed)?;
     let target = draft.to_str().ok_or_else(|| KvError::Other("the store's path is not UTF-8".into()))?;
-    connection.execute("VACUUM INTO ?1", [target]).map_err(kv_error)?;
-    file.sync_all().map_err(failed)?;
+    let copied = connection.execute("VACUUM INTO ?1", [target]).map_err(kv_error);
+    let copied = copied.and_then(|_| file.sync_all().map_err(failed));
+    if copied.is_err() {
+        // On a full disk a start that is tried again would have no room either, nor would the version before.
+        files::remove_if_there(&draft).map_err(failed)?;
+    }
+    copied?;
     files::rename(&draft, &name).map_err(failed)
 }
 

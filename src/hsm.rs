@@ -91,14 +91,7 @@ pub trait Hsm: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`TaskError`] when a token cannot be asked.
-    async fn standing(&self, purposes: &[Purpose]) -> Result<Vec<Standing>, TaskError> {
-        let mut found = Vec::new();
-        for purpose in purposes {
-            let keys = self.roots(*purpose).await?;
-            found.extend(keys.into_iter().map(|id| Standing { purpose: *purpose, id, token: String::new() }));
-        }
-        Ok(found)
-    }
+    async fn standing(&self, purposes: &[Purpose]) -> Result<Vec<Standing>, TaskError>;
 
     /// Destroys such a key on every token of the group, and proves for each that it is
     /// gone. A token that has none is passed over, so it may be repeated.

@@ -214,19 +214,29 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Puts back all of a log that was copied.
+fn put_back(saved: &Path, dir: &Path) {
+    fs::remove_dir_all(dir).unwrap();
+    copy(saved, dir);
+}
+
+/// A world whose daemon was stopped after so many encrypts, a copy of its log, and the keys of that.
+async fn stopped_after(count: usize) -> (World, PathBuf, PathBuf) {
+    let world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    encrypt(&client, count).await;
+    let keys = save(&world, "keys.txt", &["audit", "keys"]);
+    assert!(daemon.stop().await.success(), "{}", world.log());
+    let saved = world.path("saved-audit");
+    copy(&audit_dir(&world), &saved);
+    (world, saved, keys)
+}
+
 #[tokio::test]
 async fn a_tampered_log_is_refused_with_its_reason() {
-    let (world, foreign) = (World::ready(), World::ready());
-    let mut strange_keys = PathBuf::new();
-    for (world, count) in [(&foreign, 40), (&world, 30)] {
-        let (daemon, client) = world.start_with_key().await;
-        encrypt(&client, count).await;
-        strange_keys = if count == 40 { save(world, "keys.txt", &["audit", "keys"]) } else { strange_keys };
-        assert!(daemon.stop().await.success(), "{}", world.log());
-    }
+    let (_foreign, strange, strange_keys) = stopped_after(40).await;
+    let (world, saved, _) = stopped_after(30).await;
     let dir = audit_dir(&world);
-    let (saved, strange) = (world.path("saved-audit"), audit_dir(&foreign));
-    copy(&dir, &saved);
     let segment = dir.join("00000001.kwa");
     let last = frames(&fs::read(&segment).unwrap());
     let edit = |at: usize| {
@@ -263,8 +273,7 @@ async fn a_tampered_log_is_refused_with_its_reason() {
         assert!(said.contains(reason), "{attack}: {said}");
         let said = verify_log(&world, None);
         assert_eq!(said.status.code(), Some(6), "{attack}: {}", text(&said));
-        fs::remove_dir_all(&dir).unwrap();
-        copy(&saved, &dir);
+        put_back(&saved, &dir);
     }
     // A key that is not this log's.
     let said = verify_log(&world, Some(&strange_keys));
@@ -275,12 +284,8 @@ async fn a_tampered_log_is_refused_with_its_reason() {
 /// tree, signed by nobody, is known when the store is open.
 #[tokio::test]
 async fn an_earlier_log_is_told_by_what_was_kept_elsewhere() {
-    let world = World::ready();
-    let (daemon, client) = world.start_with_key().await;
-    encrypt(&client, 30).await;
-    assert!(daemon.stop().await.success(), "{}", world.log());
-    let (dir, saved) = (audit_dir(&world), world.path("saved-audit"));
-    copy(&dir, &saved);
+    let (world, saved, _) = stopped_after(30).await;
+    let dir = audit_dir(&world);
     let (daemon, client) = (world.start().await, world.client().await);
     encrypt(&client, 3).await;
     let kept = save(&world, "kept", &["audit", "checkpoint", "--fresh"]);
@@ -290,8 +295,7 @@ async fn an_earlier_log_is_told_by_what_was_kept_elsewhere() {
         world.cli(["audit", "verify", "--config", &config, "--checkpoint", &kept])
     };
     assert!(verify_kept().status.success(), "{}", text(&verify_kept()));
-    fs::remove_dir_all(&dir).unwrap();
-    copy(&saved, &dir);
+    put_back(&saved, &dir);
     assert!(verify_log(&world, None).status.success());
     assert!(text(&verify_kept()).contains("it was cut"), "{}", text(&verify_kept()));
     // The store may have been changed meanwhile, and then misses what that change saw of the log.

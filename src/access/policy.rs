@@ -1,6 +1,6 @@
 //! The decision: one place, so that a policy engine can take it over.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::caller::{Caller, Peer, Principal, Standing};
@@ -13,8 +13,8 @@ use crate::id::{KeyName, PrincipalId};
 #[derive(Debug)]
 pub struct Policy {
     principals: Vec<Arc<Principal>>,
-    by_user: HashMap<u32, Standing>,
-    by_group: HashMap<u32, Standing>,
+    by_user: BTreeMap<u32, Standing>,
+    by_group: BTreeMap<u32, Standing>,
     /// The daemon's own user, where it is no principal, and what stands for it.
     own_user: Option<(u32, Arc<Principal>)>,
 }
@@ -112,8 +112,8 @@ impl Policy {
     pub fn new(configured: &[Configured], own_user: Option<u32>) -> Result<Self, PolicyError> {
         let mut policy = Self {
             principals: Vec::new(),
-            by_user: HashMap::new(),
-            by_group: HashMap::new(),
+            by_user: BTreeMap::new(),
+            by_group: BTreeMap::new(),
             own_user: own_user.map(|uid| (uid, Arc::new(Principal::own_user()))),
         };
         for entry in configured {
@@ -167,17 +167,12 @@ impl Policy {
 
     /// Users and groups that two principals claim, in words. Whoever comes as one of them is refused.
     pub fn warnings(&self) -> Vec<String> {
-        let claims = |kind: &'static str, map: &HashMap<u32, Standing>| {
-            let mut found: Vec<_> = map
-                .iter()
-                .filter_map(|(id, standing)| match standing {
-                    Standing::Ambiguous { first, second } => Some((*id, first.clone(), second.clone())),
-                    Standing::Known(_) | Standing::Unknown => None,
-                })
-                .collect();
-            found.sort();
-            let words = found.into_iter().map(|(id, first, second)| {
-                format!("{kind} {id} belongs to both {first} and {second}: its calls are refused as AMBIGUOUS_CALLER")
+        let claims = |kind: &'static str, map: &BTreeMap<u32, Standing>| {
+            let words = map.iter().filter_map(|(id, standing)| match standing {
+                Standing::Ambiguous { first, second } => Some(format!(
+                    "{kind} {id} belongs to both {first} and {second}: its calls are refused as AMBIGUOUS_CALLER"
+                )),
+                Standing::Known(_) | Standing::Unknown => None,
             });
             words.collect::<Vec<_>>()
         };
@@ -294,7 +289,7 @@ fn resolve(
     }
 }
 
-fn claim(map: &mut HashMap<u32, Standing>, id: u32, principal: &Arc<Principal>) {
+fn claim(map: &mut BTreeMap<u32, Standing>, id: u32, principal: &Arc<Principal>) {
     let standing = map.entry(id).or_insert_with(|| Standing::Known(principal.clone()));
     if let Standing::Known(first) = standing
         && first.name() != principal.name()

@@ -52,7 +52,7 @@ pub struct Standing {
     pub purpose: Purpose,
     /// Its name, the CKA_ID.
     pub id: RootId,
-    /// The token, as the configuration asks for it; empty where an HSM cannot tell which it is.
+    /// The token, as the configuration asks for it.
     pub token: String,
 }
 

@@ -27,7 +27,7 @@ pub struct Stray {
     pub id: RootId,
     /// What its label says that it is for.
     pub purpose: Purpose,
-    /// The tokens that have it, as the configuration asks for them, as far as that is known.
+    /// The tokens that have it, as the configuration asks for them.
     pub tokens: Vec<String>,
 }
 
@@ -168,10 +168,7 @@ fn unnamed(standing: Vec<Standing>, named: &HashSet<RootId>) -> Vec<Stray> {
             strays.push(Stray { id, purpose, tokens: Vec::new() });
             strays.len() - 1
         });
-        // An HSM that cannot tell its tokens apart names none.
-        if !token.is_empty() {
-            strays[at].tokens.push(token);
-        }
+        strays[at].tokens.push(token);
     }
     strays
 }

@@ -177,13 +177,16 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned() else {
+        let Some(connection) = request.extensions().get::<Arc<Connection>>() else {
             let error = Error::Internal("a call without a connection".to_owned());
             let refusal: Response<Body> = status(&error).into_http();
             return Box::pin(std::future::ready(Ok::<_, Infallible>(refusal)));
         };
-        connection.asked.store(true, Ordering::Relaxed);
-        let (gate, peer) = (self.gate.clone(), connection.peer);
+        // Written once: every call on the connection reads what lies beside it.
+        if !connection.asked() {
+            connection.asked.store(true, Ordering::Relaxed);
+        }
+        let (gate, peer, on_connection) = (self.gate.clone(), connection.peer, connection.in_flight.clone());
         let principal = match gate.policy.standing(peer) {
             Standing::Known(principal) => principal,
             // The request goes with its body unread.
@@ -192,8 +195,8 @@ where
         let uri = request.uri().clone();
         let streams = STREAMS.contains(&uri.path()) || uri.path().starts_with(STANDARD);
         let begins_with = self.begins_with(uri.path());
-        let meters = (connection.in_flight.clone(), principal.in_flight().clone());
-        let Some(load) = Load::begin(meters.0, meters.1, self.room, begins_with) else {
+        let of_principal = principal.in_flight().clone();
+        let Some(load) = Load::begin(on_connection, of_principal, self.room, begins_with) else {
             return Box::pin(async move { Ok(refuse(&gate, peer, &uri, Error::TooMuchInFlight).await) });
         };
         let answer = self.inner.call(counted(request, &load, streams));
@@ -206,7 +209,7 @@ where
                     response
                 }
                 // Given back when the last byte of the answer has left, or the caller has.
-                None => response.map(|body| Body::new(Held { body, _load: load })),
+                None => response.map(|body| Body::new(Held { body, load, counts: false })),
             })
         })
     }
@@ -272,48 +275,15 @@ fn counted(mut request: Request<Body>, load: &Arc<Load>, streams: bool) -> Reque
     if streams {
         return request;
     }
-    request.map(|body| Body::new(Counted { body, load: load.clone() }))
+    request.map(|body| Body::new(Held { body, load: load.clone(), counts: true }))
 }
 
-/// The body of a request, each piece of which is counted before anybody reads it.
-struct Counted {
-    body: Body,
-    load: Arc<Load>,
-}
-
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-        if let Some(Ok(piece)) = &frame
-            && let Some(bytes) = piece.data_ref()
-            && !this.load.add(bytes.len())
-        {
-            // `transport_error` makes of it what it is.
-            return Poll::Ready(Some(Err(Status::resource_exhausted("too many bytes in flight"))));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// The body of an answer, with what the call holds.
+/// A body, with what its call holds until it is gone.
 struct Held {
     body: Body,
-    _load: Arc<Load>,
+    load: Arc<Load>,
+    /// Whether each piece is counted before anybody reads it: those of a request are.
+    counts: bool,
 }
 
 impl http_body::Body for Held {
@@ -324,7 +294,17 @@ impl http_body::Body for Held {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(context)
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        if this.counts
+            && let Some(Ok(piece)) = &frame
+            && let Some(bytes) = piece.data_ref()
+            && !this.load.add(bytes.len())
+        {
+            // `transport_error` makes of it what it is.
+            return Poll::Ready(Some(Err(Status::resource_exhausted("too many bytes in flight"))));
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -67,6 +67,16 @@ pub(super) use settled;
 /// Characters of a resource that a record has: what a caller writes there goes to the log.
 pub(super) const RESOURCE: usize = 200;
 
+/// A resource as records have it.
+pub(super) fn short(resource: &str) -> &str {
+    // Nearly every one ends here: so many bytes are not more characters.
+    if resource.len() <= RESOURCE {
+        return resource;
+    }
+    let end = resource.char_indices().nth(RESOURCE).map_or(resource.len(), |(end, _)| end);
+    resource.get(..end).unwrap_or_default()
+}
+
 /// One call.
 pub(super) struct Call {
     gate: Arc<Gate>,
@@ -168,9 +178,8 @@ impl Gate {
 
     fn begin(self: &Arc<Self>, caller: Caller, operation: &'static str, resource: &str) -> Call {
         let request_id = self.next_request.fetch_add(1, Ordering::Relaxed);
-        let resource: String = resource.chars().take(RESOURCE).collect();
-        let pending =
-            Pending::begin(self.audit.clone(), Some(recorded(&caller)), operation, resource, request_id);
+        let (audit, resource) = (self.audit.clone(), short(resource));
+        let pending = Pending::begin(audit, Some(recorded(&caller)), operation, resource, request_id);
         let (gate, _working) = (self.clone(), self.token());
         let alive = Arc::default();
         Call { gate, caller, operation, shown: Ok(None), pending, request_id, alive, _working, _load: None }

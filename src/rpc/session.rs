@@ -11,6 +11,7 @@
 //! connection and the principal may have in flight.
 
 use std::collections::HashMap;
+use std::iter::Flatten;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -23,7 +24,7 @@ use tonic::{Status, Streaming};
 
 use super::admission::{Gone, transport_error};
 use super::answers::{self, Answers, Replies};
-use super::call::{Call, Gate, RESOURCE, stopped};
+use super::call::{Call, Gate, short, stopped};
 use super::convert;
 use super::proto::crypt_session_request::Request as Asked;
 use super::proto::crypt_session_response::Response as Answer;
@@ -82,7 +83,7 @@ pub(super) fn decrypt_response(done: Decrypted) -> DecryptResponse {
 
 /// The answers to the items of some records, and what they hold until the transport has taken the last of them.
 struct Items {
-    answers: std::vec::IntoIter<CryptSessionResponse>,
+    answers: Flatten<std::vec::IntoIter<Vec<CryptSessionResponse>>>,
     _held: Part,
 }
 
@@ -92,13 +93,7 @@ impl Iterator for Items {
     fn next(&mut self) -> Option<Self::Item> {
         self.answers.next()
     }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.answers.size_hint()
-    }
 }
-
-impl ExactSizeIterator for Items {}
 
 struct Session {
     gate: Arc<Gate>,
@@ -106,9 +101,10 @@ struct Session {
     open: Groups,
     /// Items that wait for a key to be opened.
     cold: FuturesUnordered<BoxFuture<'static, (usize, Worked)>>,
-    /// Records of which no item was done. One beyond the caller's budget is late: what was served does not wait for it.
+    /// At most one record of which no item was done. One beyond the caller's budget is late: what was served does not
+    /// wait for it.
     refused: FuturesUnordered<BoxFuture<'static, Items>>,
-    /// How many items are in them.
+    /// How many items are in it.
     waiting: usize,
     /// What the items hold that are not being recorded yet, and how many bytes those are.
     held: Part,
@@ -138,17 +134,17 @@ impl Worked {
     fn refused(id: u64, asked: Option<&Asked>, error: Error) -> Self {
         match asked {
             Some(Asked::Encrypt(message)) => {
-                Self::Encrypted { id, name: short(&message.name), outcome: Err(error) }
+                Self::Encrypted { id, name: short(&message.name).into(), outcome: Err(error) }
             }
             Some(Asked::Decrypt(message)) => {
-                Self::Decrypted { id, name: short(&message.name), outcome: Err(error) }
+                Self::Decrypted { id, name: short(&message.name).into(), outcome: Err(error) }
             }
             None => Self::Encrypted { id, name: "".into(), outcome: Err(error) },
         }
     }
 }
 
-/// What waits for its record, by key.
+/// What waits for its record, by the name of its key as the record will have it: no group holds more of a name.
 #[derive(Default)]
 struct Groups {
     encrypts: ByKey<Encrypted>,
@@ -175,6 +171,8 @@ impl Session {
         mut replies: Replies<Items>,
     ) -> Result<(), Status> {
         let (mut stop, mut cut) = (self.gate.shutdown(), self.gate.cutting());
+        // One for the whole session: a new one each time would be entered and struck off at each message.
+        let mut stop = pin!(stopped(&mut stop));
         let mut recording: Option<BoxFuture<'static, Items>> = None;
         let mut end = None;
         while end.is_none() || recording.is_some() || !self.is_idle() {
@@ -189,13 +187,13 @@ impl Session {
                     end = end.or(unread);
                 }
                 Some(answers) = self.refused.next(), if !self.refused.is_empty() => {
-                    self.waiting -= answers.len();
+                    self.waiting = 0;
                     let unread = self.hand_over(&mut replies, answers).await;
                     end = end.or(unread);
                 }
                 Some((bytes, worked)) = self.cold.next(), if !self.cold.is_empty() => self.keep(bytes, worked),
                 // Before the next message, or a client that always sends would never see it.
-                () = stopped(&mut stop), if end.is_none() => end = Some(End::Failed(Error::ShuttingDown)),
+                () = &mut stop, if end.is_none() => end = Some(End::Failed(Error::ShuttingDown)),
                 message = inbound.next(), if end.is_none() && self.has_room() => {
                     end = self.take(message, &mut inbound).await;
                 }
@@ -291,7 +289,7 @@ impl Session {
     }
 
     fn encrypt(&mut self, id: u64, message: EncryptRequest) -> BoxFuture<'static, Worked> {
-        let name = short(&message.name);
+        let name: Arc<str> = short(&message.name).into();
         let allowed = self.authorize::<permission::Encrypt>(&message.name);
         Box::pin(async move {
             let work = async {
@@ -304,7 +302,7 @@ impl Session {
     }
 
     fn decrypt(&mut self, id: u64, message: DecryptRequest) -> BoxFuture<'static, Worked> {
-        let name = short(&message.name);
+        let name: Arc<str> = short(&message.name).into();
         let allowed = self.authorize::<permission::Decrypt>(&message.name);
         Box::pin(async move {
             let work = async {
@@ -373,10 +371,7 @@ impl Session {
             .into_values()
             .map(|open| settle(open, list, |done| Answer::Decrypt(decrypt_response(done))).boxed());
         let all = encrypts.chain(decrypts).collect::<Vec<_>>();
-        Box::pin(async move {
-            let answers: Vec<_> = join_all(all).await.into_iter().flatten().collect();
-            Items { answers: answers.into_iter(), _held: held }
-        })
+        Box::pin(async move { Items { answers: join_all(all).await.into_iter().flatten(), _held: held } })
     }
 }
 
@@ -410,12 +405,6 @@ fn payload(asked: Option<&Asked>) -> usize {
         Some(Asked::Decrypt(message)) => message.encoded_len(),
         None => 0,
     }
-}
-
-/// A name as records have it: items are grouped by it, and no group holds more of it than its record will.
-fn short(name: &str) -> Arc<str> {
-    let end = name.char_indices().nth(RESOURCE).map_or(name.len(), |(end, _)| end);
-    name.get(..end).unwrap_or_default().into()
 }
 
 impl End {
@@ -490,6 +479,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::rpc::call::RESOURCE;
 
     #[tokio::test]
     async fn a_key_is_opened_while_nobody_reads() {
@@ -513,6 +503,8 @@ mod tests {
         let asked = Asked::Decrypt(DecryptRequest { name: name.clone(), context, ..Default::default() });
         assert!(payload(Some(&asked)) > 210_000);
         assert_eq!(short(&name).chars().count(), RESOURCE);
-        assert_eq!(&*short("tenants/acme/keys/a"), "tenants/acme/keys/a");
+        let whole = "\u{e9}".repeat(RESOURCE);
+        assert_eq!(short(&whole), whole);
+        assert_eq!(short("tenants/acme/keys/a"), "tenants/acme/keys/a");
     }
 }

@@ -238,23 +238,38 @@ impl Faults {
     }
 }
 
-/// A backend that fails on demand and counts what is read.
+/// Which lie is told, about which row.
+type Told = Arc<Mutex<Option<(Lie, Vec<u8>)>>>;
+
+/// A backend that fails and lies on demand, and counts what is read.
 pub(super) struct FaultyKv {
     pub(super) kv: Arc<dyn Kv>,
     pub(super) commits: Faults,
     pub(super) reads: Arc<AtomicU64>,
+    /// Its ranges lie, and nothing else: reads by name show the row.
+    lie: Told,
 }
 
 impl FaultyKv {
     pub(super) fn new(kv: Arc<dyn Kv>) -> Arc<Self> {
-        Arc::new(Self { kv, commits: Faults::default(), reads: Arc::default() })
+        Arc::new(Self { kv, commits: Faults::default(), reads: Arc::default(), lie: Told::default() })
+    }
+
+    /// Lies about the row at `key` from now on.
+    pub(super) fn lie(&self, lie: Lie, key: Vec<u8>) {
+        *self.lie.lock().unwrap() = Some((lie, key));
+    }
+
+    pub(super) fn be_honest(&self) {
+        *self.lie.lock().unwrap() = None;
     }
 }
 
 #[async_trait]
 impl Kv for FaultyKv {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, KvError> {
-        Ok(Box::new(Counting { snapshot: self.kv.snapshot().await?, reads: self.reads.clone() }))
+        let (snapshot, reads, lie) = (self.kv.snapshot().await?, self.reads.clone(), self.lie.clone());
+        Ok(Box::new(Faulty { snapshot, reads, lie }))
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<u64, KvError> {
@@ -283,19 +298,20 @@ impl Kv for FaultyKv {
     }
 }
 
-struct Counting {
+struct Faulty {
     snapshot: Box<dyn Snapshot>,
     reads: Arc<AtomicU64>,
+    lie: Told,
 }
 
-impl Counting {
+impl Faulty {
     fn count(&self, rows: usize) {
         self.reads.fetch_add(rows as u64, Ordering::Relaxed);
     }
 }
 
 #[async_trait]
-impl Snapshot for Counting {
+impl Snapshot for Faulty {
     fn revision(&self) -> u64 {
         self.snapshot.revision()
     }
@@ -316,8 +332,13 @@ impl Snapshot for Counting {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Entry)>, KvError> {
-        let rows = self.snapshot.range(prefix, after, limit).await?;
+        let mut rows = self.snapshot.range(prefix, after, limit).await?;
         self.count(rows.len());
+        if let Some((lie, key)) = &*self.lie.lock().unwrap()
+            && let Some(at) = rows.iter().position(|(found, _)| found == key)
+        {
+            lie.tell(&mut rows, at);
+        }
         Ok(rows)
     }
 }
@@ -337,95 +358,19 @@ pub(super) enum Lie {
 
 impl Lie {
     pub(super) const ALL: [Self; 4] = [Self::Hidden, Self::Doubled, Self::InPlaceOfTheNext, Self::Misplaced];
-}
 
-/// Which lie is told, about which row.
-type Told = Arc<Mutex<Option<(Lie, Vec<u8>)>>>;
-
-/// A backend that lies about one row in its ranges, and only there: reads by name show it.
-pub(super) struct LyingKv {
-    kv: Arc<dyn Kv>,
-    lie: Told,
-}
-
-impl LyingKv {
-    pub(super) fn new(kv: Arc<dyn Kv>) -> Arc<Self> {
-        Arc::new(Self { kv, lie: Arc::default() })
-    }
-
-    /// Lies about the row at `key` from now on.
-    pub(super) fn lie(&self, lie: Lie, key: Vec<u8>) {
-        *self.lie.lock().unwrap() = Some((lie, key));
-    }
-
-    pub(super) fn be_honest(&self) {
-        *self.lie.lock().unwrap() = None;
-    }
-}
-
-#[async_trait]
-impl Kv for LyingKv {
-    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, KvError> {
-        Ok(Box::new(Lying { snapshot: self.kv.snapshot().await?, lie: self.lie.clone() }))
-    }
-
-    async fn commit(&self, transaction: Transaction) -> Result<u64, KvError> {
-        self.kv.commit(transaction).await
-    }
-
-    async fn scrub(&self, thorough: bool) -> Result<(), KvError> {
-        self.kv.scrub(thorough).await
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        self.kv.files()
-    }
-
-    fn watch(&self) -> broadcast::Receiver<Change> {
-        self.kv.watch()
-    }
-
-    fn name(&self) -> &'static str {
-        "lying"
-    }
-}
-
-struct Lying {
-    snapshot: Box<dyn Snapshot>,
-    lie: Told,
-}
-
-#[async_trait]
-impl Snapshot for Lying {
-    fn revision(&self) -> u64 {
-        self.snapshot.revision()
-    }
-
-    async fn get(&mut self, key: &[u8]) -> Result<Option<Entry>, KvError> {
-        self.snapshot.get(key).await
-    }
-
-    async fn range(
-        &mut self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Entry)>, KvError> {
-        let mut rows = self.snapshot.range(prefix, after, limit).await?;
-        let lie = self.lie.lock().unwrap().clone();
-        let Some((lie, key)) = lie else { return Ok(rows) };
-        let Some(at) = rows.iter().position(|(found, _)| *found == key) else { return Ok(rows) };
-        match lie {
-            Lie::Hidden => drop(rows.remove(at)),
-            Lie::Doubled => rows.insert(at, rows[at].clone()),
-            Lie::InPlaceOfTheNext if at + 1 < rows.len() => rows[at + 1] = rows[at].clone(),
-            Lie::InPlaceOfTheNext => drop(rows.remove(at)),
-            Lie::Misplaced => {
+    /// Tells it about the row that stands at `at`.
+    fn tell(self, rows: &mut Vec<(Vec<u8>, Entry)>, at: usize) {
+        match self {
+            Self::Hidden => drop(rows.remove(at)),
+            Self::Doubled => rows.insert(at, rows[at].clone()),
+            Self::InPlaceOfTheNext if at + 1 < rows.len() => rows[at + 1] = rows[at].clone(),
+            Self::InPlaceOfTheNext => drop(rows.remove(at)),
+            Self::Misplaced => {
                 let row = rows.remove(at);
                 rows.insert(0, row);
             }
         }
-        Ok(rows)
     }
 }
 

@@ -331,7 +331,7 @@ mod tests {
     use crate::store::Records;
     use crate::store::check::check;
     use crate::store::testing::{
-        self, DEPLOYMENT, Lie, LyingKv, Place as Dir, add, dek, dek_path, keys, read, set, tenant_path,
+        self, DEPLOYMENT, FaultyKv, Lie, Place as Dir, add, dek, dek_path, keys, read, set, tenant_path,
     };
     use crate::store::{Changes, sqlite::SqliteKv};
 
@@ -443,7 +443,7 @@ mod tests {
     async fn a_copy_that_lacks_a_row_is_not_finished() {
         let here = Dir::new();
         let (records, file) = source(&here).await;
-        let kv = LyingKv::new(here.kv().await);
+        let kv = FaultyKv::new(here.kv().await);
         for (lie, path) in
             Lie::ALL.into_iter().flat_map(|lie| [(lie, tenant_path(1).key()), (lie, dek_path(1).key())])
         {

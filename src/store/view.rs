@@ -405,7 +405,7 @@ impl Row {
 mod tests {
     use super::*;
     use crate::keyring::record::Tenant;
-    use crate::store::testing::{Lie, LyingKv, Place as Dir, add, dek, dek_path, read, set, tenant_path};
+    use crate::store::testing::{FaultyKv, Lie, Place as Dir, add, dek, dek_path, read, set, tenant_path};
     use crate::store::{Changes, Records};
 
     /// Two tenants, the second one changed once; what the rows were before.
@@ -467,7 +467,7 @@ mod tests {
     async fn a_list_to_decide_from_has_every_record_or_is_refused() {
         const TENANTS: u32 = 2 * PAGE as u32 + 3;
         let place = Dir::new();
-        let kv = LyingKv::new(place.kv().await);
+        let kv = FaultyKv::new(place.kv().await);
         let records = place.create_on(kv.clone()).await;
         let mut changes = Changes::new();
         for number in 0..TENANTS {

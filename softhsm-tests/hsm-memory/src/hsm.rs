@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
-use keyward::hsm::birth::{BackupPlan, NewRoot, Purpose};
+use keyward::hsm::birth::{BackupPlan, NewRoot, Purpose, Standing};
 use keyward::hsm::figures::{CacheFigures, Figures};
 use keyward::hsm::process::TaskError;
 use keyward::hsm::{Forget, Hsm, HsmError, KeepNewborn, Operation, Reply, SlotState, SlotStatus, Status};
@@ -126,6 +126,16 @@ impl Hsm for MemoryHsm {
             Turn::Lying => Ok(Vec::new()),
             Turn::Failing(error) => Err(failed(error)),
         }
+    }
+
+    async fn standing(&self, purposes: &[Purpose]) -> Result<Vec<Standing>, TaskError> {
+        let token = self.token().info().label;
+        let mut found = Vec::new();
+        for purpose in purposes.iter().copied() {
+            let keys = self.roots(purpose).await?;
+            found.extend(keys.into_iter().map(|id| Standing { purpose, id, token: token.clone() }));
+        }
+        Ok(found)
     }
 
     async fn destroy_root(&self, id: RootId) -> Result<(), TaskError> {

@@ -5,7 +5,7 @@ use crate::id::ErasureGeneration;
 use crate::store::Changes;
 use crate::store::check::check;
 use crate::store::testing::{
-    Fault, FaultyKv, Lie, LyingKv, Place as Dir, add, crash, dek, dek_path, erasure_secret, keys, read, set,
+    Fault, FaultyKv, Lie, Place as Dir, add, crash, dek, dek_path, erasure_secret, keys, read, set,
     tenant_path,
 };
 
@@ -167,7 +167,7 @@ async fn what_the_journal_does_not_have_is_not_put_back() {
 #[tokio::test]
 async fn a_row_that_stands_twice_is_not_written_away() {
     let place = Dir::new();
-    let kv = LyingKv::new(place.kv().await);
+    let kv = FaultyKv::new(place.kv().await);
     let (records, _) = store_on(&place, kv.clone()).await;
     let row = place.peek(&dek_path(2).key());
     kv.lie(Lie::Doubled, dek_path(2).key());

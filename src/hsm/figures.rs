@@ -70,18 +70,19 @@ impl Objects {
     }
 }
 
+/// What an HSM process counts is its word: a number that it makes up ends nothing.
 impl std::ops::Add for CacheFigures {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
         Self {
-            entries: self.entries + other.entries,
-            hits: self.hits + other.hits,
-            misses: self.misses + other.misses,
-            expired: self.expired + other.expired,
-            used_up: self.used_up + other.used_up,
-            flushed: self.flushed + other.flushed,
-            evicted: self.evicted + other.evicted,
+            entries: self.entries.saturating_add(other.entries),
+            hits: self.hits.saturating_add(other.hits),
+            misses: self.misses.saturating_add(other.misses),
+            expired: self.expired.saturating_add(other.expired),
+            used_up: self.used_up.saturating_add(other.used_up),
+            flushed: self.flushed.saturating_add(other.flushed),
+            evicted: self.evicted.saturating_add(other.evicted),
         }
     }
 }

@@ -113,8 +113,10 @@ impl Vault {
     ) -> Result<Opened<IndexKey>, Error> {
         let (name, opened) = (&view.name, Moment::now());
         let path = tables::index_key(name, field, version);
+        let place = self.views.place().await?;
         let record = self.records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?.record;
         let kek = kek_of(&self.kek(&name.tenant, record.kek).await?.record);
+        drop(place);
         let aad = binding::index_key(self.deployment(), name, record.kek, field, version);
         let reply = self.hsm(Operation::OpenKey { kek, aad, sealed: record.sealed }).await?;
         let Reply::Key(key) = reply else { return Err(misfit("open index key")) };

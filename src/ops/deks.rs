@@ -21,11 +21,14 @@ impl Vault {
 
     async fn open_dek(&self, key: &KeyView, version: &VersionView) -> Result<Opened<Dek>, Error> {
         let opened = Moment::now();
+        let place = self.views.place().await?;
         let record = self
             .dek_record(&key.name, version.dek)
             .await?
             .ok_or_else(|| StoreError::lost(&tables::dek(&key.name, version.dek)))?;
         let kek = kek_of(&self.kek(&key.name.tenant, record.kek).await?.record);
+        // The HSM may take longer than anybody should wait for the store.
+        drop(place);
         let aad =
             binding::dek(self.deployment(), &key.name, record.kek, record.epoch, version.dek, record.family);
         let reply = self.hsm(Operation::OpenKey { kek, aad, sealed: record.sealed }).await?;

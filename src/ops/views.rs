@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use quick_cache::sync::Cache;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Error;
 use super::dek_uses::UseCounter;
@@ -34,15 +35,26 @@ pub(super) struct VersionView {
     pub(super) state: KeyState,
 }
 
+/// Reads of the store that calls wait for at a time. Each has a connection to the database, with descriptors and a cache,
+/// and a caller may have many thousands of items under way.
+const READS: usize = 64;
+
 /// The views of keys, and of versions by DEK id.
 pub(super) struct Views {
     keys: Cache<KeyName, Arc<KeyView>>,
     versions: Cache<DekId, (KeyName, Arc<VersionView>)>,
+    reads: Semaphore,
 }
 
 impl Views {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { keys: Cache::new(capacity), versions: Cache::new(capacity) }
+        let reads = Semaphore::new(READS);
+        Self { keys: Cache::new(capacity), versions: Cache::new(capacity), reads }
+    }
+
+    /// A place among the reads; none within another's, or all could wait for each other.
+    pub(super) async fn place(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.reads.acquire().await.map_err(|_| Error::ShuttingDown)
     }
 
     /// Forgets what a commit changed.
@@ -100,6 +112,7 @@ impl Vault {
         if let Some(view) = self.views.keys.get(name) {
             return Ok(view);
         }
+        let _place = self.views.place().await?;
         let _no_commit = self.committing.read().await;
         self.views.keys.get_or_insert_async(name, self.load_key(name)).await
     }
@@ -113,6 +126,7 @@ impl Vault {
         if let Some((owner, view)) = self.views.versions.get(&dek) {
             return Ok((owner == *name).then_some(view));
         }
+        let _place = self.views.place().await?;
         let _no_commit = self.committing.read().await;
         let Some(epoch) = self.epoch_of(name, dek).await? else { return Ok(None) };
         let view = Arc::new(self.load_version(name, epoch).await?);

@@ -27,7 +27,7 @@ use crate::config::Limits;
 use crate::ops::Error;
 
 /// What a call holds beside its bytes: its task, its heads, its place in the tables.
-const CALL: usize = 4 << 10;
+pub(super) const CALL: usize = 4 << 10;
 
 /// What a call holds that may answer a list.
 const LISTS: usize = 64 << 10;
@@ -142,7 +142,7 @@ impl<S> Admission<S> {
     /// What a call holds before its body is seen. A stream holds the message that is being read; what is no data
     /// answers lists and documents, of which the request says nothing.
     fn begins_with(&self, path: &str) -> usize {
-        if STREAMS.contains(&path) || (path.starts_with(STANDARD) && path.ends_with("/Watch")) {
+        if STREAMS.contains(&path) || (path.starts_with(STANDARD) && !path.ends_with("/Check")) {
             self.stream.max(CALL)
         } else if path.starts_with(CRYPTO) || path.starts_with(STANDARD) {
             CALL

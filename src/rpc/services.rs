@@ -8,7 +8,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::access::Access;
-use super::admission::Sizes;
+use super::admission::{CALL, Sizes};
 use super::audit::Audit;
 use super::backup::Backups;
 use super::batch::{self, Shape};
@@ -71,8 +71,8 @@ pub fn services(
         .add_service(short!(AuditServiceServer::new(Audit(gate.clone()))))
         .add_service(short!(BackupServiceServer::new(Backups(gate.clone()))))
         .add_service(short!(SystemServiceServer::new(system)))
-        .add_service(health)
-        .add_service(reflection);
+        .add_service(health.max_decoding_message_size(CALL))
+        .add_service(reflection.max_decoding_message_size(CALL));
     Ok((batch::route(routes, &crypto, shape), reporter))
 }
 

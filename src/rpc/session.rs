@@ -16,6 +16,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt, poll};
@@ -39,6 +40,7 @@ use crate::id::KeyName;
 use crate::ops::crypt::{Decrypted, Encrypted, Item};
 use crate::ops::group::Group;
 use crate::ops::{Done, Error, Vault};
+use crate::secret::SecretBytes;
 
 /// Items that may wait for their record; beyond, the session stops reading.
 const MAX_OPEN: usize = 1024;
@@ -184,12 +186,12 @@ impl Session {
                 answers = async { recording.as_mut().expect("guarded").await }, if recording.is_some() => {
                     recording = None;
                     let unread = self.hand_over(&mut replies, answers).await;
-                    end = end.or(unread);
+                    end = End::worse(end, unread);
                 }
                 Some(answers) = self.refused.next(), if !self.refused.is_empty() => {
                     self.waiting = 0;
                     let unread = self.hand_over(&mut replies, answers).await;
-                    end = end.or(unread);
+                    end = End::worse(end, unread);
                 }
                 Some((bytes, worked)) = self.cold.next(), if !self.cold.is_empty() => self.keep(bytes, worked),
                 // Before the next message, or a client that always sends would never see it.
@@ -198,7 +200,10 @@ impl Session {
                     end = self.take(message, &mut inbound).await;
                 }
                 // Nothing was done yet for these; the end of the session says so.
-                () = stopped(&mut cut), if !self.cold.is_empty() => self.cold.clear(),
+                () = stopped(&mut cut), if !self.cold.is_empty() => {
+                    self.cold.clear();
+                    end = End::worse(end, Some(End::Failed(Error::ShuttingDown)));
+                }
             }
         }
         self.end(end.unwrap_or(End::Usual)).await
@@ -275,8 +280,15 @@ impl Session {
         }
         self.bytes += bytes;
         let mut work = match request.request {
-            Some(Asked::Encrypt(message)) => self.encrypt(id, message),
-            Some(Asked::Decrypt(message)) => self.decrypt(id, message),
+            // Alone: a part of the transport's buffer keeps all of it, and only this part is counted.
+            Some(Asked::Encrypt(mut message)) => {
+                message.plaintext = convert::secret_bytes(SecretBytes::new(message.plaintext.to_vec()));
+                self.encrypt(id, message)
+            }
+            Some(Asked::Decrypt(mut message)) => {
+                message.ciphertext = Bytes::copy_from_slice(&message.ciphertext);
+                self.decrypt(id, message)
+            }
             None => {
                 let error = Error::Argument("request is missing: expected encrypt or decrypt".into());
                 return self.keep(bytes, Worked::refused(id, None, error));
@@ -408,6 +420,14 @@ fn payload(asked: Option<&Asked>) -> usize {
 }
 
 impl End {
+    /// A client that has sent all still misses the answers that it did not get.
+    fn worse(end: Option<Self>, then: Option<Self>) -> Option<Self> {
+        match (end, then) {
+            (None | Some(Self::Usual), Some(failed @ Self::Failed(_))) => Some(failed),
+            (end, then) => end.or(then),
+        }
+    }
+
     fn of(unread: answers::End) -> Self {
         match unread {
             answers::End::Gone(_) => Self::Usual,

@@ -311,6 +311,11 @@ mod tests {
         assert_eq!(group.keks(), figures(3, 30));
         group.note_keks(0, figures(1, 1));
         assert_eq!(group.keks(), figures(4, 31));
+        for _ in 0..2 {
+            group.note_keks(0, figures(u64::MAX, u64::MAX));
+            group.keks_are_gone(0);
+        }
+        assert_eq!(group.keks(), figures(3, u64::MAX), "a number that was made up ends nothing");
     }
 
     #[test]

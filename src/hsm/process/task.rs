@@ -70,7 +70,8 @@ pub async fn roots(settings: &Settings, purpose: Purpose) -> Result<Vec<RootId>,
     let mut found = Vec::new();
     for slot in &settings.slots {
         match hear(&mut open(settings, slot, Task::Roots(purpose)).await?).await {
-            Ok(FromChild::Roots(roots)) => found.extend(roots),
+            Ok(FromChild::Roots(roots)) if roots.len() <= MOST => found.extend(roots),
+            Ok(FromChild::Roots(_)) => return Err(too_much()),
             other => return Err(unexpected(other)),
         }
     }
@@ -87,6 +88,9 @@ pub async fn standing(settings: &Settings, purposes: &[Purpose]) -> Result<Vec<S
     for slot in &settings.slots {
         match hear(&mut open(settings, slot, Task::Standing(purposes.to_vec())).await?).await {
             Ok(FromChild::Standing(keys)) => {
+                if keys.len() > MOST || keys.iter().any(|(purpose, _)| !purposes.contains(purpose)) {
+                    return Err(too_much());
+                }
                 let on_token = |(purpose, id)| Standing { purpose, id, token: slot.name() };
                 found.extend(keys.into_iter().map(on_token));
             }
@@ -94,6 +98,14 @@ pub async fn standing(settings: &Settings, purposes: &[Purpose]) -> Result<Vec<S
         }
     }
     Ok(found)
+}
+
+/// Keys of Keyward on one token that are believed: each is held against the others, and told.
+const MOST: usize = 16_384;
+
+fn too_much() -> TaskError {
+    let said = "the HSM process names more keys than are believed, or others than it was asked for";
+    TaskError::Failed(said.to_owned())
 }
 
 /// Makes a root key on the first token, with escrow at birth, and puts it onto

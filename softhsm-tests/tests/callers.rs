@@ -12,13 +12,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use keyward::audit::{Outcome, Record};
-use keyward::client::{Client, Code, Error, context};
+use keyward::client::{Client, Code, Context as About, Error, context};
 use keyward::rpc::proto::crypt_session_request::Request as Asked;
 use keyward::rpc::proto::crypto_service_client::CryptoServiceClient;
 use keyward::rpc::proto::encrypt_stream_request::Message;
 use keyward::rpc::proto::{
-    BatchEncryptRequest, CreateTenantRequest, CryptSessionRequest, EncryptRequest, EncryptStreamRequest,
-    RecordDrillRequest, StreamHeader, batch_encrypt_request,
+    BatchEncryptRequest, CreateTenantRequest, CryptSessionRequest, DecryptRequest, EncryptRequest,
+    EncryptStreamRequest, ListKeyVersionsRequest, RecordDrillRequest, StreamHeader, batch_encrypt_request,
 };
 use keyward_softhsm_tests::{Daemon, KEY, World, eventually, set_mode, text};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -29,6 +29,8 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response, Uri};
 use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 /// The application of [`world_of_others`], and somebody who is nobody there.
@@ -321,6 +323,57 @@ async fn messages_are_as_long_as_their_method_needs_and_no_longer() {
     let found = records(&world, daemon, "refused-call").await;
     let told: Vec<_> = found.iter().map(|record| record.resource.rsplit('/').next().unwrap()).collect();
     assert_eq!(told, ["CreateTenant", "Encrypt", "BatchEncrypt"]);
+}
+
+/// They are no calls of this API, and take no more than its smallest.
+#[tokio::test]
+async fn health_and_reflection_take_small_messages_only() {
+    let world = World::ready();
+    let (daemon, _client) = world.start_with_key().await;
+    let address = format!("unix://{}", world.socket().display());
+    let channel = Endpoint::try_from(address).unwrap().connect().await.unwrap();
+    let asked = |bytes| HealthCheckRequest { service: "x".repeat(bytes) };
+    let mut health = HealthClient::new(channel);
+    health.check(HealthCheckRequest::default()).await.unwrap();
+    let refused = health.check(asked(8 << 10)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+    assert!(daemon.stop().await.success());
+}
+
+/// A thousand items wait for the store in each of some sessions; few of them read it at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn items_that_wait_for_the_store_take_few_descriptors() {
+    const SESSIONS: u32 = 8;
+    let world = World::ready();
+    let (daemon, client) = world.start_with_key().await;
+    let sealed = client.encrypt(KEY, "x", &About::new()).await.unwrap().ciphertext;
+    let asked = ListKeyVersionsRequest { parent: KEY.into(), ..Default::default() };
+    let versions = client.keys().list_key_versions(asked).await.unwrap().into_inner().key_versions;
+    let dek = versions[0].dek_id.to_vec();
+    let at = sealed.windows(dek.len()).position(|bytes| bytes == &dek[..]).unwrap();
+    let unknown = move |id: u64| {
+        let mut ciphertext = sealed.to_vec();
+        ciphertext[at..at + 8].copy_from_slice(&id.to_be_bytes());
+        let asked = DecryptRequest { name: KEY.into(), ciphertext: ciphertext.into(), ..Default::default() };
+        CryptSessionRequest { id, request: Some(Asked::Decrypt(asked)) }
+    };
+    let mut sessions = tokio::task::JoinSet::new();
+    for session in 0..SESSIONS {
+        let (mut crypto, unknown) = (world.crypto().await, unknown.clone());
+        sessions.spawn(async move {
+            let items = (1..=1000).map(move |item| unknown(u64::from(session) * 1000 + item));
+            let mut answers = crypto.crypt_session(tokio_stream::iter(items)).await.unwrap().into_inner();
+            while answers.message().await.unwrap().is_some() {}
+        });
+    }
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let mut most = 0;
+    while sessions.try_join_next().transpose().unwrap().is_some() || !sessions.is_empty() {
+        most = most.max(descriptors());
+        client.encrypt(KEY, "y", &About::new()).await.expect("others are served");
+    }
+    assert!(most < 300, "{most} descriptors");
+    assert!(daemon.stop().await.success());
 }
 
 /// What leaves no other record: an empty session, a file without a header, a method that there is not.

@@ -128,6 +128,28 @@ async fn a_session_that_is_cut_says_so() {
     assert_eq!(records.last().unwrap().operation, "stop");
 }
 
+/// A caller that has sent all still waits for its answers; one that it does not get is no good end.
+#[tokio::test]
+async fn a_session_whose_items_wait_for_the_hsm_does_not_end_well() {
+    let mut world = World::ready();
+    world.reconfigure("shutdown_grace = \"10s\"", "shutdown_grace = \"2s\"");
+    let (daemon, _client) = world.start_with_key().await;
+    assert!(daemon.stop().await.success());
+    let daemon = world.start().await;
+    let hsm = daemon.serving_processes(1).await.remove(0);
+    hsm.signal(Signal::STOP);
+    let asked = tokio_stream::iter([encrypt(1, b"x".to_vec())]);
+    let mut answers = world.crypto().await.crypt_session(asked).await.unwrap().into_inner();
+    daemon.signal(Signal::TERM);
+    let end = answers.message().await.expect_err("the session looks whole");
+    assert_eq!(refusal(&end), shutting_down());
+    stop(&world, daemon).await;
+    let records = world.audit();
+    let ended = of(&records, "session-end");
+    assert_eq!(ended.len(), 1);
+    assert_eq!(ended[0].outcome, Outcome::Failed("SHUTTING_DOWN".into()));
+}
+
 /// A file that was begun has its time; then its caller and its record say that it was cut.
 #[tokio::test]
 async fn a_file_that_goes_on_is_cut_and_says_so() {

@@ -11,6 +11,8 @@
 //! id  secret  clock  child  modes  ground floor
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 pub mod access;
 pub mod audit;
 pub mod child;

@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use keyward::client::{Client, Code, Context, context};
 use keyward::rpc::proto::ceremony::State;
 use keyward::rpc::proto::propose_request::{Action, RotateRoot, SetMinVersion};
@@ -15,6 +16,7 @@ use keyward::rpc::proto::{
     UpdateKeyRequest,
 };
 use keyward_softhsm_tests::custodians::{approve_by, ended, found, people, propose};
+use keyward_softhsm_tests::tampering::Rows;
 use keyward_softhsm_tests::{Daemon, KEY, Random, World, create_key, eventually, rounds, text};
 use tonic_types::StatusExt;
 
@@ -320,6 +322,77 @@ async fn a_destruction_that_is_cut_short_is_finished() {
     assert_whole(&world, daemon).await;
 }
 
+fn index_rows(key: &str) -> Vec<u8> {
+    [&[8][..], b"acme\0", key.as_bytes(), b"\0"].concat()
+}
+
+/// By what a certificate names a wrapped key.
+fn fingerprint((value, _): &(Vec<u8>, i64)) -> String {
+    data_encoding::HEXLOWER.encode(digest::digest(&digest::SHA256, &value[9..]).as_ref())
+}
+
+/// No digest covers data keys and index keys, and an older row is genuine too. Buried in the place of the newest one
+/// it would have a certificate that the bytes of an old row are nowhere, while those of the newest were not looked for.
+#[tokio::test]
+async fn an_older_row_is_not_buried_in_the_place_of_the_newest() {
+    let mut world = World::ready();
+    world.config.push_str("\n[destruction]\nmin_delay = \"0s\"\n[rotation]\nold_kek = \"keep\"\n");
+    let (daemon, client) = world.start_with_key().await;
+    client.blind_index(KEY, "phone", "138-1234", Normalization::Digits).await.unwrap();
+    let rows = Rows::of(&world);
+    let keys = [rows.keys(&dek_rows("customer-pii")), rows.keys(&index_rows("customer-pii"))].concat();
+    assert_eq!(keys.len(), 2);
+    let read = || keys.iter().map(|key| rows.get(key).unwrap()).collect::<Vec<_>>();
+    let older = read();
+    let rotated = world.cli(["tenant", "rotate", "acme", "--wait"]);
+    assert!(rotated.status.success(), "{}", text(&rotated));
+    let newest = read();
+    for ((key, older), newest) in keys.iter().zip(&older).zip(&newest) {
+        assert_ne!(older, newest);
+        rows.put(key, &Some(older.clone()));
+    }
+    schedule(&client, KEY, Some(0)).await.unwrap();
+    key_is_gone(&client, KEY).await;
+    let out = world.path("certificate.json");
+    let made = world.cli(["certificate", "get", "acme/customer-pii", "--out", out.to_str().unwrap()]);
+    assert!(made.status.success(), "{}", text(&made));
+    let certificate = std::fs::read_to_string(&out).unwrap();
+    for (older, newest) in older.iter().zip(&newest) {
+        assert!(certificate.contains(&fingerprint(newest)), "{certificate}");
+        assert!(!certificate.contains(&fingerprint(older)), "{certificate}");
+        assert_eq!(places(&world, &[newest.0[9..].to_vec()]), 0);
+    }
+    assert!(certificate.contains("\"kek_version\": 2"), "{certificate}");
+    assert!(world.audit().iter().any(|record| record.operation == "store-row-restored"));
+    drop(rows);
+    assert_whole(&world, daemon).await;
+}
+
+/// What was destroyed and is put back into the database keeps nothing else from being destroyed.
+#[tokio::test]
+async fn a_destroyed_row_that_is_put_back_does_not_hinder_what_follows() {
+    let world = at_once();
+    let (daemon, client) = world.start_with_key().await;
+    // With none that is left, the totals would refuse every data key.
+    create_key(&client, "zeta", "pii").await;
+    client.blind_index(KEY, "phone", "138-1234", Normalization::Digits).await.unwrap();
+    let rows = Rows::of(&world);
+    let keys = [rows.keys(&dek_rows("customer-pii")), rows.keys(&index_rows("customer-pii"))].concat();
+    let before: Vec<_> = keys.iter().map(|key| rows.get(key)).collect();
+    schedule(&client, KEY, Some(0)).await.unwrap();
+    key_is_gone(&client, KEY).await;
+    for (key, row) in keys.iter().zip(&before) {
+        rows.put(key, row);
+    }
+    schedule(&client, "tenants/acme", Some(0)).await.unwrap();
+    tenant_is_gone(&client, "tenants/acme").await;
+    for (key, row) in keys.iter().zip(before) {
+        assert_eq!((rows.get(key), places(&world, &[row.unwrap().0[9..].to_vec()])), (None, 0));
+    }
+    drop(rows);
+    assert_whole(&world, daemon).await;
+}
+
 /// An older copy of store and journal is refused; accepted all the same, it destroys again what it still had.
 #[tokio::test]
 async fn an_older_store_does_not_bring_a_key_back() {
@@ -359,7 +432,6 @@ async fn an_older_store_does_not_bring_a_key_back() {
     assert_whole(&world, daemon).await;
 }
 
-/// Since the root is founded no operator destroys, and a ceremony does.
 /// A version that was made for later, and is passed by while its destruction is planned, does not come
 /// into use when that is called off: it would be put in place of the newer one again and again.
 #[tokio::test]
@@ -413,6 +485,7 @@ async fn what_was_planned_before_the_founding_waits_for_custodians() {
     assert!(daemon.stop().await.success());
 }
 
+/// Since the root is founded no operator destroys, and a ceremony does.
 #[tokio::test]
 async fn custodians_destroy_and_forbid_what_an_operator_may_not() {
     let world = at_once();

@@ -315,6 +315,49 @@ async fn cached_keys_outlast_the_token_unless_their_class_is_the_highest() {
     assert!(told("down") && told("ready: connection 2"), "{states:?}");
 }
 
+/// Where this user may not look there may be everything or nothing: that is no damage, and no reason for an `init`.
+#[tokio::test]
+async fn who_may_not_read_the_files_is_told_so() {
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let world = World::ready();
+    let open = tempfile::tempdir_in("/tmp").unwrap();
+    set_mode(open.path(), 0o755);
+    set_mode(&world.path(""), 0o755);
+    let program = open.path().join("keyward");
+    std::fs::copy(binary("keyward"), &program).unwrap();
+    std::fs::write(open.path().join("in"), "x").unwrap();
+    let (config, file) = (world.config_file(), open.path().join("in"));
+    set_mode(Path::new(&config), 0o644);
+    set_mode(&world.path("state"), 0o700);
+    let input = file.to_str().unwrap();
+    for words in [
+        &["store", "check"][..],
+        &["store", "check", "--repair"],
+        &["store", "accept-rollback"],
+        &["store", "import", "--in", input],
+        &["backup", "restore", "--in", input],
+        &["audit", "verify"],
+        &["audit", "show"],
+    ] {
+        for json in [&[][..], &["--json"]] {
+            let refused = Command::new("setpriv")
+                .args(["--reuid=65534", "--clear-groups"])
+                .arg(&program)
+                .args(words)
+                .args(["--config", &config])
+                .args(json)
+                .output()
+                .unwrap();
+            let said = text(&refused);
+            assert_eq!(refused.status.code(), Some(1), "{words:?}: {said}");
+            assert!(said.contains("Permission denied") && said.contains("as its user"), "{words:?}: {said}");
+            assert!(!said.contains("keyward init") && !said.contains("damaged"), "{words:?}: {said}");
+        }
+    }
+}
+
 /// Only root can become somebody else.
 #[tokio::test]
 async fn another_user_of_the_machine_is_unknown() {

@@ -335,6 +335,8 @@ async fn a_cut_damaged_or_missing_journal_is_refused_and_rebuilt() {
         (Some(whole[..whole.len() - 700].to_vec()), "somebody cut the journal"),
         (damaged(70), "its header is damaged"),
         (damaged(whole.len() - 20), "keyward store check --repair"),
+        // Inside the last entry, which the store has: what is written behind it would be lost with it.
+        (damaged(whole.len() - 90), "the key journal is damaged at byte"),
         (None, "is missing"),
     ] {
         files.put_back();
@@ -384,6 +386,8 @@ async fn a_lost_store_is_rebuilt_from_its_journal() {
     }
     let said = world.fails_to_start();
     assert!(said.contains("keyward store check --repair"), "{said}");
+    let (whole, said) = keyward(&world, &["store", "check"]);
+    assert!(!whole && said.contains("keyward store check --repair"), "{said}");
     let (repaired, said) = keyward(&world, &["store", "check", "--repair"]);
     assert!(repaired, "{said}");
     let daemon = world.start().await;

@@ -64,7 +64,7 @@ pub enum Denied {
     #[error("nobody logs in to {0}; an administrator can give it an origin")]
     NoOrigin(PrincipalId),
     /// Only operators may.
-    #[error("{0} is not an operator")]
+    #[error("{0} is not an operator; an administrator can give it that role")]
     NotOperator(PrincipalId),
 }
 

@@ -110,7 +110,13 @@ impl Command {
 }
 
 fn unsound(error: VerifyError) -> Failure {
-    Failure::Refused { reason: "AUDIT_UNSOUND", message: error.to_string() }
+    match error {
+        // That it cannot be read says nothing about it.
+        VerifyError::Unreadable { file, source } => Failure::File { doing: "read", path: file, source },
+        VerifyError::Missing(_) | VerifyError::Damaged(_) | VerifyError::Newer { .. } => {
+            Failure::Refused { reason: "AUDIT_UNSOUND", message: error.to_string() }
+        }
+    }
 }
 
 struct Shown(u64, Record);

@@ -6,6 +6,10 @@ use super::exit::Exit;
 use super::hint;
 use crate::client::{Error, StreamError};
 
+/// What to do where the operating system does not let this user.
+const FORBIDDEN: &str =
+    "run it as a user who may: what is the daemon's own, as its user (`as_keyward` in the runbook)";
+
 /// A command that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -18,6 +22,9 @@ pub(crate) enum Failure {
     /// The input is not what it must be.
     #[error("{0}")]
     Input(String),
+    /// The operating system does not let this user do it.
+    #[error("{0}")]
+    Forbidden(String),
     /// Refused on this side for one of the reasons of docs/errors.md, which decides exit code and hint.
     #[error("{message}")]
     Refused {
@@ -71,6 +78,17 @@ impl Failure {
         move |source| Self::File { doing, path: path.into(), source }
     }
 
+    /// What work on local files failed with.
+    pub(crate) fn local(error: &(dyn std::error::Error + 'static)) -> Self {
+        let is_forbidden = |error: &(dyn std::error::Error + 'static)| {
+            let refused = error.downcast_ref::<std::io::Error>();
+            refused.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        };
+        let message = error.to_string();
+        let forbidden = std::iter::successors(Some(error), |error| error.source()).any(is_forbidden);
+        if forbidden { Self::Forbidden(message) } else { Self::Input(message) }
+    }
+
     /// What was named is not there.
     pub(crate) fn missing(message: String) -> Self {
         Self::Refused { reason: "NOT_FOUND", message }
@@ -81,7 +99,7 @@ impl Failure {
         match self {
             Self::Daemon(error) => Exit::of(error),
             Self::Usage(_) | Self::Terminal => Exit::Usage,
-            Self::Input(_) | Self::File { .. } | Self::Exists(_) => Exit::Refused,
+            Self::Input(_) | Self::File { .. } | Self::Forbidden(_) | Self::Exists(_) => Exit::Refused,
             Self::Refused { reason, .. } => hint::row(reason).map_or(Exit::Refused, |row| row.exit),
             Self::Cell { error, .. } => error.exit(),
             Self::Partial { .. } => Exit::Partial,
@@ -105,7 +123,7 @@ impl Failure {
             Self::Usage(_) | Self::Terminal => "USAGE",
             Self::Input(_) => "INPUT_INVALID",
             Self::Refused { reason, .. } => reason,
-            Self::File { .. } => "FILE",
+            Self::File { .. } | Self::Forbidden(_) => "FILE",
             Self::Exists(_) => "FILE_EXISTS",
             Self::Cell { error, .. } => error.reason(),
             Self::Partial { .. } => "PARTIAL",
@@ -116,7 +134,9 @@ impl Failure {
     /// What to do next.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         let hint = match self {
-            Self::Exists(_) => "give --force to replace it, or another --out",
+            Self::Exists(_) => "give another --out, or --force where the command has it",
+            Self::Forbidden(_) => FORBIDDEN,
+            Self::File { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => FORBIDDEN,
             Self::Terminal => "redirect it to a file, or give --out FILE",
             Self::Usage(_) => "see --help",
             other => hint::row(other.reason()).map_or("", |row| row.hint),

@@ -1,6 +1,6 @@
 //! What commands on the daemon's own files have in common: they read its configuration.
 
-use std::fmt::Display;
+use std::error::Error;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -24,21 +24,21 @@ impl ConfigFile {
     /// # Errors
     /// [`Failure::Input`] that names line, key and expectation.
     pub(crate) fn read(&self) -> Result<Config, Failure> {
-        Config::read(&self.config).map_err(|error| Failure::Input(error.to_string()))
+        Config::read(&self.config).map_err(|error| Failure::local(&error))
     }
 }
 
 /// Runs work that blocks: the HSM, files, a runtime of its own.
 ///
 /// # Errors
-/// [`Failure::Input`] with what the work said.
-pub(crate) async fn blocking<T: Send + 'static, E: Display + Send + 'static>(
+/// [`Failure::Forbidden`] where this user may not, and otherwise [`Failure::Input`], with what the work said.
+pub(crate) async fn blocking<T: Send + 'static, E: Error + Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, Failure> {
     // These commands handle the PIN and keys: the process gives up what the daemon gives up.
     daemon::harden(SecretMemory::default()).map_err(Failure::file("protect", "this process".as_ref()))?;
     match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome.map_err(|error| Failure::Input(error.to_string())),
+        Ok(outcome) => outcome.map_err(|error| Failure::local(&error)),
         Err(panicked) => {
             Err(Failure::Refused { reason: "INTERNAL", message: format!("a defect of keyward: {panicked}") })
         }

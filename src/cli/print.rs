@@ -185,7 +185,12 @@ impl Printer {
 }
 
 fn error_value(failure: &Failure) -> Value {
-    json!({ "code": failure.code(), "reason": failure.reason(), "message": failure.to_string() })
+    let mut error =
+        json!({ "code": failure.code(), "reason": failure.reason(), "message": failure.to_string() });
+    if let Some(hint) = failure.hint() {
+        error["hint"] = hint.into();
+    }
+    error
 }
 
 /// The reader of a pipe has seen enough, as `head` does.

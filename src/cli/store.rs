@@ -14,6 +14,7 @@ use super::output::NewFile;
 use super::view::{Fields, View};
 use crate::client::{self, Client};
 use crate::config::Config;
+use crate::daemon::lock::LockError;
 use crate::daemon::maintain::{self, Idle};
 use crate::rpc::proto::export_store_response::Message;
 use crate::rpc::proto::{CheckStoreRequest, ExportStoreRequest, StoreExport, StoreReport};
@@ -119,7 +120,8 @@ enum Owner {
 async fn owner(config: &Config) -> Result<Owner, Failure> {
     let taken = match maintain::idle(config) {
         Ok(idle) => return Ok(Owner::Nobody(idle)),
-        Err(taken) => taken,
+        Err(taken @ LockError::InUse(_)) => taken,
+        Err(error @ LockError::Io(..)) => return Err(Failure::local(&error)),
     };
     let socket = &config.server.socket;
     Client::connect(socket).await.map(Owner::Daemon).map_err(|error| Failure::Refused {

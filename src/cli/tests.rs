@@ -180,7 +180,11 @@ fn a_table_round_trips_byte_by_byte() {
 
     let again = run("decrypt", &sealed, &opened);
     assert_eq!(again.exit, 1);
-    assert!(again.err.contains("exists already\nkeyward: hint: give --force"), "{}", again.err);
+    assert!(
+        again.err.contains("exists already\nkeyward: hint: give another --out, or --force"),
+        "{}",
+        again.err
+    );
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub use restore::{Restore, restore};
 pub enum BackupError {
     /// The file cannot be read.
     #[error("{0}: {1}")]
-    File(String, io::Error),
+    File(String, #[source] io::Error),
     /// Another process owns the state directory.
     #[error(transparent)]
     Lock(#[from] LockError),

@@ -5,6 +5,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
 
 use crate::config::Server;
@@ -15,9 +17,12 @@ pub enum ListenError {
     /// Something that is not a socket is in the way.
     #[error("{0} exists and is not a socket; move it away or change server.socket")]
     InTheWay(String),
+    /// Somebody listens there.
+    #[error("another process listens on {0}: stop it, or change server.socket")]
+    InUse(String),
     /// The system refused.
     #[error("cannot listen on {0}: {1}")]
-    Io(String, io::Error),
+    Io(String, #[source] io::Error),
 }
 
 /// A socket that this process made, and no other that may lie at its path later.
@@ -40,14 +45,18 @@ impl Made {
             true => std::fs::remove_file(&self.path),
             false => Ok(()),
         });
-        if let Err(error) = removed {
+        // Gone is what it is to be.
+        if let Err(error) = removed.or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        }) {
             tracing::warn!(socket = %self.path.display(), %error, "cannot remove the socket");
         }
     }
 }
 
-/// Takes the socket that systemd passed, which systemd keeps, or makes one. The caller owns the
-/// state directory, so a socket that is there already is left over.
+/// Takes the socket that systemd passed, which systemd keeps, or makes one. A socket on which nobody listens is left
+/// over, and goes away.
 pub(super) fn listen(server: &Server) -> Result<(UnixListener, Option<Made>), ListenError> {
     let failed = |error| ListenError::Io(server.socket.display().to_string(), error);
     // This takes what systemd passed out of the environment, too: nobody can ask for it there later.
@@ -66,7 +75,10 @@ pub(super) fn listen(server: &Server) -> Result<(UnixListener, Option<Made>), Li
 fn bind(path: &Path, mode: u32) -> Result<StdListener, ListenError> {
     let failed = |error| ListenError::Io(path.display().to_string(), error);
     match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path).map_err(failed)?,
+        Ok(found) if found.file_type().is_socket() => match is_answered(path).map_err(failed)? {
+            true => return Err(ListenError::InUse(path.display().to_string())),
+            false => std::fs::remove_file(path).map_err(failed)?,
+        },
         Ok(_) => return Err(ListenError::InTheWay(path.display().to_string())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
@@ -75,6 +87,17 @@ fn bind(path: &Path, mode: u32) -> Result<StdListener, ListenError> {
     let listener = StdListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(listener)
+}
+
+/// Whether somebody listens on a socket. One that is full is answered too, and is not waited for.
+fn is_answered(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
@@ -96,10 +119,32 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_on_which_somebody_listens_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = bind(&path, 0o600).unwrap();
+        let made = Made::at(&path).unwrap();
+        assert!(matches!(bind(&path, 0o600), Err(ListenError::InUse(_))));
+        // Full, too: nobody accepts, and whoever connects would wait.
+        let mut waiting = Vec::new();
+        let full = (0..10_000).find(|_| {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket =
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            let connected = rustix::net::connect(&socket, &SocketAddrUnix::new(&path).unwrap());
+            waiting.push(socket);
+            connected == Err(Errno::AGAIN)
+        });
+        assert!(full.is_some());
+        assert!(matches!(bind(&path, 0o600), Err(ListenError::InUse(_))));
+        assert_eq!(Made::at(&path).unwrap(), made);
+    }
+
+    #[test]
     fn a_socket_is_removed_by_who_made_it_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let _first = bind(&path, 0o600).unwrap();
+        drop(bind(&path, 0o600).unwrap());
         let first = Made::at(&path).unwrap();
         // The old one is kept from being freed, so that its inode is not used again.
         std::fs::hard_link(&path, dir.path().join("kept")).unwrap();
@@ -109,5 +154,6 @@ mod tests {
         assert!(path.exists());
         second.remove();
         assert!(!path.exists());
+        second.remove();
     }
 }

@@ -21,7 +21,7 @@ pub enum LockError {
     InUse(String),
     /// The system refused.
     #[error("cannot use the state directory {0}: {1}")]
-    Io(String, io::Error),
+    Io(String, #[source] io::Error),
 }
 
 impl StateLock {

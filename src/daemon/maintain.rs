@@ -53,7 +53,7 @@ pub enum MaintainError {
     Audit(#[from] audit::AuditError),
     /// A file cannot be used.
     #[error("{0}: {1}")]
-    File(String, io::Error),
+    File(String, #[source] io::Error),
     /// The system refused something.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -83,9 +83,10 @@ pub struct Idle {
 /// Takes the state directory if nobody has it. Where there is none, nobody needs to be kept from it.
 ///
 /// # Errors
-/// [`LockError::InUse`] while a daemon runs: it must be asked instead.
+/// [`LockError::InUse`] while a daemon runs: it must be asked instead. [`LockError::Io`] where this user may not look.
 pub fn idle(config: &Config) -> Result<Idle, LockError> {
-    let there = config.state_dir.is_dir();
+    let failed = |error| LockError::Io(config.state_dir.display().to_string(), error);
+    let there = config.state_dir.try_exists().map_err(failed)?;
     let lock = there.then(|| StateLock::take(&config.state_dir)).transpose()?;
     Ok(Idle { _lock: lock })
 }
@@ -117,7 +118,7 @@ pub fn import(config: &Config, input: &Path) -> Result<Exported, MaintainError> 
     let _lock = StateLock::take(&config.state_dir)?;
     let failed = |error| MaintainError::File(input.display().to_string(), error);
     block_on(async {
-        if config.database().exists() {
+        if is_there(&config.database())? {
             return Err(StoreError::from(Refusal::NotEmpty(config.database().display().to_string())).into());
         }
         let open = async || File::open(input).await.map(BufReader::new).map_err(failed);
@@ -135,7 +136,7 @@ pub fn import(config: &Config, input: &Path) -> Result<Exported, MaintainError> 
         }
         let imported = done?;
         let detail = format!("{} records at revision {}", imported.records, imported.position.revision);
-        if config.audit_dir().exists() {
+        if is_there(&config.audit_dir())? {
             // A start holds the store against it.
             let event = ("store-import", Outcome::Ok);
             record::<MaintainError>(config, imported.deployment, event, &detail, None).await?;
@@ -285,7 +286,7 @@ async fn destroyed_since(config: &Config, records: &Records) -> Result<Vec<Strin
 /// # Errors
 /// [`MaintainError`] when the store cannot be read.
 pub async fn log_seen(config: &Config) -> Result<Option<LogPoint>, MaintainError> {
-    if !config.database().exists() {
+    if !is_there(&config.database())? {
         return Ok(None);
     }
     Ok(store::log_seen(&open_store(config).await?).await?)
@@ -320,7 +321,7 @@ async fn erasure_keys(config: &Config) -> Vec<ErasureList> {
 }
 
 async fn first_records(config: &Config) -> Result<Option<(Root, SystemSecret)>, MaintainError> {
-    if config.database().exists() {
+    if is_there(&config.database())? {
         let found = match SqliteKv::open_current(config.database()).await {
             Ok(kv) => store::bootstrap(&kv).await,
             Err(error) => Err(error.into()),
@@ -341,10 +342,24 @@ async fn first_records(config: &Config) -> Result<Option<(Root, SystemSecret)>, 
 }
 
 async fn open_store(config: &Config) -> Result<SqliteKv, MaintainError> {
-    match config.database().exists() {
+    match is_there(&config.database())? {
         true => Ok(SqliteKv::open_current(config.database()).await?),
-        false => Err(StoreError::from(Refusal::NoStore).into()),
+        false => Err(no_store(config)?.into()),
     }
+}
+
+/// Why there is no database: it is lost, or there was never one.
+fn no_store(config: &Config) -> Result<StoreError, MaintainError> {
+    let journal = config.journal();
+    Ok(match is_there(&journal)? {
+        true => Refusal::StoreLost(journal.display().to_string()).into(),
+        false => Refusal::NoStore.into(),
+    })
+}
+
+/// Whether something is there. Where this user may not look, that is not known.
+fn is_there(path: &Path) -> Result<bool, MaintainError> {
+    path.try_exists().map_err(|error| MaintainError::File(path.display().to_string(), error))
 }
 
 /// One record about what was done by hand, while no daemon runs.
@@ -355,7 +370,8 @@ pub(crate) async fn record<E: From<OpenError> + From<AuditError>>(
     detail: &str,
     change: Option<StoreChange>,
 ) -> Result<(), E> {
-    let missing = !config.audit_dir().exists();
+    let dir = config.audit_dir();
+    let missing = !dir.try_exists().map_err(|source| OpenError::Io { path: dir, source })?;
     let (log, _) = FileLog::open(settings::audit(config, missing), deployment)?;
     let mut pending = Pending::begin(log.clone(), None, operation, "", 0);
     pending.detail(detail);

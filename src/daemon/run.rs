@@ -147,15 +147,18 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     }
     let hsm_settings = settings::hsm(config)?;
     let vault_settings = settings::vault(config, node(&lock)?)?;
-    if !config.database().exists() {
-        return Err(no_store(config));
+    if !config.database().try_exists()? {
+        return Err(no_store(config)?);
     }
     // A store of an older format is copied first, however large it is.
     let telling = tokio::spawn(stop::extend_timeout());
     let kv = SqliteKv::open(config.database()).await.map(Arc::new);
     telling.abort();
     let kv = kv?;
-    let (root, secret) = store::bootstrap(&*kv).await?.ok_or_else(|| no_store(config))?;
+    let (root, secret) = match store::bootstrap(&*kv).await? {
+        Some(found) => found,
+        None => return Err(no_store(config)?),
+    };
     check_custody(config, &root)?;
     let (audit, opened) = FileLog::open(settings::audit(config, false), root.deployment)?;
     tell_opened(&opened);
@@ -200,12 +203,12 @@ fn node(lock: &StateLock) -> std::io::Result<Node> {
 }
 
 /// There was never a store, or it is lost.
-fn no_store(config: &Config) -> RunError {
+fn no_store(config: &Config) -> std::io::Result<RunError> {
     let journal = config.journal();
-    match journal.exists() {
+    Ok(match journal.try_exists()? {
         true => StoreError::from(Refusal::StoreLost(journal.display().to_string())).into(),
         false => RunError::NotInitialised(config.state_dir.display().to_string()),
-    }
+    })
 }
 
 fn check_custody(config: &Config, root: &Root) -> Result<(), RunError> {

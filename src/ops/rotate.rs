@@ -300,14 +300,14 @@ impl Vault {
         }
         self.move_all(&name.tenant, to, moves).await?;
         let mut moves = Vec::new();
-        for (field, version, Stored { record, revision }) in self.index_keys_of(name, &key).await? {
+        for (path, Stored { record, revision }) in self.index_keys_of(name, &key).await? {
             if record.kek == to {
                 continue;
             }
-            let aad = |kek| binding::index_key(deployment, name, kek, &field, version);
+            let (_, field, version) = &path.id;
+            let aad = |kek| binding::index_key(deployment, name, kek, field, *version);
             let (from_aad, to_aad) = (aad(record.kek), aad(to));
-            let (from, sealed, path) =
-                (record.kek, record.sealed.clone(), tables::index_key(name, &field, version));
+            let (from, sealed) = (record.kek, record.sealed.clone());
             moves.push(Move { path, revision, record, from, sealed, from_aad, to_aad });
         }
         self.move_all(&name.tenant, to, moves).await?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::Error;
 use super::vault::Vault;
-use crate::id::{DekId, FieldId, IndexVersion, KekVersion, KeyName, TenantId};
+use crate::id::{DekId, KekVersion, KeyName, TenantId};
 use crate::keyring::record::{Dek, IndexField, IndexKey, KekRecord, Key, Tenant};
 use crate::keyring::state::KeyState;
 use crate::store::{Path, Record, StoreError, Stored, tables};
@@ -122,20 +122,30 @@ impl Vault {
         Ok(key.fields.into_iter().chain(own).collect())
     }
 
+    /// The places of all index keys that a key ever had.
+    pub(super) async fn index_places_of(
+        &self,
+        name: &KeyName,
+        key: &Key,
+    ) -> Result<Vec<Path<IndexKey>>, Error> {
+        let fields = self.index_fields_of(name, key).await?;
+        let places = fields.into_iter().flat_map(|IndexField { field, primary }| {
+            let versions = std::iter::successors(Some(primary), |version| version.previous());
+            versions.map(move |version| tables::index_key(name, &field, version))
+        });
+        Ok(places.collect())
+    }
+
     /// The wrapped index keys of a key, but for those that were destroyed.
     pub(super) async fn index_keys_of(
         &self,
         name: &KeyName,
         key: &Key,
-    ) -> Result<Vec<(FieldId, IndexVersion, Stored<IndexKey>)>, Error> {
+    ) -> Result<Vec<(Path<IndexKey>, Stored<IndexKey>)>, Error> {
         let mut found = Vec::new();
-        for field in self.index_fields_of(name, key).await? {
-            for version in std::iter::successors(Some(field.primary), |version| version.previous()) {
-                let path = tables::index_key(name, &field.field, version);
-                let stored = self.records.get(&path).await?;
-                let kept = self.unless_buried(&path, stored).await?;
-                found.extend(kept.map(|stored| (field.field.clone(), version, stored)));
-            }
+        for path in self.index_places_of(name, key).await? {
+            let stored = self.records.get(&path).await?;
+            found.extend(self.unless_buried(&path, stored).await?.map(|stored| (path, stored)));
         }
         Ok(found)
     }

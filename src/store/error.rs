@@ -110,7 +110,9 @@ pub enum StoreError {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
     /// There is nothing in the store.
-    #[error("the store is empty: run keyward init, or keyward store import")]
+    #[error(
+        "there is no store: keyward init makes one; if there was one, keyward backup restore brings it back from an export"
+    )]
     NoStore,
     /// There is nothing in the store, but it has a journal.
     #[error(
@@ -149,12 +151,12 @@ pub enum Refusal {
         /// The version that is needed at least.
         needed: String,
     },
-    /// The journal is damaged before its end.
+    /// An entry of the journal cannot be read, and it is not one that a crash left unfinished.
     #[error(
         "the key journal is damaged at byte {offset}, after revision {revision}: run keyward store check --repair"
     )]
     JournalDamaged {
-        /// Where the damaged entry begins.
+        /// Where the damaged entry begins, or the place behind it.
         offset: u64,
         /// The last revision before it; 0 when not even its beginning is whole.
         revision: u64,
@@ -189,7 +191,7 @@ pub enum Refusal {
     },
     /// Both are older than the audit log.
     #[error(
-        "the store is older than the audit log: it ends at revision {store}, the log knows of {audit}; an old copy was put back"
+        "the store is older than the audit log: it ends at revision {store}, the log knows of {audit}; an old copy was put back: put the newer one back, or accept this one with keyward store accept-rollback"
     )]
     RolledBack {
         /// Newest revision of store and journal.

@@ -19,7 +19,7 @@ use super::check::{Copy, half};
 use super::commit::lock;
 use super::digest::Place;
 use super::error::{Refusal, StoreError};
-use super::journal::{Journal, Step};
+use super::journal::Journal;
 use super::kv::{Expect, Transaction, Write};
 use super::log::Cause;
 use super::mac::StoreKeys;
@@ -135,26 +135,9 @@ impl Inner {
     }
 }
 
-/// Goes through the journal up to `end`.
-fn each_entry(
-    journal: &Mutex<Journal>,
-    end: JournalPoint,
-    mut take: impl FnMut(Vec<Write>),
-) -> Result<(), StoreError> {
-    let mut reader = lock(journal).source().reader()?;
-    while reader.point() != end {
-        let offset = reader.point().offset;
-        match reader.next()? {
-            Step::Entry(entry) => take(entry.writes),
-            _ => return Err(Refusal::JournalDamaged { offset, revision: 0 }.into()),
-        }
-    }
-    Ok(())
-}
-
 fn newest_versions(journal: &Mutex<Journal>, end: JournalPoint) -> Result<Copy, StoreError> {
     let mut newest = Copy::default();
-    each_entry(journal, end, |writes| newest.apply(&writes))?;
+    lock(journal).source().reader()?.each_until(end, |entry| newest.apply(&entry.writes))?;
     Ok(newest)
 }
 
@@ -165,8 +148,8 @@ fn rows_at(
     wanted: &HashSet<Place>,
 ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
     let mut rows = BTreeMap::new();
-    each_entry(journal, end, |writes| {
-        for Write { key, value } in writes {
+    lock(journal).source().reader()?.each_until(end, |entry| {
+        for Write { key, value } in entry.writes {
             if wanted.contains(&Place::of(&key)) {
                 match value {
                     Some(value) => rows.insert(key, value),

@@ -70,8 +70,9 @@ async fn finish_name(path: &Path, keys: &Arc<StoreKeys>) -> Result<Option<String
     let (path, keys) = (path.to_owned(), keys.clone());
     blocking(move || {
         let draft = draft_path(&path);
-        let older = path.exists() && Source::peek(&path, &keys)?.header().is_older();
-        if !older || !draft.exists() {
+        let there = |path: &Path| path.try_exists().map_err(|error| journal_error(path, error));
+        let older = there(&path)? && Source::peek(&path, &keys)?.header().is_older();
+        if !older || !there(&draft)? {
             return Ok(None);
         }
         files::rename(&draft, &path).map_err(|error| journal_error(&path, error))?;

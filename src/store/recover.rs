@@ -166,10 +166,15 @@ pub(super) async fn refuse_unless_new(kv: &dyn Kv, journal: &Path) -> Result<(),
     if !is_unused(kv).await? {
         return Err(Refusal::NotEmpty("the store".into()).into());
     }
-    if journal.exists() {
+    if is_there(journal)? {
         return Err(Refusal::NotEmpty(journal.display().to_string()).into());
     }
     Ok(())
+}
+
+/// Whether a journal is there. Where that cannot be looked, it is not known.
+fn is_there(journal: &Path) -> Result<bool, StoreError> {
+    journal.try_exists().map_err(|error| journal_error(journal, error))
 }
 
 async fn is_unused(kv: &dyn Kv) -> Result<bool, StoreError> {
@@ -184,7 +189,7 @@ async fn refuse_empty(kv: &dyn Kv, journal: &Path) -> Result<(), StoreError> {
     if !is_unused(kv).await? {
         return Ok(());
     }
-    let lost = journal.exists();
+    let lost = is_there(journal)?;
     Err(if lost { Refusal::StoreLost(journal.display().to_string()) } else { Refusal::NoStore }.into())
 }
 
@@ -240,7 +245,7 @@ async fn find_journal(
 /// A store that was made but for the last step has its journal under the draft's name.
 fn adopt_draft(path: &Path) -> Result<bool, StoreError> {
     let draft = draft_path(path);
-    let adopt = !path.exists() && draft.exists();
+    let adopt = !is_there(path)? && is_there(&draft)?;
     if adopt {
         files::rename(&draft, path).map_err(|error| journal_error(path, error))?;
     }
@@ -288,6 +293,7 @@ fn survey(
 ) -> Result<Found, StoreError> {
     let mut reader = locate(source, meta)?;
     let start = reader.point();
+    refuse_damage_before(source, start, meta)?;
     let mut newest = meta.totals.change();
     let mut at_anchor = AtAnchor::NotThere;
     loop {
@@ -308,6 +314,18 @@ fn survey(
     }
     let (deployment, end, torn) = (source.header().deployment(), reader.point(), reader.rest());
     Ok(Found { deployment, adopted, end, newest, torn, at_anchor })
+}
+
+/// A place is found by its code alone, so what stands before it may be damaged: what is written behind an entry that
+/// cannot be read is lost with it.
+fn refuse_damage_before(source: &Source, place: JournalPoint, meta: &Meta) -> Result<(), StoreError> {
+    let damaged =
+        || Refusal::JournalDamaged { offset: place.offset, revision: meta.totals.revision.saturating_sub(1) };
+    let mut reader = source.reader_at(place)?.ok_or_else(damaged)?;
+    match reader.back()? {
+        Some(entry) if entry.totals.change() == meta.totals.change() => Ok(()),
+        _ => Err(damaged().into()),
+    }
 }
 
 fn look_back(source: &Source, from: JournalPoint, revision: u64) -> Result<AtAnchor, StoreError> {
@@ -605,6 +623,26 @@ mod tests {
                 Refusal::JournalDamaged { offset: start, revision: 3 },
                 "byte {at}"
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_entry_that_the_store_has_is_refused() {
+        let (_, images) = history().await;
+        let last = &images[4].1;
+        let [start, end] = [3, 4].map(|at| std::fs::metadata(images[at].1.journal()).unwrap().len());
+        for at in (start..end).step_by(3) {
+            let place = last.image();
+            let mut bytes = std::fs::read(place.journal()).unwrap();
+            bytes[at as usize] ^= 0x10;
+            std::fs::write(place.journal(), bytes).unwrap();
+            let found = refusal(&place, None).await;
+            let expected = match end - at {
+                // The code by which the place is found: the journal ends before the store then.
+                5..=36 => Refusal::JournalCut { store: 5, journal: 4 },
+                _ => Refusal::JournalDamaged { offset: end, revision: 4 },
+            };
+            assert_eq!(found, expected, "byte {at}");
         }
     }
 

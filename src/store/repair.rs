@@ -102,7 +102,7 @@ pub async fn repair(
 /// Checks, and counts a store that cannot even be opened among the damaged ones.
 async fn examine(store: &Path, journal: &Path, keys: &Arc<StoreKeys>) -> Result<CheckReport, StoreError> {
     refuse_in_use(journal, keys).await?;
-    if !store.exists() {
+    if !store.try_exists().map_err(|error| journal_error(store, error))? {
         return check_journal(journal, keys.clone(), format!("{} is missing", store.display())).await;
     }
     match SqliteKv::open(store).await {
@@ -165,7 +165,7 @@ impl Repair<'_> {
 
     /// The journal is damaged behind all that the store has: what can be read of it counts.
     async fn cut_journal(&mut self) -> Result<(), StoreError> {
-        let backup = free_name(self.journal);
+        let backup = free_name(self.journal).map_err(|error| journal_error(self.journal, error))?;
         let (path, copy) = (self.journal.to_owned(), backup.clone());
         let (keys, end) = (self.keys.clone(), self.found.journal_end);
         blocking(move || {
@@ -201,7 +201,9 @@ impl Repair<'_> {
         totals: Totals,
         log: LogState,
     ) -> Result<(), StoreError> {
-        let backup = self.journal.exists().then(|| free_name(self.journal));
+        let failed = |error| journal_error(self.journal, error);
+        let there = self.journal.try_exists().map_err(failed)?;
+        let backup = there.then(|| free_name(self.journal)).transpose().map_err(failed)?;
         if let Some(backup) = &backup {
             std::fs::hard_link(self.journal, backup).map_err(|error| journal_error(backup, error))?;
         }
@@ -269,11 +271,11 @@ async fn fill_from_journal(kv: Arc<dyn Kv>, journal: &Path, keys: &Arc<StoreKeys
 
 /// Renames the store's files, if there are any. SQLite finds the log by its name.
 fn set_aside(store: &Path) -> std::io::Result<Option<PathBuf>> {
-    let backup = free_name(store);
+    let backup = free_name(store)?;
     let mut any = false;
     for suffix in ["-shm", "-wal", ""] {
         let file = files::beside(store, suffix);
-        if file.exists() {
+        if file.try_exists()? {
             files::rename(&file, &files::beside(&backup, suffix))?;
             any = true;
         }
@@ -286,12 +288,12 @@ fn kept(backup: Option<&Path>) -> String {
 }
 
 /// A name for the old version of a file: `store.db.before-repair-1` and so on.
-fn free_name(path: &Path) -> PathBuf {
+fn free_name(path: &Path) -> std::io::Result<PathBuf> {
     let mut number = 1u32;
     loop {
         let name = files::beside(path, &format!(".before-repair-{number}"));
-        if !name.exists() {
-            return name;
+        if !name.try_exists()? {
+            return Ok(name);
         }
         number += 1;
     }

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use super::commit::lock;
 use super::error::StoreError;
 use super::kv::KvError;
-use super::mac::MAC_AT;
+use super::newest::remains_of;
 use super::records::{Inner, Records};
 use super::search::search;
 use super::tables::{Path as Grave, Record, describe};
-use super::view::Row;
 use crate::keyring::remains::{Remains, Tombstone};
 
 /// What a search of the files found.
@@ -50,14 +49,14 @@ impl Records {
 
 impl Records {
     /// By what the record at `path` is recognised in a file, and the change that wrote it; `None`
-    /// when there is none.
+    /// when there is none. Only a covered one is known to be the newest; for others there is
+    /// [`newest`](Self::newest).
     ///
     /// # Errors
     /// [`StoreError::Tampered`] when it, or its absence, is not genuine.
     pub async fn remains<T: Record>(&self, path: &Grave<T>) -> Result<Option<(Remains, u64)>, StoreError> {
         let row = self.view().await?.rows(&[path.key()]).await?.pop().flatten();
-        let stored = |row: &Row| Remains::of(row.value.get(MAC_AT..).unwrap_or_default());
-        Ok(row.map(|row| (stored(&row), row.revision)))
+        Ok(row.map(|row| (remains_of(&row.value), row.revision)))
     }
 
     /// The names of records that are there although they have tombstones.
@@ -85,7 +84,9 @@ impl Inner {
         let unreadable = |error: io::Error| KvError::Other(error.to_string());
         let copies = copies(&files).map_err(unreadable)?;
         // Whether it is there is all that this process may ask of a file of the database.
-        files.retain(|path| path.exists());
+        let there = |path: PathBuf| path.try_exists().map(|there| there.then_some(path)).transpose();
+        let files: Vec<PathBuf> =
+            files.into_iter().filter_map(there).collect::<Result<_, _>>().map_err(unreadable)?;
         let searched = search(&files, destroyed).await?;
         let files = files.iter().map(|path| path.display().to_string()).collect();
         Ok(Scrubbed { files, bytes: searched.bytes, found: searched.found, copies })

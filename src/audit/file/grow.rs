@@ -203,7 +203,7 @@ impl Growth {
     fn cut(&self, place: &Place) -> io::Result<()> {
         for level in 0..LEVELS {
             let length = entries(self.frontier.count(), level) * HASH;
-            if level > 0 && !self.tree.path(level).exists() {
+            if level > 0 && !self.tree.path(level).try_exists()? {
                 break;
             }
             let file = self.tree.level(level)?;

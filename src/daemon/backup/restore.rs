@@ -46,7 +46,7 @@ pub struct Restore {
 pub fn restore(config: &Config, input: &Path) -> Result<Restore, BackupError> {
     let _lock = StateLock::take(&config.state_dir)?;
     for place in [config.database(), config.journal()] {
-        if place.exists() {
+        if place.try_exists()? {
             return Err(StoreError::from(Refusal::NotEmpty(place.display().to_string())).into());
         }
     }
@@ -91,7 +91,7 @@ impl Begun {
 
     /// Gives them their names, the store last: without it nothing starts.
     fn finish(&self, config: &Config) -> io::Result<()> {
-        if self.write_ahead_log().exists() {
+        if self.write_ahead_log().try_exists()? {
             return Err(io::Error::other("the database was not closed"));
         }
         files::name_new(&self.journal, &config.journal())?;
@@ -126,7 +126,7 @@ async fn fill(
     let position = erasure::take_over_restored(&records, generation, &found, made).await?;
     drop(records);
     begun.finish(config)?;
-    let accept = config.audit_dir().exists();
+    let accept = config.audit_dir().try_exists()?;
     let mut detail =
         format!("from backups/{}, {} records at revision {}", header.id, restored.records, header.revision);
     if !found.is_empty() {

@@ -12,7 +12,7 @@ use crate::keyring::state::{Act, KeyState};
 use crate::ops::Error;
 use crate::ops::commit::Affects;
 use crate::ops::vault::{Vault, kek_of};
-use crate::store::{Changes, Path, Record, StoreError, Stored, tables};
+use crate::store::{Changes, Newest, Path, Record, Stored, tables};
 
 /// The audit log's word for it.
 const BURIED: &str = "destroy-begin";
@@ -23,12 +23,14 @@ const BATCH: usize = 250;
 pub(super) struct Grave<'a> {
     target: &'a DestroyTarget,
     authority: &'a Authority,
+    // The data keys and index keys as they were last.
+    newest: Newest,
     now: Date,
 }
 
 impl<'a> Grave<'a> {
-    pub(super) fn new(target: &'a DestroyTarget, authority: &'a Authority) -> Self {
-        Self { target, authority, now: Date::now() }
+    pub(super) fn new(target: &'a DestroyTarget, authority: &'a Authority, newest: Newest) -> Self {
+        Self { target, authority, newest, now: Date::now() }
     }
 
     pub(super) fn target(&self) -> &'a DestroyTarget {
@@ -175,14 +177,10 @@ impl Vault {
     ) -> Result<(), Error> {
         let Stored { record, revision } = version;
         let path = tables::dek(name, record.dek);
-        match self.records.remains(&path).await? {
-            Some((remains, revision)) => {
-                let kek = self.dek_of(name, record.dek).await?.kek;
-                grave.bury(changes, &path, revision, remains, Some((epoch, kek)));
-            }
-            // Restored from an older copy that had it, and buried again by the repair.
-            None if self.records.get(&tables::tombstone(&path)).await?.is_some() => {}
-            None => return Err(StoreError::lost(&path).into()),
+        // Restored from an older copy that had it, it was buried again by the repair.
+        if self.records.get(&tables::tombstone(&path)).await?.is_none() {
+            let (dek, remains) = self.records.newest(&path, &grave.newest).await?;
+            grave.bury(changes, &path, dek.revision, remains, Some((epoch, dek.record.kek)));
         }
         let state = destroyed(record.state).unwrap_or(KeyState::Destroyed);
         let version = Version { state, destruction, activates: None, ..record };
@@ -197,12 +195,16 @@ impl Vault {
         key: &Key,
         grave: &Grave<'_>,
     ) -> Result<usize, Error> {
-        let live = self.index_keys_of(name, key).await?;
-        let count = live.len().min(BATCH);
-        for (field, version, _) in live.into_iter().take(BATCH) {
-            let path = tables::index_key(name, &field, version);
-            let (remains, revision) = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
-            grave.bury(changes, &path, revision, remains, None);
+        let places = self.index_places_of(name, key).await?;
+        let tombstones: Vec<_> = places.iter().map(tables::tombstone).collect();
+        let buried = self.records.view().await?.get_many(&tombstones).await?;
+        // By its tombstone, not by its absence: a row that somebody put back is for the search that follows.
+        let left = places.iter().zip(buried).filter(|(_, tombstone)| tombstone.is_none());
+        let mut count = 0;
+        for (path, _) in left.take(BATCH) {
+            let (key, remains) = self.records.newest(path, &grave.newest).await?;
+            grave.bury(changes, path, key.revision, remains, None);
+            count += 1;
         }
         Ok(count)
     }

@@ -79,7 +79,9 @@ impl Vault {
             let copies = destroyed.files.copies.iter().filter(|copy| !copy.ends_with(UNSEALED));
             words.extend(copies.map(|copy| format!("the file {copy} beside the store, until {until}")));
         }
-        let unsealed = |copy: &&String| copy.ends_with(UNSEALED) && Path::new(copy.as_str()).exists();
+        let unsealed = |copy: &&String| {
+            copy.ends_with(UNSEALED) && Path::new(copy.as_str()).try_exists().unwrap_or(true)
+        };
         for copy in destroyed.files.copies.iter().filter(unsealed) {
             words.push(format!("the file {copy} beside the store, until somebody deletes it"));
             last = None;

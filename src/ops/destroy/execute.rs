@@ -29,8 +29,7 @@ impl Vault {
         authority: Authority,
     ) -> Result<Destroyed, Error> {
         let _alone = self.destroying.lock().await;
-        let grave = Grave::new(&target, &authority);
-        if let Err(error) = self.bury(&grave).await {
+        if let Err(error) = self.bury_newest(&target, &authority).await {
             // A data key or index key, of which the digest cannot say that it is the newest: what is buried is
             // what the journal has. A covered record that was edited stops the work until it is as it was.
             let old_row =
@@ -38,9 +37,8 @@ impl Vault {
             if !old_row || !self.restored_after_failure(&error).await? {
                 return Err(error);
             }
-            self.bury(&grave).await?;
+            self.bury_newest(&target, &authority).await?;
         }
-        self.bury_resident(&grave).await?;
         let tombstones = self.tombstones(&target).await?;
         let files = self.prove(&target, &tombstones).await?;
         let plan = self.note_done(&target, &tombstones, &files).await?;
@@ -48,6 +46,13 @@ impl Vault {
         let objects = tombstones.into_iter().map(|(path, stored)| object(&path, stored.record)).collect();
         tracing::info!(%target, %authority, "destroyed");
         Ok(Destroyed { target, asked: plan.asked, begun, done, objects, files, authority })
+    }
+
+    async fn bury_newest(&self, target: &DestroyTarget, authority: &Authority) -> Result<(), Error> {
+        let newest = self.records.newest_of(&self.graves(target).await?).await?;
+        let grave = Grave::new(target, authority, newest);
+        self.bury(&grave).await?;
+        self.bury_resident(&grave).await
     }
 
     /// What is known of a destruction that is done, looked at once more.
@@ -86,26 +91,39 @@ impl Vault {
 
     /// The tombstones of everything that a target had.
     async fn tombstones(&self, target: &DestroyTarget) -> Result<Tombstones, Error> {
+        let mut found = Vec::new();
         match target {
-            DestroyTarget::Kek(id, version) => self.tombstones_of_kek(id, *version).await,
+            DestroyTarget::Kek(id, version) => found = self.tombstones_of_kek(id, *version).await?,
+            DestroyTarget::Tenant(id) => {
+                for version in self.tenant(id).await?.record.kek_versions() {
+                    found.extend(self.tombstones_of_kek(id, version).await?);
+                }
+            }
+            DestroyTarget::Key(_) | DestroyTarget::Version(_) => (),
+        }
+        found.extend(self.tombstones_at(self.graves(target).await?).await?);
+        Ok(found)
+    }
+
+    /// Where the tombstones of a target's data keys and index keys are, or will be.
+    async fn graves(&self, target: &DestroyTarget) -> Result<Vec<Path<Tombstone>>, Error> {
+        match target {
+            DestroyTarget::Kek(..) => Ok(Vec::new()),
             DestroyTarget::Version(version) => {
                 let dek = self.version_record(&version.key, version.epoch).await?.record.dek;
-                self.tombstones_at([tables::tombstone(&tables::dek(&version.key, dek))]).await
+                Ok(vec![tables::tombstone(&tables::dek(&version.key, dek))])
             }
             DestroyTarget::Key(name) => {
                 let key = self.key_record(name).await?.record;
-                self.tombstones_of_key(name, &key).await
+                self.graves_of_key(name, &key).await
             }
             DestroyTarget::Tenant(id) => {
                 let tenant = self.tenant(id).await?.record;
-                let mut found = Vec::new();
-                for version in tenant.kek_versions() {
-                    found.extend(self.tombstones_of_kek(id, version).await?);
-                }
+                let mut graves = Vec::new();
                 for (name, key) in self.keys_of(id, &tenant).await? {
-                    found.extend(self.tombstones_of_key(&name, &key).await?);
+                    graves.extend(self.graves_of_key(&name, &key).await?);
                 }
-                Ok(found)
+                Ok(graves)
             }
         }
     }
@@ -119,23 +137,17 @@ impl Vault {
         Ok(found)
     }
 
-    /// The tombstones of the data keys and index keys of a key. Its record has their names, so one that was
-    /// taken away is missed.
-    async fn tombstones_of_key(&self, name: &KeyName, key: &Key) -> Result<Tombstones, Error> {
+    /// Its record has their names, so one that was taken away is missed.
+    async fn graves_of_key(&self, name: &KeyName, key: &Key) -> Result<Vec<Path<Tombstone>>, Error> {
         let paths: Vec<_> = key.epochs().map(|epoch| tables::version(name, epoch)).collect();
         let versions = self.records.view().await?.get_many(&paths).await?;
-        let mut named = Vec::with_capacity(paths.len());
+        let mut graves = Vec::with_capacity(paths.len());
         for (path, version) in paths.iter().zip(versions) {
             let version = version.ok_or_else(|| StoreError::lost(path))?.record;
-            named.push(tables::tombstone(&tables::dek(name, version.dek)));
+            graves.push(tables::tombstone(&tables::dek(name, version.dek)));
         }
-        for field in self.index_fields_of(name, key).await? {
-            let versions = std::iter::successors(Some(field.primary), |version| version.previous());
-            named.extend(
-                versions.map(|version| tables::tombstone(&tables::index_key(name, &field.field, version))),
-            );
-        }
-        self.tombstones_at(named).await
+        graves.extend(self.index_places_of(name, key).await?.iter().map(tables::tombstone));
+        Ok(graves)
     }
 
     /// The tombstones at these places, each of which must have one.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 use super::{
-    Entry, FRAME, Header, JournalPoint, MAX_BODY, StoreError, StoreKeys, StoredEntry, journal_error,
+    Entry, FRAME, Header, JournalPoint, MAX_BODY, Refusal, StoreError, StoreKeys, StoredEntry, journal_error,
     open_file,
 };
 
@@ -93,6 +93,22 @@ impl Reader {
             Some(framed) if self.follows(&self.point.head, &framed) => self.take(&framed),
             _ => self.not_an_entry(),
         }
+    }
+
+    /// Goes through all entries up to `end`.
+    pub(in crate::store) fn each_until(
+        mut self,
+        end: JournalPoint,
+        mut take: impl FnMut(Entry),
+    ) -> Result<(), StoreError> {
+        while self.point() != end {
+            let offset = self.point().offset;
+            match self.next()? {
+                Step::Entry(entry) => take(entry),
+                _ => return Err(Refusal::JournalDamaged { offset, revision: 0 }.into()),
+            }
+        }
+        Ok(())
     }
 
     /// The entry before, and goes there; `None` when it is not the one that this chain continues.

@@ -22,7 +22,7 @@ type Graves = Vec<(Path<Tombstone>, Tombstone)>;
 pub(super) async fn read(store: &FilePath, keys: &Arc<StoreKeys>) -> Graves {
     let mut graves = Vec::new();
     // Opening would make a store where there is none.
-    if !store.exists() {
+    if !store.try_exists().unwrap_or(false) {
         return graves;
     }
     let Ok(kv) = SqliteKv::open(store).await else { return graves };

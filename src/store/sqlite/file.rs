@@ -20,7 +20,7 @@ pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// Opens the connection that writes.
 pub(super) fn open(path: &Path, schema: &Schema) -> Result<Guarded, KvError> {
-    if !path.exists() {
+    if !is_there(path)? {
         refuse_orphan_log(path)?;
         // Closed again before SQLite opens it: later a descriptor of ours would end SQLite's locks.
         files::create(path).map_err(|error| KvError::Other(format!("{}: {error}", path.display())))?;
@@ -49,7 +49,7 @@ pub(super) fn open(path: &Path, schema: &Schema) -> Result<Guarded, KvError> {
 
 /// As [`open`], but a store of an older format stays as it is.
 pub(super) fn open_current(path: &Path, schema: &Schema) -> Result<Guarded, KvError> {
-    if path.exists() {
+    if is_there(path)? {
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(kv_error)?;
         if let Found::Older(found) = identify(&connection, schema).map_err(kv_error)? {
             return Err(KvError::Older { found, known: schema.format });
@@ -58,10 +58,14 @@ pub(super) fn open_current(path: &Path, schema: &Schema) -> Result<Guarded, KvEr
     open(path, schema)
 }
 
+fn is_there(path: &Path) -> Result<bool, KvError> {
+    path.try_exists().map_err(|error| KvError::Other(format!("{}: {error}", path.display())))
+}
+
 /// SQLite would replay the log of a lost file into the new one.
 fn refuse_orphan_log(path: &Path) -> Result<(), KvError> {
     let log = files::beside(path, "-wal");
-    if log.exists() {
+    if is_there(&log)? {
         return Err(KvError::Damaged(format!(
             "{} is missing, but its log {} is there",
             path.display(),

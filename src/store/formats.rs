@@ -12,6 +12,7 @@ use super::testing::{Place, dek, dek_path, erasure_secret, keys, keys_without_er
 use super::transfer::import;
 use super::{Records, StoreChange, StoreError};
 use crate::id::ErasureGeneration;
+use crate::secret::Key256;
 
 /// Files of one format, all of the same store.
 struct Fixture {
@@ -113,29 +114,63 @@ async fn format_2_says_nothing_without_its_erasure_key() {
     assert!(matches!(error, super::StoreError::Erased { .. }), "{error}");
 }
 
-/// With the two copies the program before can go on; and from them the migration can be done once more.
+/// Runs the commands of the runbook's page, of which systemd's are for another test, on the files of `place`.
+fn go_back_by_the_runbook(place: &Place, format: i64) {
+    let page = include_str!("../../docs/runbook.md").split("\n## The way back\n").nth(1).unwrap();
+    let block = page.split("```console\n").nth(1).unwrap().split("```").next().unwrap();
+    let kept = place.dir.path().join("kept");
+    let commands = block.lines().map(|line| line.strip_prefix("# ").unwrap());
+    let commands: Vec<&str> = commands.filter(|command| !command.starts_with("systemctl ")).collect();
+    assert_eq!(commands.len(), 5, "{commands:?}");
+    let script = commands
+        .join("\n")
+        .replace("/var/lib/keyward", place.dir.path().to_str().unwrap())
+        .replace("/root/keyward-format-3", kept.to_str().unwrap())
+        .replace("format-2", &format!("format-{format}"));
+    let done = std::process::Command::new("sh").args(["-euc", &script]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(kept.join("store.db").exists());
+}
+
+fn is_of_format(place: &Place, format: i64) {
+    let store = rusqlite::Connection::open(place.store()).unwrap();
+    let old: i64 = store.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    let meta = "SELECT value FROM kv WHERE key = ?1";
+    let meta: Vec<u8> = store.query_row(meta, [Meta::key()], |row| row.get(0)).unwrap();
+    assert_eq!(old, format);
+    assert!(Meta::open_format_2(&meta, &keys()).unwrap().is_some());
+}
+
+/// After the runbook's page the program before can go on; and from there the migration can be done once more.
 #[tokio::test]
 async fn a_migration_leaves_the_way_back() {
     for (format, fixture) in (1..).zip(&FIXTURES) {
-        let mut place = place_of(fixture);
+        let place = place_of(fixture);
         for _ in 0..2 {
             drop(place.open_after(Some(position())).await.unwrap());
-            let copy = |name: &str| place.dir.path().join(format!("{name}.format-{format}.bak"));
-            assert_eq!(std::fs::read(copy("journal.kwj")).unwrap(), fixture.journal);
+            let copy = place.dir.path().join(format!("journal.kwj.format-{format}.bak"));
+            assert!(copy.exists() && !copy.with_extension("bak.new").exists());
             assert_ne!(std::fs::read(place.journal()).unwrap(), fixture.journal);
-            assert!(!copy("journal.kwj").with_extension("bak.new").exists());
-            let store = rusqlite::Connection::open(copy("store.db")).unwrap();
-            let old: i64 = store.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-            let meta = "SELECT value FROM kv WHERE key = ?1";
-            let meta: Vec<u8> = store.query_row(meta, [Meta::key()], |row| row.get(0)).unwrap();
-            assert_eq!(old, format);
-            assert!(Meta::open_format_2(&meta, &keys()).unwrap().is_some());
-            drop(store);
-            let back = Place::new();
-            std::fs::copy(copy("store.db"), back.store()).unwrap();
-            std::fs::copy(copy("journal.kwj"), back.journal()).unwrap();
-            place = back;
+            go_back_by_the_runbook(&place, format);
+            assert_eq!(std::fs::read(place.journal()).unwrap(), fixture.journal);
+            is_of_format(&place, format);
+            std::fs::remove_dir_all(place.dir.path().join("kept")).unwrap();
         }
+        let (records, _) = place.open_after(Some(position())).await.unwrap();
+        assert_good(&place, &records).await;
+    }
+}
+
+/// What opens the database stamps it; the journal follows when the HSM has opened the keys.
+#[tokio::test]
+async fn there_is_a_way_back_from_a_store_that_was_only_stamped() {
+    for (format, fixture) in (1..).zip(&FIXTURES) {
+        let place = place_of(fixture);
+        drop(place.kv().await);
+        assert!(!place.dir.path().join(format!("journal.kwj.format-{format}.bak")).exists());
+        go_back_by_the_runbook(&place, format);
+        assert_eq!(std::fs::read(place.journal()).unwrap(), fixture.journal);
+        is_of_format(&place, format);
         let (records, _) = place.open_after(Some(position())).await.unwrap();
         assert_good(&place, &records).await;
     }
@@ -193,6 +228,15 @@ async fn a_migration_that_a_crash_cut_short_is_done_again() {
             let kept = place.dir.path().join(format!("journal.kwj.format-{format}.bak"));
             assert_eq!(std::fs::read(kept).unwrap(), old_journal, "case {number}");
         }
+        // A repair finishes what the start would have: the journal is not damaged, it has another name.
+        crash(&new_meta, &old_journal, Some(&new_journal));
+        let secret = Key256::init_with(|key| key.fill(0x5a));
+        let repaired =
+            super::repair::repair(&place.store(), &place.journal(), super::testing::DEPLOYMENT, &secret)
+                .await
+                .unwrap();
+        assert_eq!(repaired.notes, ["gave the migrated key journal its name"]);
+        assert_eq!(std::fs::read(place.journal()).unwrap(), new_journal);
         // Of an older format than the journal: somebody put it back.
         crash(&old_meta, &std::fs::read(place.journal()).unwrap(), None);
         let error = place.open_after(Some(position())).await.err().unwrap();

@@ -65,6 +65,21 @@ pub(super) async fn to_format_3(
     Ok(Some(format!("migrated the store to format 3: {records} records were read, and none is missing")))
 }
 
+/// Does what a migration that was cut short before its last step has left to do, and says so.
+///
+/// # Errors
+/// [`StoreError::Tampered`] when the meta row is not genuine.
+pub(super) async fn finish(
+    kv: &dyn Kv,
+    path: &Path,
+    keys: &Arc<StoreKeys>,
+) -> Result<Option<String>, StoreError> {
+    match Meta::entry(kv.snapshot().await?.as_mut()).await? {
+        Some(row) if Meta::open_format_2(&row.value, keys)?.is_none() => finish_name(path, keys).await,
+        _ => Ok(None),
+    }
+}
+
 /// A crash between the meta row and the journal's name: the draft is the journal that the meta row names.
 async fn finish_name(path: &Path, keys: &Arc<StoreKeys>) -> Result<Option<String>, StoreError> {
     let (path, keys) = (path.to_owned(), keys.clone());
@@ -72,7 +87,7 @@ async fn finish_name(path: &Path, keys: &Arc<StoreKeys>) -> Result<Option<String
         let draft = draft_path(&path);
         let there = |path: &Path| path.try_exists().map_err(|error| journal_error(path, error));
         let older = there(&path)? && Source::peek(&path, &keys)?.header().is_older();
-        if !older || !there(&draft)? {
+        if !older || !there(&draft)? || Source::peek(&draft, &keys)?.header().is_older() {
             return Ok(None);
         }
         files::rename(&draft, &path).map_err(|error| journal_error(&path, error))?;

@@ -11,6 +11,7 @@ use super::journal::{Reader, Source, Step, journal_error};
 use super::kv::{Kv, KvError, Write};
 use super::mac::StoreKeys;
 use super::meta::{LogState, Totals};
+use super::migrate;
 use super::rebuild::{Filler, verify_and_hash, write_journal, write_meta};
 use super::recover::{ErasureList, erasure_list, first_records};
 use super::sqlite::SqliteKv;
@@ -89,9 +90,10 @@ pub async fn repair(
     secret: &Key256,
 ) -> Result<RepairReport, StoreError> {
     let keys = Arc::new(StoreKeys::derive(secret));
-    let found = examine(store, journal, &keys).await?;
+    let mut notes = Vec::new();
+    let found = examine(store, journal, &keys, &mut notes).await?;
     let graves = graves::read(store, &keys).await;
-    let mut repair = Repair { store, journal, deployment, secret, keys, found, notes: Vec::new() };
+    let mut repair = Repair { store, journal, deployment, secret, keys, found, notes };
     repair.run().await?;
     let (records, opened) = repair.open().await?;
     repair.notes.extend(opened.migrated.into_iter().chain(opened.notes));
@@ -100,13 +102,24 @@ pub async fn repair(
 }
 
 /// Checks, and counts a store that cannot even be opened among the damaged ones.
-async fn examine(store: &Path, journal: &Path, keys: &Arc<StoreKeys>) -> Result<CheckReport, StoreError> {
+async fn examine(
+    store: &Path,
+    journal: &Path,
+    keys: &Arc<StoreKeys>,
+    notes: &mut Vec<String>,
+) -> Result<CheckReport, StoreError> {
     refuse_in_use(journal, keys).await?;
     if !store.try_exists().map_err(|error| journal_error(store, error))? {
         return check_journal(journal, keys.clone(), format!("{} is missing", store.display())).await;
     }
     match SqliteKv::open(store).await {
-        Ok(kv) => check(&kv, journal, keys.clone()).await,
+        Ok(kv) => {
+            // What a migration left that was cut short is not damaged. Whatever keeps this from being done, the check tells.
+            if let Ok(finished) = migrate::finish(&kv, journal, keys).await {
+                notes.extend(finished);
+            }
+            check(&kv, journal, keys.clone()).await
+        }
         Err(KvError::Damaged(damage)) => check_journal(journal, keys.clone(), damage).await,
         Err(error @ KvError::Foreign(_)) => check_journal(journal, keys.clone(), error.to_string()).await,
         Err(error) => Err(error.into()),

@@ -192,6 +192,44 @@ async fn a_move_survives_kills_at_every_step() {
     assert!(checked.status.success(), "{}", text(&checked));
 }
 
+/// The tokens hold its KEK, and the export what is sealed under it: a restored store has both again.
+#[tokio::test]
+async fn a_store_with_resident_keks_is_restored() {
+    let world = world();
+    let (daemon, client, custodians) = founded(&world).await;
+    create_key(&client, "zeta", "k").await;
+    done(&client, &custodians, moving(ACME, true)).await;
+    let sealed = seal(&client, KEY, "kept").await;
+    let zeta = seal(&client, "tenants/zeta/keys/k", "other").await;
+    let file = world.path("b.kwb").display().to_string();
+    let made = world.cli(["backup", "create", "--out", &file]);
+    assert!(made.status.success(), "{}", text(&made));
+    assert!(daemon.stop().await.success());
+    for lost in ["store.db", "store.db-wal", "store.db-shm", "journal.kwj"] {
+        std::fs::remove_file(world.path("state").join(lost)).ok();
+    }
+    let config = world.config_file();
+    let restored = world.cli(["backup", "restore", "--in", &file, "--config", &config]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    let mut refused = world.spawn();
+    refused.wait_for(|status| status.reason.contains("accept-rollback")).await.expect("a refusal");
+    assert!(refused.stop().await.success());
+    let accepted = world.cli(["store", "accept-rollback", "--config", &config]);
+    assert!(accepted.status.success(), "{}", text(&accepted));
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    opens(&client, KEY, &sealed, "kept").await;
+    opens(&client, "tenants/zeta/keys/k", &zeta, "other").await;
+    assert_eq!(objects(&world, "token").len(), 1);
+    let status = text(&world.cli(["status"]));
+    assert!(!status.contains("names no key"), "{status}");
+    let log = world.log();
+    assert!(!log.contains("lost") && !log.contains("panicked"), "{log}");
+    assert!(daemon.stop().await.success());
+    let whole = world.cli(["store", "check", "--config", &config]);
+    assert!(whole.status.success(), "{}", text(&whole));
+}
+
 #[tokio::test]
 async fn a_destroyed_tenant_leaves_no_object_behind() {
     let world = world();

@@ -200,7 +200,9 @@ pub enum Refusal {
         audit: u64,
     },
     /// The audit log has another digest for a revision.
-    #[error("the store is not the one of the audit log: revision {revision} differs")]
+    #[error(
+        "the store is not the one of the audit log: revision {revision} differs; put the store back that belongs to the log, or accept this one with keyward store accept-rollback"
+    )]
     OtherHistory {
         /// The revision.
         revision: u64,

@@ -242,7 +242,11 @@ async fn a_store_and_journal_older_than_the_audit_log_are_refused() {
     let new = Files::keep(&world, &STORE_AND_JOURNAL);
     old.put_back();
     refused(&world, &["older than the audit log", "an old copy was put back"]).await;
+    let (sound, said) = keyward(&world, &["audit", "verify"]);
+    assert!(!sound && said.contains("the store is older than the log"), "{said}");
     new.put_back();
+    let (sound, said) = keyward(&world, &["audit", "verify"]);
+    assert!(sound, "{said}");
     let daemon = world.start().await;
     let client = daemon.client().await;
     opens(&client, COLD, &newest).await;

@@ -292,6 +292,17 @@ pub async fn log_seen(config: &Config) -> Result<Option<LogPoint>, MaintainError
     Ok(store::log_seen(&open_store(config).await?).await?)
 }
 
+/// The newest revision that the store says it has, unverified; `None` without a store that says so.
+///
+/// # Errors
+/// [`MaintainError`] when the store cannot be read.
+pub async fn revision(config: &Config) -> Result<Option<u64>, MaintainError> {
+    if !is_there(&config.database())? {
+        return Ok(None);
+    }
+    Ok(store::revision(&open_store(config).await?).await?)
+}
+
 /// The keys of the audit log as they stand in the store, which is not verified.
 ///
 /// # Errors

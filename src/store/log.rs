@@ -157,6 +157,15 @@ pub async fn log_seen(kv: &dyn Kv) -> Result<Option<LogPoint>, StoreError> {
     Ok(meta.map(|meta| LogPoint::of(&meta.log)))
 }
 
+/// The newest revision that the store says it has, which is not verified.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn revision(kv: &dyn Kv) -> Result<Option<u64>, StoreError> {
+    let entry = Meta::entry(kv.snapshot().await?.as_mut()).await?;
+    Ok(entry.and_then(|entry| Meta::unauthenticated(&entry.value)).map(|meta| meta.totals.revision))
+}
+
 impl LogPoint {
     fn of(log: &LogState) -> Self {
         let LogState { sequence, chain, tree_size, tree_root, .. } = *log;

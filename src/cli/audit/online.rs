@@ -68,10 +68,13 @@ pub(super) async fn verify(
             message: "the log has no checkpoint that the given keys could verify: it proves nothing yet, or its checkpoints were removed".into(),
         });
     }
+    // Behind the log: a daemon that works meanwhile changes the store first.
+    let revision = maintain::revision(config).await.ok().flatten();
     let behind = seen.and_then(|seen| behind(&seen, &report, config));
+    let rolled_back = revision.and_then(|revision| rolled_back(revision, &report));
     let silent = (!report.told.missing.is_empty())
         .then(|| "changes of the store were made of which no record tells: see the runbook".to_owned());
-    let problems: Vec<String> = behind.into_iter().chain(silent).collect();
+    let problems: Vec<String> = behind.into_iter().chain(rolled_back).chain(silent).collect();
     let verified = super::Verified { report, problems };
     shell.print.view(&verified)?;
     verified.problems.iter().for_each(|problem| shell.print.note(problem));
@@ -95,6 +98,16 @@ fn behind(seen: &LogPoint, report: &Report, config: &Config) -> Option<String> {
             report.counted.covered
         )
     })
+}
+
+/// How the store goes back behind what the log tells.
+fn rolled_back(revision: u64, report: &Report) -> Option<String> {
+    let told = report.last_change.filter(|change| change.revision > revision)?.revision;
+    Some(format!(
+        "the store is older than the log: it ends at revision {revision}, and the log tells of revision {told}; a start \
+         will refuse it: put the store back that belongs to the log, or, of one that was restored on purpose, say so with \
+         `keyward store accept-rollback`"
+    ))
 }
 
 /// The newest checkpoint as it is: a signed note.

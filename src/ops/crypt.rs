@@ -39,7 +39,7 @@ pub struct Item<T> {
 }
 
 /// The key to encrypt or decrypt with, checked and open.
-pub(super) struct Ready {
+pub struct Ready {
     pub(super) view: Arc<KeyView>,
     pub(super) version: Arc<VersionView>,
     pub(super) open: Arc<Opened<Dek>>,
@@ -83,9 +83,35 @@ impl Vault {
         context: &Context,
         plaintext: &[u8],
     ) -> Result<Item<Encrypted>, Error> {
-        self.check_plaintext(plaintext.len())?;
-        let key = self.ready_to_encrypt(self.view_for(right).await?).await?;
-        self.seal(Suite::Field, &key, context, plaintext)
+        let key = self.key_to_encrypt(right, plaintext.len()).await?;
+        self.encrypt_with(&key, context, plaintext)
+    }
+
+    /// The key to encrypt a plaintext of `size` bytes with: all of [`encrypt_item`](Self::encrypt_item) that may
+    /// have to wait, and needs no plaintext.
+    ///
+    /// # Errors
+    /// As [`encrypt`](Self::encrypt).
+    pub async fn key_to_encrypt(
+        &self,
+        right: &Authorized<permission::Encrypt>,
+        size: usize,
+    ) -> Result<Ready, Error> {
+        self.check_plaintext(size)?;
+        self.ready_to_encrypt(self.view_for(right).await?).await
+    }
+
+    /// Encrypts with a key of [`key_to_encrypt`](Self::key_to_encrypt).
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn encrypt_with(
+        &self,
+        key: &Ready,
+        context: &Context,
+        plaintext: &[u8],
+    ) -> Result<Item<Encrypted>, Error> {
+        self.seal(Suite::Field, key, context, plaintext)
     }
 
     /// One item of a batch or session.
@@ -98,10 +124,32 @@ impl Vault {
         context: &Context,
         ciphertext: &[u8],
     ) -> Result<Item<Decrypted>, Error> {
-        self.check_ciphertext(ciphertext.len())?;
         let (header, _) = Header::parse(ciphertext)?;
-        let key = self.ready_to_decrypt(self.view_for(right).await?, &header).await?;
-        Self::open_sealed(Suite::Field, &key, context, ciphertext)
+        let key = self.key_to_decrypt(right, &header, ciphertext.len()).await?;
+        Self::decrypt_with(&key, context, ciphertext)
+    }
+
+    /// The key to decrypt a ciphertext of `size` bytes with this header: all of
+    /// [`decrypt_item`](Self::decrypt_item) that may have to wait.
+    ///
+    /// # Errors
+    /// As [`decrypt`](Self::decrypt).
+    pub async fn key_to_decrypt(
+        &self,
+        right: &Authorized<permission::Decrypt>,
+        header: &Header,
+        size: usize,
+    ) -> Result<Ready, Error> {
+        self.check_ciphertext(size)?;
+        self.ready_to_decrypt(self.view_for(right).await?, header).await
+    }
+
+    /// Decrypts with a key of [`key_to_decrypt`](Self::key_to_decrypt).
+    ///
+    /// # Errors
+    /// As [`decrypt`](Self::decrypt).
+    pub fn decrypt_with(key: &Ready, context: &Context, ciphertext: &[u8]) -> Result<Item<Decrypted>, Error> {
+        Self::open_sealed(Suite::Field, key, context, ciphertext)
     }
 
     /// The primary version of a key, open.

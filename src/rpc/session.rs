@@ -36,8 +36,9 @@ use super::proto::{
 use super::status::item_status;
 use crate::access::meter::Part;
 use crate::access::{Authorized, Caller, permission};
+use crate::envelope::{Context, Header};
 use crate::id::KeyName;
-use crate::ops::crypt::{Decrypted, Encrypted, Item};
+use crate::ops::crypt::{Decrypted, Encrypted, Item, Ready};
 use crate::ops::group::Group;
 use crate::ops::{Done, Error, Vault};
 use crate::secret::SecretBytes;
@@ -95,6 +96,13 @@ impl Iterator for Items {
     fn next(&mut self) -> Option<Self::Item> {
         self.answers.next()
     }
+}
+
+/// What an item is worked on with.
+struct Started {
+    vault: Arc<Vault>,
+    key: Ready,
+    context: Context,
 }
 
 struct Session {
@@ -279,51 +287,73 @@ impl Session {
             return self.keep(0, Worked::refused(id, request.request.as_ref(), Error::TooMuchInFlight));
         }
         self.bytes += bytes;
-        let mut work = match request.request {
-            // Alone: a part of the transport's buffer keeps all of it, and only this part is counted.
-            Some(Asked::Encrypt(mut message)) => {
-                message.plaintext = convert::secret_bytes(SecretBytes::new(message.plaintext.to_vec()));
-                self.encrypt(id, message)
-            }
-            Some(Asked::Decrypt(mut message)) => {
-                message.ciphertext = Bytes::copy_from_slice(&message.ciphertext);
-                self.decrypt(id, message)
-            }
+        match request.request {
+            Some(Asked::Encrypt(message)) => self.encrypt(id, bytes, message).await,
+            Some(Asked::Decrypt(message)) => self.decrypt(id, bytes, message).await,
             None => {
                 let error = Error::Argument("request is missing: expected encrypt or decrypt".into());
-                return self.keep(bytes, Worked::refused(id, None, error));
+                self.keep(bytes, Worked::refused(id, None, error));
             }
-        };
-        match poll!(&mut work) {
-            Poll::Ready(worked) => self.keep(bytes, worked),
-            Poll::Pending => self.cold.push(Box::pin(async move { (bytes, work.await) })),
         }
     }
 
-    fn encrypt(&mut self, id: u64, message: EncryptRequest) -> BoxFuture<'static, Worked> {
-        let name: Arc<str> = short(&message.name).into();
-        let allowed = self.authorize::<permission::Encrypt>(&message.name);
-        Box::pin(async move {
-            let work = async {
-                let (vault, right) = allowed?;
-                vault.encrypt_item(&right, &convert::context(&message.context)?, &message.plaintext).await
-            };
-            let outcome = work.await;
-            Worked::Encrypted { id, name, outcome }
-        })
+    async fn encrypt(&mut self, id: u64, bytes: usize, message: EncryptRequest) {
+        let EncryptRequest { name, plaintext, context } = message;
+        let (allowed, size) = (self.authorize::<permission::Encrypt>(&name), plaintext.len());
+        let name: Arc<str> = short(&name).into();
+        let start = async move {
+            let ((vault, right), context) = (allowed?, convert::context(&context)?);
+            let key = vault.key_to_encrypt(&right, size).await?;
+            Ok(Started { vault, key, context })
+        };
+        let work = |started: Started, plaintext: &[u8]| {
+            started.vault.encrypt_with(&started.key, &started.context, plaintext)
+        };
+        let worked = move |outcome| Worked::Encrypted { id, name, outcome };
+        self.begin(bytes, Box::pin(start), plaintext, work, worked).await;
     }
 
-    fn decrypt(&mut self, id: u64, message: DecryptRequest) -> BoxFuture<'static, Worked> {
-        let name: Arc<str> = short(&message.name).into();
-        let allowed = self.authorize::<permission::Decrypt>(&message.name);
-        Box::pin(async move {
-            let work = async {
-                let (vault, right) = allowed?;
-                vault.decrypt_item(&right, &convert::context(&message.context)?, &message.ciphertext).await
-            };
-            let outcome = work.await;
-            Worked::Decrypted { id, name, outcome }
-        })
+    async fn decrypt(&mut self, id: u64, bytes: usize, message: DecryptRequest) {
+        let DecryptRequest { name, ciphertext, context } = message;
+        let (allowed, size) = (self.authorize::<permission::Decrypt>(&name), ciphertext.len());
+        let header = Header::parse(&ciphertext).map(|(header, _)| header);
+        let name: Arc<str> = short(&name).into();
+        let start = async move {
+            let ((vault, right), context) = (allowed?, convert::context(&context)?);
+            let key = vault.key_to_decrypt(&right, &header?, size).await?;
+            Ok(Started { vault, key, context })
+        };
+        let work = |started: Started, ciphertext: &[u8]| {
+            Vault::decrypt_with(&started.key, &started.context, ciphertext)
+        };
+        let worked = move |outcome| Worked::Decrypted { id, name, outcome };
+        self.begin(bytes, Box::pin(start), ciphertext, work, worked).await;
+    }
+
+    /// Works on an item now if its key is open, and otherwise as soon as it is.
+    async fn begin<T: 'static>(
+        &mut self,
+        bytes: usize,
+        mut start: BoxFuture<'static, Result<Started, Error>>,
+        payload: Bytes,
+        work: fn(Started, &[u8]) -> Result<Item<T>, Error>,
+        worked: impl FnOnce(Result<Item<T>, Error>) -> Worked + Send + 'static,
+    ) {
+        match poll!(&mut start) {
+            Poll::Ready(started) => {
+                let outcome = started.and_then(|started| work(started, &payload));
+                self.keep(bytes, worked(outcome));
+            }
+            Poll::Pending => {
+                // Alone while it waits: a part of the transport's buffer keeps all of it, and only this part is counted.
+                let payload = SecretBytes::new(payload.to_vec());
+                let later = async move {
+                    let outcome = start.await.and_then(|started| work(started, payload.expose()));
+                    (bytes, worked(outcome))
+                };
+                self.cold.push(Box::pin(later));
+            }
+        }
     }
 
     fn authorize<P>(&self, name: &str) -> Result<(Arc<Vault>, Authorized<P>), Error>

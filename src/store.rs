@@ -52,7 +52,7 @@ mod view;
 
 pub use compact::Compacted;
 pub use error::{Refusal, StoreError};
-pub use log::{Cause, LogPoint, Witness, log_seen, revision};
+pub use log::{Cause, LogPoint, Witness, log_seen, newest_revision};
 pub use mac::StoreKeys;
 pub use mend::Restored;
 pub use meta::{Intent, StoreChange};

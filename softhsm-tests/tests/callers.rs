@@ -31,6 +31,9 @@ use tonic::codegen::http::{Request, Response, Uri};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_types::StatusExt;
 
 /// The application of [`world_of_others`], and somebody who is nobody there.
@@ -333,10 +336,19 @@ async fn health_and_reflection_take_small_messages_only() {
     let address = format!("unix://{}", world.socket().display());
     let channel = Endpoint::try_from(address).unwrap().connect().await.unwrap();
     let asked = |bytes| HealthCheckRequest { service: "x".repeat(bytes) };
-    let mut health = HealthClient::new(channel);
+    let mut health = HealthClient::new(channel.clone());
     health.check(HealthCheckRequest::default()).await.unwrap();
     let refused = health.check(asked(8 << 10)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+    let mut reflection = ServerReflectionClient::new(channel);
+    for (bytes, refused) in [(100, false), (8 << 10, true)] {
+        let message = MessageRequest::ListServices("x".repeat(bytes));
+        let asked = ServerReflectionRequest { host: String::new(), message_request: Some(message) };
+        let mut answers =
+            reflection.server_reflection_info(tokio_stream::iter([asked])).await.unwrap().into_inner();
+        // Its service ends the stream without a word when a message does not decode.
+        assert_eq!(matches!(answers.message().await, Ok(Some(_))), !refused, "{bytes} bytes");
+    }
     assert!(daemon.stop().await.success());
 }
 

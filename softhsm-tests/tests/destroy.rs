@@ -368,6 +368,24 @@ async fn an_older_row_is_not_buried_in_the_place_of_the_newest() {
     assert_whole(&world, daemon).await;
 }
 
+/// What cannot be read in the journal any more is made anew from the store, once that is proved to be whole.
+#[tokio::test]
+async fn a_damaged_journal_does_not_keep_a_key_alive() {
+    let world = at_once();
+    let (daemon, client) = world.start_with_key().await;
+    create_key(&client, "acme", "kept").await;
+    let before = wrapped(&world, &dek_rows("customer-pii"));
+    let journal = world.path("state/journal.kwj");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes[300] ^= 1;
+    std::fs::write(&journal, bytes).unwrap();
+    schedule(&client, KEY, Some(0)).await.unwrap();
+    key_is_gone(&client, KEY).await;
+    assert_eq!(places(&world, &before), 0);
+    assert!(world.log().contains("made anew from the store"), "{}", world.log());
+    assert_whole(&world, daemon).await;
+}
+
 /// What was destroyed and is put back into the database keeps nothing else from being destroyed.
 #[tokio::test]
 async fn a_destroyed_row_that_is_put_back_does_not_hinder_what_follows() {

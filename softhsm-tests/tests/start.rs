@@ -358,6 +358,37 @@ async fn who_may_not_read_the_files_is_told_so() {
     }
 }
 
+/// An operator may not look into the state directory, and need not: the daemon does.
+#[tokio::test]
+async fn an_operator_who_may_not_read_the_files_asks_the_daemon() {
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let mut world = World::ready();
+    world.reconfigure("socket_mode = \"0600\"", "socket_mode = \"0660\"");
+    world.reconfigure("users = [", "users = [7012, ");
+    let (daemon, _client) = world.start_with_key().await;
+    let open = tempfile::tempdir_in("/tmp").unwrap();
+    set_mode(open.path(), 0o777);
+    set_mode(&world.path(""), 0o755);
+    set_mode(&world.path("state"), 0o700);
+    let program = open.path().join("keyward");
+    std::fs::copy(binary("keyward"), &program).unwrap();
+    let (config, copy) = (world.config_file(), open.path().join("copy").display().to_string());
+    set_mode(Path::new(&config), 0o644);
+    for words in [&["store", "check"][..], &["store", "export", "--out", &copy]] {
+        let done = Command::new("setpriv")
+            .args(["--reuid=7012", "--regid=0", "--clear-groups"])
+            .arg(&program)
+            .args(words)
+            .args(["--config", &config])
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{words:?}: {}", text(&done));
+    }
+    assert!(daemon.stop().await.success());
+}
+
 /// Only root can become somebody else.
 #[tokio::test]
 async fn another_user_of_the_machine_is_unknown() {

@@ -120,16 +120,19 @@ enum Owner {
 async fn owner(config: &Config) -> Result<Owner, Failure> {
     let taken = match maintain::idle(config) {
         Ok(idle) => return Ok(Owner::Nobody(idle)),
-        Err(taken @ LockError::InUse(_)) => taken,
-        Err(error @ LockError::Io(..)) => return Err(Failure::local(&error)),
+        Err(taken) => taken,
     };
     let socket = &config.server.socket;
-    Client::connect(socket).await.map(Owner::Daemon).map_err(|error| Failure::Refused {
-        reason: "NOT_READY",
-        message: format!(
-            "{taken}; nothing was read, for no daemon answers at {}, which alone could read it: {error}",
-            socket.display()
-        ),
+    // An operator may not look into the state directory, and need not.
+    Client::connect(socket).await.map(Owner::Daemon).map_err(|error| match taken {
+        LockError::Io(..) => Failure::local(&taken),
+        LockError::InUse(_) => Failure::Refused {
+            reason: "NOT_READY",
+            message: format!(
+                "{taken}; nothing was read, for no daemon answers at {}, which alone could read it: {error}",
+                socket.display()
+            ),
+        },
     })
 }
 

@@ -60,7 +60,7 @@ pub enum BackupError {
     #[error(transparent)]
     Audit(#[from] audit::AuditError),
     /// The system refused something.
-    #[error(transparent)]
+    #[error("{0}")]
     Io(#[from] io::Error),
     /// No randomness.
     #[error("the operating system's random generator failed: {0}")]

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
@@ -18,7 +19,9 @@ pub enum ListenError {
     #[error("{0} exists and is not a socket; move it away or change server.socket")]
     InTheWay(String),
     /// Somebody listens there.
-    #[error("another process listens on {0}: stop it, or change server.socket")]
+    #[error(
+        "another process listens on {0}: stop it (systemd's socket by `systemctl stop keywardd.socket`), or change server.socket"
+    )]
     InUse(String),
     /// The system refused.
     #[error("cannot listen on {0}: {1}")]
@@ -75,10 +78,7 @@ pub(super) fn listen(server: &Server) -> Result<(UnixListener, Option<Made>), Li
 fn bind(path: &Path, mode: u32) -> Result<StdListener, ListenError> {
     let failed = |error| ListenError::Io(path.display().to_string(), error);
     match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => match is_answered(path).map_err(failed)? {
-            true => return Err(ListenError::InUse(path.display().to_string())),
-            false => std::fs::remove_file(path).map_err(failed)?,
-        },
+        Ok(found) if found.file_type().is_socket() => remove_left_over(path)?,
         Ok(_) => return Err(ListenError::InTheWay(path.display().to_string())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
@@ -87,6 +87,23 @@ fn bind(path: &Path, mode: u32) -> Result<StdListener, ListenError> {
     let listener = StdListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(listener)
+}
+
+/// Removes a socket on which nobody listens. One that another process makes in the same moment stays: it is looked at
+/// under a name of its own, which nobody else removes.
+fn remove_left_over(path: &Path) -> Result<(), ListenError> {
+    let failed = |error| ListenError::Io(path.display().to_string(), error);
+    if is_answered(path).map_err(failed)? {
+        return Err(ListenError::InUse(path.display().to_string()));
+    }
+    let aside = crate::store::files::beside(path, &format!(".{}", std::process::id()));
+    std::fs::rename(path, &aside).map_err(failed)?;
+    if is_answered(&aside).map_err(failed)? {
+        renameat_with(CWD, &aside, CWD, path, RenameFlags::NOREPLACE)
+            .map_err(|error| failed(error.into()))?;
+        return Err(ListenError::InUse(path.display().to_string()));
+    }
+    std::fs::remove_file(&aside).map_err(failed)
 }
 
 /// Whether somebody listens on a socket. One that is full is answered too, and is not waited for.
@@ -122,12 +139,13 @@ mod tests {
     fn a_socket_on_which_somebody_listens_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let _listener = bind(&path, 0o600).unwrap();
+        let listener = bind(&path, 0o600).unwrap();
         let made = Made::at(&path).unwrap();
         assert!(matches!(bind(&path, 0o600), Err(ListenError::InUse(_))));
         // Full, too: nobody accepts, and whoever connects would wait.
+        rustix::net::listen(&listener, 0).unwrap();
         let mut waiting = Vec::new();
-        let full = (0..10_000).find(|_| {
+        let full = (0..10).find(|_| {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket =
                 rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();

@@ -55,7 +55,7 @@ pub enum MaintainError {
     #[error("{0}: {1}")]
     File(String, #[source] io::Error),
     /// The system refused something.
-    #[error(transparent)]
+    #[error("{0}")]
     Io(#[from] io::Error),
     /// The audit log cannot be read.
     #[error("the audit log: {0}")]
@@ -292,15 +292,13 @@ pub async fn log_seen(config: &Config) -> Result<Option<LogPoint>, MaintainError
     Ok(store::log_seen(&open_store(config).await?).await?)
 }
 
-/// The newest revision that the store says it has, unverified; `None` without a store that says so.
+/// Whether store and journal have the revision, by what they say themselves.
 ///
 /// # Errors
-/// [`MaintainError`] when the store cannot be read.
-pub async fn revision(config: &Config) -> Result<Option<u64>, MaintainError> {
-    if !is_there(&config.database())? {
-        return Ok(None);
-    }
-    Ok(store::revision(&open_store(config).await?).await?)
+/// [`MaintainError`] when they cannot be read.
+pub async fn has_revision(config: &Config, revision: u64) -> Result<bool, MaintainError> {
+    let kv = open_store(config).await?;
+    Ok(store::newest_revision(&kv, &config.journal(), revision).await? >= revision)
 }
 
 /// The keys of the audit log as they stand in the store, which is not verified.

@@ -124,6 +124,7 @@ impl Vault {
         context: &Context,
         ciphertext: &[u8],
     ) -> Result<Item<Decrypted>, Error> {
+        self.check_ciphertext(ciphertext.len())?;
         let (header, _) = Header::parse(ciphertext)?;
         let key = self.key_to_decrypt(right, &header, ciphertext.len()).await?;
         Self::decrypt_with(&key, context, ciphertext)

@@ -10,6 +10,7 @@ use super::kv::{Expect, Transaction, Write};
 use super::log::Cause;
 use super::mac::StoreKeys;
 use super::meta::{JournalPoint, LogState, Meta, StoreChange, Totals, is_covered};
+use super::newest;
 use super::records::{Changes, Inner};
 use super::view::{Row, View};
 
@@ -37,6 +38,9 @@ impl Inner {
         self.settle(&mut writer).await?;
         let mut view = self.view().await?;
         let old = view.rows(&changes.keys()?).await?;
+        if let Some((newest, rows)) = changes.buried(&old) {
+            newest::judge(&writer, &newest, rows).await?;
+        }
         let cause = changes.cause();
         let call = cause.as_ref().and_then(|cause| cause.call.clone());
         let (writes, old) = changes.writes(old, view.position().revision + 1, &self.keys)?;

@@ -9,12 +9,15 @@
 //! So a log that was put back is missed by the store, as an old store is by the log, and no change is in force
 //! of which the log never tells.
 
+use std::path::Path as FilePath;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::blocking::blocking;
 use super::error::StoreError;
+use super::journal::{Reader, Step};
 use super::kv::Kv;
 use super::meta::{Intent, LogState, Meta, StoreChange};
 use super::records::Records;
@@ -157,13 +160,27 @@ pub async fn log_seen(kv: &dyn Kv) -> Result<Option<LogPoint>, StoreError> {
     Ok(meta.map(|meta| LogPoint::of(&meta.log)))
 }
 
-/// The newest revision that the store says it has, which is not verified.
+/// The newest revision that the store has, or its journal, with which a start would complete it; not verified. The
+/// journal is only read where the store has less than `enough`.
 ///
 /// # Errors
-/// When the store cannot be read.
-pub async fn revision(kv: &dyn Kv) -> Result<Option<u64>, StoreError> {
+/// When one of them cannot be read.
+pub async fn newest_revision(kv: &dyn Kv, journal: &FilePath, enough: u64) -> Result<u64, StoreError> {
     let entry = Meta::entry(kv.snapshot().await?.as_mut()).await?;
-    Ok(entry.and_then(|entry| Meta::unauthenticated(&entry.value)).map(|meta| meta.totals.revision))
+    let meta = entry.and_then(|entry| Meta::unauthenticated(&entry.value));
+    let store = meta.map_or(0, |meta| meta.totals.revision);
+    if store >= enough {
+        return Ok(store);
+    }
+    let journal = journal.to_owned();
+    blocking(move || {
+        let (mut reader, mut newest) = (Reader::unauthenticated(&journal)?, store);
+        while let Step::Entry(entry) = reader.next()? {
+            newest = newest.max(entry.totals.revision);
+        }
+        Ok(newest)
+    })
+    .await
 }
 
 impl LogPoint {

@@ -42,7 +42,7 @@ pub(super) async fn to_format_3(
     let row = Meta::entry(kv.snapshot().await?.as_mut()).await?;
     let Some(row) = row else { return Ok(None) };
     let Some(meta) = Meta::open_format_2(&row.value, keys)? else {
-        return finish_name(path, keys).await;
+        return finish_name(path, keys, &Meta::open(&row.value, keys)?).await;
     };
     let (mut reader, format) = open_reader(path, keys, &meta).await?;
     let mut meta = meta;
@@ -75,19 +75,21 @@ pub(super) async fn finish(
     keys: &Arc<StoreKeys>,
 ) -> Result<Option<String>, StoreError> {
     match Meta::entry(kv.snapshot().await?.as_mut()).await? {
-        Some(row) if Meta::open_format_2(&row.value, keys)?.is_none() => finish_name(path, keys).await,
+        Some(row) if Meta::open_format_2(&row.value, keys)?.is_none() => {
+            finish_name(path, keys, &Meta::open(&row.value, keys)?).await
+        }
         _ => Ok(None),
     }
 }
 
 /// A crash between the meta row and the journal's name: the draft is the journal that the meta row names.
-async fn finish_name(path: &Path, keys: &Arc<StoreKeys>) -> Result<Option<String>, StoreError> {
-    let (path, keys) = (path.to_owned(), keys.clone());
+async fn finish_name(path: &Path, keys: &Arc<StoreKeys>, meta: &Meta) -> Result<Option<String>, StoreError> {
+    let (path, keys, place) = (path.to_owned(), keys.clone(), meta.journal);
     blocking(move || {
         let draft = draft_path(&path);
         let there = |path: &Path| path.try_exists().map_err(|error| journal_error(path, error));
         let older = there(&path)? && Source::peek(&path, &keys)?.header().is_older();
-        if !older || !there(&draft)? || Source::peek(&draft, &keys)?.header().is_older() {
+        if !older || !there(&draft)? || Source::peek(&draft, &keys)?.reader_at(place)?.is_none() {
             return Ok(None);
         }
         files::rename(&draft, &path).map_err(|error| journal_error(&path, error))?;

@@ -12,6 +12,7 @@ use super::kv::{Kv, Write};
 use super::log::{Cause, Log};
 use super::mac::StoreKeys;
 use super::meta::{Meta, StoreChange};
+use super::newest::{Found, Newest};
 use super::recover::{self, OpenReport};
 use super::tables::{self, Path, Prefix, Record, Table, describe};
 use super::timeline::Timeline;
@@ -245,6 +246,8 @@ pub struct Changes {
     // By how much the number of lines changes that the agenda has for a day.
     days: BTreeMap<Day, i64>,
     cause: Option<Cause>,
+    // What makes sure that rows which are buried are the newest.
+    newest: Option<Newest>,
 }
 
 #[derive(Debug)]
@@ -256,10 +259,12 @@ struct Planned {
 }
 
 /// What is done with a record that is as expected.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Effect {
     Write(Vec<u8>),
     Delete,
+    // Only the newest row, as the journal has it.
+    Bury,
     Nothing,
 }
 
@@ -285,6 +290,20 @@ impl Changes {
         self.count(path, -1);
         self.planned.push(Planned { key: path.key(), expect: Some(revision), effect: Effect::Delete });
         self
+    }
+
+    /// No longer the record that the change `revision` wrote, which must be the newest one by `newest`.
+    pub fn bury<T: Record>(&mut self, path: &Path<T>, revision: u64, newest: &Newest) -> &mut Self {
+        self.planned.push(Planned { key: path.key(), expect: Some(revision), effect: Effect::Bury });
+        self.newest = Some(newest.clone());
+        self
+    }
+
+    /// What makes sure that rows which are buried are the newest, and by what those of `rows` are recognised.
+    pub(super) fn buried(&self, rows: &[Option<Row>]) -> Option<(Newest, Vec<Found>)> {
+        let newest = self.newest.clone()?;
+        let buried = self.planned.iter().zip(rows).filter(|(planned, _)| planned.effect == Effect::Bury);
+        Some((newest, buried.map(|(planned, row)| Found::of(&planned.key, row.as_ref())).collect()))
     }
 
     /// Counts a line of the agenda in or out of its day. The commit works out the number, so that two
@@ -366,6 +385,7 @@ impl Changes {
     /// Makes these changes too.
     pub fn add(&mut self, others: Self) -> &mut Self {
         self.planned.extend(others.planned);
+        self.newest = others.newest.or_else(|| self.newest.take());
         for (day, lines) in others.days {
             *self.days.entry(day).or_default() += lines;
         }
@@ -438,7 +458,7 @@ impl Planned {
         }
         let value = match self.effect {
             Effect::Write(payload) => Some(keys.seal(&self.key, revision, &payload)?),
-            Effect::Delete => None,
+            Effect::Delete | Effect::Bury => None,
             Effect::Nothing => return Ok(None),
         };
         Ok(Some(Write { key: self.key, value }))

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use super::commit::lock;
 use super::error::StoreError;
 use super::kv::KvError;
-use super::newest::remains_of;
 use super::records::{Inner, Records};
 use super::search::search;
-use super::tables::{Path as Grave, Record, describe};
+use super::tables::{Path as Grave, describe};
 use crate::keyring::remains::{Remains, Tombstone};
 
 /// What a search of the files found.
@@ -48,17 +47,6 @@ impl Records {
 }
 
 impl Records {
-    /// By what the record at `path` is recognised in a file, and the change that wrote it; `None`
-    /// when there is none. Only a covered one is known to be the newest; for others there is
-    /// [`newest`](Self::newest).
-    ///
-    /// # Errors
-    /// [`StoreError::Tampered`] when it, or its absence, is not genuine.
-    pub async fn remains<T: Record>(&self, path: &Grave<T>) -> Result<Option<(Remains, u64)>, StoreError> {
-        let row = self.view().await?.rows(&[path.key()]).await?.pop().flatten();
-        Ok(row.map(|row| (remains_of(&row.value), row.revision)))
-    }
-
     /// The names of records that are there although they have tombstones.
     ///
     /// # Errors
@@ -131,7 +119,7 @@ mod tests {
     async fn remains(records: &Records, numbers: &[u32]) -> Vec<Remains> {
         let mut all = Vec::new();
         for number in numbers {
-            all.push(records.remains(&dek_path(*number)).await.unwrap().unwrap().0);
+            all.push(records.remains(&dek_path(*number)).await.unwrap().unwrap().1);
         }
         all
     }

@@ -68,10 +68,11 @@ pub(super) async fn verify(
             message: "the log has no checkpoint that the given keys could verify: it proves nothing yet, or its checkpoints were removed".into(),
         });
     }
-    // Behind the log: a daemon that works meanwhile changes the store first.
-    let revision = maintain::revision(config).await.ok().flatten();
+    let rolled_back = match &seen {
+        Some(_) => rolled_back(shell, config, &report).await,
+        None => None,
+    };
     let behind = seen.and_then(|seen| behind(&seen, &report, config));
-    let rolled_back = revision.and_then(|revision| rolled_back(revision, &report));
     let silent = (!report.told.missing.is_empty())
         .then(|| "changes of the store were made of which no record tells: see the runbook".to_owned());
     let problems: Vec<String> = behind.into_iter().chain(rolled_back).chain(silent).collect();
@@ -100,14 +101,22 @@ fn behind(seen: &LogPoint, report: &Report, config: &Config) -> Option<String> {
     })
 }
 
-/// How the store goes back behind what the log tells.
-fn rolled_back(revision: u64, report: &Report) -> Option<String> {
-    let told = report.last_change.filter(|change| change.revision > revision)?.revision;
-    Some(format!(
-        "the store is older than the log: it ends at revision {revision}, and the log tells of revision {told}; a start \
-         will refuse it: put the store back that belongs to the log, or, of one that was restored on purpose, say so with \
-         `keyward store accept-rollback`"
-    ))
+/// How the store goes back behind what the log tells. It is read behind the log: a daemon that works meanwhile changes
+/// the store first.
+async fn rolled_back(shell: &mut Shell, config: &Config, report: &Report) -> Option<String> {
+    let told = report.last_change?.revision;
+    match maintain::has_revision(config, told).await {
+        Ok(true) => None,
+        Ok(false) => Some(format!(
+            "the store is older than the log: the log tells of revision {told}, which neither store nor journal has; a \
+             start will refuse it: put the store back that belongs to the log, or, of one that was restored on purpose, \
+             say so with `keyward store accept-rollback`"
+        )),
+        Err(error) => {
+            shell.print.note(&format!("the store is not compared with the log: {error}"));
+            None
+        }
+    }
 }
 
 /// The newest checkpoint as it is: a signed note.

@@ -104,7 +104,8 @@ fn one_token(config: &Config, drill: &Drill, folder: &Path) -> Result<process::S
     if let Some(file) = &drill.pin_file {
         slot.pin = PinSource::File(file.clone());
     }
-    if !config.state_dir.is_dir() {
+    let failed = |error| BackupError::File(config.state_dir.display().to_string(), error);
+    if !config.state_dir.try_exists().map_err(failed)? {
         slot.hsm.state_dir = folder.to_owned();
     }
     group.slots = vec![slot];

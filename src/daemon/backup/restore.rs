@@ -46,7 +46,8 @@ pub struct Restore {
 pub fn restore(config: &Config, input: &Path) -> Result<Restore, BackupError> {
     let _lock = StateLock::take(&config.state_dir)?;
     for place in [config.database(), config.journal()] {
-        if place.try_exists()? {
+        let failed = |error| BackupError::File(place.display().to_string(), error);
+        if place.try_exists().map_err(failed)? {
             return Err(StoreError::from(Refusal::NotEmpty(place.display().to_string())).into());
         }
     }

@@ -12,7 +12,8 @@ use crate::keyring::state::{Act, KeyState};
 use crate::ops::Error;
 use crate::ops::commit::Affects;
 use crate::ops::vault::{Vault, kek_of};
-use crate::store::{Changes, Newest, Path, Record, Stored, tables};
+use crate::store::{Changes, Newest, Path, Record, Refusal, StoreError, Stored, tables};
+use tokio::sync::OnceCell;
 
 /// The audit log's word for it.
 const BURIED: &str = "destroy-begin";
@@ -23,26 +24,48 @@ const BATCH: usize = 250;
 pub(super) struct Grave<'a> {
     target: &'a DestroyTarget,
     authority: &'a Authority,
-    // The data keys and index keys as they were last.
-    newest: Newest,
     now: Date,
+    // The data keys and index keys as the journal has them, read when the first of them is buried.
+    newest: OnceCell<Newest>,
 }
 
 impl<'a> Grave<'a> {
-    pub(super) fn new(target: &'a DestroyTarget, authority: &'a Authority, newest: Newest) -> Self {
-        Self { target, authority, newest, now: Date::now() }
+    pub(super) fn new(target: &'a DestroyTarget, authority: &'a Authority) -> Self {
+        Self { target, authority, now: Date::now(), newest: OnceCell::new() }
     }
 
     pub(super) fn target(&self) -> &'a DestroyTarget {
         self.target
     }
 
-    /// Takes a record out and puts a tombstone in its place.
+    /// Takes a record out, which the digest covers, and puts a tombstone in its place.
     pub(super) fn bury<T: Record>(
         &self,
         changes: &mut Changes,
         path: &Path<T>,
-        revision: u64,
+        (stored, remains): (Stored<T>, Remains),
+    ) {
+        changes.delete(path, stored.revision);
+        self.mark(changes, path, remains, None);
+    }
+
+    /// As [`bury`](Self::bury), of a record that the digest does not cover: what is buried must be the newest one.
+    fn bury_newest<T: Record>(
+        &self,
+        changes: &mut Changes,
+        newest: &Newest,
+        path: &Path<T>,
+        (revision, remains): (u64, Remains),
+        dek: Option<(Epoch, KekVersion)>,
+    ) {
+        changes.bury(path, revision, newest);
+        self.mark(changes, path, remains, dek);
+    }
+
+    fn mark<T: Record>(
+        &self,
+        changes: &mut Changes,
+        path: &Path<T>,
         remains: Remains,
         dek: Option<(Epoch, KekVersion)>,
     ) {
@@ -54,7 +77,6 @@ impl<'a> Grave<'a> {
             epoch: dek.map(|(epoch, _)| epoch),
             kek: dek.map(|(_, kek)| kek),
         };
-        changes.delete(path, revision);
         changes.create(&tables::tombstone(path), &tombstone);
     }
 
@@ -82,6 +104,24 @@ impl Vault {
             DestroyTarget::Key(name) => self.bury_key(name, grave).await,
             DestroyTarget::Version(version) => self.bury_version(version, grave).await,
             DestroyTarget::Kek(id, version) => self.bury_kek(id, *version, grave).await,
+        }
+    }
+
+    /// The data keys and index keys of the target as the journal has them.
+    async fn newest_by<'g>(&self, grave: &'g Grave<'_>) -> Result<&'g Newest, Error> {
+        grave.newest.get_or_try_init(async || self.newest_of(grave.target).await).await
+    }
+
+    /// Where the journal cannot be read, it is made anew from the store, of which that proves that it is whole.
+    async fn newest_of(&self, target: &DestroyTarget) -> Result<Newest, Error> {
+        let graves = self.graves(target).await?;
+        match self.records.newest_of(&graves).await {
+            Err(StoreError::Refused(damage @ Refusal::JournalDamaged { .. })) => {
+                tracing::warn!(%damage, "the key journal is made anew from the store");
+                self.mended().await?;
+                Ok(self.records.newest_of(&graves).await?)
+            }
+            read => Ok(read?),
         }
     }
 
@@ -179,8 +219,10 @@ impl Vault {
         let path = tables::dek(name, record.dek);
         // Restored from an older copy that had it, it was buried again by the repair.
         if self.records.get(&tables::tombstone(&path)).await?.is_none() {
-            let (dek, remains) = self.records.newest(&path, &grave.newest).await?;
-            grave.bury(changes, &path, dek.revision, remains, Some((epoch, dek.record.kek)));
+            let newest = self.newest_by(grave).await?;
+            let (dek, remains) = self.records.remains(&path).await?.ok_or_else(|| StoreError::lost(&path))?;
+            let sealed = Some((epoch, dek.record.kek));
+            grave.bury_newest(changes, newest, &path, (dek.revision, remains), sealed);
         }
         let state = destroyed(record.state).unwrap_or(KeyState::Destroyed);
         let version = Version { state, destruction, activates: None, ..record };
@@ -202,8 +244,9 @@ impl Vault {
         let left = places.iter().zip(buried).filter(|(_, tombstone)| tombstone.is_none());
         let mut count = 0;
         for (path, _) in left.take(BATCH) {
-            let (key, remains) = self.records.newest(path, &grave.newest).await?;
-            grave.bury(changes, path, key.revision, remains, None);
+            let newest = self.newest_by(grave).await?;
+            let (key, remains) = self.records.remains(path).await?.ok_or_else(|| StoreError::lost(path))?;
+            grave.bury_newest(changes, newest, path, (key.revision, remains), None);
             count += 1;
         }
         Ok(count)
@@ -232,8 +275,8 @@ impl Vault {
         }
         let mut keks = Vec::new();
         for (path, stored) in self.keks_of(id, &record).await? {
-            let (remains, revision) = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
-            grave.bury(&mut changes, &path, revision, remains, None);
+            let row = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
+            grave.bury(&mut changes, &path, row);
             keks.push(kek_of(&stored.record));
         }
         if let Some(to) = record.rotating_to {

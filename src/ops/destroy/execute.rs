@@ -11,7 +11,7 @@ use crate::keyring::remains::{Remains, Tombstone};
 use crate::keyring::schedule::Destruction;
 use crate::ops::Error;
 use crate::ops::acting::Acting;
-use crate::ops::commit::Affects;
+use crate::ops::commit::{Affects, unhindered};
 use crate::ops::vault::Vault;
 use crate::store::{Changes, Path, Scrubbed, StoreError, Stored, tables};
 
@@ -29,7 +29,7 @@ impl Vault {
         authority: Authority,
     ) -> Result<Destroyed, Error> {
         let _alone = self.destroying.lock().await;
-        if let Err(error) = self.bury_newest(&target, &authority).await {
+        if let Err(error) = unhindered!(self.bury_all(&target, &authority)) {
             // A data key or index key, of which the digest cannot say that it is the newest: what is buried is
             // what the journal has. A covered record that was edited stops the work until it is as it was.
             let old_row =
@@ -37,7 +37,7 @@ impl Vault {
             if !old_row || !self.restored_after_failure(&error).await? {
                 return Err(error);
             }
-            self.bury_newest(&target, &authority).await?;
+            unhindered!(self.bury_all(&target, &authority))?;
         }
         let tombstones = self.tombstones(&target).await?;
         let files = self.prove(&target, &tombstones).await?;
@@ -48,9 +48,8 @@ impl Vault {
         Ok(Destroyed { target, asked: plan.asked, begun, done, objects, files, authority })
     }
 
-    async fn bury_newest(&self, target: &DestroyTarget, authority: &Authority) -> Result<(), Error> {
-        let newest = self.records.newest_of(&self.graves(target).await?).await?;
-        let grave = Grave::new(target, authority, newest);
+    async fn bury_all(&self, target: &DestroyTarget, authority: &Authority) -> Result<(), Error> {
+        let grave = Grave::new(target, authority);
         self.bury(&grave).await?;
         self.bury_resident(&grave).await
     }
@@ -106,7 +105,7 @@ impl Vault {
     }
 
     /// Where the tombstones of a target's data keys and index keys are, or will be.
-    async fn graves(&self, target: &DestroyTarget) -> Result<Vec<Path<Tombstone>>, Error> {
+    pub(super) async fn graves(&self, target: &DestroyTarget) -> Result<Vec<Path<Tombstone>>, Error> {
         match target {
             DestroyTarget::Kek(..) => Ok(Vec::new()),
             DestroyTarget::Version(version) => {

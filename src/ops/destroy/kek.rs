@@ -88,8 +88,8 @@ impl Vault {
             let task = Task::DestroyKek(id.clone(), version);
             self.reschedule(&mut changes, &task, None, Some(Date::now())).await?;
         }
-        let (remains, revision) = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
-        grave.bury(&mut changes, &path, revision, remains, None);
+        let row = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
+        grave.bury(&mut changes, &path, row);
         changes.replace(&tables::tenant(id), &tenant.record, tenant.revision);
         let resource = format!("tenants/{id}/kekVersions/{version}");
         self.commit_own(changes, Affects::Tenant(id), "destroy-begin", resource).await?;

@@ -25,9 +25,9 @@ impl Vault {
             }
             let master = stored.record.0.root;
             self.hsm.destroy_root(master).await?;
-            let (remains, revision) = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
+            let row = self.records.remains(&path).await?.ok_or(Error::Conflict)?;
             let mut changes = Changes::default();
-            grave.bury(&mut changes, &path, revision, remains, None);
+            grave.bury(&mut changes, &path, row);
             let resource = format!("tenants/{tenant}/kekVersions/{version}");
             let words = format!("token object {master} is gone from every token");
             self.record_words("kek-object-destroyed", resource.clone(), words).await?;

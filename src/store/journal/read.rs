@@ -101,11 +101,15 @@ impl Reader {
         end: JournalPoint,
         mut take: impl FnMut(Entry),
     ) -> Result<(), StoreError> {
+        let mut revision = 0;
         while self.point() != end {
             let offset = self.point().offset;
             match self.next()? {
-                Step::Entry(entry) => take(entry),
-                _ => return Err(Refusal::JournalDamaged { offset, revision: 0 }.into()),
+                Step::Entry(entry) => {
+                    revision = entry.totals.revision;
+                    take(entry);
+                }
+                _ => return Err(Refusal::JournalDamaged { offset, revision }.into()),
             }
         }
         Ok(())

@@ -279,6 +279,15 @@ async fn an_assertion_that_is_not_good_is_never_passed_over() {
     assert_eq!(reason(shown(&client, SENSITIVE, &sealed, &alone).await), "ARGUMENT_INVALID");
     let refused = newest(&world, "decrypt");
     assert_eq!(refused.outcome, Outcome::Failed("ARGUMENT_INVALID".into()));
+    // With a typing error it would be done for the application alone.
+    let mistyped = shown(&client, SENSITIVE, &sealed, &[("keyward-asertion", good)]).await;
+    let error = Error::from(mistyped.unwrap_err());
+    assert_eq!((error.code, error.reason()), (Code::InvalidArgument, "ARGUMENT_INVALID"));
+    assert!(
+        error.message.contains("keyward-asertion") && error.message.contains("keyward-assertion"),
+        "{error}"
+    );
+    assert_eq!(newest(&world, "refused-call").resource, DECRYPT);
     assert!(daemon.stop().await.success());
 }
 

@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::call::Gate;
+use super::staff;
 use super::status::status;
 use crate::access::meter::{Load, Meter, Part, Room};
 use crate::access::{Denied, Peer, Standing};
@@ -193,6 +194,9 @@ where
             nobody => return Box::pin(async move { Ok(turn_away(&gate, peer, nobody).await) }),
         };
         let uri = request.uri().clone();
+        if let Err(error) = staff::check_names(request.headers()) {
+            return Box::pin(async move { Ok(refuse(&gate, peer, &uri, error).await) });
+        }
         let streams = STREAMS.contains(&uri.path()) || uri.path().starts_with(STANDARD);
         let begins_with = self.begins_with(uri.path());
         let of_principal = principal.in_flight().clone();

@@ -8,8 +8,10 @@
 
 use std::sync::Arc;
 
+use tonic::codegen::http::{HeaderMap, HeaderName};
 use tonic::metadata::MetadataMap;
 
+use super::call::short;
 use crate::id::ClientAddress;
 use crate::ops::Error;
 use crate::ops::login::staff::Showing;
@@ -20,6 +22,27 @@ pub(crate) const ASSERTION: &str = "keyward-assertion";
 pub(crate) const PROOF: &str = "keyward-proof";
 /// Metadata with the client's address.
 pub(crate) const CLIENT: &str = "keyward-client-address";
+
+/// What begins like ours is ours.
+const OURS: &str = "keyward-";
+
+/// That a call's metadata has no name that begins like ours and is none: with a typing error in it the call would be
+/// done for nobody.
+///
+/// # Errors
+/// [`Error::Argument`], which names it.
+pub(super) fn check_names(headers: &HeaderMap) -> Result<(), Error> {
+    let known = [ASSERTION, PROOF, CLIENT];
+    let ours = |name: &&HeaderName| name.as_str().starts_with(OURS);
+    match headers.keys().filter(ours).find(|name| !known.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Error::Argument(format!(
+            "metadata {}: there is no such name; those that begin like it are {}",
+            short(name.as_str()),
+            known.join(", ")
+        ))),
+    }
+}
 
 /// The metadata of one call.
 #[derive(Debug)]
@@ -95,6 +118,20 @@ mod tests {
     use tonic::metadata::MetadataValue;
 
     use super::*;
+
+    #[test]
+    fn a_name_with_a_typing_error_is_refused() {
+        let headers = |name: &'static str| {
+            HeaderMap::from_iter([(HeaderName::from_static(name), "x".parse().unwrap())])
+        };
+        for good in [ASSERTION, PROOF, CLIENT, "traceparent", "keywards", "x-keyward-assertion"] {
+            assert!(check_names(&headers(good)).is_ok(), "{good}");
+        }
+        for wrong in ["keyward-asertion", "keyward-assertion-bin", "keyward-"] {
+            let refused = check_names(&headers(wrong)).unwrap_err().to_string();
+            assert!(refused.contains(wrong) && refused.contains(ASSERTION), "{refused}");
+        }
+    }
 
     #[test]
     fn metadata_is_read_once_or_not_at_all() {

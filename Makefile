@@ -13,7 +13,7 @@ UNITDIR := $(PREFIX)/lib/systemd/system
 RENDER   = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-ceremony demo-login run check test test-all bench bench-quick fmt lint release install install-files install-units \
+.PHONY: help demo demo-ceremony demo-login run check test test-all bench bench-quick fmt lint release install install-files install-documents install-units \
     uninstall clean
 
 help: ## Show this list
@@ -65,16 +65,12 @@ install: release ## Install binaries, units, configuration and documents (DESTDI
 	@[ -n '$(DESTDIR)' ] || echo 'next: docs/runbook.md, "First installation"'
 
 # The same of binaries that are there: BUILT=target/debug, say.
-install-files: install-units
-	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(DOCDIR)/docs' '$(DESTDIR)$(DOCDIR)/hsm-config/policies'
+install-files: install-units install-documents
+	install -d '$(DESTDIR)$(BINDIR)'
 	install -m 0755 '$(BUILT)/keywardd' '$(BUILT)/keyward' '$(DESTDIR)$(BINDIR)'
 	@if [ -x '$(BUILT)/keyward-piv' ]; then \
 	    install -m 0755 '$(BUILT)/keyward-piv' '$(DESTDIR)$(BINDIR)'; \
 	else echo 'left out keyward-piv, for PIV cards: install libpcsclite-dev, then make release'; fi
-	install -m 0644 README.md CHANGELOG.md LICENSE '$(DESTDIR)$(DOCDIR)'
-	install -m 0644 docs/*.md '$(DESTDIR)$(DOCDIR)/docs'
-	install -m 0644 hsm-config/*.toml hsm-config/*.conf '$(DESTDIR)$(DOCDIR)/hsm-config'
-	install -m 0644 hsm-config/policies/* '$(DESTDIR)$(DOCDIR)/hsm-config/policies'
 	install -d -m 0750 '$(DESTDIR)$(SYSCONFDIR)/keyward'
 	@if [ -e '$(DESTDIR)$(SYSCONFDIR)/keyward/keywardd.toml' ]; then \
 	    echo 'kept $(SYSCONFDIR)/keyward/keywardd.toml as it is'; \
@@ -84,6 +80,18 @@ install-files: install-units
 	umask 022 && '$(BUILT)/keyward' completions bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/keyward'
 	umask 022 && '$(BUILT)/keyward' completions zsh >'$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_keyward'
 	umask 022 && '$(BUILT)/keyward' completions fish >'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/keyward.fish'
+
+# Documents, definitions of the API, and examples.
+install-documents:
+	install -d '$(DESTDIR)$(DOCDIR)/docs' '$(DESTDIR)$(DOCDIR)/hsm-config/policies'
+	install -m 0644 README.md CHANGELOG.md LICENSE '$(DESTDIR)$(DOCDIR)'
+	install -m 0644 docs/*.md '$(DESTDIR)$(DOCDIR)/docs'
+	install -d '$(DESTDIR)$(DOCDIR)/proto/keyward/v1' '$(DESTDIR)$(DOCDIR)/proto/google/rpc' '$(DESTDIR)$(DOCDIR)/examples/python'
+	install -m 0644 proto/keyward/v1/*.proto '$(DESTDIR)$(DOCDIR)/proto/keyward/v1'
+	install -m 0644 proto/google/rpc/*.proto '$(DESTDIR)$(DOCDIR)/proto/google/rpc'
+	install -m 0644 examples/python/* '$(DESTDIR)$(DOCDIR)/examples/python'
+	install -m 0644 hsm-config/*.toml hsm-config/*.conf '$(DESTDIR)$(DOCDIR)/hsm-config'
+	install -m 0644 hsm-config/policies/* '$(DESTDIR)$(DOCDIR)/hsm-config/policies'
 
 install-units:
 	install -d '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)$(PREFIX)/lib/sysusers.d' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d'

@@ -24,5 +24,5 @@ pub mod unlock;
 
 pub use hardening::harden;
 pub use init::init;
-pub use run::{check, run};
-pub use settings::{TokenError, hsm as hsm_settings, token as token_selector};
+pub use run::{Checked, check, run};
+pub use settings::{TokenError, hsm as hsm_settings, token as token_uri};

@@ -140,9 +140,70 @@ pub struct Pin {
     length: usize,
 }
 
-/// There is no such PIN: it is longer than [`Pin::LONGEST`] bytes, or no UTF-8 text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoPin;
+/// Why bytes are no PIN: nobody could type it, and a token would count a try, or take a PIN that locks its holder out.
+/// Nothing of a PIN stands in it but the character that cannot be part of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoPin {
+    /// Longer than [`Pin::LONGEST`] bytes.
+    #[error("it is longer than {} bytes", Pin::LONGEST)]
+    Long,
+    /// UTF-8 behind a byte order mark.
+    #[error("it begins with a byte order mark (EF BB BF), as some editors write it: save it without one")]
+    Mark,
+    /// UTF-16, by its byte order mark.
+    #[error("it is UTF-16 (it begins with {0:02X} {1:02X}): save it as plain text")]
+    Utf16(u8, u8),
+    /// No UTF-8.
+    #[error("byte {0} of it is no UTF-8 text")]
+    NotText(usize),
+    /// More lines than one.
+    #[error("another line begins at byte {0}: the PIN stands there alone")]
+    Lines(usize),
+    /// A character that shows nothing.
+    #[error("at byte {at} it has the character U+{:04X}, which shows nothing and which nobody types", u32::from(*.character))]
+    Character {
+        /// Which one.
+        character: char,
+        /// From 1.
+        at: usize,
+    },
+}
+
+/// Whether a character is one that people do not type: it shows nothing, or stands for what could not be read.
+fn is_untyped(character: char) -> bool {
+    const FORMAT: [(char, char); 9] = [
+        ('\u{ad}', '\u{ad}'),
+        ('\u{61c}', '\u{61c}'),
+        ('\u{180e}', '\u{180e}'),
+        ('\u{200b}', '\u{200f}'),
+        ('\u{202a}', '\u{202e}'),
+        ('\u{2060}', '\u{206f}'),
+        ('\u{feff}', '\u{feff}'),
+        ('\u{fff9}', '\u{fffd}'),
+        ('\u{e0000}', '\u{e007f}'),
+    ];
+    character.is_control()
+        || (character.is_whitespace() && character != ' ')
+        || FORMAT.iter().any(|(first, last)| (*first..=*last).contains(&character))
+}
+
+fn check(bytes: &[u8]) -> Result<(), NoPin> {
+    if let [first @ 0xff, second @ 0xfe, ..] | [first @ 0xfe, second @ 0xff, ..] = bytes {
+        return Err(NoPin::Utf16(*first, *second));
+    }
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        return Err(NoPin::Mark);
+    }
+    if bytes.len() > Pin::LONGEST {
+        return Err(NoPin::Long);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| NoPin::NotText(error.valid_up_to() + 1))?;
+    match text.char_indices().find(|(_, character)| is_untyped(*character)) {
+        None => Ok(()),
+        Some((at, '\r' | '\n')) => Err(NoPin::Lines(at + 2)),
+        Some((at, character)) => Err(NoPin::Character { character, at: at + 1 }),
+    }
+}
 
 impl Pin {
     /// Bytes in the longest PIN; PKCS#11 tokens take 4 to 255.
@@ -171,9 +232,7 @@ impl Pin {
     /// [`NoPin`] when they are none.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, NoPin> {
         let length = bytes.iter().rposition(|byte| !b"\r\n".contains(byte)).map_or(0, |last| last + 1);
-        if length > Self::LONGEST || std::str::from_utf8(&bytes[..length]).is_err() {
-            return Err(NoPin);
-        }
+        check(&bytes[..length])?;
         let mut pin = Self { bytes: Guarded::new([0; Self::LONGEST]), length };
         pin.bytes[..length].copy_from_slice(&bytes[..length]);
         Ok(pin)
@@ -225,12 +284,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_or_no_text_is_no_pin() {
+    fn what_nobody_types_is_no_pin() {
         let longest = [b'1'; Pin::LONGEST];
         assert_eq!(Pin::read(&[&longest[..], b"\r\n"].concat()[..]).unwrap().unwrap().expose().len(), 255);
-        for wrong in [[&longest[..], b"1"].concat(), vec![b'1'; 5000], vec![0xff; 4]] {
-            assert_eq!(Pin::from_bytes(&wrong).unwrap_err(), NoPin);
-            assert_eq!(Pin::read(&wrong[..]).unwrap().unwrap_err(), NoPin);
+        let character = |character, at| NoPin::Character { character, at };
+        for (wrong, why) in [
+            ([&longest[..], b"1"].concat(), NoPin::Long),
+            (vec![b'1'; 5000], NoPin::Long),
+            (vec![0xff; 4], NoPin::NotText(1)),
+            (b"12\xe4".to_vec(), NoPin::NotText(3)),
+            (b"\xef\xbb\xbf1234\r\n".to_vec(), NoPin::Mark),
+            (b"\xff\xfe1\x002\x00".to_vec(), NoPin::Utf16(0xff, 0xfe)),
+            (b"\xfe\xff\x001\x002".to_vec(), NoPin::Utf16(0xfe, 0xff)),
+            (b"1\x002\x00".to_vec(), character('\0', 2)),
+            (b"1234\n5678\n".to_vec(), NoPin::Lines(6)),
+            (b"1234\t".to_vec(), character('\t', 5)),
+            ("12\u{a0}34".as_bytes().to_vec(), character('\u{a0}', 3)),
+            ("密码\u{200b}".as_bytes().to_vec(), character('\u{200b}', 7)),
+        ] {
+            assert_eq!(Pin::from_bytes(&wrong).unwrap_err(), why);
+            assert_eq!(Pin::read(&wrong[..]).unwrap().unwrap_err(), why);
+            assert!(!why.to_string().contains("1234"), "{why}");
+        }
+        for right in ["密码-1", "Zoë", "p\u{301}", " a b "] {
+            assert_eq!(Pin::from_bytes(right.as_bytes()).unwrap().expose(), right);
         }
     }
 

@@ -17,6 +17,7 @@ pub mod client;
 pub mod enrolment;
 pub mod envelope;
 pub mod error;
+mod pem;
 pub mod printable;
 #[cfg(test)]
 mod vectors;

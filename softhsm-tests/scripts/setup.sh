@@ -23,6 +23,8 @@ missing() {
     [[ $1 == test ]] || return 0
     /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
     has systemd-analyze || echo systemd
+    # The Python of docs/clients.md.
+    /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     # The units run under a systemd of their own: rig.sh.
     has systemd-nspawn || echo systemd-container
     [[ -e /usr/lib/systemd/system/dbus.service || -e /lib/systemd/system/dbus.service ]] || echo dbus

@@ -15,6 +15,8 @@ impl Authority {
     /// Makes one, with an empty revocation list.
     pub fn new(folder: PathBuf) -> Self {
         std::fs::create_dir(&folder).expect("a folder");
+        // Authorities have names of their own.
+        let subject = format!("/CN={}", folder.file_name().expect("a name").display());
         let authority = Self(folder);
         let place = authority.0.display();
         let settings = format!(
@@ -27,19 +29,8 @@ impl Authority {
         openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &key], None);
         let extensions = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"];
         let settings = authority.path("settings");
-        let make = [
-            "req",
-            "-x509",
-            "-new",
-            "-config",
-            &settings,
-            "-key",
-            &key,
-            "-days",
-            "30",
-            "-subj",
-            "/CN=Company",
-        ];
+        let make =
+            ["req", "-x509", "-new", "-config", &settings, "-key", &key, "-days", "30", "-subj", &subject];
         openssl(&[&make[..], &extensions, &["-out", &root]].concat(), None);
         authority.list();
         authority
@@ -66,6 +57,19 @@ impl Authority {
     /// Makes the list anew, for one day.
     pub fn list(&self) {
         self.ca(&["-gencrl", "-out", &self.revocations()]);
+    }
+
+    /// Makes a list of version 1, which has no extensions, in DER.
+    pub fn list_of_version_1(&self, out: &str) {
+        let pem = format!("{out}.pem");
+        self.write("crlnumber", "");
+        let settings = std::fs::read_to_string(self.path("settings")).expect("a file");
+        let without: Vec<&str> = settings.lines().filter(|line| !line.starts_with("crlnumber")).collect();
+        self.write("settings", &without.join("\n"));
+        self.ca(&["-gencrl", "-out", &pem]);
+        openssl(&["crl", "-in", &pem, "-outform", "DER", "-out", out], None);
+        self.write("settings", &settings);
+        self.write("crlnumber", "09\n");
     }
 
     fn ca(&self, arguments: &[&str]) {

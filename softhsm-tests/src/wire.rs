@@ -53,11 +53,16 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// The heads of a call to this path, as HPACK literals that enter no table (RFC 7541, 6.2.2).
 pub fn heads(path: &str) -> Vec<u8> {
+    heads_to("localhost", path)
+}
+
+/// The same with another authority.
+pub fn heads_to(authority: &str, path: &str) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
         (":scheme", "http"),
         (":path", path),
-        (":authority", "localhost"),
+        (":authority", authority),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
     ];

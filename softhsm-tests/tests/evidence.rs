@@ -155,6 +155,67 @@ async fn a_certificate_that_is_revoked_later_logs_in_no_more() {
     assert!(daemon.stop().await.success());
 }
 
+/// Bundles, text around, an editor's mark, lists of other authorities: as other programs want them, and as people keep them.
+#[tokio::test]
+async fn what_a_company_publishes_is_read_as_it_is() {
+    let mut world = world("");
+    let (company, other) = (Authority::new(world.path("company")), Authority::new(world.path("other")));
+    let read = |path: String| std::fs::read_to_string(path).unwrap();
+    let [roots, lists, broken] = ["roots.pem", "lists.pem", "third.crl"].map(|name| world.path(name));
+    let marked = format!("\u{feff}{}\nIssuer: the other one\n{}", read(other.root()), read(company.root()));
+    std::fs::write(&roots, marked.replace('\n', "\r\n")).unwrap();
+    let words = "Certificate Revocation List (CRL):\n    Version 2 (0x1)\n";
+    let both =
+        [words, &read(other.revocations()), &read(company.root()), words, &read(company.revocations())];
+    std::fs::write(&lists, both.concat()).unwrap();
+    std::fs::write(&broken, read(other.revocations())).unwrap();
+    let shown = |path: &Path| path.display().to_string();
+    let login = format!(
+        "[login]\nassurance = [\"certified\"]\ncorporate_roots = [\"{}\"]\ncorporate_crls = [\"{}\", \"{}\"]\n",
+        shown(&roots),
+        shown(&lists),
+        shown(&broken)
+    );
+    world.config = world.config.replace("[login]\n", &login);
+    let (daemon, client) = serving(&world).await;
+    let account = "accounts/alice";
+    let request = CreateAccountRequest { name: account.into(), ..Default::default() };
+    client.call(client.logins().create_account(request)).await.unwrap();
+    for (name, content) in [("first", None), ("second", Some("no list at all"))] {
+        if let Some(content) = content {
+            std::fs::write(&broken, content).unwrap();
+        }
+        let token = MemoryKey::default();
+        let certificate = company.certify(name, token.public().spki(), LOGIN, None);
+        submit(&client, account, &token, &[&certificate]).await.unwrap();
+    }
+    // What lets nobody else in is told, with its name, and is found before a start.
+    let told = format!("passed over: {}", broken.display());
+    assert!(world.log().contains(&told), "{}", world.log());
+    assert!(daemon.stop().await.success());
+    let checked = || {
+        let arguments = ["--config", &world.config_file(), "--check-config"];
+        text(&world.command("keywardd").args(arguments).output().unwrap())
+    };
+    let output = |arguments: &[&str]| ok(&Command::new("openssl").args(arguments).output().unwrap());
+    let first_version = shown(&world.path("v1.der"));
+    company.list_of_version_1(&first_version);
+    for (content, words) in [
+        (b"no list at all".to_vec(), "no revocation list that can be read"),
+        (b"-----BEGIN X509 CRL-----\n%%\n-----END X509 CRL-----\n".to_vec(), "its PEM is broken"),
+        (read(company.root()).into_bytes(), "it has no revocation list"),
+        (std::fs::read(&first_version).unwrap(), "version 1"),
+    ] {
+        std::fs::write(&broken, content).unwrap();
+        let said = checked();
+        assert!(said.contains(words) && said.contains(&shown(&broken)), "{words}: {said}");
+    }
+    std::fs::write(&broken, read(other.revocations())).unwrap();
+    output(&["x509", "-in", &company.root(), "-outform", "DER", "-out", &shown(&roots)]);
+    let said = checked();
+    assert!(said.contains("it is DER, and must be PEM") && said.contains(&shown(&roots)), "{said}");
+}
+
 /// A configuration that lets nobody in is refused, before the HSM is touched.
 #[test]
 fn a_configuration_that_lets_nobody_in_is_refused() {

@@ -399,6 +399,28 @@ async fn set_frozen(client: &Client, frozen: bool) -> Result<(), tonic::Status> 
     }
 }
 
+/// The record of refused PINs has no room, so no PIN is presented: that is for whoever makes room, and for nobody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_lost_on_a_full_disk_comes_back_when_there_is_room() {
+    let (world, mut small) = world_on("", 64);
+    let pins = world.path("state/pins").display().to_string();
+    small.done(&format!("mkdir -p {pins} && mount -t tmpfs -o size=16k,mode=700 keyward {pins}"));
+    small.start(&world);
+    let client = ready(&world).await;
+    create_key(&client, "acme", "customer-pii").await;
+    let (filled, _) = small.run(&format!("head -c 1M /dev/zero >{pins}/filler"));
+    assert!(!filled);
+    small.done("pkill -KILL -P $DAEMON");
+    let away = until(&world, |status| status.serving() == Serving::Degraded).await;
+    let told = until(&world, |status| status.reason.contains("make room")).await;
+    assert!(away.hsm.is_some() && told.serving() == Serving::Degraded, "{told:?}");
+    small.done(&format!("rm {pins}/filler"));
+    create(&ready(&world).await, 1).await.unwrap();
+    // However often it was tried, the log tells it once.
+    assert_eq!(world.log().matches("does not serve, and is tried again").count(), 1, "{}", world.log());
+    small.end("TERM");
+}
+
 /// Keys cannot be made without room; everything that is there goes on.
 // The shell is waited for while the clients go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use keyward::client::{Code, Context, Item, context};
 use keyward::rpc::proto::{EncryptRequest, EncryptStreamRequest, StreamHeader, encrypt_stream_request};
-use keyward_softhsm_tests::{KEY, World};
+use keyward_softhsm_tests::{KEY, World, eventually};
 use tonic_types::StatusExt;
 
 fn about() -> Context {
@@ -308,4 +308,42 @@ async fn a_deadline_is_honoured_and_health_and_reflection_answer() {
         panic!("no list of services");
     };
     assert!(list.service.iter().any(|service| service.name == "keyward.v1.CryptoService"), "{list:?}");
+
+    // By the name that it had before, which is all that many tools ask for.
+    use tonic_reflection::pb::v1alpha;
+    use v1alpha::server_reflection_client::ServerReflectionClient as Before;
+    use v1alpha::server_reflection_request::MessageRequest as Asked;
+    let asked = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(Asked::FileContainingSymbol("keyward.v1.CryptoService".into())),
+    };
+    let answers = Before::new(client.channel()).server_reflection_info(tokio_stream::iter([asked])).await;
+    let answer = answers.unwrap().into_inner().message().await.unwrap().unwrap();
+    use v1alpha::server_reflection_response::MessageResponse as Found;
+    assert!(matches!(answer.message_response, Some(Found::FileDescriptorResponse(_))), "{answer:?}");
+}
+
+/// gRPC cores send the path of a Unix socket as authority, and HTTP/2 refuses it before any service sees the call: the
+/// log says what the client must set, once a minute at most.
+#[tokio::test]
+async fn what_a_client_must_set_stands_in_the_log() {
+    use keyward_softhsm_tests::wire::{END_HEADERS, HEADERS, Wire, frame, heads_to};
+    let world = World::ready();
+    let (daemon, _client) = world.start_with_key().await;
+    let socket = world.socket();
+    let attempts = tokio::task::spawn_blocking(move || {
+        let mut wire = Wire::hello(&socket, 65_535).unwrap();
+        for stream in [1, 3, 5] {
+            let heads = heads_to("%2Frun%2Fkeyward%2Fkeyward.sock", "/keyward.v1.SystemService/GetStatus");
+            wire.put(&frame(HEADERS, END_HEADERS | 1, stream, &heads));
+        }
+        wire.pump(std::time::Duration::from_millis(200));
+    });
+    attempts.await.unwrap();
+    eventually("the log says it", || async { world.log().contains("grpc.default_authority").then_some(()) })
+        .await;
+    let log = world.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("authority")).collect();
+    assert!(matches!(told[..], [line] if line.contains("localhost") && line.contains("%2Frun")), "{told:?}");
+    assert!(daemon.stop().await.success());
 }

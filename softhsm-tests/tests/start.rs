@@ -138,6 +138,64 @@ fn an_error_of_the_configuration_names_line_and_key() {
     }
 }
 
+/// The root is made in the library that is named, or nowhere.
+#[test]
+fn a_uri_of_another_library_is_refused() {
+    let mut world = World::new();
+    let other = "token = \"pkcs11:token=token?module-path=/opt/vendor/other.so\"";
+    world.reconfigure("token = \"token\"", other);
+    let backup = world.path("backup-key").display().to_string();
+    let made = world.cli(["init", "--config", &world.config_file(), "--backup-key", &backup]);
+    assert!(!made.status.success(), "{}", text(&made));
+    let checked =
+        world.command("keywardd").args(["--config", &world.config_file(), "--check-config"]).output();
+    let checked = text(&checked.unwrap());
+    for said in [text(&made), checked, world.fails_to_start()] {
+        assert!(said.contains("/opt/vendor/other.so") && said.contains(&softhsm_module()), "{said}");
+    }
+    let module = softhsm_module();
+    world.reconfigure(other, &format!("token = \"pkcs11:token=token?module-path={module}\""));
+    world.init();
+}
+
+/// Two daemons with state directories of their own, and one socket: a trial beside the real one.
+#[tokio::test]
+async fn a_socket_on_which_another_daemon_listens_is_left_alone() {
+    let (first, mut second) = (World::ready(), World::ready());
+    let (daemon, client) = first.start_with_key().await;
+    let quoted = |world: &World| format!("\"{}\"", world.socket().display());
+    second.reconfigure(&quoted(&second), &quoted(&first));
+    let said = second.fails_to_start();
+    assert!(said.contains("another process listens on"), "{said}");
+    works(&client).await;
+    assert!(first.cli(["tenant", "list"]).status.success());
+    assert!(daemon.stop().await.success());
+}
+
+/// Everything that is wrong is said at once; and that nothing is.
+#[test]
+fn a_configuration_is_checked_whole() {
+    let mut world = World::new();
+    let checked = |world: &World| {
+        let arguments = ["--config", &world.config_file(), "--check-config"];
+        let done = world.command("keywardd").args(arguments).output().unwrap();
+        (done.status.success(), text(&done))
+    };
+    let (good, said) = checked(&world);
+    assert!(good && said.contains(&format!("{} is good", world.config_file())), "{said}");
+    world.reconfigure(&softhsm_module(), "/opt/vendor/none.so");
+    world.reconfigure("[login]\n", "[login]\nattestation_roots = [\"/none.pem\"]\n");
+    world.config.push_str(
+        "\n[[principal]]\nname = \"ghost\"\nrole = \"operator\"\nusers = [\"nobody-of-this-name\"]\n",
+    );
+    let (good, said) = checked(&world);
+    for words in
+        ["hsm.module: /opt/vendor/none.so", "login.attestation_roots: /none.pem", "nobody-of-this-name"]
+    {
+        assert!(!good && said.contains(words), "{words}: {said}");
+    }
+}
+
 #[tokio::test]
 async fn one_daemon_for_one_state_directory() {
     let world = World::ready();
@@ -184,6 +242,36 @@ async fn twenty_restarts_present_a_wrong_pin_once() {
     assert!(cleared.status.success(), "{}", text(&cleared));
     world.start().await;
     assert!(!world.log().contains(WRONG_PIN));
+}
+
+/// A try is spent on what a person could have typed only; and what no token refused waits for nobody.
+#[tokio::test]
+async fn what_an_editor_made_of_a_pin_file_costs_no_try() {
+    let world = World::ready();
+    let pin = std::fs::read_to_string(world.path("pin")).unwrap();
+    let mut daemon = world.spawn();
+    ready(&mut daemon).await;
+    assert!(daemon.stop().await.success());
+    let utf16: Vec<u8> = pin.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (content, words) in [
+        ([b"\xef\xbb\xbf", pin.as_bytes()].concat(), "begins with a byte order mark"),
+        ([&b"\xff\xfe"[..], &utf16].concat(), "it is UTF-16"),
+        (utf16, "U+0000"),
+        (format!("{}\u{a0}", pin.trim_end()).into_bytes(), "U+00A0"),
+        (format!("{}\nsecond line\n", pin.trim_end()).into_bytes(), "another line begins at byte"),
+        (vec![0xb2, 0xe2, 0xca, 0xd4], "no UTF-8 text"),
+    ] {
+        std::fs::write(world.path("pin"), content).unwrap();
+        let mut daemon = world.spawn();
+        let file = world.path("pin").display().to_string();
+        let status = not_serving(&mut daemon, &["there is no PIN in", &file, words]).await;
+        assert!(status.hsm.unwrap().state.starts_with("refused"));
+        std::fs::write(world.path("pin"), &pin).unwrap();
+        ready(&mut daemon).await;
+        assert!(daemon.stop().await.success());
+    }
+    let log = world.log();
+    assert!(!log.contains("CKR_PIN") && !log.contains(pin.trim_end()), "{log}");
 }
 
 /// Makes the token accept `pin`, as its security officer.
@@ -387,6 +475,48 @@ async fn an_operator_who_may_not_read_the_files_asks_the_daemon() {
         assert!(done.status.success(), "{words:?}: {}", text(&done));
     }
     assert!(daemon.stop().await.success());
+}
+
+/// A library says CKR_GENERAL_ERROR, or shows no token: who it runs as, and what that user may not read, is said for it.
+#[test]
+fn a_library_whose_files_its_user_may_not_read_is_explained() {
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let world = World::new();
+    let open = tempfile::tempdir_in("/tmp").unwrap();
+    set_mode(open.path(), 0o755);
+    set_mode(&world.path(""), 0o755);
+    let program = open.path().join("keyward");
+    std::fs::copy(binary("keyward"), &program).unwrap();
+    let pin = open.path().join("pin");
+    std::fs::write(&pin, "1234").unwrap();
+    std::os::unix::fs::chown(&pin, Some(7013), None).unwrap();
+    set_mode(&pin, 0o600);
+    let state = open.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(7013), None).unwrap();
+    let (configuration, tokens) = (world.path("softhsm2.conf"), world.path("tokens"));
+    set_mode(&tokens, 0o700);
+    for (mode, unreadable) in [(0o644, &tokens), (0o600, &configuration)] {
+        set_mode(&configuration, mode);
+        let checked = Command::new("setpriv")
+            .args(["--reuid=7013", "--clear-groups"])
+            .arg(&program)
+            .args(["hsm", "check", "--module", &softhsm_module(), "--pin-file"])
+            .arg(&pin)
+            .arg("--allow-path")
+            .arg(&tokens)
+            .env("SOFTHSM2_CONF", &configuration)
+            .env("HOME", open.path())
+            .env("XDG_STATE_HOME", &state)
+            .output()
+            .unwrap();
+        let said = text(&checked);
+        assert!(!checked.status.success() && said.contains("it runs as user 7013"), "{said}");
+        assert!(said.contains("may not read") && said.contains("Permission denied"), "{said}");
+        assert!(said.contains(&unreadable.display().to_string()), "{said}");
+    }
 }
 
 /// Only root can become somebody else.

@@ -305,6 +305,53 @@ fn a_pin_is_changed_and_a_lost_one_is_set_anew() {
     refused(run("change-pin", &["--pin-file", &pin]), "run it in a terminal");
 }
 
+/// Nobody could type it: it would cost a try, or lock its holder out.
+#[test]
+fn what_an_editor_made_of_a_pin_is_none() {
+    let bed = Bed::new(&["alice"]);
+    let marked = bed.write("marked", "\u{feff}8642-new\r\n");
+    let (pin, officer) = (bed.path("pin"), bed.write("officer", "so-pin-test"));
+    for arguments in [
+        &["change-pin", "--pin-file", &pin, "--new-file", &marked][..],
+        &["change-pin", "--pin-file", &marked, "--new-file", &pin],
+        &["unblock", "--puk-file", &officer, "--new-file", &marked],
+        &["unblock", "--puk-file", &marked, "--new-file", &pin],
+        &["change-puk", "--puk-file", &officer, "--new-file", &marked],
+        &["generate", "--name", "alice", "--login", "--pin-file", &marked],
+    ] {
+        let refused = bed.token(arguments[0], &[&["--token", "alice"], &arguments[1..]].concat());
+        let said = text(&refused);
+        assert!(!refused.status.success() && said.contains("byte order mark"), "{arguments:?}: {said}");
+        assert!(said.contains("marked") && !said.contains("8642"), "{arguments:?}: {said}");
+    }
+    // Nothing was tried, and nothing set.
+    assert!(!stdout(&bed.token("list", &["--token", "alice"])).contains("few-tries"));
+    stdout(&bed.with_pin("generate", "alice", &["--name", "alice", "--login"]));
+}
+
+/// What is accepted is used: a library that a URI names, too.
+#[test]
+fn a_uri_names_the_library_or_is_refused() {
+    let bed = Bed::new(&["alice"]);
+    let uri = |module: &str| format!("pkcs11:token=alice?module-path={module}");
+    let list = |module: Option<&str>, uri: &str| {
+        let module = module.map(|module| ["--module", module]).into_iter().flatten();
+        bed.world.cli(["token", "list", "--token", uri].into_iter().chain(module))
+    };
+    assert!(stdout(&list(None, &uri(&bed.module))).contains("alice"));
+    assert!(stdout(&list(Some(&bed.module), &uri(&bed.module))).contains("alice"));
+    let other = list(Some(&bed.module), &uri("/opt/vendor/other.so"));
+    assert_eq!(other.status.code(), Some(2), "{}", text(&other));
+    assert!(
+        text(&other).contains("/opt/vendor/other.so") && text(&other).contains(&bed.module),
+        "{}",
+        text(&other)
+    );
+    let checked =
+        bed.world.cli(["hsm", "check", "--module", &bed.module, "--token", &uri("/opt/vendor/other.so")]);
+    assert_eq!(checked.status.code(), Some(2), "{}", text(&checked));
+}
+
 #[tokio::test]
 async fn a_wrong_pin_is_tried_once() {
     let bed = Bed::new(&["alice"]);

@@ -1,11 +1,12 @@
 //! The daemon.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use keyward::config::Config;
+use keyward::daemon::Checked;
 
 /// Hardware-backed key-management and crypto daemon.
 #[derive(Parser)]
@@ -38,10 +39,23 @@ fn main() -> ExitCode {
 fn start(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::read(&arguments.config)?;
     if arguments.check_config {
-        for warning in keyward::daemon::check(&config)? {
-            writeln!(std::io::stderr(), "keywardd: warning: {warning}").ok();
-        }
-        return Ok(());
+        return check(&arguments.config, &config);
     }
     Ok(keyward::daemon::run(&config)?)
+}
+
+/// Says all that is wrong, or that nothing is.
+fn check(file: &Path, config: &Config) -> Result<(), Box<dyn std::error::Error>> {
+    let Checked { mut faults, warnings } = keyward::daemon::check(config);
+    for warning in warnings {
+        writeln!(std::io::stderr(), "keywardd: warning: {warning}").ok();
+    }
+    let Some(last) = faults.pop() else {
+        writeln!(std::io::stdout(), "{} is good", file.display())?;
+        return Ok(());
+    };
+    for fault in faults {
+        writeln!(std::io::stderr(), "keywardd: error: {fault}").ok();
+    }
+    Err(last.into())
 }

@@ -103,11 +103,12 @@ impl Check {
         let bad_token = |error: daemon::TokenError| Failure::Input(error.to_string());
         let settings = match self.module {
             Some(module) => {
-                let token =
-                    self.token.as_deref().map(daemon::token_selector).transpose().map_err(bad_token)?;
+                let module = absolute(module)?;
+                let uri = self.token.as_deref().map(daemon::token_uri).transpose().map_err(bad_token)?;
+                let token = uri.map(|uri| uri.within(&module)).transpose();
+                let token = token.map_err(|error| Failure::Usage(format!("--token: {error}")))?;
                 let pin = self.pin_file.map_or(PinSource::Prompt, PinSource::File);
-                let mut hsm =
-                    pkcs11::Settings::new(absolute(module)?, token.unwrap_or_default(), own_state_dir()?);
+                let mut hsm = pkcs11::Settings::new(module, token.unwrap_or_default(), own_state_dir()?);
                 hsm.init_args = self.init_args;
                 let paths = self.allow_path.into_iter().map(absolute);
                 hsm.confinement.allow_paths = paths.collect::<Result<_, _>>()?;

@@ -1,7 +1,12 @@
 //! Log lines: to stderr or to the journal.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
@@ -32,8 +37,68 @@ pub(super) fn start(log: &Log) {
         LogFormat::Auto | LogFormat::Text => text(),
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
     };
+    let clients = Targets::new().with_target(HTTP2, LevelFilter::DEBUG);
+    let registry = tracing_subscriber::registry().with(output.with_filter(targets));
     // An error means that logging was started before: then there is nothing to do.
-    tracing_subscriber::registry().with(output.with_filter(targets)).try_init().ok();
+    registry.with(Authorities::default().with_filter(clients)).try_init().ok();
+}
+
+/// Where HTTP/2 says why it refuses the head of a request, before any service sees it.
+const HTTP2: &str = "h2::server";
+
+/// Says in the daemon's log what a client must set whose calls end before they reach a service: the gRPC cores of C, Java
+/// and others send the path of a Unix socket as authority, and HTTP/2 refuses that without a word to anybody.
+#[derive(Default)]
+struct Authorities {
+    told: Mutex<Option<Instant>>,
+}
+
+/// The shortest time between two such lines: whoever is nobody must not fill the log.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// Bytes of the client's words that are shown.
+const SHOWN: usize = 200;
+
+impl Authorities {
+    /// Whether a line is due.
+    fn is_due(&self) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = told.is_none_or(|last| last.elapsed() >= TELL_EVERY);
+        if due {
+            *told = Some(Instant::now());
+        }
+        due
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Authorities {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        if !message.0.contains("malformed authority") || !self.is_due() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let refused: String = message.0.chars().take(SHOWN).collect();
+        // Elsewhere: while a layer sees an event, none may be made.
+        runtime.spawn(async move {
+            tracing::warn!(
+                "HTTP/2 refused a client's call before the daemon saw it ({refused}): the client must set its authority to \
+                 \"localhost\", for gRPC cores the option grpc.default_authority; see docs/clients.md"
+            );
+        });
+    }
+}
+
+/// The message of an event.
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
 }
 
 fn level(level: Level) -> LevelFilter {

@@ -140,7 +140,11 @@ impl Restore {
             None => all.slots.first(),
             Some(name) => {
                 let wanted = settings::token(name)?;
-                all.slots.iter().find(|slot| slot.hsm.token == wanted)
+                let slot = all.slots.iter().find(|slot| slot.hsm.token == wanted.token);
+                slot.map(|slot| wanted.within(&slot.hsm.module))
+                    .transpose()
+                    .map_err(settings::TokenError::from)?;
+                slot
             }
         };
         let slot = slot.cloned().ok_or_else(|| RestoreError::NoSlot(token.unwrap_or_default().to_owned()))?;

@@ -1,6 +1,7 @@
 //! The daemon from start to stop.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,9 @@ pub enum RunError {
     /// There is no socket.
     #[error(transparent)]
     Listen(#[from] listen::ListenError),
+    /// The PKCS#11 library is not there.
+    #[error("hsm.module: {0}: {1}")]
+    Module(String, #[source] std::io::Error),
     /// A root of attestations cannot be used.
     #[error(transparent)]
     Roots(#[from] settings::RootsError),
@@ -112,20 +116,39 @@ struct Open {
     made: Option<listen::Made>,
 }
 
-/// Checks of a configuration what can be checked without starting: principals, tokens, the files of
-/// `[login]`, and who may write what the daemon rests on. Answers what is no fault and still worth a word.
-///
-/// # Errors
-/// [`RunError`] with what `run` would say, or a login.
-pub fn check(config: &Config) -> Result<Vec<String>, RunError> {
+/// What a check of a configuration finds.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What `run` or a login would refuse: all of it, not the first alone.
+    pub faults: Vec<RunError>,
+    /// What is no fault and still worth a word.
+    pub warnings: Vec<String>,
+}
+
+/// Checks of a configuration what can be checked without starting: principals, tokens and their libraries, the files of
+/// `[login]`, and who may write what the daemon rests on.
+pub fn check(config: &Config) -> Checked {
+    let mut found = Checked::default();
     // Whoever checks may be another user than the daemon, whose the state is; before there is any, nobody knows.
     let daemon = std::fs::metadata(&config.state_dir).map(|state| state.uid()).ok();
-    let mut warnings = Policy::new(&config.principals, own_user(config, daemon))?.warnings();
-    warnings.extend(config.server.allow_own_user.then(|| OWN_USER_ALLOWED.to_owned()));
-    settings::hsm(config)?;
-    settings::check_login(&config.login)?;
-    settings::check_hands(config, true)?;
-    Ok(warnings)
+    match Policy::new(&config.principals, own_user(config, daemon)) {
+        Ok(policy) => found.warnings.extend(policy.warnings()),
+        Err(error) => found.faults.push(error.into()),
+    }
+    found.warnings.extend(config.server.allow_own_user.then(|| OWN_USER_ALLOWED.to_owned()));
+    match settings::hsm(config) {
+        Ok(hsm) => found.faults.extend(hsm.slots.iter().filter_map(|slot| unreadable(&slot.hsm.module))),
+        Err(error) => found.faults.push(error.into()),
+    }
+    found.faults.extend(settings::check_login(&config.login).into_iter().map(RunError::from));
+    found.faults.extend(settings::check_hands(config, true).err().map(RunError::from));
+    found
+}
+
+/// Why a library cannot be loaded, if it is not even there.
+fn unreadable(module: &Path) -> Option<RunError> {
+    let failed = std::fs::File::open(module).err()?;
+    Some(RunError::Module(module.display().to_string(), failed))
 }
 
 /// What is to be said of `server.allow_own_user`.

@@ -9,10 +9,10 @@ use crate::hsm::confine::{Confinement, Mode};
 use crate::hsm::pin::PinSource;
 use crate::hsm::pkcs11;
 use crate::hsm::process::{self, Slot};
-use crate::id::token::{TokenSelector, TokenUri, UriError};
+use crate::id::token::{TokenUri, UriError};
 use crate::keyring::account::{Asked, Assurance};
 use crate::modes::{self, Owners, Untrusted};
-use crate::ops::login::evidence::Rules;
+use crate::ops::login::evidence::{Rules, Unreadable, authority};
 use crate::ops::schedule::Node;
 use crate::ops::{erasure, vault};
 use crate::token::attestation::Anchors;
@@ -34,7 +34,7 @@ pub fn hsm(config: &Config) -> Result<process::Settings, TokenError> {
         hsm: pkcs11::Settings {
             module: hsm.module.clone(),
             init_args: hsm.init_args.clone(),
-            token: token(&hsm.token)?,
+            token: token(&hsm.token)?.within(&hsm.module)?,
             state_dir: config.state_dir.clone(),
             sessions: hsm.sessions,
             kek_cache: hsm.kek_cache,
@@ -117,10 +117,12 @@ pub(super) fn check_hands(config: &Config, looking: bool) -> Result<(), Untruste
 
 /// What a standby does not say is as in the primary.
 fn standby(primary: &Slot, standby: &Standby) -> Result<Slot, TokenError> {
-    let module = standby.module.clone().unwrap_or_else(|| primary.hsm.module.clone());
+    let uri = token(&standby.token)?;
+    let module = standby.module.as_ref().or(uri.module.as_ref()).unwrap_or(&primary.hsm.module).clone();
+    let token = uri.within(&module)?;
     let own_pin = standby.pin_file.is_some() || standby.pin_credential.is_some();
     Ok(Slot {
-        hsm: pkcs11::Settings { module, token: token(&standby.token)?, ..primary.hsm.clone() },
+        hsm: pkcs11::Settings { module, token, ..primary.hsm.clone() },
         pin: match own_pin {
             true => pin(standby.pin_file.as_ref(), standby.pin_credential.as_ref()),
             false => primary.pin.clone(),
@@ -128,14 +130,14 @@ fn standby(primary: &Slot, standby: &Standby) -> Result<Slot, TokenError> {
     })
 }
 
-/// A token by its label or a PKCS#11 URI.
+/// A token by its label or a PKCS#11 URI, which may also name the library.
 ///
 /// # Errors
 /// [`TokenError`] when it is a PKCS#11 URI that is not one.
-pub fn token(text: &str) -> Result<TokenSelector, TokenError> {
+pub fn token(text: &str) -> Result<TokenUri, TokenError> {
     match text.starts_with("pkcs11:") {
-        true => Ok(TokenUri::parse(text)?.token),
-        false => Ok(TokenSelector::label(text)),
+        true => Ok(TokenUri::parse(text)?),
+        false => Ok(TokenUri::label(text)),
     }
 }
 
@@ -185,31 +187,25 @@ pub fn vault(config: &Config, node: Node) -> Result<vault::Settings, RootsError>
 #[error("login.{0}: {1}: {2}")]
 pub struct RootsError(&'static str, String, String);
 
-/// That the files of `[login]` are there. Those of the company's authority are read at each login; one that is
-/// missing then lets nobody in.
-///
-/// # Errors
-/// [`RootsError`] for the first that is not.
-pub(super) fn check_login(config: &config::Login) -> Result<(), RootsError> {
-    login(config)?;
-    for (key, paths) in
-        [("corporate_roots", &config.corporate_roots), ("corporate_crls", &config.corporate_crls)]
-    {
-        for path in paths {
-            let failed =
-                |error: std::io::Error| RootsError(key, path.display().to_string(), error.to_string());
-            std::fs::File::open(path).map_err(failed)?;
-        }
-    }
-    Ok(())
+/// What is wrong with the files of `[login]`. Those of the company's authority are read at each login, and passed over then
+/// where they are not what they must be.
+pub(super) fn check_login(config: &config::Login) -> Vec<RootsError> {
+    let (roots, lists) = (&config.corporate_roots, &config.corporate_crls);
+    let files = [("corporate_roots", authority(roots, &[]).1), ("corporate_crls", authority(&[], lists).1)];
+    let faults = files.into_iter().flat_map(|(key, unreadable)| {
+        unreadable
+            .into_iter()
+            .map(move |Unreadable { path, why }| RootsError(key, path.display().to_string(), why))
+    });
+    login(config).err().into_iter().chain(faults).collect()
 }
 
 fn login(config: &config::Login) -> Result<Rules, RootsError> {
     let mut anchors = if config.yubico_roots { Anchors::yubico() } else { Anchors::default() };
     for path in &config.attestation_roots {
         let failed = |error: String| RootsError("attestation_roots", path.display().to_string(), error);
-        let pem = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-        anchors.add(&pem).map_err(|error| failed(error.to_string()))?;
+        let file = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+        anchors.add(&file).map_err(failed)?;
     }
     let accepted = config.assurance.iter().map(|known| match known {
         KnownBy::Attested => Assurance::Attested,

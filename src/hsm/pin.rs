@@ -29,9 +29,9 @@ use crate::secret::{NoPin, Pin};
 /// Where the user PIN comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PinSource {
-    /// The first line of a file that others cannot read.
+    /// A file that has the PIN alone, and that others cannot read.
     File(PathBuf),
-    /// The first line of a file that nobody but the user that runs this can read.
+    /// A file that has the PIN alone, and that nobody but the user that runs this can read.
     Own(PathBuf),
     /// A credential of the service manager: a file in `$CREDENTIALS_DIRECTORY`.
     Credential(String),
@@ -70,9 +70,12 @@ pub enum PinError {
     /// There is no PIN in it.
     #[error("the PIN is empty")]
     Empty,
-    /// What is in it is no PIN.
-    #[error("the PIN is longer than {} bytes, or not UTF-8 text", Pin::LONGEST)]
-    TooLong,
+    /// What is in the file is no PIN.
+    #[error("there is no PIN in {0}, so none is presented: {1}")]
+    NotAPin(PathBuf, NoPin),
+    /// What was typed is no PIN.
+    #[error("what was typed is no PIN, so none is presented: {0}")]
+    NotTyped(NoPin),
     /// The token has refused this PIN before.
     #[error(
         "the token with serial {serial} has refused this PIN before ({reason}) and it was not presented again; {WHAT_TO_DO}"
@@ -134,7 +137,7 @@ impl PinSource {
             Self::Prompt => {
                 let typed =
                     Zeroizing::new(rpassword::prompt_password("Token PIN: ").map_err(PinError::Prompt)?);
-                Pin::from_bytes(typed.as_bytes()).map_err(|NoPin| PinError::TooLong)?
+                Pin::from_bytes(typed.as_bytes()).map_err(PinError::NotTyped)?
             }
         };
         if pin.expose().is_empty() { Err(PinError::Empty) } else { Ok(pin) }
@@ -178,7 +181,7 @@ fn open_file(path: &Path) -> Result<(File, fs::Metadata), PinError> {
 
 fn read_pin(path: &Path, file: File) -> Result<Pin, PinError> {
     let failed = |source| PinError::File { path: path.to_owned(), source };
-    Pin::read(file).map_err(failed)?.map_err(|NoPin| PinError::TooLong)
+    Pin::read(file).map_err(failed)?.map_err(|why| PinError::NotAPin(path.to_owned(), why))
 }
 
 fn read_file(path: &Path) -> Result<Pin, PinError> {

@@ -77,7 +77,7 @@ pub fn start(settings: Settings, canary: Option<Canary>) -> Arc<HsmGroup> {
     for index in 0..settings.slots.len() {
         let (group, settings) = (Arc::clone(&group), Arc::clone(&settings));
         let (canary, stop) = (group.canary.subscribe(), stop.clone());
-        tasks.spawn(Supervisor { index, group, settings, canary, stop, typed: None }.run());
+        tasks.spawn(Supervisor { index, group, settings, canary, stop, typed: None, told: None }.run());
     }
     let turning_away = (Arc::clone(&group), stop.clone());
     tasks.spawn(async move {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use minicbor::{Decode, Encode};
 
@@ -66,6 +66,17 @@ pub enum UriError {
     /// An attribute without a value, or with characters that need percent-encoding.
     #[error("attribute {0:?} is malformed: write name=value, with other characters percent-encoded")]
     Malformed(String),
+    /// Another library than the one in use.
+    #[error(
+        "module-path names the library {}, and {} is used: leave module-path out, or name the same in both places",
+        .named.display(), .used.display()
+    )]
+    OtherModule {
+        /// What the URI says.
+        named: PathBuf,
+        /// The other.
+        used: PathBuf,
+    },
     /// Neither a label nor a serial number.
     #[error("the URI must name the token by token=LABEL or serial=NUMBER")]
     NoToken,
@@ -105,6 +116,22 @@ impl fmt::Display for TokenSelector {
 }
 
 impl TokenUri {
+    /// The token with this label, in whatever library is used.
+    pub fn label(label: &str) -> Self {
+        Self { token: TokenSelector::label(label), module: None }
+    }
+
+    /// The token, of the library at `used`.
+    ///
+    /// # Errors
+    /// [`UriError::OtherModule`] when the URI names another one.
+    pub fn within(self, used: &Path) -> Result<TokenSelector, UriError> {
+        match self.module {
+            Some(named) if named != used => Err(UriError::OtherModule { named, used: used.to_owned() }),
+            _ => Ok(self.token),
+        }
+    }
+
     /// Parses `pkcs11:token=…;serial=…?module-path=…`. Everything that would not
     /// be used is refused, so that a typing error never selects another token.
     ///

@@ -57,10 +57,13 @@ pub fn services(
     let desk = CeremonyServiceServer::new(CeremonyDesk(gate.clone()));
     let shape = Shape { items: limits.batch_items, bytes: sizes.batch };
     let (reporter, health) = tonic_health::server::health_reporter();
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Of many tools the released version asks by the old name alone.
+    let (reflection, as_before) = (described().build_v1()?, described().build_v1alpha()?);
     let system = System { gate: gate.clone(), started: Date::now() };
     let routes = Routes::default()
         .add_service(data)
@@ -72,7 +75,8 @@ pub fn services(
         .add_service(short!(BackupServiceServer::new(Backups(gate.clone()))))
         .add_service(short!(SystemServiceServer::new(system)))
         .add_service(health.max_decoding_message_size(CALL))
-        .add_service(reflection.max_decoding_message_size(CALL));
+        .add_service(reflection.max_decoding_message_size(CALL))
+        .add_service(as_before.max_decoding_message_size(CALL));
     Ok((batch::route(routes, &crypto, shape), reporter))
 }
 

@@ -49,7 +49,7 @@ pub(crate) mod pin {
     use minicbor::decode::{Decoder, Error};
     use minicbor::encode::{self, Encoder, Write};
 
-    use crate::secret::{NoPin, Pin};
+    use crate::secret::Pin;
 
     pub(crate) fn encode<C, W: Write>(
         pin: &Pin,
@@ -60,6 +60,6 @@ pub(crate) mod pin {
     }
 
     pub(crate) fn decode<C>(decoder: &mut Decoder<'_>, _: &mut C) -> Result<Pin, Error> {
-        Pin::from_bytes(decoder.str()?.as_bytes()).map_err(|NoPin| Error::message("a PIN is too long"))
+        Pin::from_bytes(decoder.str()?.as_bytes()).map_err(|_| Error::message("what was sent is no PIN"))
     }
 }

@@ -26,6 +26,7 @@ use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
 
 use crate::keyring::account::{Asked, Firmware};
 use crate::keyring::public_key::KeyType;
+use crate::token::pem;
 
 /// "Yubico PIV Root CA Serial 263751" and "Yubico Attestation Root 1", from
 /// <https://developers.yubico.com/PKI/yubico-ca-certs.txt>; their SHA-256 stands in a test below.
@@ -94,16 +95,12 @@ impl Anchors {
         Self { roots: read(YUBICO_ROOTS), between: read(YUBICO_INTERMEDIATES) }
     }
 
-    /// Adds roots in PEM: each is trusted by itself, whoever issued it.
+    /// Adds the roots of a file in PEM: each is trusted by itself, whoever issued it.
     ///
     /// # Errors
-    /// [`AttestationError::Malformed`] when there is none, or one cannot be read.
-    pub fn add(&mut self, pem: &str) -> Result<(), AttestationError> {
-        let found = Certificate::load_pem_chain(pem.as_bytes()).map_err(|_| AttestationError::Malformed)?;
-        if found.is_empty() {
-            return Err(AttestationError::Malformed);
-        }
-        self.roots.extend(found);
+    /// What is wrong with the file; then nothing was added.
+    pub fn add(&mut self, file: &[u8]) -> Result<(), String> {
+        self.roots.extend(pem::certificates(file)?);
         Ok(())
     }
 

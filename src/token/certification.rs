@@ -13,11 +13,11 @@ use webpki::{
 };
 use x509_cert::Certificate;
 use x509_cert::der::oid::AssociatedOid;
-use x509_cert::der::{Decode, DecodePem, Encode};
+use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::pkix::KeyUsage;
 
 use crate::clock::Date;
-use crate::token::printable;
+use crate::token::{pem, printable};
 
 /// Most certificates, and most bytes of each, that are looked at.
 const MOST: (usize, usize) = (8, 8192);
@@ -95,40 +95,21 @@ pub enum CertificationError {
 }
 
 impl Authority {
-    /// Adds roots in PEM.
+    /// Adds the roots of a file in PEM.
     ///
     /// # Errors
-    /// [`CertificationError::Authority`] when there is none, or one cannot be read.
-    pub fn add_roots(&mut self, pem: &[u8]) -> Result<(), CertificationError> {
-        let bad = |error: &dyn std::fmt::Display| {
-            CertificationError::Authority(format!("a root certificate: {error}"))
-        };
-        let found = Certificate::load_pem_chain(pem).map_err(|error| bad(&error))?;
-        if found.is_empty() {
-            return Err(bad(&"none in PEM"));
-        }
-        for root in found {
-            self.roots.push(root.to_der().map_err(|error| bad(&error))?);
-        }
+    /// What is wrong with the file; then nothing was added.
+    pub fn add_roots(&mut self, file: &[u8]) -> Result<(), String> {
+        self.roots.extend(pem::roots(file)?);
         Ok(())
     }
 
-    /// Adds a revocation list, in PEM or DER.
+    /// Adds the revocation lists of a file in PEM, or the one in DER.
     ///
     /// # Errors
-    /// [`CertificationError::Authority`] when it cannot be read.
-    pub fn add_list(&mut self, bytes: &[u8]) -> Result<(), CertificationError> {
-        let bad = |error: &dyn std::fmt::Display| {
-            CertificationError::Authority(format!("a revocation list: {error}"))
-        };
-        let der = match bytes.starts_with(b"-----BEGIN") {
-            true => x509_cert::crl::CertificateList::<x509_cert::certificate::Rfc5280>::from_pem(bytes)
-                .and_then(|list| list.to_der())
-                .map_err(|error| bad(&error))?,
-            false => bytes.to_vec(),
-        };
-        BorrowedCertRevocationList::from_der(&der).map_err(|error| bad(&error))?;
-        self.lists.push(der);
+    /// As [`add_roots`](Self::add_roots).
+    pub fn add_lists(&mut self, file: &[u8]) -> Result<(), String> {
+        self.lists.extend(pem::lists(file)?);
         Ok(())
     }
 
@@ -248,7 +229,7 @@ mod tests {
         #[test]
         fn nothing_panics(chain in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..4), list: Vec<u8>) {
             let mut authority = Authority::default();
-            prop_assert!(authority.add_list(&list).is_err() && authority.add_roots(&list).is_err());
+            prop_assert!(authority.add_lists(&list).is_err() && authority.add_roots(&list).is_err());
             prop_assert!(authority.verify(&chain, &[], Date::now()).is_err());
         }
     }

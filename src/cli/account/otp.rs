@@ -123,7 +123,8 @@ fn read_seed(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
         return Err(bad());
     }
     let text = Zeroizing::new(std::fs::read_to_string(path).map_err(Failure::file("read", path))?);
-    let seed = hex::decode(text.trim()).map(Zeroizing::new).map_err(|_| bad())?;
+    let seed =
+        hex::decode(text.trim_start_matches('\u{feff}').trim()).map(Zeroizing::new).map_err(|_| bad())?;
     if (16..=32).contains(&seed.len()) { Ok(seed) } else { Err(bad()) }
 }
 
@@ -153,6 +154,8 @@ impl Confirm {
         let mut given = match &self.password_file {
             Some(path) => {
                 let read = crate::cli::document::read(path)?;
+                // An editor's mark is no part of what it stands before.
+                let read = read.strip_prefix('\u{feff}').unwrap_or(&read);
                 read.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect::<Vec<_>>()
             }
             None => {

@@ -13,11 +13,11 @@ use crate::cli::failure::Failure;
 use crate::cli::view::plain;
 use crate::daemon;
 use crate::hsm::pin::PinSource;
-use crate::id::token::{TokenInfo, TokenSelector};
+use crate::id::token::{TokenInfo, TokenSelector, TokenUri};
 use crate::keyring::credential::{Credential, CredentialId, TokenAlgorithm, TokenKind};
 use crate::keyring::custodian::AgreementKey;
 use crate::keyring::public_key::KeyType;
-use crate::secret::{Key256, NoPin, Pin, SecretMemory};
+use crate::secret::{Key256, Pin, SecretMemory};
 use crate::token::client::{Settings, TokenProcess};
 use crate::token::envelope::Envelope;
 use crate::token::error::{PinTrouble, TokenError};
@@ -36,7 +36,7 @@ pub(crate) struct ModuleArgs {
     piv: bool,
     /// Token: its label, serial:NUMBER, or a PKCS#11 URI; when several are plugged in
     #[arg(long, value_name = "TOKEN", value_parser = selector)]
-    token: Option<TokenSelector>,
+    token: Option<TokenUri>,
     /// Wait until the token is plugged in
     #[arg(long)]
     wait: bool,
@@ -99,11 +99,14 @@ fn timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// A label, `serial:NUMBER`, or a PKCS#11 URI (RFC 7512).
-fn selector(text: &str) -> Result<TokenSelector, String> {
+fn selector(text: &str) -> Result<TokenUri, String> {
     match text.strip_prefix("serial:") {
         Some("") => Err("name the serial number behind `serial:`".to_owned()),
-        Some(serial) => Ok(TokenSelector { serial: Some(serial.to_owned()), ..TokenSelector::default() }),
-        None => daemon::token_selector(text).map_err(|error| error.to_string()),
+        Some(serial) => {
+            let token = TokenSelector { serial: Some(serial.to_owned()), ..TokenSelector::default() };
+            Ok(TokenUri { token, module: None })
+        }
+        None => daemon::token_uri(text).map_err(|error| error.to_string()),
     }
 }
 
@@ -154,18 +157,28 @@ impl ModuleArgs {
     /// # Errors
     /// [`Failure`] when nobody says which library does, or the program for PIV cards is not installed.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
+        let named = self.token.as_ref().and_then(|uri| uri.module.clone());
         if self.piv {
+            if named.is_some() {
+                return Err(Failure::Usage(
+                    "--token: module-path names a library, and --piv uses none".to_owned(),
+                ));
+            }
             let program = daemon::child::piv_program()
                 .map_err(|error| Failure::Refused { reason: "TOKEN_MODULE", message: error.to_string() })?;
             return Ok(Settings { module: None, program, deadline: self.timeout });
         }
-        let module = self.module.clone().or_else(|| std::env::var_os(MODULE_VARIABLE).map(PathBuf::from));
+        let variable = || std::env::var_os(MODULE_VARIABLE).map(PathBuf::from);
+        let module = self.module.clone().or_else(|| named.clone()).or_else(variable);
         let module = module.ok_or_else(|| {
             Failure::Usage(format!(
                 "say which PKCS#11 library talks to the token: --module FILE, or {MODULE_VARIABLE}; or --piv for a PIV card"
             ))
         })?;
         let module = std::path::absolute(&module).map_err(Failure::file("find", &module))?;
+        if let Some(uri) = &self.token {
+            uri.clone().within(&module).map_err(|error| Failure::Usage(format!("--token: {error}")))?;
+        }
         Ok(Settings { module: Some(module), program: daemon::child::token_program(), deadline: self.timeout })
     }
 
@@ -180,7 +193,9 @@ impl ModuleArgs {
             // A process of its own for each look: many libraries see new tokens only when they start.
             let mut process = TokenProcess::start(&settings).await.map_err(failure)?;
             let mut tokens = process.list().await.map_err(failure)?;
-            tokens.retain(|report| self.token.as_ref().is_none_or(|wanted| wanted.matches(&report.token)));
+            tokens.retain(|report| {
+                self.token.as_ref().is_none_or(|wanted| wanted.token.matches(&report.token))
+            });
             if !self.wait || !tokens.is_empty() {
                 return Ok(tokens);
             }
@@ -213,7 +228,7 @@ impl ModuleArgs {
                 Err(Failure::Usage(format!("several tokens fit, say which with --token: {words}")))
             }
             (None, _) => Err(missing(match &self.token {
-                Some(wanted) => format!("no token with {wanted} is plugged in"),
+                Some(wanted) => format!("no token with {} is plugged in", wanted.token),
                 None => "no token is plugged in".to_owned(),
             })),
         }
@@ -268,7 +283,7 @@ async fn in_a_window(program: PathBuf, description: String, within: Duration) ->
         let typed =
             input.interact().map_err(|error| Failure::Input(format!("the PIN was not entered: {error}")))?;
         Pin::from_bytes(typed.expose_secret().as_bytes())
-            .map_err(|NoPin| Failure::Input("what was given is no PIN: too long, or no text".to_owned()))
+            .map_err(|why| Failure::Input(format!("what was typed is no PIN, so none is tried: {why}")))
     });
     asked.await.map_err(|error| Failure::Input(error.to_string()))?
 }
@@ -312,7 +327,11 @@ fn ask_blocking(file: Option<PathBuf>, descriptor: Option<u32>, prompt: &str) ->
             Pin::from_bytes(Zeroizing::new(typed).as_bytes())
         }
     };
-    let pin = pin.map_err(|NoPin| input("what was given is no PIN: too long, or no text"))?;
+    let pin = pin.map_err(|why| {
+        let from =
+            descriptor.map_or_else(|| "what was typed".to_owned(), |number| format!("descriptor {number}"));
+        Failure::Input(format!("{from} has no PIN, so none is tried: {why}"))
+    })?;
     if pin.expose().is_empty() { Err(input("the PIN is empty")) } else { Ok(pin) }
 }
 
@@ -575,9 +594,9 @@ mod tests {
 
     #[test]
     fn a_token_is_named_by_label_serial_or_uri() {
-        assert_eq!(selector("alice"), Ok(TokenSelector::label("alice")));
-        assert_eq!(selector("serial:12").unwrap().serial.as_deref(), Some("12"));
-        assert_eq!(selector("pkcs11:serial=12").unwrap().serial.as_deref(), Some("12"));
+        assert_eq!(selector("alice"), Ok(TokenUri::label("alice")));
+        assert_eq!(selector("serial:12").unwrap().token.serial.as_deref(), Some("12"));
+        assert_eq!(selector("pkcs11:serial=12").unwrap().token.serial.as_deref(), Some("12"));
         assert!(selector("serial:").is_err() && selector("pkcs11:slot-id=1").is_err());
     }
 }

@@ -97,10 +97,10 @@ pub fn drill(config: &Config, drill: &Drill) -> Result<DrillReport, BackupError>
 /// The group of one token. A PIN that the daemon saw refused is not tried here either.
 fn one_token(config: &Config, drill: &Drill, folder: &Path) -> Result<process::Settings, BackupError> {
     let mut group = settings::hsm(config)?;
-    let token = settings::token(&drill.token)?;
-    let known = group.slots.iter().find(|slot| slot.hsm.token == token).cloned();
+    let uri = settings::token(&drill.token)?;
+    let known = group.slots.iter().find(|slot| slot.hsm.token == uri.token).cloned();
     let mut slot: Slot = known.unwrap_or_else(|| group.slots[0].clone());
-    slot.hsm.token = token;
+    slot.hsm.token = uri.within(&slot.hsm.module).map_err(settings::TokenError::from)?;
     if let Some(file) = &drill.pin_file {
         slot.pin = PinSource::File(file.clone());
     }

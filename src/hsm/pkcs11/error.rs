@@ -3,6 +3,8 @@
 use cryptoki::error::{Error, RvError};
 use minicbor::{Decode, Encode};
 
+use crate::hsm::pin::PinError;
+
 /// Why there is no connection to the token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Encode, Decode)]
 pub enum ConnectError {
@@ -10,12 +12,12 @@ pub enum ConnectError {
     #[error("{0}")]
     #[n(0)]
     Away(#[n(0)] String),
-    /// Trying again is useless or harmful until a person acts.
+    /// The token refused the PIN: trying again is harmful until a person acts.
     #[error("{0}")]
     #[n(1)]
     Refused(#[n(0)] String),
-    /// The module failed its self-test. It is tested again from time to time:
-    /// a hiccup in the middle of the test must not last.
+    /// The module failed its self-test, or no PIN can be presented. It is tried again from time to time: neither a
+    /// hiccup in the middle of the test may last, nor a full disk, nor a file that cannot be read for a while.
     #[error("{0}")]
     #[n(3)]
     Unfit(#[n(0)] String),
@@ -23,6 +25,17 @@ pub enum ConnectError {
     #[error("{0}")]
     #[n(2)]
     Foreign(#[n(0)] String),
+}
+
+impl From<PinError> for ConnectError {
+    /// Only what the token refused, and what nobody types, waits for a person. Everything else presents no PIN, so it
+    /// is tried again.
+    fn from(error: PinError) -> Self {
+        match error {
+            PinError::Refused { .. } | PinError::Prompt(_) => Self::Refused(error.to_string()),
+            _ => Self::Unfit(error.to_string()),
+        }
+    }
 }
 
 /// A module's error in one short clause, without the specification's paragraphs.

@@ -18,11 +18,11 @@ pub(super) fn login(
 ) -> Result<(), ConnectError> {
     let serial = &module.token().serial;
     tries_left(module)?;
-    refused.check(serial, pin).map_err(|error| ConnectError::Refused(error.to_string()))?;
+    refused.check(serial, pin)?;
     // A PIN is presented only if its refusal could be recorded.
-    let reserved = refused.reserve().map_err(|error| ConnectError::Refused(error.to_string()))?;
+    let reserved = refused.reserve()?;
     let Err(error) = session.login(UserType::User, Some(&AuthPin::new(pin.expose().into()))) else {
-        return forget(refused, serial);
+        return Ok(refused.forget(serial)?);
     };
     let reason = match code(&error) {
         Some(RvError::UserAlreadyLoggedIn) => return Ok(()),
@@ -32,31 +32,29 @@ pub(super) fn login(
     let Some(reason) = reason else {
         return Err(ConnectError::Away(format!("cannot log in: {}", words(&error))));
     };
+    // What the token refused waits for a person, also where that cannot be written down: with the next start at least.
     reserved.record(serial, pin, reason).map_err(|error| ConnectError::Refused(error.to_string()))?;
     Err(ConnectError::Refused(format!("the token refused the PIN ({reason}); {WHAT_TO_DO}")))
 }
 
-/// Neither a locked PIN nor the last try before the lock is spent automatically.
+/// Neither a locked PIN nor the last try before the lock is spent automatically. Whoever mends it does so on the token,
+/// so this is looked at again and again: that costs no try.
 fn tries_left(module: &Module) -> Result<(), ConnectError> {
     let info = module.token_now().map_err(|error| {
         ConnectError::Away(format!("the token does not describe itself: {}", words(&error)))
     })?;
     if info.user_pin_locked() {
-        return Err(ConnectError::Refused(
+        return Err(ConnectError::Unfit(
             "the token's user PIN is locked; its security officer must set a new one".to_owned(),
         ));
     }
     if info.user_pin_final_try() {
-        return Err(ConnectError::Refused(
+        return Err(ConnectError::Unfit(
             "the token has one PIN try left; log in once by hand (pkcs11-tool --login --list-objects) to restore the others"
                 .to_owned(),
         ));
     }
     Ok(())
-}
-
-fn forget(refused: &RefusedPins, serial: &str) -> Result<(), ConnectError> {
-    refused.forget(serial).map_err(|error| ConnectError::Refused(error.to_string()))
 }
 
 /// The standard's name of a code that speaks of the PIN.

@@ -51,17 +51,49 @@ impl Library {
                 "the PKCS#11 module {} is in use by another part of this process",
                 self.path.display()
             )),
-            _ => ConnectError::Away(format!("the PKCS#11 module does not start: {}; {HINT}", words(&error))),
+            _ => ConnectError::Away(format!(
+                "the PKCS#11 module does not start: {}; {}",
+                words(&error),
+                surroundings(settings)
+            )),
         })?;
         let started = Started(Arc::clone(self));
         let tokens = started.tokens()?;
         let none = tokens.is_empty();
         let (slot, token) = choose(tokens, &settings.token).map_err(|reason| {
             // A module that may not read its folder of tokens shows none.
-            ConnectError::Away(if none { format!("{reason}; {HINT}") } else { reason })
+            ConnectError::Away(if none { format!("{reason}; {}", surroundings(settings)) } else { reason })
         })?;
         Ok(Module { started, slot, token })
     }
+}
+
+/// What usually is the matter with a library that says nothing: as whom it runs, and what of its surroundings that user
+/// may not read.
+fn surroundings(settings: &Settings) -> String {
+    let mut words = format!("{HINT}; it runs as user {}", rustix::process::geteuid().as_raw());
+    let mut named = false;
+    for (name, path) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().ends_with(b"_CONF")) {
+        named = true;
+        let (name, path) = (name.display().to_string(), Path::new(&path).to_owned());
+        words.push_str(&match std::fs::File::open(&path) {
+            Ok(_) => format!("; {name} of its environment names {}", path.display()),
+            Err(error) => format!(
+                "; {name} of its environment names {}, which it may not read: {error}",
+                path.display()
+            ),
+        });
+    }
+    if !named {
+        words.push_str("; no variable of its environment names a configuration, so it reads its own");
+    }
+    for path in &settings.confinement.allow_paths {
+        // A folder is opened like a file, to be read.
+        if let Err(error) = std::fs::File::open(path) {
+            words.push_str(&format!("; of hsm.allow_paths it may not read {}: {error}", path.display()));
+        }
+    }
+    words
 }
 
 /// An initialised library; finalised when dropped.

@@ -35,6 +35,8 @@ pub(super) struct Supervisor {
     pub(super) stop: CancellationToken,
     /// A PIN from the terminal is asked for once.
     pub(super) typed: Option<Pin>,
+    /// Why the token did not serve last: the log tells it once, however often it is tried again.
+    pub(super) told: Option<String>,
 }
 
 /// The daemon stops.
@@ -52,6 +54,9 @@ impl Supervisor {
                 () = stop.cancelled() => break true,
                 connected = self.connect() => connected,
             };
+            if connected.is_ok() {
+                self.told = None;
+            }
             let next = match connected {
                 Ok(connected) => match self.serve(connected).await {
                     End::Stopped => break true,
@@ -131,11 +136,15 @@ impl Supervisor {
     }
 
     /// Announces why the token does not serve, and waits before the next attempt.
-    async fn away(&self, state: SlotState, span: Duration) -> Result<(), Stop> {
-        let (token, reason) = (self.slot().name(), state.reason().unwrap_or_default());
-        match &state {
-            SlotState::Down(_) => tracing::warn!(token, "the HSM is away: {reason}"),
-            _ => tracing::error!(token, "the HSM connection is refused: {reason}"),
+    async fn away(&mut self, state: SlotState, span: Duration) -> Result<(), Stop> {
+        let reason = state.reason().unwrap_or_default().to_owned();
+        if self.told.as_ref() != Some(&reason) {
+            let token = self.slot().name();
+            match &state {
+                SlotState::Down(_) => tracing::warn!(token, "the HSM is away, and is tried again: {reason}"),
+                _ => tracing::error!(token, "the HSM does not serve, and is tried again: {reason}"),
+            }
+            self.told = Some(reason);
         }
         self.announce(state);
         self.sleep(span).await
@@ -165,6 +174,5 @@ impl Supervisor {
 /// Reads the PIN; a terminal takes its time, so this has a thread of its own.
 pub(super) async fn read_pin(source: PinSource) -> Result<Pin, ConnectError> {
     let read = tokio::task::spawn_blocking(move || source.read()).await;
-    let refused = |reason: String| ConnectError::Refused(reason);
-    read.map_err(|error| refused(error.to_string()))?.map_err(|error| refused(error.to_string()))
+    Ok(read.map_err(|error| ConnectError::Away(error.to_string()))??)
 }

@@ -85,7 +85,7 @@ impl Vault {
         let (spki, now) = (credential.spki().to_vec(), Date::now().max(self.schedule_status().high));
         let failed = |error: tokio::task::JoinError| CertificationError::Authority(error.to_string());
         let verified = tokio::task::spawn_blocking(move || {
-            let found = authority(&roots, &lists)?.verify(&certificates, &spki, now)?;
+            let found = readable(&roots, &lists).verify(&certificates, &spki, now)?;
             Ok(Evidence {
                 root: Some(found.root),
                 subject: Some(found.subject),
@@ -197,20 +197,38 @@ fn refused(why: String) -> Error {
     Error::EnrolmentRefused(why)
 }
 
-/// The company's authority, from its files as they are now.
-fn authority(roots: &[PathBuf], lists: &[PathBuf]) -> Result<Authority, CertificationError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path)
-            .map_err(|error| CertificationError::Authority(format!("{}: {error}", path.display())))
+/// The company's authority, from its files as they are now, and each file that is not what it must be.
+pub fn authority(roots: &[PathBuf], lists: &[PathBuf]) -> (Authority, Vec<Unreadable>) {
+    let (mut authority, mut unreadable) = (Authority::default(), Vec::new());
+    let mut read = |path: &PathBuf, add: &mut dyn FnMut(&[u8]) -> Result<(), String>| {
+        let file = std::fs::read(path).map_err(|error| error.to_string());
+        if let Err(why) = file.and_then(|file| add(&file)) {
+            unreadable.push(Unreadable { path: path.clone(), why });
+        }
     };
-    let mut authority = Authority::default();
-    for path in roots {
-        authority.add_roots(&read(path)?)?;
+    roots.iter().for_each(|path| read(path, &mut |file| authority.add_roots(file)));
+    lists.iter().for_each(|path| read(path, &mut |file| authority.add_lists(file)));
+    (authority, unreadable)
+}
+
+/// A file of roots or revocation lists that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {why}", .path.display())]
+pub struct Unreadable {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub why: String,
+}
+
+/// What can be read of it. A file that cannot says nothing: whose certificate leads to another root, and whose issuer has
+/// another list, is not locked out by it.
+fn readable(roots: &[PathBuf], lists: &[PathBuf]) -> Authority {
+    let (authority, unreadable) = authority(roots, lists);
+    for file in unreadable {
+        tracing::warn!("a file of the company's authority is passed over: {file}");
     }
-    for path in lists {
-        authority.add_list(&read(path)?)?;
-    }
-    Ok(authority)
+    authority
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ pub fn attestation(data: &[u8]) {
 /// Takes `data` for a staff member's certificate: only the real one counts.
 pub fn certification(data: &[u8]) {
     let mut authority = company();
-    authority.add_list(&KNOWN.list).expect("the list");
+    authority.add_lists(&KNOWN.list).expect("the list");
     let good = authority.verify(&[data.to_vec()], &KNOWN.certified, NOW).is_ok();
     assert_eq!(good, data == KNOWN.staff);
 }
@@ -80,7 +80,7 @@ pub fn certification(data: &[u8]) {
 /// Takes `data` for the revocation list: nobody is let in on the word of another than the real one.
 pub fn revocation(data: &[u8]) {
     let mut authority = company();
-    let good = authority.add_list(data).is_ok() && authority.verify(&staff(), &KNOWN.certified, NOW).is_ok();
+    let good = authority.add_lists(data).is_ok() && authority.verify(&staff(), &KNOWN.certified, NOW).is_ok();
     assert_eq!(good, data == KNOWN.list);
 }
 

@@ -1,0 +1,73 @@
+//! Clients in other languages, by the commands and programs that docs/clients.md prints.
+// A panic is how a test fails, in helper functions too.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use keyward_softhsm_tests::{World, text};
+
+const PAGE: &str = include_str!("../../docs/clients.md");
+/// Where `make install` puts documents and examples.
+const INSTALLED: &str = "/usr/local/share/doc/keyward";
+const SOCKET: &str = "/run/keyward/keyward.sock";
+
+/// The first block of this kind behind a heading.
+fn block(heading: &str, kind: &str) -> &'static str {
+    let behind = PAGE.split_once(&format!("\n## {heading}\n")).unwrap().1;
+    behind.split_once(&format!("```{kind}\n")).unwrap().1.split_once("```").unwrap().0
+}
+
+/// Runs the page's commands in `folder`, of what an installation has under `installed`.
+fn run(commands: &str, folder: &Path, installed: &Path) {
+    for line in commands.lines() {
+        let command = line.strip_prefix("$ ").unwrap().replace(INSTALLED, installed.to_str().unwrap());
+        let done = Command::new("sh").args(["-euc", &command]).current_dir(folder).output().unwrap();
+        assert!(done.status.success(), "{command}: {}", text(&done));
+    }
+}
+
+/// What `make install` puts there.
+fn installed(folder: &Path) -> PathBuf {
+    let done = Command::new("make")
+        .args(["--no-print-directory", "install-documents"])
+        .arg(format!("DESTDIR={}", folder.display()))
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .unwrap();
+    let place = folder.join(INSTALLED.trim_start_matches('/'));
+    assert!(place.join("examples/python/requirements.txt").exists(), "{}", text(&done));
+    place
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_call_from_python_works_as_pasted() {
+    let world = World::ready();
+    let (daemon, _client) = world.start_with_key().await;
+    let place = installed(&world.path("installed"));
+    let folder = world.path("elsewhere");
+    std::fs::create_dir(&folder).unwrap();
+    run(block("From Python", "console"), &folder, &place);
+    let program = block("From Python", "python");
+    let shipped = std::fs::read_to_string(place.join("examples/python/first.py")).unwrap();
+    assert_eq!(program, shipped, "the page prints what is installed");
+    let socket = world.socket().display().to_string();
+    std::fs::write(folder.join("first.py"), program.replace(SOCKET, &socket)).unwrap();
+    let python = |arguments: &[&str]| {
+        let done = Command::new("venv/bin/python").args(arguments).current_dir(&folder).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}\n{}", text(&done), world.log());
+        String::from_utf8(done.stdout).unwrap()
+    };
+    assert_eq!(python(&["first.py"]), "0912 345 678\n");
+    std::fs::copy(place.join("examples/python/tour.py"), folder.join("tour.py")).unwrap();
+    let said = python(&["tour.py", &socket]);
+    let lines = [
+        "customer 2: 0987 654 321",
+        "in another row: CIPHERTEXT_REFUSED",
+        "batch: 100",
+        "session: 5000",
+        "file: True",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), lines);
+    assert!(daemon.stop().await.success());
+}

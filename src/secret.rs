@@ -171,11 +171,13 @@ pub enum NoPin {
 
 /// Whether a character is one that people do not type: it shows nothing, or stands for what could not be read.
 fn is_untyped(character: char) -> bool {
-    const FORMAT: [(char, char); 9] = [
+    // Without the joiners (U+200C, U+200D): some scripts are typed with them.
+    const FORMAT: [(char, char); 10] = [
         ('\u{ad}', '\u{ad}'),
         ('\u{61c}', '\u{61c}'),
         ('\u{180e}', '\u{180e}'),
-        ('\u{200b}', '\u{200f}'),
+        ('\u{200b}', '\u{200b}'),
+        ('\u{200e}', '\u{200f}'),
         ('\u{202a}', '\u{202e}'),
         ('\u{2060}', '\u{206f}'),
         ('\u{feff}', '\u{feff}'),
@@ -306,7 +308,7 @@ mod tests {
             assert_eq!(Pin::read(&wrong[..]).unwrap().unwrap_err(), why);
             assert!(!why.to_string().contains("1234"), "{why}");
         }
-        for right in ["密码-1", "Zoë", "p\u{301}", " a b "] {
+        for right in ["密码-1", "Zoë", "p\u{301}", "می\u{200c}روم", " a b "] {
             assert_eq!(Pin::from_bytes(right.as_bytes()).unwrap().expose(), right);
         }
     }

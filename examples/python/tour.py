@@ -61,6 +61,12 @@ def details(status):
     return reason, retry_after
 
 
+def may_repeat(why):
+    """Whether the connection was lost, or the daemon says that waiting helps: a restart, a full queue, an HSM that is away."""
+    lost = why.code == grpc.StatusCode.UNAVAILABLE and not why.reason
+    return lost or why.retry_after is not None
+
+
 def call(method, request, deadline=10.0, metadata=None):
     """Makes a call that may be repeated, and repeats it within the deadline (seconds) while waiting helps."""
     end, pause = time.monotonic() + deadline, 0.02
@@ -69,9 +75,8 @@ def call(method, request, deadline=10.0, metadata=None):
             return method(request, timeout=max(end - time.monotonic(), 0.001), metadata=metadata)
         except grpc.RpcError as error:
             why = refused(error)
-            lost = why.code == grpc.StatusCode.UNAVAILABLE and not why.reason
             wait = why.retry_after if why.retry_after is not None else pause * random.uniform(0.5, 1)
-            if not (lost or why.retry_after is not None) or time.monotonic() + wait >= end:
+            if not may_repeat(why) or time.monotonic() + wait >= end:
                 raise why from error
             time.sleep(wait)
             pause = min(1.0, 2 * pause)
@@ -88,53 +93,107 @@ def decrypt(crypto, ciphertext, context, metadata=None):
 
 
 def encrypt_batch(crypto, items):
-    """Encrypts (reference, plaintext, context) in one call; answers a ciphertext or a Refused for each reference."""
-    items = [pb.BatchEncryptRequest.Item(reference=r, plaintext=p, context=c) for r, p, c in items]
+    """Encrypts (plaintext, context) in one call; answers a ciphertext or a Refused for each, in order."""
+    items = [pb.BatchEncryptRequest.Item(plaintext=plaintext, context=context) for plaintext, context in items]
     answer = call(crypto.BatchEncrypt, pb.BatchEncryptRequest(name=KEY, items=items))
-    return {result.reference: outcome(result, "ciphertext") for result in answer.results}
+    return [outcome(result, "ciphertext") for result in answer.results]
 
 
 def outcome(result, field):
-    if not result.HasField("error"):
-        return getattr(result, field)
-    reason, retry_after = details(result.error)
-    return Refused(code(result.error), reason, result.error.message, retry_after)
+    return why_not(result.error) if result.HasField("error") else getattr(result, field)
 
 
-def code(status):
-    return next(code for code in grpc.StatusCode if code.value[0] == status.code)
+def why_not(status):
+    reason, retry_after = details(status)
+    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    return Refused(code, reason, status.message, retry_after)
 
 
-def encrypt_stream_of(crypto, items):
+class Session:
+    """One attempt at a stream of items: what is sent waits in `waiting` until it is answered."""
+
+    def __init__(self, items, waiting):
+        self.items, self.waiting, self.again = items, waiting, sorted(waiting.items())
+        self.room, self.lock = threading.Semaphore(WINDOW), threading.Lock()
+        self.stopped, self.failed = False, None
+
+    def requests(self):
+        # gRPC runs this in a thread of its own, and would swallow what it raises.
+        try:
+            while (found := self.next()) is not None:
+                number, (plaintext, context) = found
+                asked = pb.EncryptRequest(name=KEY, plaintext=plaintext, context=context)
+                yield pb.CryptSessionRequest(id=number, encrypt=asked)
+        except Exception as error:
+            self.failed = error
+            raise
+
+    def next(self):
+        # Answers are read while requests are sent: a session whose answers are left alone is ended.
+        while not self.room.acquire(timeout=0.1):
+            if self.stopped:
+                return None
+        with self.lock:
+            if self.stopped:
+                return None
+            if self.again:
+                return self.again.pop(0)
+            found = next(self.items, None)
+            if found is not None:
+                self.waiting[found[0]] = found[1]
+            return found
+
+    def stop(self):
+        with self.lock:
+            self.stopped = True
+
+
+def encrypt_many(crypto, items, attempts=8):
     """Encrypts very many (plaintext, context) on one stream; yields (number, ciphertext or Refused) as they come."""
-    room = threading.Semaphore(WINDOW)
-
-    def requests():
-        for number, (plaintext, context) in enumerate(items):
-            # Answers are read while requests are sent: a session whose answers are left alone is ended.
-            room.acquire()
-            asked = pb.EncryptRequest(name=KEY, plaintext=plaintext, context=context)
-            yield pb.CryptSessionRequest(id=number, encrypt=asked)
-
-    for answer in crypto.CryptSession(requests()):
-        room.release()
-        if answer.HasField("error"):
-            reason, retry_after = details(answer.error)
-            yield answer.id, Refused(code(answer.error), reason, answer.error.message, retry_after)
-        else:
-            yield answer.id, answer.encrypt.ciphertext
+    items, waiting = iter(enumerate(items)), {}
+    for attempt in range(attempts):
+        session = Session(items, waiting)
+        answers = crypto.CryptSession(session.requests())
+        why = None
+        try:
+            for answer in answers:
+                session.room.release()
+                found = why_not(answer.error) if answer.HasField("error") else answer.encrypt.ciphertext
+                if isinstance(found, Refused) and may_repeat(found):
+                    # It still waits: the daemon stops, say, and the next attempt asks again.
+                    why = found
+                elif waiting.pop(answer.id, None) is not None:
+                    yield answer.id, found
+            if not waiting:
+                return
+        except grpc.RpcError as error:
+            why = refused(error)
+            if session.failed is not None:
+                raise session.failed from None
+            if not may_repeat(why):
+                raise why from error
+        finally:
+            session.stop()
+            answers.cancel()
+        time.sleep(min(1.0, 0.1 * 2**attempt))
+    raise why
 
 
 def convert_file(method, request, source, target, context):
     """Encrypts or decrypts a file; `target` appears when it is whole, and not before."""
+    with open(source, "rb") as file, tempfile.NamedTemporaryFile(dir=os.path.dirname(target) or ".", delete=False) as draft:
+        # gRPC runs this in a thread of its own, and would swallow what it raises.
+        failed = []
 
-    def requests():
-        yield request(header=pb.StreamHeader(name=KEY, context=context))
-        with open(source, "rb") as file:
-            while chunk := file.read(CHUNK):
-                yield request(chunk=chunk)
+        def requests():
+            try:
+                yield request(header=pb.StreamHeader(name=KEY, context=context))
+                while chunk := file.read(CHUNK):
+                    yield request(chunk=chunk)
+            except Exception as error:
+                failed.append(error)
+                raise
 
-    with tempfile.NamedTemporaryFile(dir=os.path.dirname(target), delete=False) as draft:
         try:
             # What was written before an error is not the file: only the end of the stream says that it is whole.
             for answer in method(requests()):
@@ -142,8 +201,10 @@ def convert_file(method, request, source, target, context):
             draft.flush()
             os.fsync(draft.fileno())
             os.replace(draft.name, target)
-        except BaseException:
+        except BaseException as error:
             os.unlink(draft.name)
+            if isinstance(error, grpc.RpcError):
+                raise (failed or [refused(error)])[0] from error
             raise
 
 
@@ -169,10 +230,10 @@ def customers(crypto, database):
 def main(socket, assertion=None):
     crypto = connect(socket)
     customers(crypto, sqlite3.connect(":memory:"))
-    items = [(str(n), f"value {n}".encode(), {"id": str(n)}) for n in range(100)]
-    print("batch:", sum(isinstance(sealed, bytes) for sealed in encrypt_batch(crypto, items).values()))
+    items = [(f"value {n}".encode(), {"id": str(n)}) for n in range(100)]
+    print("batch:", sum(isinstance(sealed, bytes) for sealed in encrypt_batch(crypto, items)))
     many = ((f"value {n}".encode(), {"id": str(n)}) for n in range(5000))
-    print("session:", sum(isinstance(sealed, bytes) for _, sealed in encrypt_stream_of(crypto, many)))
+    print("session:", sum(isinstance(sealed, bytes) for _, sealed in encrypt_many(crypto, many)))
     with tempfile.TemporaryDirectory() as folder:
         plain, sealed, again = (os.path.join(folder, name) for name in ("plain", "sealed", "again"))
         with open(plain, "wb") as file:
@@ -190,4 +251,6 @@ def main(socket, assertion=None):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
     main(*sys.argv[1:])

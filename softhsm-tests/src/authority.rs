@@ -59,6 +59,17 @@ impl Authority {
         self.ca(&["-gencrl", "-out", &self.revocations()]);
     }
 
+    /// Makes a list that only tells what is new since another one, in PEM.
+    pub fn delta_list(&self, out: &str) {
+        let settings = std::fs::read_to_string(self.path("settings")).expect("a file");
+        self.write(
+            "settings",
+            &format!("{settings}crl_extensions=delta\n[delta]\n2.5.29.27=critical,DER:020101\n"),
+        );
+        self.ca(&["-gencrl", "-out", out]);
+        self.write("settings", &settings);
+    }
+
     /// Makes a list of version 1, which has no extensions, in DER.
     pub fn list_of_version_1(&self, out: &str) {
         let pem = format!("{out}.pem");

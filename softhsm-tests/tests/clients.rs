@@ -2,8 +2,9 @@
 // A panic is how a test fails, in helper functions too.
 #![allow(clippy::unwrap_used)]
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use keyward_softhsm_tests::{World, text};
 
@@ -30,13 +31,14 @@ fn run(commands: &str, folder: &Path, installed: &Path) {
 /// What `make install` puts there.
 fn installed(folder: &Path) -> PathBuf {
     let done = Command::new("make")
-        .args(["--no-print-directory", "install-documents"])
+        .args(["--no-print-directory", "install-documents", "PREFIX=/usr/local"])
+        .env_remove("MAKEFLAGS")
         .arg(format!("DESTDIR={}", folder.display()))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .output()
         .unwrap();
     let place = folder.join(INSTALLED.trim_start_matches('/'));
-    assert!(place.join("examples/python/requirements.txt").exists(), "{}", text(&done));
+    assert!(done.status.success(), "{}", text(&done));
     place
 }
 
@@ -69,5 +71,48 @@ async fn the_first_call_from_python_works_as_pasted() {
         "file: True",
     ];
     assert_eq!(said.lines().collect::<Vec<_>>(), lines);
+
+    // What is to be copied goes on across a restart, and does not hide what goes wrong on its own side.
+    std::fs::write(folder.join("restart.py"), RESTART).unwrap();
+    let mut many = Command::new("venv/bin/python")
+        .args(["restart.py", &socket])
+        .current_dir(&folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(many.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "begun");
+    assert!(daemon.stop().await.success());
+    let daemon = world.start().await;
+    let rest: Vec<String> =
+        tokio::task::spawn_blocking(move || lines.map(Result::unwrap).collect()).await.unwrap();
+    assert_eq!(rest, ["40000 of 40000", "FileNotFoundError", "ValueError"]);
+    assert!(many.wait().unwrap().success());
     assert!(daemon.stop().await.success());
 }
+
+const RESTART: &str = r#"
+import sys, tour
+
+crypto = tour.connect(sys.argv[1])
+done = set()
+for number, sealed in tour.encrypt_many(crypto, ((b"value", {"id": str(n)}) for n in range(40000))):
+    assert isinstance(sealed, bytes) and number not in done, sealed
+    if not done:
+        print("begun", flush=True)
+    done.add(number)
+print(len(done), "of 40000", flush=True)
+try:
+    tour.convert_file(crypto.EncryptStream, tour.pb.EncryptStreamRequest, "/none", "out", {})
+except FileNotFoundError as error:
+    print(type(error).__name__)
+
+def items():
+    yield b"value", {}
+    raise ValueError
+
+try:
+    list(tour.encrypt_many(crypto, items()))
+except ValueError as error:
+    print(type(error).__name__)
+"#;

@@ -186,4 +186,9 @@ fn a_module_that_others_may_write_is_refused() {
     set_mode(module.as_ref(), 0o757);
     let said = world.fails_to_start();
     assert!(said.contains("the PKCS#11 module is not safe") && said.contains("chmod go-w"), "{said}");
+    // Whether an option names it, or the URI of a standby.
+    world.reconfigure(&module, &keyward_softhsm_tests::softhsm_module());
+    world.config += &format!("\n[[hsm.standby]]\ntoken = \"pkcs11:token=token?module-path={module}\"\n");
+    let said = world.fails_to_start();
+    assert!(said.contains("the PKCS#11 module is not safe") && said.contains(&module), "{said}");
 }

@@ -383,6 +383,7 @@ async fn a_damaged_journal_does_not_keep_a_key_alive() {
     key_is_gone(&client, KEY).await;
     assert_eq!(places(&world, &before), 0);
     assert!(world.log().contains("made anew from the store"), "{}", world.log());
+    assert!(world.audit().iter().any(|record| record.operation == "journal-rebuilt"));
     assert_whole(&world, daemon).await;
 }
 

@@ -216,6 +216,46 @@ async fn what_a_company_publishes_is_read_as_it_is() {
     assert!(said.contains("it is DER, and must be PEM") && said.contains(&shown(&roots)), "{said}");
 }
 
+/// Of two lists of one authority the newer decides, wherever they stand; and a list that is not understood may have revoked
+/// anybody.
+#[tokio::test]
+async fn an_older_list_does_not_let_in_whom_a_newer_one_revokes() {
+    let mut world = world("");
+    let company = Authority::new(world.path("company"));
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    let (older, third) = (read(&company.revocations()), world.path("third.crl").display().to_string());
+    let both = world.path("both.crl").display().to_string();
+    std::fs::write(&both, &older).unwrap();
+    std::fs::write(&third, &older).unwrap();
+    let login = format!(
+        "[login]\nassurance = [\"certified\"]\ncorporate_roots = [\"{}\"]\ncorporate_crls = [\"{both}\", \"{third}\"]\n",
+        company.root()
+    );
+    world.config = world.config.replace("[login]\n", &login);
+    let (daemon, client) = serving(&world).await;
+    let account = "accounts/alice";
+    let request = CreateAccountRequest { name: account.into(), ..Default::default() };
+    client.call(client.logins().create_account(request)).await.unwrap();
+    let token = MemoryKey::default();
+    let certificate = company.certify("alice", token.public().spki(), LOGIN, None);
+    // A second is the least by which lists differ.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    company.revoke(&certificate);
+    let newer = read(&company.revocations());
+    for order in [[&older, &newer], [&newer, &older]] {
+        std::fs::write(&both, order.map(String::as_str).concat()).unwrap();
+        refused(&client, account, &token, &[&certificate], "was revoked").await;
+    }
+    std::fs::write(&both, &newer).unwrap();
+    refused(&client, account, &token, &[&certificate], "was revoked").await;
+    let other = company.certify("other", token.public().spki(), LOGIN, None);
+    company.delta_list(&third);
+    refused(&client, account, &token, &[&other], "not understood here").await;
+    std::fs::write(&third, &older).unwrap();
+    submit(&client, account, &token, &[&other]).await.unwrap();
+    assert!(daemon.stop().await.success());
+}
+
 /// A configuration that lets nobody in is refused, before the HSM is touched.
 #[test]
 fn a_configuration_that_lets_nobody_in_is_refused() {

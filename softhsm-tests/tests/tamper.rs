@@ -245,7 +245,16 @@ async fn a_store_and_journal_older_than_the_audit_log_are_refused() {
     let new = Files::keep(&world, &STORE_AND_JOURNAL);
     old.put_back();
     refused(&world, &["older than the audit log", "an old copy was put back"]).await;
-    let (sound, said) = keyward(&world, &["audit", "verify"]);
+    let verify = || keyward(&world, &["audit", "verify"]);
+    let (sound, said) = verify();
+    assert!(!sound && said.contains("the store is older than the log"), "{said}");
+    // Nor does a journal that is away, or is none, speak for the store.
+    let journal = world.path("state/journal.kwj");
+    std::fs::write(&journal, "none").unwrap();
+    let (sound, said) = verify();
+    assert!(!sound && said.contains("the store is older than the log"), "{said}");
+    remove(&journal);
+    let (sound, said) = verify();
     assert!(!sound && said.contains("the store is older than the log"), "{said}");
     new.put_back();
     let (sound, said) = keyward(&world, &["audit", "verify"]);

@@ -140,7 +140,7 @@ impl Restore {
             None => all.slots.first(),
             Some(name) => {
                 let wanted = settings::token(name)?;
-                let slot = all.slots.iter().find(|slot| slot.hsm.token == wanted.token);
+                let slot = all.slots.iter().find(|slot| wanted.names(&slot.hsm.token, &slot.hsm.module));
                 slot.map(|slot| wanted.within(&slot.hsm.module))
                     .transpose()
                     .map_err(settings::TokenError::from)?;

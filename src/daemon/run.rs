@@ -23,6 +23,7 @@ use crate::audit::refusals::Budget;
 use crate::audit::{self, FileLog, Outcome, Pending};
 use crate::clock;
 use crate::config::{Config, CustodyMode};
+use crate::hsm::pin::{PinError, PinSource};
 use crate::hsm::process::{self, HsmGroup};
 use crate::hsm::{Hsm, Status};
 use crate::keyring::record::{Custody, Root};
@@ -72,6 +73,9 @@ pub enum RunError {
     /// There is no socket.
     #[error(transparent)]
     Listen(#[from] listen::ListenError),
+    /// There is no PIN.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// The PKCS#11 library is not there.
     #[error("hsm.module: {0}: {1}")]
     Module(String, #[source] std::io::Error),
@@ -129,6 +133,8 @@ pub struct Checked {
 /// `[login]`, and who may write what the daemon rests on.
 pub fn check(config: &Config) -> Checked {
     let mut found = Checked::default();
+    // PINs are read, by the rules that hold for whoever holds them.
+    found.faults.extend(hardening::harden(config.secret_memory).err().map(RunError::from));
     // Whoever checks may be another user than the daemon, whose the state is; before there is any, nobody knows.
     let daemon = std::fs::metadata(&config.state_dir).map(|state| state.uid()).ok();
     match Policy::new(&config.principals, own_user(config, daemon)) {
@@ -137,7 +143,11 @@ pub fn check(config: &Config) -> Checked {
     }
     found.warnings.extend(config.server.allow_own_user.then(|| OWN_USER_ALLOWED.to_owned()));
     match settings::hsm(config) {
-        Ok(hsm) => found.faults.extend(hsm.slots.iter().filter_map(|slot| unreadable(&slot.hsm.module))),
+        Ok(hsm) => {
+            found.faults.extend(hsm.slots.iter().filter_map(|slot| unreadable(&slot.hsm.module)));
+            let files = hsm.slots.iter().filter(|slot| matches!(slot.pin, PinSource::File(_)));
+            found.faults.extend(files.filter_map(|slot| slot.pin.read().err()).map(RunError::from));
+        }
         Err(error) => found.faults.push(error.into()),
     }
     found.faults.extend(settings::check_login(&config.login).into_iter().map(RunError::from));
@@ -295,22 +305,30 @@ fn refuse(error: &UnlockError, waiting: &watch::Sender<String>) {
 
 /// One log line and one record for each change of the HSM connection.
 async fn watch_hsm(mut status: watch::Receiver<Status>, audit: Arc<FileLog>) {
+    let mut told = String::new();
     while status.changed().await.is_ok() {
-        let detail = match &*status.borrow_and_update() {
+        let now = status.borrow_and_update().clone();
+        let detail = match &now {
             Status::Starting => "starting".to_owned(),
             Status::Ready { epoch, token } => {
-                tracing::info!(epoch, token = token.label, serial = token.serial, "HSM ready");
                 format!("ready: connection {epoch}, token {} serial {}", token.label, token.serial)
             }
-            Status::Down { reason } => {
-                tracing::warn!(reason, "HSM down");
-                format!("down: {reason}")
-            }
-            Status::Refused { reason } => {
-                tracing::error!(reason, "HSM refused");
-                format!("refused: {reason}")
-            }
+            Status::Down { reason } => format!("down: {reason}"),
+            Status::Refused { reason } => format!("refused: {reason}"),
         };
+        // What is tried again in vain is no change.
+        if detail == told {
+            continue;
+        }
+        told.clone_from(&detail);
+        match &now {
+            Status::Starting => {}
+            Status::Ready { epoch, token } => {
+                tracing::info!(epoch, token = token.label, serial = token.serial, "HSM ready");
+            }
+            Status::Down { reason } => tracing::warn!("HSM down: {reason}"),
+            Status::Refused { reason } => tracing::error!("HSM refused: {reason}"),
+        }
         if let Err(error) = record(&audit, "hsm-state", &detail) {
             tracing::error!(%error, "cannot record the state of the HSM");
         }

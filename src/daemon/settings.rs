@@ -12,7 +12,7 @@ use crate::hsm::process::{self, Slot};
 use crate::id::token::{TokenUri, UriError};
 use crate::keyring::account::{Asked, Assurance};
 use crate::modes::{self, Owners, Untrusted};
-use crate::ops::login::evidence::{Rules, Unreadable, authority};
+use crate::ops::login::evidence::{Rules, Unfit, authority};
 use crate::ops::schedule::Node;
 use crate::ops::{erasure, vault};
 use crate::token::attestation::Anchors;
@@ -106,9 +106,9 @@ pub(super) fn check_hands(config: &Config, looking: bool) -> Result<(), Untruste
         ("the journal", journal.as_path()),
         ("the audit log", audit.as_path()),
     ];
-    let standby = config.hsm.standby.iter().filter_map(|standby| standby.module.as_deref());
-    let modules = [config.hsm.module.as_path()].into_iter().chain(standby);
-    let modules = modules.map(|module| ("the PKCS#11 module", module));
+    // Those that are loaded, whether an option names them or a URI; without a good one nothing is.
+    let slots = hsm(config).map(|hsm| hsm.slots).unwrap_or_default();
+    let modules = slots.iter().map(|slot| ("the PKCS#11 module", slot.hsm.module.as_path()));
     for (what, path) in files.into_iter().chain(modules) {
         modes::written_by_none_but(&owners, what, path)?;
     }
@@ -192,10 +192,8 @@ pub struct RootsError(&'static str, String, String);
 pub(super) fn check_login(config: &config::Login) -> Vec<RootsError> {
     let (roots, lists) = (&config.corporate_roots, &config.corporate_crls);
     let files = [("corporate_roots", authority(roots, &[]).1), ("corporate_crls", authority(&[], lists).1)];
-    let faults = files.into_iter().flat_map(|(key, unreadable)| {
-        unreadable
-            .into_iter()
-            .map(move |Unreadable { path, why }| RootsError(key, path.display().to_string(), why))
+    let faults = files.into_iter().flat_map(|(key, unfit)| {
+        unfit.into_iter().map(move |Unfit { path, why, .. }| RootsError(key, path.display().to_string(), why))
     });
     login(config).err().into_iter().chain(faults).collect()
 }

@@ -15,6 +15,7 @@ use std::io::{self, ErrorKind, Write};
 use std::num::NonZeroU32;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::pbkdf2;
 use base64::Engine;
@@ -191,9 +192,20 @@ fn read_file(path: &Path) -> Result<Pin, PinError> {
         return Err(PinError::Exposed(path.to_owned()));
     }
     if open.group {
-        tracing::warn!("the PIN file {} is open to its group; mode 0600 is enough", path.display());
+        warn_of_group(path);
     }
     read_pin(path, file)
+}
+
+/// Warns once of each state of the file, however often it is read.
+fn warn_of_group(path: &Path) {
+    static TOLD: Mutex<Option<(PathBuf, Option<Stamp>)>> = Mutex::new(None);
+    let now = Some((path.to_owned(), stamp(path)));
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if *told != now {
+        tracing::warn!("the PIN file {} is open to its group; mode 0600 is enough", path.display());
+        *told = now;
+    }
 }
 
 /// The record of refused PINs: the file `pins/refused` in the state folder.

@@ -121,6 +121,11 @@ impl TokenUri {
         Self { token: TokenSelector::label(label), module: None }
     }
 
+    /// Whether it is this token of this library; one without `module-path` is of any.
+    pub fn names(&self, token: &TokenSelector, module: &Path) -> bool {
+        self.token == *token && self.module.as_deref().is_none_or(|named| named == module)
+    }
+
     /// The token, of the library at `used`.
     ///
     /// # Errors

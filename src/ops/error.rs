@@ -495,7 +495,8 @@ impl Error {
             Self::Store(error) if error.is_full() => Some(Duration::from_secs(1)),
             Self::Audit(_) => Some(Duration::from_secs(1)),
             Self::LoginLimit(pause) => Some(*pause),
-            Self::TooMuchInFlight => Some(Duration::from_millis(100)),
+            // The socket of a service manager takes the next connection while the daemon restarts.
+            Self::TooMuchInFlight | Self::ShuttingDown => Some(Duration::from_millis(100)),
             Self::Conflict => Some(Duration::from_millis(20)),
             _ => None,
         }

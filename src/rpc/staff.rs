@@ -23,8 +23,8 @@ pub(crate) const PROOF: &str = "keyward-proof";
 /// Metadata with the client's address.
 pub(crate) const CLIENT: &str = "keyward-client-address";
 
-/// What begins like ours is ours.
-const OURS: &str = "keyward-";
+/// What begins like ours is ours, however it goes on.
+const OURS: [&str; 2] = ["keyward-", "keyward_"];
 
 /// That a call's metadata has no name that begins like ours and is none: with a typing error in it the call would be
 /// done for nobody.
@@ -33,7 +33,7 @@ const OURS: &str = "keyward-";
 /// [`Error::Argument`], which names it.
 pub(super) fn check_names(headers: &HeaderMap) -> Result<(), Error> {
     let known = [ASSERTION, PROOF, CLIENT];
-    let ours = |name: &&HeaderName| name.as_str().starts_with(OURS);
+    let ours = |name: &&HeaderName| OURS.iter().any(|ours| name.as_str().starts_with(ours));
     match headers.keys().filter(ours).find(|name| !known.contains(&name.as_str())) {
         None => Ok(()),
         Some(name) => Err(Error::Argument(format!(
@@ -127,7 +127,7 @@ mod tests {
         for good in [ASSERTION, PROOF, CLIENT, "traceparent", "keywards", "x-keyward-assertion"] {
             assert!(check_names(&headers(good)).is_ok(), "{good}");
         }
-        for wrong in ["keyward-asertion", "keyward-assertion-bin", "keyward-"] {
+        for wrong in ["keyward-asertion", "keyward_assertion", "keyward-assertion-bin", "keyward-"] {
             let refused = check_names(&headers(wrong)).unwrap_err().to_string();
             assert!(refused.contains(wrong) && refused.contains(ASSERTION), "{refused}");
         }

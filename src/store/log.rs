@@ -161,10 +161,10 @@ pub async fn log_seen(kv: &dyn Kv) -> Result<Option<LogPoint>, StoreError> {
 }
 
 /// The newest revision that the store has, or its journal, with which a start would complete it; not verified. The
-/// journal is only read where the store has less than `enough`.
+/// journal is only read where the store has less than `enough`, and one that cannot be read completes nothing.
 ///
 /// # Errors
-/// When one of them cannot be read.
+/// When the store cannot be read.
 pub async fn newest_revision(kv: &dyn Kv, journal: &FilePath, enough: u64) -> Result<u64, StoreError> {
     let entry = Meta::entry(kv.snapshot().await?.as_mut()).await?;
     let meta = entry.and_then(|entry| Meta::unauthenticated(&entry.value));
@@ -174,8 +174,9 @@ pub async fn newest_revision(kv: &dyn Kv, journal: &FilePath, enough: u64) -> Re
     }
     let journal = journal.to_owned();
     blocking(move || {
-        let (mut reader, mut newest) = (Reader::unauthenticated(&journal)?, store);
-        while let Step::Entry(entry) = reader.next()? {
+        let mut newest = store;
+        let Ok(mut reader) = Reader::unauthenticated(&journal) else { return Ok(newest) };
+        while let Ok(Step::Entry(entry)) = reader.next() {
             newest = newest.max(entry.totals.revision);
         }
         Ok(newest)

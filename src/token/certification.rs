@@ -2,6 +2,7 @@
 //! `rustls-webpki`, with certificate revocation lists. What is not known to be good is refused: a list that
 //! is missing or out of date is no excuse.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
@@ -17,6 +18,7 @@ use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::pkix::KeyUsage;
 
 use crate::clock::Date;
+pub use crate::token::pem::NoList;
 use crate::token::{pem, printable};
 
 /// Most certificates, and most bytes of each, that are looked at.
@@ -104,12 +106,14 @@ impl Authority {
         Ok(())
     }
 
-    /// Adds the revocation lists of a file in PEM, or the one in DER.
+    /// Adds the revocation lists of a file in PEM, or the one in DER. Of several of one authority the newest decides.
     ///
     /// # Errors
-    /// As [`add_roots`](Self::add_roots).
-    pub fn add_lists(&mut self, file: &[u8]) -> Result<(), String> {
+    /// [`NoList`]; then nothing was added.
+    pub fn add_lists(&mut self, file: &[u8]) -> Result<(), NoList> {
         self.lists.extend(pem::lists(file)?);
+        // The first that is its issuer's decides.
+        self.lists.sort_by_key(|list| Reverse(pem::issued(list)));
         Ok(())
     }
 

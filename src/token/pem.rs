@@ -1,9 +1,13 @@
 //! Certificates and revocation lists from files as people have them: bundles, with text and other objects around.
 
+use std::time::Duration;
+
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use webpki::{BorrowedCertRevocationList, anchor_from_trusted_cert};
 use x509_cert::Certificate;
+use x509_cert::certificate::Rfc5280;
+use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode;
 
 const BEGIN: &[u8] = b"-----BEGIN ";
@@ -40,28 +44,53 @@ pub(super) fn roots(file: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     objects::<CertificateDer<'_>>(file)?.into_iter().map(root).collect()
 }
 
+/// Why a file gives no revocation lists.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoList {
+    /// It has none.
+    #[error("{0}")]
+    Unreadable(String),
+    /// It has one that means something which is not understood here.
+    #[error("it has a revocation list that is not understood here: {0}")]
+    Unsupported(String),
+}
+
 /// The DER of all revocation lists of a file in PEM, or of the one in DER.
 ///
 /// # Errors
-/// As [`certificates`].
-pub(super) fn lists(file: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+/// [`NoList`]: what is wrong with it, and how to mend that.
+pub(super) fn lists(file: &[u8]) -> Result<Vec<Vec<u8>>, NoList> {
     let is_pem = file.windows(BEGIN.len()).any(|bytes| bytes == BEGIN);
     let found: Vec<Vec<u8>> = match is_pem {
-        true => objects::<CertificateRevocationListDer<'_>>(file)?.iter().map(|list| list.to_vec()).collect(),
+        true => {
+            let found = objects::<CertificateRevocationListDer<'_>>(file).map_err(NoList::Unreadable)?;
+            found.iter().map(|list| list.to_vec()).collect()
+        }
         false => vec![file.to_vec()],
     };
     if found.is_empty() {
-        return Err("it has no revocation list (-----BEGIN X509 CRL-----)".to_owned());
+        return Err(NoList::Unreadable("it has no revocation list (-----BEGIN X509 CRL-----)".to_owned()));
     }
     for list in &found {
-        BorrowedCertRevocationList::from_der(list).map_err(|error| {
-            format!(
-                "it is no revocation list that can be read: {error}; one of version 1 says neither whose it is nor until when: \
-                 have the authority make it of version 2"
-            )
-        })?;
+        BorrowedCertRevocationList::from_der(list).map_err(|error| no_list(list, &error))?;
     }
     Ok(found)
+}
+
+fn no_list(list: &[u8], error: &webpki::Error) -> NoList {
+    match issued(list) {
+        Some(_) => NoList::Unsupported(error.to_string()),
+        None => NoList::Unreadable(format!(
+            "it is no revocation list that can be read: {error}; one of version 1 says neither whose it is nor until when: \
+             have the authority make it of version 2"
+        )),
+    }
+}
+
+/// When a list was made; `None` for what is no list of version 2.
+pub(super) fn issued(list: &[u8]) -> Option<Duration> {
+    let list = CertificateList::<Rfc5280>::from_der(list).ok()?;
+    Some(list.tbs_cert_list.this_update.to_unix_duration())
 }
 
 fn objects<T: PemObject>(file: &[u8]) -> Result<Vec<T>, String> {

@@ -98,7 +98,7 @@ pub fn drill(config: &Config, drill: &Drill) -> Result<DrillReport, BackupError>
 fn one_token(config: &Config, drill: &Drill, folder: &Path) -> Result<process::Settings, BackupError> {
     let mut group = settings::hsm(config)?;
     let uri = settings::token(&drill.token)?;
-    let known = group.slots.iter().find(|slot| slot.hsm.token == uri.token).cloned();
+    let known = group.slots.iter().find(|slot| uri.names(&slot.hsm.token, &slot.hsm.module)).cloned();
     let mut slot: Slot = known.unwrap_or_else(|| group.slots[0].clone());
     slot.hsm.token = uri.within(&slot.hsm.module).map_err(settings::TokenError::from)?;
     if let Some(file) = &drill.pin_file {

@@ -37,15 +37,17 @@ pub(super) fn login(
     Err(ConnectError::Refused(format!("the token refused the PIN ({reason}); {WHAT_TO_DO}")))
 }
 
-/// Neither a locked PIN nor the last try before the lock is spent automatically. Whoever mends it does so on the token,
-/// so this is looked at again and again: that costs no try.
+/// Neither a locked PIN nor the last try before the lock is spent automatically. The last try comes back when somebody logs
+/// in on the token, with the same PIN: so it is looked at again, which costs no try. Whoever unlocks a PIN sets another one:
+/// so the daemon waits until somebody has written its file.
 fn tries_left(module: &Module) -> Result<(), ConnectError> {
     let info = module.token_now().map_err(|error| {
         ConnectError::Away(format!("the token does not describe itself: {}", words(&error)))
     })?;
     if info.user_pin_locked() {
-        return Err(ConnectError::Unfit(
-            "the token's user PIN is locked; its security officer must set a new one".to_owned(),
+        return Err(ConnectError::Refused(
+            "the token's user PIN is locked: its security officer must set a new one; then put that where the configuration takes it from"
+                .to_owned(),
         ));
     }
     if info.user_pin_final_try() {

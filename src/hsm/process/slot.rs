@@ -151,7 +151,8 @@ impl Supervisor {
     }
 
     /// Waits until somebody has changed the PIN or cleared the record of refused PINs.
-    async fn wait_for_a_person(&self, reason: String, credential: Option<Stamp>) -> Result<(), Stop> {
+    async fn wait_for_a_person(&mut self, reason: String, credential: Option<Stamp>) -> Result<(), Stop> {
+        self.told = None;
         tracing::error!(token = self.slot().name(), "the HSM connection is refused: {reason}");
         // Looked at before the refusal is announced: what follows is an answer to it.
         let record = RefusedPins::in_dir(&self.slot().hsm.state_dir);

@@ -117,8 +117,10 @@ impl Vault {
         let graves = self.graves(target).await?;
         match self.records.newest_of(&graves).await {
             Err(StoreError::Refused(damage @ Refusal::JournalDamaged { .. })) => {
-                tracing::warn!(%damage, "the key journal is made anew from the store");
+                tracing::warn!("the key journal is made anew from the store: {damage}");
                 self.mended().await?;
+                let words = format!("made anew from the store, which is whole: {damage}");
+                self.record_words("journal-rebuilt", "journal".to_owned(), words).await?;
                 Ok(self.records.newest_of(&graves).await?)
             }
             read => Ok(read?),

@@ -1,6 +1,7 @@
 //! What a token must show to be enrolled; it is judged again at each login.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use super::Refusal;
 use crate::clock::Date;
@@ -10,7 +11,7 @@ use crate::keyring::public_key::KeyType;
 use crate::ops::Error;
 use crate::ops::vault::Vault;
 use crate::token::attestation::{Anchors, Attested};
-use crate::token::certification::{Authority, CertificationError};
+use crate::token::certification::{Authority, CertificationError, NoList};
 use crate::token::wire::KeyUse;
 
 /// RSA keys that cards of older firmware made can be computed from their public half (ROCA, YSA-2017-01).
@@ -85,7 +86,7 @@ impl Vault {
         let (spki, now) = (credential.spki().to_vec(), Date::now().max(self.schedule_status().high));
         let failed = |error: tokio::task::JoinError| CertificationError::Authority(error.to_string());
         let verified = tokio::task::spawn_blocking(move || {
-            let found = readable(&roots, &lists).verify(&certificates, &spki, now)?;
+            let found = readable(&roots, &lists)?.verify(&certificates, &spki, now)?;
             Ok(Evidence {
                 root: Some(found.root),
                 subject: Some(found.subject),
@@ -198,37 +199,55 @@ fn refused(why: String) -> Error {
 }
 
 /// The company's authority, from its files as they are now, and each file that is not what it must be.
-pub fn authority(roots: &[PathBuf], lists: &[PathBuf]) -> (Authority, Vec<Unreadable>) {
-    let (mut authority, mut unreadable) = (Authority::default(), Vec::new());
-    let mut read = |path: &PathBuf, add: &mut dyn FnMut(&[u8]) -> Result<(), String>| {
-        let file = std::fs::read(path).map_err(|error| error.to_string());
-        if let Err(why) = file.and_then(|file| add(&file)) {
-            unreadable.push(Unreadable { path: path.clone(), why });
+pub fn authority(roots: &[PathBuf], lists: &[PathBuf]) -> (Authority, Vec<Unfit>) {
+    let (mut authority, mut unfit) = (Authority::default(), Vec::new());
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|error| error.to_string());
+    for path in roots {
+        if let Err(why) = read(path).and_then(|file| authority.add_roots(&file)) {
+            unfit.push(Unfit { path: path.clone(), why, forbids: false });
         }
-    };
-    roots.iter().for_each(|path| read(path, &mut |file| authority.add_roots(file)));
-    lists.iter().for_each(|path| read(path, &mut |file| authority.add_lists(file)));
-    (authority, unreadable)
+    }
+    for path in lists {
+        let added = read(path).map_err(NoList::Unreadable).and_then(|file| authority.add_lists(&file));
+        if let Err(why) = added {
+            let forbids = matches!(why, NoList::Unsupported(_));
+            unfit.push(Unfit { path: path.clone(), why: why.to_string(), forbids });
+        }
+    }
+    (authority, unfit)
 }
 
 /// A file of roots or revocation lists that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {why}", .path.display())]
-pub struct Unreadable {
+pub struct Unfit {
     /// The file.
     pub path: PathBuf,
     /// Why.
     pub why: String,
+    // Whether it may revoke what would count without it.
+    forbids: bool,
 }
 
-/// What can be read of it. A file that cannot says nothing: whose certificate leads to another root, and whose issuer has
-/// another list, is not locked out by it.
-fn readable(roots: &[PathBuf], lists: &[PathBuf]) -> Authority {
-    let (authority, unreadable) = authority(roots, lists);
-    for file in unreadable {
+/// What can be read of it. A file that is none says nothing: whose certificate leads to another root, and whose issuer has
+/// another list, is not locked out by it. A list that is one and is not understood may have revoked anybody.
+fn readable(roots: &[PathBuf], lists: &[PathBuf]) -> Result<Authority, CertificationError> {
+    let (authority, unfit) = authority(roots, lists);
+    if let Some(file) = unfit.iter().find(|file| file.forbids) {
+        return Err(CertificationError::Authority(file.to_string()));
+    }
+    tell(unfit);
+    Ok(authority)
+}
+
+/// Warns of what is passed over: once of each, however many log in.
+fn tell(unfit: Vec<Unfit>) {
+    static TOLD: Mutex<Vec<Unfit>> = Mutex::new(Vec::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    for file in unfit.iter().filter(|file| !told.contains(file)) {
         tracing::warn!("a file of the company's authority is passed over: {file}");
     }
-    authority
+    *told = unfit;
 }
 
 #[cfg(test)]

@@ -68,6 +68,8 @@ install: release ## Install binaries, units, configuration and documents (DESTDI
 install-files: install-units install-documents
 	install -d '$(DESTDIR)$(BINDIR)'
 	install -m 0755 '$(BUILT)/keywardd' '$(BUILT)/keyward' '$(DESTDIR)$(BINDIR)'
+	umask 022 && $(RENDER) systemd/as_keyward >'$(DESTDIR)$(BINDIR)/as_keyward'
+	chmod 0755 '$(DESTDIR)$(BINDIR)/as_keyward'
 	@if [ -x '$(BUILT)/keyward-piv' ]; then \
 	    install -m 0755 '$(BUILT)/keyward-piv' '$(DESTDIR)$(BINDIR)'; \
 	else echo 'left out keyward-piv, for PIV cards: install libpcsclite-dev, then make release'; fi
@@ -101,7 +103,7 @@ install-units:
 	install -m 0644 systemd/keyward.tmpfiles '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/keyward.conf'
 
 uninstall: ## Remove what install wrote; configuration, keys and logs stay
-	rm -f '$(DESTDIR)$(BINDIR)/keywardd' '$(DESTDIR)$(BINDIR)/keyward' '$(DESTDIR)$(BINDIR)/keyward-piv' \
+	rm -f '$(DESTDIR)$(BINDIR)/keywardd' '$(DESTDIR)$(BINDIR)/keyward' '$(DESTDIR)$(BINDIR)/as_keyward' '$(DESTDIR)$(BINDIR)/keyward-piv' \
 	    '$(DESTDIR)$(UNITDIR)/keywardd.service' '$(DESTDIR)$(UNITDIR)/keywardd.socket' \
 	    '$(DESTDIR)$(PREFIX)/lib/sysusers.d/keyward.conf' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/keyward.conf' \
 	    '$(DESTDIR)$(PREFIX)/share/bash-completion/completions/keyward' \

@@ -17,21 +17,6 @@ pub const SERVICE: &str = "keywardd.service";
 /// The unit of its socket.
 pub const SOCKET: &str = "keywardd.socket";
 
-/// What runs `keyward` like the service does; the runbook has the same.
-const AS_KEYWARD: [&str; 11] = [
-    "systemd-run",
-    "--quiet",
-    "--pipe",
-    "--wait",
-    "--collect",
-    "--uid=keyward",
-    "--working-directory=/",
-    "--property=LoadCredential=hsm-pin:/etc/keyward/hsm-pin",
-    "--property=EnvironmentFile=-/etc/keyward/environment",
-    "--property=UMask=0077",
-    "--property=LimitCORE=0",
-];
-
 /// A booted system; powered off when dropped, and when this process ends in another way.
 pub struct Rig {
     folder: TempDir,
@@ -139,8 +124,7 @@ impl Rig {
     /// # Errors
     /// As [`root`](Self::root).
     pub fn as_keyward(&self, arguments: &[&str]) -> Result<String, String> {
-        let words = [&AS_KEYWARD[..], &["keyward"][..], arguments].concat();
-        self.root(&words)
+        self.root(&[&["as_keyward"], arguments].concat())
     }
 
     /// Puts a program of this build into a folder in there, for root to write and all to run; answers its path.

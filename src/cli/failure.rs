@@ -7,8 +7,7 @@ use super::hint;
 use crate::client::{Error, StreamError};
 
 /// What to do where the operating system does not let this user.
-const FORBIDDEN: &str =
-    "run it as a user who may: what is the daemon's own, as its user (`as_keyward` in the runbook)";
+const FORBIDDEN: &str = "run it as a user who may: what is the daemon's own, as its user: `as_keyward` instead of `keyward`, as root";
 
 /// A command that failed.
 #[derive(Debug, thiserror::Error)]

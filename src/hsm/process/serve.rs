@@ -75,9 +75,13 @@ impl LastHeard {
     }
 }
 
-async fn write(writer: &mut OwnedWriteHalf, encoded: io::Result<Zeroizing<Vec<u8>>>) -> Result<(), String> {
-    let written = async { writer.write_all(&encoded?).await };
-    written.await.map_err(|error| format!("the socket to the HSM process: {error}"))
+async fn write(writer: &mut OwnedWriteHalf, encoded: io::Result<Zeroizing<Vec<u8>>>) -> io::Result<()> {
+    writer.write_all(&encoded?).await
+}
+
+/// Why the socket to a process broke: mostly because that has ended, of which the socket may tell first.
+async fn broken(child: &mut Child, error: &io::Error) -> String {
+    format!("{} (its socket: {error})", last_words(child).await)
 }
 
 impl<'a> Service<'a> {
@@ -99,7 +103,7 @@ impl<'a> Service<'a> {
         let (reader, writer) = socket.into_split();
         let lost = tokio::select! {
             reason = self.hear(reader, child) => (!self.stop.is_cancelled()).then_some(reason),
-            Err(reason) = self.send(writer) => Some(reason),
+            Err(error) = self.send(writer) => Some(broken(child, &error).await),
             reason = self.watch() => Some(reason),
         };
         if lost.is_some() {
@@ -114,7 +118,7 @@ impl<'a> Service<'a> {
     }
 
     /// Sends work while there is a free session; closes the socket when the daemon stops.
-    async fn send(&self, mut writer: OwnedWriteHalf) -> Result<(), String> {
+    async fn send(&self, mut writer: OwnedWriteHalf) -> io::Result<()> {
         let mut status = self.group.status();
         let mut forget = self.group.forget.subscribe();
         let mut canary = self.canary.clone();
@@ -161,7 +165,7 @@ impl<'a> Service<'a> {
             let message = match frame::read_async(&mut reader).await {
                 Ok(Some(message)) => message,
                 Ok(None) => return last_words(child).await,
-                Err(error) => return format!("the socket to the HSM process: {error}"),
+                Err(error) => return broken(child, &error).await,
             };
             self.heard.now();
             if let Err(reason) = self.take(message) {

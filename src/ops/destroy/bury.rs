@@ -1,5 +1,7 @@
 //! Taking wrapped keys out of the records: each leaves a tombstone in the same transaction.
 
+use tokio::sync::OnceCell;
+
 use super::check_not_primary;
 use super::target::{Authority, DestroyTarget};
 use crate::clock::Date;
@@ -13,7 +15,6 @@ use crate::ops::Error;
 use crate::ops::commit::Affects;
 use crate::ops::vault::{Vault, kek_of};
 use crate::store::{Changes, Newest, Path, Record, Refusal, StoreError, Stored, tables};
-use tokio::sync::OnceCell;
 
 /// The audit log's word for it.
 const BURIED: &str = "destroy-begin";

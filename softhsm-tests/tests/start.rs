@@ -403,6 +403,16 @@ async fn cached_keys_outlast_the_token_unless_their_class_is_the_highest() {
     assert!(told("down") && told("ready: connection 2"), "{states:?}");
 }
 
+/// A folder that every user of the machine reaches, with the program; and lets them into the world's.
+fn for_everybody(world: &World) -> (tempfile::TempDir, std::path::PathBuf) {
+    let open = tempfile::tempdir_in("/tmp").unwrap();
+    set_mode(open.path(), 0o755);
+    set_mode(&world.path(""), 0o755);
+    let program = open.path().join("keyward");
+    std::fs::copy(binary("keyward"), &program).unwrap();
+    (open, program)
+}
+
 /// Where this user may not look there may be everything or nothing: that is no damage, and no reason for an `init`.
 #[tokio::test]
 async fn who_may_not_read_the_files_is_told_so() {
@@ -410,11 +420,7 @@ async fn who_may_not_read_the_files_is_told_so() {
         return;
     }
     let world = World::ready();
-    let open = tempfile::tempdir_in("/tmp").unwrap();
-    set_mode(open.path(), 0o755);
-    set_mode(&world.path(""), 0o755);
-    let program = open.path().join("keyward");
-    std::fs::copy(binary("keyward"), &program).unwrap();
+    let (open, program) = for_everybody(&world);
     std::fs::write(open.path().join("in"), "x").unwrap();
     let (config, file) = (world.config_file(), open.path().join("in"));
     set_mode(Path::new(&config), 0o644);
@@ -484,11 +490,7 @@ fn a_library_whose_files_its_user_may_not_read_is_explained() {
         return;
     }
     let world = World::new();
-    let open = tempfile::tempdir_in("/tmp").unwrap();
-    set_mode(open.path(), 0o755);
-    set_mode(&world.path(""), 0o755);
-    let program = open.path().join("keyward");
-    std::fs::copy(binary("keyward"), &program).unwrap();
+    let (open, program) = for_everybody(&world);
     let pin = open.path().join("pin");
     std::fs::write(&pin, "1234").unwrap();
     std::os::unix::fs::chown(&pin, Some(7013), None).unwrap();
@@ -529,11 +531,7 @@ async fn another_user_of_the_machine_is_unknown() {
     world.reconfigure("socket_mode = \"0600\"", "socket_mode = \"0660\"");
     let (daemon, client) = world.start_with_key().await;
     // The program and the socket where everybody finds them; its group may open the socket.
-    let open = tempfile::tempdir_in("/tmp").unwrap();
-    set_mode(open.path(), 0o755);
-    set_mode(&world.path(""), 0o755);
-    let program = open.path().join("keyward");
-    std::fs::copy(binary("keyward"), &program).unwrap();
+    let (_open, program) = for_everybody(&world);
     let refused = Command::new("setpriv")
         .args(["--reuid=65534", "--clear-groups"])
         .arg(&program)

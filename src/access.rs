@@ -9,4 +9,4 @@ pub mod staff;
 
 pub use caller::{Caller, Peer, Standing};
 pub use permission::{Authorized, Permission};
-pub use policy::{Denied, Policy};
+pub use policy::{Denied, Policy, Principals};

@@ -36,6 +36,7 @@ mod name;
 mod output;
 mod print;
 mod progress;
+mod reload;
 mod root;
 mod span;
 mod store;
@@ -143,6 +144,11 @@ enum Command {
     /// Say that the clock of the daemon is right
     #[command(subcommand)]
     Clock(clock::Command),
+    /// Have the daemon read its configuration anew, and see what comes of it
+    #[command(
+        after_help = "It is put in force whole or not at all; exit code 1 when it has faults, and then the one before stays.\n\nExample:\n  keyward reload"
+    )]
+    Reload,
     /// Keep and restore the root key
     #[command(subcommand)]
     Root(root::Command),
@@ -276,6 +282,7 @@ impl Command {
             Self::Store(command) => command.run(shell).await,
             Self::Clock(command) => command.run(shell).await,
             Self::Audit(command) => command.run(shell).await,
+            Self::Reload => reload::run(shell).await,
             Self::Root(command) => command.run(shell).await,
             Self::Ceremony(command) => command.run(shell).await,
             Self::Certificate(command) => command.run(shell).await,

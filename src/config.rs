@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
+mod changes;
 mod check;
 mod class;
 mod hsm;
@@ -17,6 +19,7 @@ pub mod pattern;
 mod principal;
 pub mod value;
 
+pub use changes::Changes;
 use check::within;
 pub use class::{Class, Classes};
 pub use hsm::{Confinement, Hsm, Standby};
@@ -28,12 +31,15 @@ use value::{Bytes, Mode, Span};
 use crate::secret::SecretMemory;
 
 /// The whole configuration of the daemon.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The file that this was read from.
     #[serde(skip)]
     pub file: PathBuf,
+    /// The SHA-256 of that file, for the audit log.
+    #[serde(skip)]
+    pub digest: [u8; 32],
     /// Where the daemon keeps what it must not lose.
     pub state_dir: PathBuf,
     /// Who holds the root: must say "operator" while the root is unfounded.
@@ -92,7 +98,7 @@ pub enum CustodyMode {
 }
 
 /// The listening socket.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
     /// Path of the Unix socket; at most 107 bytes. Ignored under socket activation.
@@ -134,7 +140,7 @@ impl Server {
 }
 
 /// The log (not the audit log).
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// The least important level that is shown.
@@ -178,7 +184,7 @@ pub enum LogFormat {
 }
 
 /// The store and its journal.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
     /// The database; `store.db` in the state directory unless given.
@@ -188,7 +194,7 @@ pub struct Store {
 }
 
 /// The audit log.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Audit {
     /// Its directory; `audit` in the state directory unless given.
@@ -227,7 +233,7 @@ impl Audit {
 }
 
 /// How much one call may ask.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Largest plaintext of one field.
@@ -324,7 +330,7 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let parsed: Self = toml::from_str(text)
             .map_err(|error| ConfigError::Malformed { path: path.into(), message: error.to_string() })?;
-        let config = Self { file: path.to_owned(), ..parsed };
+        let config = Self { file: path.to_owned(), digest: Sha256::digest(text).into(), ..parsed };
         config.check().map_err(|message| ConfigError::Inconsistent { path: path.into(), message })?;
         Ok(config)
     }

@@ -2,6 +2,7 @@
 
 mod admission;
 pub mod backup;
+mod check;
 pub mod init;
 pub mod run;
 pub mod transport;
@@ -16,13 +17,15 @@ pub mod lock;
 mod logging;
 pub mod maintain;
 pub mod once;
+mod reload;
 pub mod restore;
 mod schedule;
 pub mod settings;
 mod stop;
 pub mod unlock;
 
+pub use check::{Checked, check};
 pub use hardening::harden;
 pub use init::init;
-pub use run::{Checked, check, run};
+pub use run::run;
 pub use settings::{TokenError, hsm as hsm_settings, token as token_uri};

@@ -18,6 +18,7 @@ mod destroy;
 mod files;
 mod keys;
 mod login;
+pub mod reload;
 mod session;
 pub(crate) mod staff;
 mod status;

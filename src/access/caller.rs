@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::watch;
+
 use super::meter::Meter;
+use super::policy::Denied;
 use super::staff::Staff;
 use crate::config::value::Role;
 use crate::config::{Allow, OWN_USER, Principal as Configured};
@@ -51,30 +54,64 @@ pub struct Caller {
     pub client: Option<Arc<str>>,
 }
 
-/// A known caller.
+/// A known caller, as one configuration has it.
 #[derive(Debug)]
 pub struct Principal {
     name: PrincipalId,
     role: Role,
     allow: Vec<Allow>,
     origin: Option<Origin>,
-    // Twice the revision of the store that says so, and 1 where it is frozen.
-    frozen: AtomicU64,
     /// Whether it stands for the daemon's own user.
     own: bool,
+    live: Arc<Live>,
+    held: Held,
+}
+
+/// The rights of a principal, for as long as configurations only add to them: what is begun by one of these ends when the
+/// next one takes a right away.
+#[derive(Debug, Clone)]
+pub(super) struct Held(watch::Sender<bool>);
+
+impl Default for Held {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Held {
+    /// Ends what was begun by them.
+    pub(super) fn withdraw(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// What is of a principal whatever the configuration says of it.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    // Twice the revision of the store that says so, and 1 where it is frozen.
+    frozen: AtomicU64,
     in_flight: Arc<Meter>,
 }
 
+impl Live {
+    /// Takes over what the store says at `revision`, unless what a later one says is here already: the end of a
+    /// freeze waits for its record, and another freeze does not.
+    pub(super) fn set_frozen(&self, frozen: bool, revision: u64) {
+        let state = revision.saturating_mul(2) | u64::from(frozen);
+        self.frozen.fetch_max(state, Ordering::AcqRel);
+    }
+}
+
 impl Principal {
-    pub(super) fn new(configured: &Configured) -> Self {
+    pub(super) fn new(configured: &Configured, live: Arc<Live>, held: Held) -> Self {
         Self {
             name: configured.name.clone(),
             role: configured.role,
             allow: configured.allow.clone(),
             origin: configured.origin.clone(),
-            frozen: AtomicU64::new(0),
             own: false,
-            in_flight: Arc::default(),
+            live,
+            held,
         }
     }
 
@@ -85,9 +122,9 @@ impl Principal {
             role: Role::Application,
             allow: Vec::new(),
             origin: None,
-            frozen: AtomicU64::new(0),
             own: true,
-            in_flight: Arc::default(),
+            live: Arc::default(),
+            held: Held::default(),
         }
     }
 
@@ -108,7 +145,7 @@ impl Principal {
 
     /// What all its connections have in flight.
     pub fn in_flight(&self) -> &Arc<Meter> {
-        &self.in_flight
+        &self.live.in_flight
     }
 
     /// Its grants.
@@ -123,13 +160,25 @@ impl Principal {
 
     /// Whether nothing works for it.
     pub fn frozen(&self) -> bool {
-        self.frozen.load(Ordering::Acquire) % 2 == 1
+        self.live.frozen.load(Ordering::Acquire) % 2 == 1
     }
 
-    /// Takes over what the store says at `revision`, unless what a later one says is here already: the end of a
-    /// freeze waits for its record, and another freeze does not.
-    pub(super) fn set_frozen(&self, frozen: bool, revision: u64) {
-        let state = revision.saturating_mul(2) | u64::from(frozen);
-        self.frozen.fetch_max(state, Ordering::AcqRel);
+    /// Turns true when a configuration took a right from it; what goes on then ends.
+    pub fn withdrawn(&self) -> watch::Receiver<bool> {
+        self.held.0.subscribe()
+    }
+
+    /// Its rights.
+    pub(super) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// That it is as it was when it began something.
+    pub(super) fn holds(&self) -> Result<(), Denied> {
+        match (self.frozen(), *self.held.0.borrow()) {
+            (true, _) => Err(Denied::Frozen(self.name.clone())),
+            (false, true) => Err(Denied::Withdrawn(self.name.clone())),
+            (false, false) => Ok(()),
+        }
     }
 }

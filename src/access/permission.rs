@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::caller::Principal;
+use super::policy::Denied;
 use super::staff::Staff;
 use crate::config::value::Operation;
 use crate::id::{AccountName, KeyName, Origin, PrincipalId, TenantName};
@@ -104,9 +105,12 @@ impl<P: Permission> Authorized<P> {
         self.principal.origin()
     }
 
-    /// Whether the principal was frozen after the decision. Long-lived calls ask for each item.
-    pub fn revoked(&self) -> bool {
-        self.principal.frozen()
+    /// That the principal is neither frozen nor narrowed since the decision. Long-lived calls ask for each item.
+    ///
+    /// # Errors
+    /// [`Denied`] that says which.
+    pub fn holds(&self) -> Result<(), Denied> {
+        self.principal.holds()
     }
 }
 
@@ -182,6 +186,8 @@ permissions! {
     ManagePrincipal(PrincipalId) needs Needs::Operator;
     /// Decide about the daemon itself.
     ManageDaemon(()) needs Needs::Operator;
+    /// Have the daemon read its configuration anew.
+    Reload(()) needs Needs::OperatorOrOwnUser;
     /// Propose and cancel ceremonies.
     ProposeCeremony(()) needs Needs::Operator;
     /// Hand in a custodian's signature, which proves itself.

@@ -1,22 +1,48 @@
 //! The decision: one place, so that a policy engine can take it over.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::caller::{Caller, Peer, Principal, Standing};
+use super::caller::{Caller, Held, Live, Peer, Principal, Standing};
 use super::permission::{Authorized, Needs, Permission, Resource};
 use crate::config::value::{Operation, Role, User};
 use crate::config::{NOBODY, Principal as Configured};
 use crate::id::{KeyName, PrincipalId};
 
-/// Who is who, and what each may do.
+/// Who is who, and what each may do: as the configuration in force says, which may be replaced while calls go on.
 #[derive(Debug)]
-pub struct Policy {
+pub struct Policy(RwLock<State>);
+
+#[derive(Debug)]
+struct State {
+    table: Table,
+    /// Of every name that the configuration or the store has had: who comes back is as frozen as before.
+    lives: BTreeMap<PrincipalId, Arc<Live>>,
+}
+
+/// The principals of a configuration, resolved on this machine.
+#[derive(Debug)]
+pub struct Principals {
+    configured: Vec<Configured>,
+    by_user: BTreeMap<u32, Claim>,
+    by_group: BTreeMap<u32, Claim>,
+    /// The daemon's own user, where it is no principal.
+    own_user: Option<u32>,
+}
+
+/// Who claims a user or group: by the place among the principals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    One(usize),
+    Two(usize, usize),
+}
+
+/// The principals in force.
+#[derive(Debug)]
+struct Table {
+    resolved: Principals,
     principals: Vec<Arc<Principal>>,
-    by_user: BTreeMap<u32, Standing>,
-    by_group: BTreeMap<u32, Standing>,
-    /// The daemon's own user, where it is no principal, and what stands for it.
-    own_user: Option<(u32, Arc<Principal>)>,
+    own_user: Option<Arc<Principal>>,
 }
 
 /// Why a caller was refused.
@@ -52,6 +78,11 @@ pub enum Denied {
     /// The principal is frozen.
     #[error("{0} is frozen; an operator must unfreeze it")]
     Frozen(PrincipalId),
+    /// A right was taken from the principal while what it had begun went on.
+    #[error(
+        "the configuration was changed and took a right from {0}, so what it had begun ends here; begin anew what it still may"
+    )]
+    Withdrawn(PrincipalId),
     /// No grant allows it.
     #[error("{principal} may not {operation} with this key; an administrator can add a grant")]
     NotGranted {
@@ -103,52 +134,139 @@ pub enum PolicyError {
     },
 }
 
-impl Policy {
-    /// Resolves the principals of a configuration on this machine. `own_user` is the uid of the
-    /// daemon; without one its user is like any other.
-    ///
-    /// # Errors
-    /// [`PolicyError`] for an unknown name, and for a user or group that can be nobody's.
-    pub fn new(configured: &[Configured], own_user: Option<u32>) -> Result<Self, PolicyError> {
-        let mut policy = Self {
-            principals: Vec::new(),
-            by_user: BTreeMap::new(),
-            by_group: BTreeMap::new(),
-            own_user: own_user.map(|uid| (uid, Arc::new(Principal::own_user()))),
-        };
-        for entry in configured {
-            let principal = Arc::new(Principal::new(entry));
+impl Principals {
+    /// Resolves the principals of a configuration on this machine. `own_user` is the uid of the daemon; without one its
+    /// user is like any other. Every fault is told: an unknown name, and a user or group that can be nobody's. Only
+    /// principals without any may be put in force.
+    pub fn resolve(configured: &[Configured], own_user: Option<u32>) -> (Self, Vec<PolicyError>) {
+        let (by_user, by_group) = (BTreeMap::new(), BTreeMap::new());
+        let mut found = Self { configured: configured.to_vec(), by_user, by_group, own_user };
+        let mut faults = Vec::new();
+        for (place, entry) in configured.iter().enumerate() {
+            let users = |name: &str| uzers::get_user_by_name(name).map(|user| user.uid());
             for user in &entry.users {
-                let id = resolve(user, "user", entry, |name| {
-                    uzers::get_user_by_name(name).map(|user| user.uid())
-                })?;
-                if own_user == Some(id) {
-                    return Err(PolicyError::OwnUser { principal: entry.name.clone(), id });
+                match resolve(user, "user", entry, users) {
+                    Ok(id) if own_user == Some(id) => {
+                        faults.push(PolicyError::OwnUser { principal: entry.name.clone(), id });
+                    }
+                    Ok(id) => claim(&mut found.by_user, id, place),
+                    Err(fault) => faults.push(fault),
                 }
-                claim(&mut policy.by_user, id, &principal);
             }
+            let groups = |name: &str| uzers::get_group_by_name(name).map(|group| group.gid());
             for group in &entry.groups {
-                let id = resolve(group, "group", entry, |name| {
-                    uzers::get_group_by_name(name).map(|group| group.gid())
-                })?;
-                claim(&mut policy.by_group, id, &principal);
+                match resolve(group, "group", entry, groups) {
+                    Ok(id) => claim(&mut found.by_group, id, place),
+                    Err(fault) => faults.push(fault),
+                }
             }
-            policy.principals.push(principal);
         }
-        Ok(policy)
+        (found, faults)
+    }
+
+    /// Users and groups that two principals claim, in words. Whoever comes as one of them is refused.
+    pub fn warnings(&self) -> Vec<String> {
+        let claims = |kind: &'static str, map: &BTreeMap<u32, Claim>| {
+            let words = map.iter().filter_map(|(id, claim)| match claim {
+                Claim::Two(first, second) => Some(format!(
+                    "{kind} {id} belongs to both {} and {}: its calls are refused as AMBIGUOUS_CALLER",
+                    self.configured[*first].name, self.configured[*second].name
+                )),
+                Claim::One(_) => None,
+            });
+            words.collect::<Vec<_>>()
+        };
+        [claims("user", &self.by_user), claims("group", &self.by_group)].concat()
+    }
+
+    /// Which principals of `before` had a right, or a user or group, that they do not have here.
+    fn lost_since(&self, before: &Self) -> Vec<usize> {
+        let here = |place: usize| {
+            let name = &before.configured[place].name;
+            self.configured.iter().position(|entry| entry.name == *name)
+        };
+        let keeps_claims = |then: &BTreeMap<u32, Claim>, now: &BTreeMap<u32, Claim>, place: usize| {
+            let claimed = then.iter().filter(|(_, claim)| **claim == Claim::One(place));
+            claimed
+                .into_iter()
+                .all(|(id, _)| here(place).is_some_and(|here| now.get(id) == Some(&Claim::One(here))))
+        };
+        let keeps = |place: usize| {
+            here(place).is_some_and(|here| self.configured[here].allows_all_of(&before.configured[place]))
+                && keeps_claims(&before.by_user, &self.by_user, place)
+                && keeps_claims(&before.by_group, &self.by_group, place)
+        };
+        (0..before.configured.len()).filter(|place| !keeps(*place)).collect()
+    }
+}
+
+impl Table {
+    /// `kept` are the rights that principals had before and have here.
+    fn new(
+        resolved: Principals,
+        lives: &mut BTreeMap<PrincipalId, Arc<Live>>,
+        kept: &BTreeMap<PrincipalId, Held>,
+    ) -> Self {
+        let mut principal = |entry: &Configured| {
+            let live = lives.entry(entry.name.clone()).or_default().clone();
+            Arc::new(Principal::new(entry, live, kept.get(&entry.name).cloned().unwrap_or_default()))
+        };
+        let principals = resolved.configured.iter().map(&mut principal).collect();
+        let own_user = resolved.own_user.map(|_| Arc::new(Principal::own_user()));
+        Self { resolved, principals, own_user }
+    }
+
+    fn standing(&self, peer: Peer) -> Standing {
+        if let Some(own) = &self.own_user
+            && self.resolved.own_user == Some(peer.uid)
+        {
+            return Standing::Known(own.clone());
+        }
+        // Supplementary groups, which the kernel tells as well, would be the next rule.
+        let found = self.resolved.by_user.get(&peer.uid).or_else(|| self.resolved.by_group.get(&peer.gid));
+        match found {
+            Some(Claim::One(place)) => Standing::Known(self.principals[*place].clone()),
+            Some(Claim::Two(first, second)) => Standing::Ambiguous {
+                first: self.principals[*first].name().clone(),
+                second: self.principals[*second].name().clone(),
+            },
+            None => Standing::Unknown,
+        }
+    }
+}
+
+impl Policy {
+    /// The policy of principals without a fault.
+    pub fn new(principals: Principals) -> Self {
+        let mut lives = BTreeMap::new();
+        let table = Table::new(principals, &mut lives, &BTreeMap::new());
+        Self(RwLock::new(State { table, lives }))
+    }
+
+    /// Puts other principals in force, without a fault: for every decision from now on. Whoever is frozen stays so, and
+    /// what a principal has begun ends where it lost a right. Answers who did.
+    pub fn replace(&self, principals: Principals) -> Vec<PrincipalId> {
+        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let State { table, lives } = &mut *state;
+        let lost = principals.lost_since(&table.resolved);
+        let (lost, kept): (Vec<_>, Vec<_>) =
+            table.principals.iter().cloned().enumerate().partition(|(place, _)| lost.contains(place));
+        let kept = kept.iter().map(|(_, one)| (one.name().clone(), one.held().clone())).collect();
+        let before = std::mem::replace(table, Table::new(principals, lives, &kept));
+        // After the other table is in force: whoever begins anew then is judged by it.
+        before.own_user.iter().filter(|_| table.own_user.is_none()).for_each(|own| own.held().withdraw());
+        lost.iter().for_each(|(_, one)| one.held().withdraw());
+        lost.iter().map(|(_, one)| one.name().clone()).collect()
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who a peer is. The first rule that knows it decides: the daemon's own user, the user, the
     /// primary group.
     pub fn standing(&self, peer: Peer) -> Standing {
-        if let Some((uid, own)) = &self.own_user
-            && *uid == peer.uid
-        {
-            return Standing::Known(own.clone());
-        }
-        // Supplementary groups, which the kernel tells as well, would be the next rule.
-        let found = self.by_user.get(&peer.uid).or_else(|| self.by_group.get(&peer.gid));
-        found.cloned().unwrap_or(Standing::Unknown)
+        self.state().table.standing(peer)
     }
 
     /// A peer that calls now.
@@ -163,20 +281,6 @@ impl Policy {
     /// The same caller under the policy of now: a session or file asks at each of its records.
     pub fn again(&self, caller: &Caller) -> Caller {
         Caller { staff: caller.staff.clone(), client: caller.client.clone(), ..self.caller(caller.peer) }
-    }
-
-    /// Users and groups that two principals claim, in words. Whoever comes as one of them is refused.
-    pub fn warnings(&self) -> Vec<String> {
-        let claims = |kind: &'static str, map: &BTreeMap<u32, Standing>| {
-            let words = map.iter().filter_map(|(id, standing)| match standing {
-                Standing::Ambiguous { first, second } => Some(format!(
-                    "{kind} {id} belongs to both {first} and {second}: its calls are refused as AMBIGUOUS_CALLER"
-                )),
-                Standing::Known(_) | Standing::Unknown => None,
-            });
-            words.collect::<Vec<_>>()
-        };
-        [claims("user", &self.by_user), claims("group", &self.by_group)].concat()
     }
 
     /// Decides.
@@ -210,17 +314,15 @@ impl Policy {
     }
 
     /// Takes over from the store that a principal is frozen, or not, by the change `revision`; a later change that was
-    /// taken over before stays in force. Unknown names are ignored: a principal may have left the configuration.
+    /// taken over before stays in force. It counts for a principal that comes into the configuration later, too.
     pub fn set_frozen(&self, name: &PrincipalId, frozen: bool, revision: u64) {
-        self.principals
-            .iter()
-            .filter(|principal| principal.name() == name)
-            .for_each(|p| p.set_frozen(frozen, revision));
+        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        state.lives.entry(name.clone()).or_default().set_frozen(frozen, revision);
     }
 
     /// Whether the configuration has this principal.
     pub fn knows(&self, name: &PrincipalId) -> bool {
-        self.principals.iter().any(|principal| principal.name() == name)
+        self.state().table.principals.iter().any(|principal| principal.name() == name)
     }
 }
 
@@ -289,13 +391,12 @@ fn resolve(
     }
 }
 
-fn claim(map: &mut BTreeMap<u32, Standing>, id: u32, principal: &Arc<Principal>) {
-    let standing = map.entry(id).or_insert_with(|| Standing::Known(principal.clone()));
-    if let Standing::Known(first) = standing
-        && first.name() != principal.name()
+fn claim(map: &mut BTreeMap<u32, Claim>, id: u32, place: usize) {
+    let claim = map.entry(id).or_insert(Claim::One(place));
+    if let Claim::One(first) = *claim
+        && first != place
     {
-        let (first, second) = (first.name().clone(), principal.name().clone());
-        *standing = Standing::Ambiguous { first, second };
+        *claim = Claim::Two(first, place);
     }
 }
 
@@ -329,8 +430,14 @@ groups = [50]
         of(PRINCIPALS, None).unwrap()
     }
 
+    fn resolved(principals: &str, own_user: Option<u32>) -> Result<Principals, PolicyError> {
+        let file = toml::from_str::<File>(principals).unwrap();
+        let (principals, faults) = Principals::resolve(&file.principal, own_user);
+        faults.into_iter().next().map_or(Ok(principals), Err)
+    }
+
     fn of(principals: &str, own_user: Option<u32>) -> Result<Policy, PolicyError> {
-        Policy::new(&toml::from_str::<File>(principals).unwrap().principal, own_user)
+        resolved(principals, own_user).map(Policy::new)
     }
 
     fn peer(uid: u32, gid: u32) -> Peer {
@@ -373,7 +480,7 @@ groups = [50]
     fn the_end_of_a_freeze_that_comes_late_does_not_end_a_later_one() {
         let policy = policy();
         let crm = PrincipalId::new("crm").unwrap();
-        let frozen = || policy.principals.iter().any(|known| *known.name() == crm && known.frozen());
+        let frozen = || policy.known(peer(1000, 0)).unwrap().frozen();
         policy.set_frozen(&crm, true, 3);
         assert!(frozen());
         // Revision 5 froze again before the record of revision 4, which ended it, was durable.
@@ -398,22 +505,22 @@ groups = [50]
         let crm = policy.caller(Peer { uid: 1000, gid: 0, pid: None });
         let held = policy.authorize::<ViewStatus>(&crm, ()).unwrap();
         policy.set_frozen(&PrincipalId::new("crm").unwrap(), true, 1);
-        assert!(held.revoked());
+        assert_eq!(held.holds(), Err(Denied::Frozen(PrincipalId::new("crm").unwrap())));
         assert!(matches!(policy.authorize::<ViewStatus>(&crm, ()), Err(Denied::Frozen(_))));
     }
 
     #[test]
     fn a_user_of_two_principals_is_refused_and_told_beforehand() {
-        let policy =
-            of(&PRINCIPALS.replace("groups = [50]", "users = [1000, 7]\ngroups = [60]"), None).unwrap();
+        let twice = PRINCIPALS.replace("groups = [50]", "users = [1000, 7]\ngroups = [60]");
+        let policy = of(&twice, None).unwrap();
         let both = policy.caller(peer(1000, 60));
         let denied = policy.authorize::<ViewStatus>(&both, ()).unwrap_err();
         assert!(matches!(denied, Denied::Ambiguous { uid: 1000, .. }), "the group does not decide: {denied}");
         assert!(policy.authorize::<ViewStatus>(&policy.caller(peer(7, 0)), ()).is_ok());
-        let [warning] = policy.warnings().try_into().unwrap();
+        let [warning] = resolved(&twice, None).unwrap().warnings().try_into().unwrap();
         assert!(warning.contains("user 1000 belongs to both crm and ops"), "{warning}");
         let same = PRINCIPALS.replace("users = [1000]", "users = [1000, 1000]");
-        assert!(of(&same, None).unwrap().warnings().is_empty(), "one principal twice is one");
+        assert!(resolved(&same, None).unwrap().warnings().is_empty(), "one principal twice is one");
     }
 
     #[test]
@@ -463,10 +570,59 @@ groups = [50]
 
     #[test]
     fn a_decision_rests_on_the_policy_of_now() {
-        let (before, after) = (policy(), of(&PRINCIPALS.replace("1000", "1001"), None).unwrap());
-        let crm = before.caller(peer(1000, 0));
-        assert!(before.authorize::<ViewStatus>(&crm, ()).is_ok());
-        assert!(matches!(after.authorize::<ViewStatus>(&crm, ()), Err(Denied::Unknown { .. })));
-        assert!(after.again(&crm).principal.is_none());
+        let policy = policy();
+        let crm = policy.caller(peer(1000, 0));
+        assert!(policy.authorize::<ViewStatus>(&crm, ()).is_ok());
+        policy.replace(resolved(&PRINCIPALS.replace("1000", "1001"), None).unwrap());
+        assert!(matches!(policy.authorize::<ViewStatus>(&crm, ()), Err(Denied::Unknown { .. })));
+        assert!(policy.again(&crm).principal.is_none());
+    }
+
+    #[test]
+    fn whoever_lost_a_right_ends_what_it_has_begun_and_nobody_else_does() {
+        let crm = PrincipalId::new("crm").unwrap();
+        for (from, to, lost) in [
+            ("[1000]", "[1000]", false),
+            ("[1000]", "[1000, 1001]", false),
+            ("[1000]", "[1001]", true),
+            ("operations = [\"encrypt\"]", "operations = [\"encrypt\", \"decrypt\"]", false),
+            ("keys/*\"], operations = [\"encrypt\"]", "keys/p*\"], operations = [\"encrypt\"]", true),
+            ("tenants/acme/keys/*", "tenants/*/keys/*", false),
+            ("operations = [\"decrypt\"]", "operations = [\"blind-index\"]", true),
+            ("\"application\"", "\"operator\"", true),
+            ("role = \"application\"", "role = \"application\"\norigin = \"https://crm.example\"", false),
+            ("\"crm\"", "\"crm2\"", true),
+            // Two claim the user now, so it is nobody's.
+            ("groups = [50]", "users = [1000]", true),
+        ] {
+            let policy = policy();
+            let caller = policy.caller(peer(1000, 0));
+            let held = policy.authorize::<Encrypt>(&caller, key("tenants/acme/keys/pii")).unwrap();
+            // Another configuration in between, which takes nothing away.
+            policy.replace(resolved(PRINCIPALS, None).unwrap());
+            assert_eq!(held.holds(), Ok(()));
+            let who = policy.replace(resolved(&PRINCIPALS.replacen(from, to, 1), None).unwrap());
+            assert_eq!(who.contains(&crm), lost, "{from} became {to}");
+            let expected = if lost { Err(Denied::Withdrawn(crm.clone())) } else { Ok(()) };
+            assert_eq!(held.holds(), expected, "{from} became {to}");
+        }
+    }
+
+    #[test]
+    fn a_freeze_outlives_the_configuration_that_it_was_made_under() {
+        let (policy, crm) = (policy(), PrincipalId::new("crm").unwrap());
+        let frozen = || policy.known(peer(1000, 0)).unwrap().frozen();
+        let held = policy.authorize::<ViewStatus>(&policy.caller(peer(1000, 0)), ()).unwrap();
+        policy.replace(resolved(PRINCIPALS, None).unwrap());
+        policy.set_frozen(&crm, true, 3);
+        assert!(frozen() && held.holds().is_err(), "one that was authorised before the change, too");
+        policy.replace(resolved(&PRINCIPALS.replace("\"crm\"", "\"other\""), None).unwrap());
+        assert!(!frozen());
+        policy.replace(resolved(PRINCIPALS, None).unwrap());
+        assert!(frozen());
+        // Frozen while the configuration does not have it.
+        policy.set_frozen(&PrincipalId::new("new").unwrap(), true, 4);
+        policy.replace(resolved(&PRINCIPALS.replace("\"crm\"", "\"new\""), None).unwrap());
+        assert!(frozen());
     }
 }

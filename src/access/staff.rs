@@ -25,7 +25,9 @@ pub struct Member {
     pub credential: CredentialId,
     /// The session's key: its thumbprint (RFC 7638).
     pub session: String,
-    /// When the assertion ends.
+    /// When the assertion was issued.
+    pub issued: Date,
+    /// When it ends, at the latest.
     pub expires: Date,
     /// When it was last found to be good.
     pub found_good: FoundGood,

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -55,7 +55,7 @@ impl Budget {
 /// The refusals of every principal. Callers who are no principal are one.
 pub struct Refusals {
     log: Arc<dyn AuditLog>,
-    budget: Budget,
+    budget: RwLock<Budget>,
     tasks: TaskTracker,
     stop: watch::Receiver<bool>,
     principals: Mutex<HashMap<Option<String>, Principal>>,
@@ -99,17 +99,27 @@ impl Refusals {
         tasks: TaskTracker,
         stop: watch::Receiver<bool>,
     ) -> Arc<Self> {
+        let budget = RwLock::new(budget);
         Arc::new(Self { log, budget, tasks, stop, principals: Mutex::default() })
+    }
+
+    /// Counts by another budget from now on.
+    pub fn set_budget(&self, budget: Budget) {
+        *self.budget.write().unwrap_or_else(PoisonError::into_inner) = budget;
+    }
+
+    fn budget(&self) -> Budget {
+        *self.budget.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a refusal of `principal` has a record and a log line of its own.
     pub fn admit(&self, principal: Option<&str>, now: Moment) -> bool {
-        self.lock().entry(principal.map(str::to_owned)).or_default().records.take(self.budget, now)
+        self.lock().entry(principal.map(str::to_owned)).or_default().records.take(self.budget(), now)
     }
 
     /// Whether a call that was served in part has a log line for what was refused of it.
     pub fn admit_line(&self, principal: Option<&str>, now: Moment) -> bool {
-        self.lock().entry(principal.map(str::to_owned)).or_default().lines.take(self.budget, now)
+        self.lock().entry(principal.map(str::to_owned)).or_default().lines.take(self.budget(), now)
     }
 
     /// Counts a refusal that was not [admitted](Self::admit), whatever becomes of its caller. `None` when too many

@@ -305,6 +305,7 @@ fn each_command_asks_for_what_it_says() {
             &["version", "create", KEY, "--activate", "2027-01-01T00:00:00Z"],
             &["CreateKeyVersion", "seconds: 1798761600"],
         ),
+        (&["reload"], &["Reload"]),
         (&["clock", "accept", "--reason", "r"], &["AcceptClock", "\"r\""]),
         (&["key", "rotate", KEY], &["RotateKey", "\"tenants/acme/keys/pii\""]),
         (&["key", "versions", KEY], &["ListKeyVersions", "\"tenants/acme/keys/pii\""]),

@@ -205,6 +205,7 @@ impl View for Status {
             ("hsm", part(self.hsm.as_ref())),
             ("capacity_warning", json!(self.capacity_warning)),
             ("stray_warning", json!(self.stray_warning)),
+            ("configuration_warning", json!(self.configuration_warning)),
             ("strays", part(self.strays.as_ref())),
             ("root", part(self.root.as_ref())),
             ("store", part(self.store.as_ref())),

@@ -380,6 +380,10 @@ impl SystemService for Shared {
         self.record(&request.into_inner())
     }
 
+    async fn reload(&self, request: Request<ReloadRequest>) -> Reply<ReloadResponse> {
+        self.record(&request.into_inner())
+    }
+
     async fn accept_clock(&self, request: Request<AcceptClockRequest>) -> Reply<AcceptClockResponse> {
         self.record(&request.into_inner())
     }
@@ -425,6 +429,7 @@ impl Sample for Rotation {
 
 impl Sample for KeyVersion {}
 impl Sample for AcceptClockResponse {}
+impl Sample for ReloadResponse {}
 impl Sample for StoreReport {}
 impl Sample for Destruction {}
 impl Sample for IndexKey {}

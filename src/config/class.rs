@@ -10,7 +10,7 @@ use crate::keyring::account::Level;
 use crate::keyring::state::DataClass;
 
 /// Caching, and what staff need, by data class.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Classes {
     /// Class 1: basic.
@@ -48,7 +48,7 @@ impl Classes {
 }
 
 /// How long data keys of a class stay open, and what staff need for its data.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Class {
     /// Longest age of an open data key while the HSM is there.
     pub cache_ttl: Span,

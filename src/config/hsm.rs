@@ -8,7 +8,7 @@ use super::check::within;
 use super::value::{Bytes, Span};
 
 /// The PKCS#11 module and token.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hsm {
     /// The vendor's PKCS#11 library.
@@ -74,7 +74,7 @@ pub enum Confinement {
 }
 
 /// A token that serves beside the first. What it leaves out is as there.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Standby {
     /// The token: its label, or a PKCS#11 URI (RFC 7512).

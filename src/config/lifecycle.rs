@@ -9,7 +9,7 @@ use super::value::Span;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The erasure key.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Erasure {
     /// It is replaced at this age; `0s`: only by hand.
@@ -23,7 +23,7 @@ impl Default for Erasure {
 }
 
 /// What becomes of the KEK that a rotation replaced.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rotation {
     /// Whether it is destroyed.
@@ -49,7 +49,7 @@ pub enum OldKek {
 }
 
 /// How keys are destroyed.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Destruction {
     /// How long a destruction can be called off, unless the caller says how long.
@@ -74,7 +74,7 @@ impl Destruction {
 }
 
 /// How the clock is watched.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Clock {
     /// How far the wall clock may run ahead of the time that has passed before destructions wait.

@@ -9,7 +9,7 @@ use super::value::{FirmwareVersion, KnownBy, Span, Touch};
 use crate::keyring::account::Firmware;
 
 /// Logins of staff.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Login {
     /// How long a challenge can be answered: 10 seconds to 2 minutes.

@@ -35,6 +35,11 @@ impl KeyPattern {
     pub fn matches(&self, name: &KeyName) -> bool {
         self.tenant.matches(name.tenant.as_str()) && self.key.matches(name.key.as_str())
     }
+
+    /// Whether the pattern covers every key that `other` covers.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.tenant.covers(&other.tenant) && self.key.covers(&other.key)
+    }
 }
 
 impl Segment {
@@ -53,6 +58,14 @@ impl Segment {
         match self {
             Self::Exactly(own) => **own == *text,
             Self::StartsWith(stem) => text.starts_with(&**stem),
+        }
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Exactly(text)) => self.matches(text),
+            (Self::StartsWith(stem), Self::StartsWith(longer)) => longer.starts_with(&**stem),
+            (Self::Exactly(_), Self::StartsWith(_)) => false,
         }
     }
 }
@@ -99,6 +112,20 @@ mod tests {
         assert!(!matches("tenants/eu-*/keys/*", "tenants/us-1/keys/pii"));
         assert!(!matches("tenants/acme/keys/pii", "tenants/acme/keys/pii2"));
         assert!(!matches("tenants/acme/keys/*", "tenants/acme2/keys/pii"));
+    }
+
+    #[test]
+    fn one_pattern_covers_another() {
+        let covers = |pattern: &str, other: &str| {
+            KeyPattern::parse(pattern).unwrap().covers(&KeyPattern::parse(other).unwrap())
+        };
+        assert!(covers("tenants/acme/keys/*", "tenants/acme/keys/pii"));
+        assert!(covers("tenants/acme/keys/*", "tenants/acme/keys/p*"));
+        assert!(covers("tenants/eu-*/keys/pii", "tenants/eu-1*/keys/pii"));
+        assert!(covers("tenants/acme/keys/pii", "tenants/acme/keys/pii"));
+        assert!(!covers("tenants/acme/keys/pii", "tenants/acme/keys/pii*"));
+        assert!(!covers("tenants/acme/keys/p*", "tenants/acme/keys/*"));
+        assert!(!covers("tenants/eu-*/keys/*", "tenants/e*/keys/*"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::value::{self, Operation, Role, User};
 use crate::id::{Origin, PrincipalId};
 
 /// A caller, and what it may do.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Principal {
     /// Its name in the audit log.
@@ -32,13 +32,29 @@ pub struct Principal {
 }
 
 /// One grant.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Allow {
     /// Keys, for example `tenants/acme/keys/*`.
     pub keys: Vec<KeyPattern>,
     /// Operations on them.
     pub operations: BTreeSet<Operation>,
+}
+
+impl Principal {
+    /// Whether whoever has this may do whatever `other` allows, in the same role and as the same application.
+    pub fn allows_all_of(&self, other: &Self) -> bool {
+        let covers = |operation: &Operation, keys: &KeyPattern| {
+            self.allow
+                .iter()
+                .any(|own| own.operations.contains(operation) && own.keys.iter().any(|own| own.covers(keys)))
+        };
+        let covered = |allow: &Allow| {
+            allow.operations.iter().all(|operation| allow.keys.iter().all(|keys| covers(operation, keys)))
+        };
+        let same_origin = other.origin.is_none() || self.origin == other.origin;
+        self.role == other.role && same_origin && other.allow.iter().all(covered)
+    }
 }
 
 /// What the daemon's own user is called; no principal may be.

@@ -55,18 +55,7 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn new(gate: Arc<Gate>, server: &Server, closed: watch::Receiver<bool>) -> Self {
-        let files = getrlimit(Resource::Nofile).current;
-        let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-        let limits = Limits::of(server, files);
-        if limits.all < server.max_connections {
-            tracing::info!(
-                files,
-                connections = limits.all,
-                "the limit of open files leaves fewer connections"
-            );
-        }
-        let places = Arc::new(Places { limits, taken: Mutex::default() });
+    pub(super) fn new(gate: Arc<Gate>, places: Arc<Places>, closed: watch::Receiver<bool>) -> Self {
         Self { gate, places, nobodies: Arc::new(Semaphore::new(NOBODIES)), closed, warned: None }
     }
 
@@ -134,7 +123,7 @@ impl Door {
 }
 
 /// How many connections there may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Limits {
     all: usize,
     per_uid: usize,
@@ -153,23 +142,40 @@ impl Limits {
 }
 
 /// The places of connections, and who has them.
-struct Places {
-    limits: Limits,
-    taken: Mutex<Taken>,
-}
+pub(super) struct Places(Mutex<Taken>);
 
 #[derive(Debug, Default)]
 struct Taken {
+    limits: Limits,
     all: usize,
     /// Only users who have some.
     by_uid: HashMap<u32, usize>,
 }
 
 impl Places {
+    /// As many as the configuration allows, and the limit of open files.
+    pub(super) fn new(server: &Server) -> Arc<Self> {
+        let places = Self(Mutex::default());
+        places.set(server);
+        Arc::new(places)
+    }
+
+    /// Has other limits from now on. Whoever has a place keeps it.
+    pub(super) fn set(&self, server: &Server) {
+        let files = getrlimit(Resource::Nofile).current;
+        let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+        let limits = Limits::of(server, files);
+        let connections = limits.all;
+        if connections < server.max_connections {
+            tracing::info!("the limit of {files} open files leaves {connections} connections");
+        }
+        self.taken().limits = limits;
+    }
+
     fn take(places: &Arc<Self>, uid: u32, operator: bool) -> Option<Place> {
-        let Limits { all, per_uid, operators } = places.limits;
-        let most = if operator { all } else { all - operators };
         let mut taken = places.taken();
+        let Limits { all, per_uid, operators } = taken.limits;
+        let most = if operator { all } else { all - operators };
         let own = taken.by_uid.get(&uid).copied().unwrap_or(0);
         if taken.all >= most || own >= per_uid {
             return None;
@@ -181,7 +187,7 @@ impl Places {
 
     /// Counts are whole after a panic elsewhere.
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -329,7 +335,8 @@ mod tests {
     use super::*;
 
     fn places(all: usize, per_uid: usize, operators: usize) -> Arc<Places> {
-        Arc::new(Places { limits: Limits { all, per_uid, operators }, taken: Mutex::default() })
+        let limits = Limits { all, per_uid, operators };
+        Arc::new(Places(Mutex::new(Taken { limits, ..Taken::default() })))
     }
 
     #[test]

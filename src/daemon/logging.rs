@@ -8,7 +8,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{Level, Log, LogFormat};
 
@@ -28,9 +28,20 @@ fn targets(level: Level) -> Targets {
     Targets::new().with_default(self::level(level)).with_targets(CAPPED)
 }
 
+/// Says how much is logged from now on.
+#[derive(Clone)]
+pub(super) struct Levels(reload::Handle<Targets, Registry>);
+
+impl Levels {
+    pub(super) fn set(&self, level: Level) {
+        // An error means that logging has ended: then nobody sees the level.
+        self.0.reload(targets(level)).ok();
+    }
+}
+
 /// Starts logging; the second call in a process does nothing.
-pub(super) fn start(log: &Log) {
-    let targets = targets(log.level);
+pub(super) fn start(log: &Log) -> Levels {
+    let (targets, handle) = reload::Layer::new(targets(log.level));
     let output: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
         LogFormat::Journald => journald().unwrap_or_else(text),
         LogFormat::Auto if under_systemd() => journald().unwrap_or_else(text),
@@ -41,6 +52,7 @@ pub(super) fn start(log: &Log) {
     let registry = tracing_subscriber::registry().with(output.with_filter(targets));
     // An error means that logging was started before: then there is nothing to do.
     registry.with(Authorities::default().with_filter(clients)).try_init().ok();
+    Levels(handle)
 }
 
 /// Where HTTP/2 says why it refuses the head of a request, before any service sees it.

@@ -1,7 +1,5 @@
 //! The daemon from start to stop.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +10,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
-use super::admission::Door;
+use tonic_health::pb::health_server::Health;
+
+use super::admission::{Door, Places};
+use super::check::{self, Checked};
 use super::lock::{LockError, StateLock};
+use super::logging::Levels;
+use super::reload::{Current, Parts};
 use super::stop::Deadline;
 use super::unlock::{Locked, UnlockError};
 use super::{bond, hardening, listen, logging, schedule, settings, stop, transport};
@@ -23,15 +26,15 @@ use crate::audit::refusals::Budget;
 use crate::audit::{self, FileLog, Outcome, Pending};
 use crate::clock;
 use crate::config::{Config, CustodyMode};
-use crate::hsm::pin::{PinError, PinSource};
+use crate::hsm::pin::PinError;
 use crate::hsm::process::{self, HsmGroup};
 use crate::hsm::{Hsm, Status};
 use crate::keyring::record::{Custody, Root};
 use crate::modes::Untrusted;
 use crate::ops::schedule::Node;
-use crate::rpc::admission::AdmissionLayer;
+use crate::rpc::admission::Admission;
 use crate::rpc::call::Gate;
-use crate::rpc::{ceremonies, services};
+use crate::rpc::{ceremonies, reload, services};
 use crate::store::kv::KvError;
 use crate::store::{self, Refusal, SqliteKv, StoreChange, StoreError};
 
@@ -102,9 +105,9 @@ pub enum RunError {
 /// [`RunError`] when it could not start.
 pub fn run(config: &Config) -> Result<(), RunError> {
     hardening::harden(config.secret_memory)?;
-    logging::start(&config.log);
+    let levels = logging::start(&config.log);
     let runtime = transport::runtime()?;
-    let outcome = runtime.block_on(serve(config));
+    let outcome = runtime.block_on(serve(config, levels));
     // A call that hangs in the vendor library must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(2));
     outcome
@@ -120,66 +123,20 @@ struct Open {
     made: Option<listen::Made>,
 }
 
-/// What a check of a configuration finds.
-#[derive(Debug, Default)]
-pub struct Checked {
-    /// What `run` or a login would refuse: all of it, not the first alone.
-    pub faults: Vec<RunError>,
-    /// What is no fault and still worth a word.
-    pub warnings: Vec<String>,
-}
-
-/// Checks of a configuration what can be checked without starting: principals, tokens and their libraries, the files of
-/// `[login]`, and who may write what the daemon rests on.
-pub fn check(config: &Config) -> Checked {
-    let mut found = Checked::default();
-    // PINs are read, by the rules that hold for whoever holds them.
-    found.faults.extend(hardening::harden(config.secret_memory).err().map(RunError::from));
-    // Whoever checks may be another user than the daemon, whose the state is; before there is any, nobody knows.
-    let daemon = std::fs::metadata(&config.state_dir).map(|state| state.uid()).ok();
-    match Policy::new(&config.principals, own_user(config, daemon)) {
-        Ok(policy) => found.warnings.extend(policy.warnings()),
-        Err(error) => found.faults.push(error.into()),
-    }
-    found.warnings.extend(config.server.allow_own_user.then(|| OWN_USER_ALLOWED.to_owned()));
-    match settings::hsm(config) {
-        Ok(hsm) => {
-            found.faults.extend(hsm.slots.iter().filter_map(|slot| unreadable(&slot.hsm.module)));
-            let files = hsm.slots.iter().filter(|slot| matches!(slot.pin, PinSource::File(_)));
-            found.faults.extend(files.filter_map(|slot| slot.pin.read().err()).map(RunError::from));
-        }
-        Err(error) => found.faults.push(error.into()),
-    }
-    found.faults.extend(settings::check_login(&config.login).into_iter().map(RunError::from));
-    found.faults.extend(settings::check_hands(config, true).err().map(RunError::from));
-    found
-}
-
-/// Why a library cannot be loaded, if it is not even there.
-fn unreadable(module: &Path) -> Option<RunError> {
-    let failed = std::fs::File::open(module).err()?;
-    Some(RunError::Module(module.display().to_string(), failed))
-}
-
-/// What is to be said of `server.allow_own_user`.
-const OWN_USER_ALLOWED: &str = "server.allow_own_user: whatever runs as the daemon's user, the PKCS#11 library too, may call as a principal";
-
-/// The daemon's user, where that is no principal.
-fn own_user(config: &Config, daemon: Option<u32>) -> Option<u32> {
-    daemon.filter(|_| !config.server.allow_own_user)
-}
-
-async fn serve(config: &Config) -> Result<(), RunError> {
+async fn serve(config: &Config, levels: Levels) -> Result<(), RunError> {
+    // From here on it ends nothing.
+    let hangup = signal(SignalKind::hangup())?;
     // First: not even the lock is worth anything in a folder of somebody else.
     settings::check_hands(config, false)?;
     let lock = StateLock::take(&config.state_dir)?;
     let daemon = rustix::process::geteuid().as_raw();
-    let policy = Arc::new(Policy::new(&config.principals, own_user(config, Some(daemon)))?);
-    for warning in policy.warnings() {
-        tracing::warn!("{warning}");
-    }
+    let (principals, Checked { faults, warnings }) = check::principals(config, Some(daemon));
+    faults.into_iter().next().map_or(Ok(()), Err)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let policy = Arc::new(Policy::new(principals));
     let hsm_settings = settings::hsm(config)?;
-    let vault_settings = settings::vault(config, node(&lock)?)?;
+    let node = node(&lock)?;
+    let vault_settings = settings::vault(config, node)?;
     if !config.database().try_exists()? {
         return Err(no_store(config)?);
     }
@@ -199,12 +156,24 @@ async fn serve(config: &Config) -> Result<(), RunError> {
     let hsm = process::start(hsm_settings, Some(root.canary.clone()));
     let (waiting, waiting_for) = watch::channel("the daemon has just started".to_owned());
     let refusals = Budget::of(config.limits.refusals_per_second);
-    let gate = Gate::new(policy.clone(), audit.clone(), hsm.clone(), waiting_for, refusals)?;
+    let (reloads, reloading) = reload::ends(config.digest);
+    let gate = Gate::new(policy.clone(), audit.clone(), hsm.clone(), waiting_for, refusals, reloads)?;
     gate.turned_away.keep();
-    let (routes, health) = services::services(&gate, &config.limits)
+    let health = services::health();
+    let served = services::services(&gate, &health, &config.limits)
         .map_err(|error| RunError::Descriptors(error.to_string()))?;
-    services::report_health(&health, false).await;
-    record(&audit, "start", &format!("keyward {}", env!("CARGO_PKG_VERSION")))?;
+    services::report_health(&health.reporter, false).await;
+    let digest = hex::encode(config.digest);
+    record(
+        &audit,
+        "start",
+        &format!("keyward {}, configuration sha256 {digest}", env!("CARGO_PKG_VERSION")),
+    )?;
+    let (places, admission) = (Places::new(&config.server), Admission::new(gate.clone(), served));
+    let door = (places.clone(), admission.clone());
+    let reporter = health.reporter.clone();
+    let parts = Parts { gate: gate.clone(), audit: audit.clone(), admission, health, places, levels };
+    let current = Current::new(config, node, vault_settings.clone(), parts, reloading.in_force.clone());
     let locked = Locked {
         hsm: hsm.clone(),
         kv,
@@ -219,10 +188,11 @@ async fn serve(config: &Config) -> Result<(), RunError> {
         settings: vault_settings,
     };
     let watcher = tokio::spawn(watch_hsm(hsm.status(), audit.clone()));
-    tokio::spawn(unlock(locked, gate.clone(), waiting, config.audit.checkpoint_interval.0));
-    tokio::spawn(services::follow_health(gate.clone(), health));
+    tokio::spawn(unlock(locked, gate.clone(), waiting, current.clone()));
+    tokio::spawn(services::follow_health(gate.clone(), reporter));
+    tokio::spawn(current.follow(reloading, hangup));
     let open = Open { _lock: lock, audit, hsm, gate, watcher, made };
-    serve_until_told(config, open, listener, routes).await
+    serve_until_told(config, open, listener, door).await
 }
 
 /// Which daemon this is, on which boot of its machine.
@@ -262,7 +232,12 @@ fn tell_opened(opened: &audit::file::Opened) {
     );
 }
 
-async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>, checkpoints: Duration) {
+async fn unlock<H: Health>(
+    locked: Locked,
+    gate: Arc<Gate>,
+    waiting: watch::Sender<String>,
+    current: Arc<Current<H>>,
+) {
     let log = Arc::downgrade(&locked.audit);
     match locked.open(&waiting).await {
         Ok(Some(vault)) => {
@@ -276,10 +251,8 @@ async fn unlock(locked: Locked, gate: Arc<Gate>, waiting: watch::Sender<String>,
                 Box::pin(async move { vault.settle().await })
             };
             tokio::spawn(bond::tell_overdue(vault.records().clone(), log, Box::new(settle)));
-            tokio::spawn(vault.clone().keep_checkpoints(checkpoints));
-            if gate.vault.set(vault.clone()).is_err() {
-                tracing::error!("the vault was opened twice");
-            }
+            tokio::spawn(vault.clone().keep_checkpoints());
+            current.opened(vault.clone());
             tracing::info!("the vault is open");
             services::keep_erasure_key(&gate);
             match unfinished {
@@ -347,15 +320,15 @@ async fn serve_until_told(
     config: &Config,
     open: Open,
     listener: UnixListener,
-    routes: Routes,
+    (places, admission): (Arc<Places>, Admission),
 ) -> Result<(), RunError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // The senders live until the end of this function.
     let (tell, mut told) = watch::channel(false);
     let (close, closed) = watch::channel(false);
-    let incoming = Door::new(open.gate.clone(), &config.server, closed).incoming(listener);
-    let admission = AdmissionLayer::new(open.gate.clone(), &config.limits);
-    let server = transport::server().layer(admission).add_routes(routes).serve_with_incoming_shutdown(
+    let incoming = Door::new(open.gate.clone(), places, closed).incoming(listener);
+    let none = Routes::default();
+    let server = transport::server().layer(admission).add_routes(none).serve_with_incoming_shutdown(
         incoming,
         async move {
             told.wait_for(|told| *told).await.map(drop).ok();

@@ -169,6 +169,7 @@ pub fn vault(config: &Config, node: Node) -> Result<vault::Settings, RootsError>
         limits: config.limits.clone(),
         classes: config.class.clone(),
         list_decrypted_items: config.audit.list_decrypted_items,
+        checkpoint_interval: config.audit.checkpoint_interval.0,
         challenge_ttl: config.login.challenge_ttl.0,
         assertion_ttl: config.login.assertion_ttl.0,
         login: login(&config.login)?,

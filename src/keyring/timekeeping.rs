@@ -107,6 +107,11 @@ impl Timekeeper {
         Self { high, anchor: None, max_ahead }
     }
 
+    /// From the next look on, how far the clock may run ahead.
+    pub fn set_max_ahead(&mut self, max_ahead: Duration) {
+        self.max_ahead = max_ahead;
+    }
+
     /// Judges the clocks as they are now.
     pub fn look(&mut self, now: Now) -> Verdict {
         let behind = self.high.since(now.wall);

@@ -39,7 +39,7 @@ impl Vault {
         rule: Normalization,
         value: &[u8],
     ) -> Result<Done<BlindIndex>, Error> {
-        too_large("the value", value.len(), self.settings.limits.plaintext.as_usize(), "plaintext")?;
+        too_large("the value", value.len(), self.settings().limits.plaintext.as_usize(), "plaintext")?;
         let view = self.view_for(right).await?;
         view.check_encrypt()?;
         // Before anything is made: a value that has no index makes no key.
@@ -141,7 +141,7 @@ impl Vault {
             return Err(Error::Conflict);
         }
         // Refused before the HSM makes anything.
-        if previous.is_none() && record.index_fields() >= self.settings.limits.index_fields {
+        if previous.is_none() && record.index_fields() >= self.settings().limits.index_fields {
             return Err(Error::FieldLimit(name.clone(), record.index_fields()));
         }
         let (now, mut key) = (Date::now(), record);

@@ -3,7 +3,6 @@
 //! late; the log never waits for them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Error;
 use super::done::Done;
@@ -13,6 +12,7 @@ use crate::access::{Authorized, permission};
 use crate::audit::checkpoint::{Checkpoint, NoteKey, SignedCheckpoint, TreeHead, origin};
 use crate::audit::merkle::{self, Hash};
 use crate::audit::{AuditLog, TreeError};
+use crate::clock::Moment;
 
 /// A record, and that it is in the tree of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,13 +75,11 @@ impl Vault {
         self.late.borrow().clone()
     }
 
-    /// Makes a checkpoint every `interval`, when there is anything new. Ends never.
-    pub async fn keep_checkpoints(self: Arc<Self>, interval: Duration) {
-        let mut tick = tokio::time::interval(interval);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    /// Makes a checkpoint as often as the settings say, when there is anything new. Ends never.
+    pub async fn keep_checkpoints(self: Arc<Self>) {
         let mut told = None;
         loop {
-            tick.tick().await;
+            self.rest_between_checkpoints().await;
             let outcome = self.checkpoint(self.audit.durable()).await;
             let failure = outcome.err().map(|error| error.to_string());
             match &failure {
@@ -92,6 +90,20 @@ impl Vault {
                 _ => {}
             }
             told = failure;
+        }
+    }
+
+    /// Waits for as long as the settings say while it waits: they may be replaced.
+    async fn rest_between_checkpoints(&self) {
+        let began = Moment::now();
+        let mut changed = self.settings_changed();
+        loop {
+            let left = self.settings().checkpoint_interval.saturating_sub(Moment::now().since(began));
+            tokio::select! {
+                () = tokio::time::sleep(left) => return,
+                // An error means that the vault is gone, and this with it.
+                _ = changed.changed() => {}
+            }
         }
     }
 

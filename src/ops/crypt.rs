@@ -70,7 +70,7 @@ impl Vault {
         ciphertext: &[u8],
     ) -> Result<Done<Decrypted>, Error> {
         let item = self.decrypt_item(right, context, ciphertext).await?;
-        Ok(single(item, self.settings.list_decrypted_items))
+        Ok(single(item, self.settings().list_decrypted_items))
     }
 
     /// One item of a batch or session.
@@ -203,12 +203,12 @@ impl Vault {
     }
 
     fn check_plaintext(&self, size: usize) -> Result<(), Error> {
-        let limit = self.settings.limits.plaintext.as_usize();
+        let limit = self.settings().limits.plaintext.as_usize();
         too_large("the plaintext", size, limit, "plaintext")
     }
 
     pub(super) fn check_ciphertext(&self, size: usize) -> Result<(), Error> {
-        let limit = self.settings.limits.plaintext.as_usize().saturating_add(envelope::OVERHEAD);
+        let limit = self.settings().limits.plaintext.as_usize().saturating_add(envelope::OVERHEAD);
         too_large("the ciphertext", size, limit, "plaintext")
     }
 }

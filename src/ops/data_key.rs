@@ -47,6 +47,6 @@ impl Vault {
         let (header, _) = Header::parse(ciphertext)?;
         let ready = self.ready_to_decrypt(self.view_for(right).await?, &header).await?;
         let item = Self::open_sealed(Suite::DataKey, &ready, context, ciphertext)?;
-        Ok(single(item, self.settings.list_decrypted_items))
+        Ok(single(item, self.settings().list_decrypted_items))
     }
 }

@@ -222,7 +222,8 @@ impl Vault {
     }
 
     fn plan(&self, was: KeyState, delay: Option<Duration>) -> Result<Destruction, Error> {
-        let settings = &self.settings.lifecycle.destruction;
+        let settings = self.settings();
+        let settings = &settings.lifecycle.destruction;
         let (delay, least) = (delay.unwrap_or(settings.delay.0), settings.min_delay.0);
         if delay < least {
             let (delay, least) = (humantime::format_duration(delay), humantime::format_duration(least));

@@ -79,6 +79,9 @@ pub enum Error {
     /// A caller did not read its answers.
     #[error("the answers were not read for {} seconds", .0.as_secs())]
     Stalled(Duration),
+    /// A configuration cannot be put in force.
+    #[error("the configuration was not taken up, and the one before stays in force: {}", .0.join("; "))]
+    ConfigurationRefused(Vec<String>),
     /// The API has no such method.
     #[error("the daemon has no such method; its version may be another than the caller's")]
     NoMethod,
@@ -259,6 +262,7 @@ pub enum Reason {
     CiphertextMalformed,
     CiphertextRefused,
     ClockSuspect,
+    ConfigurationRefused,
     Conflict,
     ContextInvalid,
     Destroyed,
@@ -282,6 +286,7 @@ pub enum Reason {
     ProofRefused,
     ProofRequired,
     RefusedTooOften,
+    RightsChanged,
     ShuttingDown,
     StaffLevel,
     StaffRequired,
@@ -297,7 +302,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 49] = [
         Self::AdministratorRequired,
         Self::AlreadyExists,
         Self::AmbiguousCaller,
@@ -311,6 +316,7 @@ impl Reason {
         Self::CiphertextMalformed,
         Self::CiphertextRefused,
         Self::ClockSuspect,
+        Self::ConfigurationRefused,
         Self::Conflict,
         Self::ContextInvalid,
         Self::Destroyed,
@@ -334,6 +340,7 @@ impl Reason {
         Self::ProofRefused,
         Self::ProofRequired,
         Self::RefusedTooOften,
+        Self::RightsChanged,
         Self::ShuttingDown,
         Self::StaffLevel,
         Self::StaffRequired,
@@ -363,6 +370,7 @@ impl Reason {
             Self::CiphertextMalformed => "CIPHERTEXT_MALFORMED",
             Self::CiphertextRefused => "CIPHERTEXT_REFUSED",
             Self::ClockSuspect => "CLOCK_SUSPECT",
+            Self::ConfigurationRefused => "CONFIGURATION_REFUSED",
             Self::Conflict => "CONFLICT",
             Self::ContextInvalid => "CONTEXT_INVALID",
             Self::Destroyed => "DESTROYED",
@@ -386,6 +394,7 @@ impl Reason {
             Self::ProofRefused => "PROOF_REFUSED",
             Self::ProofRequired => "PROOF_REQUIRED",
             Self::RefusedTooOften => TOO_OFTEN,
+            Self::RightsChanged => "RIGHTS_CHANGED",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::StaffLevel => "STAFF_LEVEL",
             Self::StaffRequired => "STAFF_REQUIRED",
@@ -426,6 +435,7 @@ impl Error {
             Self::Denied(Denied::Unknown { .. }) => Reason::UnknownCaller,
             Self::Denied(Denied::Ambiguous { .. }) => Reason::AmbiguousCaller,
             Self::Denied(Denied::Frozen(_)) | Self::Frozen(_) => Reason::Frozen,
+            Self::Denied(Denied::Withdrawn(_)) => Reason::RightsChanged,
             Self::Denied(_) => Reason::PermissionDenied,
             Self::Name(_) => Reason::NameInvalid,
             Self::Argument(_) | Self::Normalize(_) | Self::Roster(_) => Reason::ArgumentInvalid,
@@ -437,6 +447,7 @@ impl Error {
             Self::TooLarge { .. } | Self::TooMany { .. } | Self::MessageTooLarge(_) => Reason::TooLarge,
             Self::TooMuchInFlight => Reason::TooMuchInFlight,
             Self::Stalled(_) => Reason::CallerStalled,
+            Self::ConfigurationRefused(_) => Reason::ConfigurationRefused,
             Self::NoMethod => Reason::MethodUnknown,
             Self::NoTenant(_) | Self::NoKey(_) | Self::NoVersion(_) => Reason::NotFound,
             Self::NoRotation(_) | Self::NoField(..) | Self::NoPrincipal(_) => Reason::NotFound,
@@ -497,7 +508,7 @@ impl Error {
             Self::LoginLimit(pause) => Some(*pause),
             // The socket of a service manager takes the next connection while the daemon restarts.
             Self::TooMuchInFlight | Self::ShuttingDown => Some(Duration::from_millis(100)),
-            Self::Conflict => Some(Duration::from_millis(20)),
+            Self::Conflict | Self::Denied(Denied::Withdrawn(_)) => Some(Duration::from_millis(20)),
             _ => None,
         }
     }

@@ -69,7 +69,7 @@ impl<T> Group<T> {
 impl Vault {
     /// Whether records of decrypts list the digest of each item.
     pub fn lists_decrypted_items(&self) -> bool {
-        self.settings.list_decrypted_items
+        self.settings().list_decrypted_items
     }
 
     /// Encrypts many fields under one key. A context that is not one fails its item alone.
@@ -117,7 +117,7 @@ impl Vault {
     /// # Errors
     /// [`Error::TooLarge`] when they are too many.
     pub fn check_items(&self, size: usize) -> Result<(), Error> {
-        let limit = self.settings.limits.batch_items;
+        let limit = self.settings().limits.batch_items;
         let (what, unit, option) = ("the batch", "items", "batch_items");
         match size > limit {
             true => Err(Error::TooLarge { what, size, unit, limit, option }),
@@ -128,6 +128,6 @@ impl Vault {
     fn check_batch(&self, batch: &[(Result<Context, Error>, &[u8])]) -> Result<(), Error> {
         self.check_items(batch.len())?;
         let bytes = batch.iter().map(|(_, bytes)| bytes.len()).sum();
-        crypt::too_large("the batch", bytes, self.settings.limits.batch.as_usize(), "batch")
+        crypt::too_large("the batch", bytes, self.settings().limits.batch.as_usize(), "batch")
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::Error;
 use super::commit::{Affects, unhindered};
 use super::done::Done;
-use super::vault::{Settings, Vault};
+use super::vault::Vault;
 use crate::access::{Authorized, permission};
 use crate::audit::StoreChange;
 use crate::clock::{Date, Moment};
@@ -58,21 +58,11 @@ pub(super) struct Logins {
     pub(super) keys: LoginKeys,
     pub(super) members: Members,
     challenges: Challenges,
-    /// How long a challenge can be answered.
-    answerable: Duration,
-    /// How long an assertion is good for.
-    lasts: Duration,
 }
 
 impl Logins {
-    pub(super) fn new(keys: LoginKeys, settings: &Settings) -> Self {
-        Self {
-            keys,
-            members: Members::new(),
-            challenges: Challenges::new(Caps::DEFAULT),
-            answerable: settings.challenge_ttl,
-            lasts: settings.assertion_ttl,
-        }
+    pub(super) fn new(keys: LoginKeys) -> Self {
+        Self { keys, members: Members::new(), challenges: Challenges::new(Caps::DEFAULT) }
     }
 }
 
@@ -214,6 +204,7 @@ impl Vault {
         self.require_time_for_logins()?;
         let credentials = self.answerers(&account).await?;
         let (login, issued, now) = (LoginId::random()?, Date::now(), Moment::now());
+        let answerable = self.settings().challenge_ttl;
         let mut nonce = [0; 32];
         getrandom::fill(&mut nonce)?;
         let challenge = Challenge {
@@ -224,9 +215,9 @@ impl Vault {
             nonce,
             credentials,
             issued,
-            expires: issued.after(self.logins.answerable),
+            expires: issued.after(answerable),
         };
-        let end = now.after(self.logins.answerable);
+        let end = now.after(answerable);
         let opened = self.logins.challenges.begin(login, challenge.clone(), now, end);
         opened.map_err(Error::LoginLimit)?;
         let detail = format!("accounts/{} from {}", challenge.account, challenge.client);
@@ -384,7 +375,7 @@ impl Vault {
             sub: format!("accounts/{}", challenge.account),
             aud: right.principal().to_string(),
             iat: issued,
-            exp: issued.saturating_add(self.logins.lasts.as_secs()),
+            exp: issued.saturating_add(self.settings().assertion_ttl.as_secs()),
             jti: AssertionId::random()?.to_string(),
             amr: methods(credential),
             acr: credential.assurance.as_str().to_owned(),

@@ -2,14 +2,14 @@
 
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 
 use super::Error;
 use crate::clock::Moment;
-use crate::config::Classes;
+use crate::config::{Class, Classes};
 use crate::hsm::figures::{CacheCounters, CacheFigures, count};
 use crate::hsm::{HsmError, Status};
 use crate::id::KeyName;
@@ -28,7 +28,7 @@ pub(super) struct Opened<K> {
 /// What decides how long a key stays open.
 #[derive(Debug)]
 pub(super) struct Rules {
-    classes: Classes,
+    classes: RwLock<Classes>,
     presence: HsmPresence,
 }
 
@@ -57,7 +57,7 @@ impl<K> Opened<K> {
     /// While the HSM is there age and uses decide. While it is away the time since it went decides, for
     /// keys that were not too old then; uses do not count, since the key could not be opened anew.
     fn fitness(&self, now: Moment, rules: &Rules) -> Fitness {
-        let class = rules.classes.of(self.class);
+        let class = rules.of(self.class);
         let gone = rules.presence.gone();
         let old = gone.unwrap_or(now).since(self.opened) >= class.cache_ttl.0;
         match gone {
@@ -71,14 +71,23 @@ impl<K> Opened<K> {
     /// Whether it may serve once more although the HSM did not answer. The HSM may be away before that is noted.
     fn outlasts(&self, error: &Error, rules: &Rules) -> bool {
         matches!(error, Error::Hsm(HsmError::Unavailable(_)))
-            && !rules.classes.of(self.class).serve_without_hsm.0.is_zero()
+            && !rules.of(self.class).serve_without_hsm.0.is_zero()
             && self.fitness(Moment::now(), rules) != Fitness::Expired
     }
 }
 
 impl Rules {
     pub(super) fn new(classes: Classes) -> Self {
-        Self { classes, presence: HsmPresence::default() }
+        Self { classes: RwLock::new(classes), presence: HsmPresence::default() }
+    }
+
+    /// Puts other rules in force, for keys that are open too.
+    pub(super) fn set_classes(&self, classes: Classes) {
+        *self.classes.write().unwrap_or_else(PoisonError::into_inner) = classes;
+    }
+
+    fn of(&self, class: DataClass) -> Class {
+        *self.classes.read().unwrap_or_else(PoisonError::into_inner).of(class)
     }
 
     /// Takes over a change of the HSM connection.
@@ -175,6 +184,11 @@ impl<I: Eq + Hash + Clone, K> OpenKeys<I, K> {
     /// Whether it is open now.
     pub(super) fn holds(&self, id: &I) -> bool {
         self.cache.peek(id).is_some()
+    }
+
+    /// Keeps at most so many open.
+    pub(super) fn set_capacity(&self, capacity: usize) {
+        self.cache.set_capacity(u64::try_from(capacity).unwrap_or(u64::MAX));
     }
 
     pub(super) fn stats(&self) -> CacheFigures {

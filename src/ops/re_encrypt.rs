@@ -38,6 +38,6 @@ impl Vault {
         let sealed = self.seal(Suite::Field, &new, context, opened.value.plaintext.expose())?;
         let digests = vec![opened.digest, sealed.digest];
         let value = ReEncrypted { encrypted: sealed.value, previous: opened.value.version };
-        Ok(Done::with_items(value, items(digests, 0, self.settings.list_decrypted_items)))
+        Ok(Done::with_items(value, items(digests, 0, self.settings().list_decrypted_items)))
     }
 }

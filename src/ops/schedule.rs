@@ -139,7 +139,7 @@ impl Vault {
                 self.rotate_key_on_schedule(&version.key, "activate-key-version").await?;
             }
             Task::RotateTenant(id) => return self.rotate_tenant_on_schedule(id).await,
-            Task::DestroyKek(id, version) if self.settings.lifecycle.rotation.old_kek == OldKek::Keep => {
+            Task::DestroyKek(id, version) if self.settings().lifecycle.rotation.old_kek == OldKek::Keep => {
                 self.keep_old_kek(id, *version).await?;
             }
             Task::DestroyKek(id, version) => {
@@ -236,7 +236,7 @@ impl Vault {
 
     /// Takes or renews the lease; whether this daemon has it.
     async fn lead(&self, now: Now, may_renew: bool) -> Result<bool, Error> {
-        let Node { id, boot } = self.settings.lifecycle.node;
+        let Node { id, boot } = self.settings().lifecycle.node;
         let stored = self.records.get(&tables::lease()).await?;
         let mut changes = Changes::default();
         match &stored {
@@ -265,7 +265,7 @@ impl Vault {
 
     /// The lease of this daemon from `now` on. An older one that belongs to another daemon stays its own.
     pub(super) fn own_lease(&self, now: Now, before: Option<&Lease>) -> Lease {
-        let Node { id, boot } = self.settings.lifecycle.node;
+        let Node { id, boot } = self.settings().lifecycle.node;
         match before {
             Some(other) if other.holder != id && !other.has_ended(boot, now) => {
                 Lease { renewed: now.wall.min(other.renewed), ..other.clone() }

@@ -60,7 +60,7 @@ impl Vault {
         let ready = self.ready_to_decrypt(self.view_for(&right).await?, &header).await?;
         let opener = StreamOpener::new(&ready.open.secret, right.resource(), context, &header)?;
         let digest = ItemDigest(opener.digest());
-        let keep = self.settings.list_decrypted_items;
+        let keep = self.settings().list_decrypted_items;
         let version = ready.version.epoch;
         let stream = Decrypting { vault: self, right, opener, dek: header.dek, digest, version };
         Ok(Done::with_items(stream, items(vec![digest], 0, keep)))
@@ -128,7 +128,7 @@ impl Decrypting {
         self.check().await?;
         let mut out = room(&[]);
         self.opener.finish(&mut out)?;
-        let keep = self.vault.settings.list_decrypted_items;
+        let keep = self.vault.settings().list_decrypted_items;
         Ok(Done::with_items(out, items(vec![self.digest], 0, keep)))
     }
 }

@@ -53,6 +53,10 @@ impl Timekeeping {
         (verdict, !(same || before.is_none() && verdict == Verdict::Trusted))
     }
 
+    pub(super) fn set_max_ahead(&self, max_ahead: std::time::Duration) {
+        self.lock().keeper.set_max_ahead(max_ahead);
+    }
+
     pub(super) fn set_leading(&self, leading: bool) {
         self.lock().leading = leading;
     }

@@ -38,7 +38,7 @@ pub struct Vault {
     pub(super) audit: Arc<dyn AuditLog>,
     pub(super) root: RwLock<Arc<Root>>,
     pub(super) policy: Arc<Policy>,
-    pub(super) settings: Settings,
+    settings: watch::Sender<Arc<Settings>>,
     pub(super) rules: Rules,
     pub(super) views: Views,
     pub(super) deks: OpenKeys<DekId, Dek>,
@@ -76,7 +76,7 @@ pub struct Vault {
     pub(super) late: watch::Sender<Option<String>>,
 }
 
-/// What configuration says about the operations.
+/// What configuration says about the operations. It may be replaced while they go on: each of them reads it once.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// How much one call may ask.
@@ -85,6 +85,8 @@ pub struct Settings {
     pub classes: Classes,
     /// Whether audit records list decrypted items.
     pub list_decrypted_items: bool,
+    /// How often the HSM signs a checkpoint, when there are new records.
+    pub checkpoint_interval: std::time::Duration,
     /// How long a login challenge can be answered.
     pub challenge_ttl: std::time::Duration,
     /// How long a login assertion is good for.
@@ -151,14 +153,14 @@ impl Vault {
             ceremonies: Ceremonies::default(),
             checkpointing: Mutex::new(()),
             making_first_keys: Mutex::new(()),
-            logins: Logins::new(login, &settings),
+            logins: Logins::new(login),
             late: watch::Sender::new(None),
             hsm,
             records,
             audit,
             root: RwLock::new(Arc::new(root)),
             policy,
-            settings,
+            settings: watch::Sender::new(Arc::new(settings)),
         });
         // Before the first line can be entered or struck: each is counted in its day.
         if let Some(counted) = vault.records.count_agenda().await? {
@@ -178,6 +180,30 @@ impl Vault {
     /// Puts another root in force.
     pub(super) fn set_root(&self, root: Root) {
         *self.root.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(root);
+    }
+
+    /// What configuration says now.
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        self.settings.borrow().clone()
+    }
+
+    /// Told when other settings are in force.
+    pub(super) fn settings_changed(&self) -> watch::Receiver<Arc<Settings>> {
+        self.settings.subscribe()
+    }
+
+    /// Puts other settings in force. What was begun goes on by those that it has read.
+    pub fn set_settings(&self, settings: Settings) {
+        self.rules.set_classes(settings.classes.clone());
+        self.time.set_max_ahead(settings.lifecycle.clock.max_ahead.0);
+        let open_keys = settings.limits.open_keys;
+        self.views.set_capacity(open_keys);
+        self.deks.set_capacity(open_keys);
+        self.index_keys.set_capacity(open_keys);
+        self.settings.send_replace(Arc::new(settings));
+        // Keys may be too old now, and something may be due earlier.
+        self.sweep();
+        self.woken.notify_waiters();
     }
 
     /// The records, for status and transfer.

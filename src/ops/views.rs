@@ -52,6 +52,13 @@ impl Views {
         Self { keys: Cache::new(capacity), versions: Cache::new(capacity), reads }
     }
 
+    /// Keeps at most so many of each.
+    pub(super) fn set_capacity(&self, capacity: usize) {
+        let capacity = u64::try_from(capacity).unwrap_or(u64::MAX);
+        self.keys.set_capacity(capacity);
+        self.versions.set_capacity(capacity);
+    }
+
     /// A place among the reads; none within another's, or all could wait for each other.
     pub(super) async fn place(&self) -> Result<SemaphorePermit<'_>, Error> {
         self.reads.acquire().await.map_err(|_| Error::ShuttingDown)

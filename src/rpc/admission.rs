@@ -8,14 +8,15 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response, Uri};
+use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
@@ -108,18 +109,16 @@ pub(super) fn part<M>(request: &tonic::Request<M>) -> Result<Part, Status> {
     }
 }
 
-/// Puts [`Admission`] before the services.
+/// What is served, and how much of it at a time: by the limits of one configuration.
 #[derive(Clone)]
-pub struct AdmissionLayer {
-    gate: Arc<Gate>,
+pub struct Served {
+    routes: Routes,
     room: Room,
     stream: usize,
 }
 
-impl AdmissionLayer {
-    /// For the services behind a gate.
-    #[must_use]
-    pub fn new(gate: Arc<Gate>, limits: &Limits) -> Self {
+impl Served {
+    pub(super) fn new(routes: Routes, limits: &Limits) -> Self {
         let sizes = Sizes::of(limits);
         // The largest message always fits: a limit that nothing passes would be an outage.
         let least = sizes.batch.max(sizes.field).saturating_add(CALL);
@@ -127,19 +126,8 @@ impl AdmissionLayer {
             connection: limits.in_flight_per_connection.as_usize().max(least),
             principal: limits.in_flight_per_principal.as_usize().max(least),
         };
-        Self { gate, room, stream: sizes.field }
+        Self { routes, room, stream: sizes.field }
     }
-}
-
-impl<S> Layer<S> for AdmissionLayer {
-    type Service = Admission<S>;
-
-    fn layer(&self, inner: S) -> Admission<S> {
-        Admission { inner, gate: self.gate.clone(), room: self.room, stream: self.stream }
-    }
-}
-
-impl<S> Admission<S> {
     /// What a call holds before its body is seen. A stream holds the message that is being read; what is no data
     /// answers lists and documents, of which the request says nothing.
     fn begins_with(&self, path: &str) -> usize {
@@ -153,28 +141,45 @@ impl<S> Admission<S> {
     }
 }
 
-/// Decides about a call by its head.
+/// Decides about a call by its head. What is served behind it may be replaced, for open connections too.
 #[derive(Clone)]
-pub struct Admission<S> {
-    inner: S,
+pub struct Admission {
     gate: Arc<Gate>,
-    room: Room,
-    stream: usize,
+    served: Arc<RwLock<Served>>,
+}
+
+impl Admission {
+    /// Before the services behind a gate.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>, served: Served) -> Self {
+        Self { gate, served: Arc::new(RwLock::new(served)) }
+    }
+
+    /// Serves each call from now on by other limits. Those in flight go on.
+    pub fn replace(&self, served: Served) {
+        *self.served.write().unwrap_or_else(PoisonError::into_inner) = served;
+    }
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-impl<S> Service<Request<Body>> for Admission<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
+impl<S> Layer<S> for Admission {
+    type Service = Self;
+
+    /// Stands in the place of what it is put before: what it serves is in it, so that it can be replaced.
+    fn layer(&self, _: S) -> Self {
+        self.clone()
+    }
+}
+
+impl Service<Request<Body>> for Admission {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answer;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Routes are always ready.
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
@@ -200,12 +205,13 @@ where
             return Box::pin(async move { Ok(refuse(&gate, peer, &uri, error).await) });
         }
         let streams = STREAMS.contains(&uri.path()) || uri.path().starts_with(STANDARD);
-        let begins_with = self.begins_with(uri.path());
+        let mut served = self.served.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let begins_with = served.begins_with(uri.path());
         let of_principal = principal.in_flight().clone();
-        let Some(load) = Load::begin(on_connection, of_principal, self.room, begins_with) else {
+        let Some(load) = Load::begin(on_connection, of_principal, served.room, begins_with) else {
             return Box::pin(async move { Ok(refuse(&gate, peer, &uri, Error::TooMuchInFlight).await) });
         };
-        let answer = self.inner.call(counted(request, &load, streams));
+        let answer = served.routes.call(counted(request, &load, streams));
         Box::pin(async move {
             let response = answer.await?;
             Ok(match refused_by_transport(&response, &uri) {

@@ -10,14 +10,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 
 use super::admission::{Gone, transport_error};
-use super::call::{Call, Gate, stopped};
+use super::call::{Call, Ending, Gate};
 use super::status::status;
 use crate::ops::Error;
 
@@ -30,7 +30,7 @@ pub(super) const STALLED: Duration = Duration::from_secs(60);
 /// Where a task puts its answers.
 pub(super) struct Replies<T> {
     queue: mpsc::Sender<T>,
-    cut: watch::Receiver<bool>,
+    ending: Ending,
 }
 
 /// Why a stream ends before its work is done.
@@ -42,14 +42,19 @@ pub(super) enum End {
 }
 
 /// Runs `work` in a task. Its answers, of which `room` may wait for a slow reader, are followed by its error.
-pub(super) fn made_by<T, W>(gate: &Arc<Gate>, room: usize, work: impl FnOnce(Replies<T>) -> W) -> Answers<T>
+pub(super) fn made_by<T, W>(
+    gate: &Arc<Gate>,
+    ending: Ending,
+    room: usize,
+    work: impl FnOnce(Replies<T>) -> W,
+) -> Answers<T>
 where
     T: Send + 'static,
     W: Future<Output = Result<(), Status>> + Send + 'static,
 {
     let (queue, made) = mpsc::channel(room);
     let (tell, told) = oneshot::channel();
-    let work = work(Replies { queue, cut: gate.cutting() });
+    let work = work(Replies { queue, ending });
     gate.spawn(async move {
         let end = work.await;
         // An error says that the caller is gone; the record tells how it ended.
@@ -100,18 +105,16 @@ impl<T> Replies<T> {
                 Ok(sent) => sent.map_err(|_| End::Gone(Status::cancelled("the caller went away"))),
                 Err(_) => Err(End::Failed(Error::Stalled(STALLED))),
             },
-            () = stopped(&mut self.cut) => Err(End::Failed(Error::ShuttingDown)),
+            ended = self.ending.came() => Err(End::Failed(ended)),
         }
     }
 
-    /// Returns when nobody reads any more.
-    pub(super) async fn gone(&self) {
-        self.queue.closed().await;
-    }
-
-    /// Returns when the daemon stops and waits no longer.
-    pub(super) async fn cut(&mut self) {
-        stopped(&mut self.cut).await;
+    /// Returns when nobody reads any more, or when it ends from outside, with what its caller is told.
+    pub(super) async fn ended(&mut self) -> End {
+        tokio::select! {
+            () = self.queue.closed() => End::Gone(Status::cancelled("the caller went away")),
+            ended = self.ending.came() => End::Failed(ended),
+        }
     }
 }
 
@@ -165,6 +168,8 @@ impl From<Error> for End {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::watch;
+
     use super::*;
 
     async fn ended(end: Result<Result<(), Status>, ()>) -> Vec<Result<u8, tonic::Code>> {
@@ -190,7 +195,7 @@ mod tests {
     async fn a_reader_that_does_not_read_holds_nobody_once_it_is_cut() {
         let (queue, _unread) = mpsc::channel(1);
         let (cutting, cut) = watch::channel(false);
-        let mut replies = Replies { queue, cut };
+        let mut replies = Replies { queue, ending: Ending::at(cut) };
         assert!(replies.send(1).await.is_ok());
         cutting.send_replace(true);
         assert!(matches!(replies.send(2).await, Err(End::Failed(Error::ShuttingDown))));

@@ -92,9 +92,9 @@ impl BackupService for Backups {
     ) -> Result<Response<Self::CreateBackupStream>, Status> {
         let opening = self.0.call(&request, "create-backup", "");
         let closing = self.0.call(&request, "create-backup-end", "");
-        let request = request.into_inner();
+        let (request, ending) = (request.into_inner(), opening.ending());
         let work = |replies| create(opening, closing, request, replies);
-        Ok(Response::new(answers::made_by(&self.0, QUEUE, work)))
+        Ok(Response::new(answers::made_by(&self.0, ending, QUEUE, work)))
     }
 
     async fn list_backups(
@@ -146,7 +146,7 @@ async fn send_all(file: &mut Backup, replies: &mut Replies) -> Result<(), End> {
     loop {
         let piece = tokio::select! {
             biased;
-            () = replies.cut() => return Err(Error::ShuttingDown.into()),
+            ended = replies.ended() => return Err(ended),
             piece = file.next() => piece?,
         };
         match piece {

@@ -10,16 +10,17 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::{Request, Status};
 
 use super::admission::Connection;
+use super::reload::Reloads;
 use super::staff::{self, Shown};
 use super::status::status;
 use super::tally::TurnedAway;
 use crate::access::meter::Load;
-use crate::access::{Authorized, Caller, Peer, Permission, Policy, permission};
+use crate::access::{Authorized, Caller, Denied, Peer, Permission, Policy, permission};
 use crate::audit::refusals::Budget;
 use crate::audit::{self, AuditLog, Committed, Outcome, Pending, Refusals};
-use crate::clock::Moment;
+use crate::clock::{Date, Moment};
 use crate::hsm::Hsm;
-use crate::id::KeyName;
+use crate::id::{KeyName, PrincipalId};
 use crate::ops::acting::Acting;
 use crate::ops::done::Trace;
 use crate::ops::error::Reason;
@@ -44,6 +45,10 @@ pub struct Gate {
     pub vault: OnceLock<Arc<Vault>>,
     /// Why the vault is not open yet.
     pub waiting_for: watch::Receiver<String>,
+    /// When the daemon started.
+    pub(super) started: Date,
+    /// Asks for reloads of the configuration.
+    pub(super) reloads: Reloads,
     next_request: AtomicU64,
     shutting_down: watch::Sender<bool>,
     cutting: watch::Sender<bool>,
@@ -105,6 +110,7 @@ impl Gate {
         hsm: Arc<dyn Hsm>,
         waiting_for: watch::Receiver<String>,
         refusals: Budget,
+        reloads: Reloads,
     ) -> Result<Arc<Self>, getrandom::Error> {
         let mut start = [0; 8];
         getrandom::fill(&mut start)?;
@@ -117,6 +123,8 @@ impl Gate {
             hsm,
             vault: OnceLock::new(),
             waiting_for,
+            started: Date::now(),
+            reloads,
             // Random, so that ids of two runs are unlike; the low half counts.
             next_request: AtomicU64::new(u64::from_be_bytes(start) & 0xffff_ffff_0000_0000),
             shutting_down,
@@ -125,6 +133,11 @@ impl Gate {
             refusals,
         };
         Ok(Arc::new(gate))
+    }
+
+    /// How many refusals of one principal have a record of their own from now on.
+    pub fn set_refusals(&self, budget: Budget) {
+        self.refusals.set_budget(budget);
     }
 
     /// Refuses calls from now on.
@@ -250,6 +263,11 @@ impl Gate {
 }
 
 impl Call {
+    /// What ends a stream that goes on for whoever calls.
+    pub(super) fn ending(&self) -> Ending {
+        Ending::new(&self.gate, &self.caller)
+    }
+
     /// On whose word the work of this call is done.
     pub(super) fn acting(&self) -> Acting {
         let principal = self.caller.principal.as_ref().map(|known| known.name().to_string());
@@ -265,6 +283,16 @@ impl Call {
         let right = self.gate.policy.authorize::<P>(&self.caller, resource)?;
         self.pending.policy(right.rule());
         Ok((self.gate.vault()?.clone(), right))
+    }
+
+    /// Decides about what is done while the vault is closed, too.
+    pub(super) fn authorize_without_vault<P: Permission>(
+        &mut self,
+        resource: P::Resource,
+    ) -> Result<Authorized<P>, Error> {
+        let right = self.gate.policy.authorize::<P>(&self.caller, resource)?;
+        self.pending.policy(right.rule());
+        Ok(right)
     }
 
     /// Decides about work on data, which a caller may do for a staff member.
@@ -411,8 +439,51 @@ impl Call {
     }
 }
 
+/// Whether a caller has the rights with which it began something.
+pub(super) struct Rights(Option<(watch::Receiver<bool>, PrincipalId)>);
+
+impl Rights {
+    pub(super) fn of(caller: &Caller) -> Self {
+        Self(caller.principal.as_ref().map(|known| (known.withdrawn(), known.name().clone())))
+    }
+
+    /// Returns when it has lost one, with what it is told.
+    pub(super) async fn lost(&mut self) -> Error {
+        let Some((withdrawn, name)) = &mut self.0 else { return std::future::pending().await };
+        stopped(withdrawn).await;
+        Error::Denied(Denied::Withdrawn(name.clone()))
+    }
+}
+
+/// What ends a stream from outside: a stop that waits no longer, or that its caller lost a right.
+pub(super) struct Ending {
+    cut: watch::Receiver<bool>,
+    rights: Rights,
+}
+
+impl Ending {
+    /// Of what goes on for a caller.
+    pub(super) fn new(gate: &Gate, caller: &Caller) -> Self {
+        Self { cut: gate.cutting(), rights: Rights::of(caller) }
+    }
+
+    /// Of what nobody's rights end.
+    #[cfg(test)]
+    pub(super) fn at(cut: watch::Receiver<bool>) -> Self {
+        Self { cut, rights: Rights(None) }
+    }
+
+    /// Returns when it ends, with what its caller is told.
+    pub(super) async fn came(&mut self) -> Error {
+        tokio::select! {
+            () = stopped(&mut self.cut) => Error::ShuttingDown,
+            lost = self.rights.lost() => lost,
+        }
+    }
+}
+
 /// Returns when the daemon stops.
-pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+pub async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     // An error means that the gate is gone, which is the same.
     shutdown.wait_for(|stop| *stop).await.map(drop).ok();
 }

@@ -117,9 +117,11 @@ impl CeremonyService for CeremonyDesk {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let mut call = self.0.call(&request, "watch-ceremony", &request.get_ref().name);
         let name = request.into_inner().name;
+        let ending = call.ending();
         let first = settled!(call, { look(&mut call, &name).await })?;
         let gate = self.0.clone();
-        Ok(Response::new(answers::made_by(&self.0, QUEUE, |seen| show_changes(gate, first, seen))))
+        let work = |seen| show_changes(gate, first, seen);
+        Ok(Response::new(answers::made_by(&self.0, ending, QUEUE, work)))
     }
 
     async fn get_roster(
@@ -184,7 +186,7 @@ async fn show_changes(
             _ = tick.tick() => {}
             // A watcher that is told nothing would take the last state for the end.
             () = stopped(&mut stop) => return Err(status(&Error::ShuttingDown)),
-            () = seen.gone() => return Ok(()),
+            ended = seen.ended() => return Err(ended.status()),
         }
         let Some(vault) = gate.vault.get() else { return Ok(()) };
         // What cannot be read now is looked at again.

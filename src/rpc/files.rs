@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
 use super::answers::{self, Answers, End, Replies};
-use super::call::{Call, Gate, stopped};
+use super::call::{Call, Ending, Gate, stopped};
 use super::convert;
 use super::proto::{
     DecryptStreamRequest, DecryptStreamResponse, EncryptStreamRequest, EncryptStreamResponse, StreamHeader,
@@ -32,8 +32,8 @@ pub(super) fn encrypt(
     held: Part,
     inbound: Streaming<EncryptStreamRequest>,
 ) -> Answers<EncryptStreamResponse> {
-    let pieces = Pieces::new(gate, inbound);
-    let made = answers::made_by(gate, QUEUE, |replies| {
+    let (pieces, ending) = (Pieces::new(gate, &caller, inbound), Ending::new(gate, &caller));
+    let made = answers::made_by(gate, ending, QUEUE, |replies| {
         encrypt_file(gate.clone(), caller, pieces, Outlet { replies, held })
     });
     Box::pin(made.map(|piece| piece.map(|(reply, _held)| reply)))
@@ -45,8 +45,8 @@ pub(super) fn decrypt(
     held: Part,
     inbound: Streaming<DecryptStreamRequest>,
 ) -> Answers<DecryptStreamResponse> {
-    let pieces = Pieces::new(gate, inbound);
-    let made = answers::made_by(gate, QUEUE, |replies| {
+    let (pieces, ending) = (Pieces::new(gate, &caller, inbound), Ending::new(gate, &caller));
+    let made = answers::made_by(gate, ending, QUEUE, |replies| {
         decrypt_file(gate.clone(), caller, pieces, Outlet { replies, held })
     });
     Box::pin(made.map(|piece| piece.map(|(reply, _held)| reply)))
@@ -73,12 +73,12 @@ impl<T> Outlet<T> {
 struct Pieces<M> {
     inbound: Streaming<M>,
     stop: watch::Receiver<bool>,
-    cut: watch::Receiver<bool>,
+    ending: Ending,
 }
 
 impl<M> Pieces<M> {
-    fn new(gate: &Gate, inbound: Streaming<M>) -> Self {
-        Self { inbound, stop: gate.shutdown(), cut: gate.cutting() }
+    fn new(gate: &Gate, caller: &Caller, inbound: Streaming<M>) -> Self {
+        Self { inbound, stop: gate.shutdown(), ending: Ending::new(gate, caller) }
     }
 
     /// A message from before the file is begun.
@@ -87,6 +87,7 @@ impl<M> Pieces<M> {
             // First, or a caller that always sends would never see it.
             biased;
             () = stopped(&mut self.stop) => Err(End::Failed(Error::ShuttingDown)),
+            ended = self.ending.came() => Err(End::Failed(ended)),
             message = self.inbound.message() => message.map_err(End::of),
         }
     }
@@ -95,7 +96,7 @@ impl<M> Pieces<M> {
     async fn next(&mut self) -> Result<Option<M>, End> {
         tokio::select! {
             biased;
-            () = stopped(&mut self.cut) => Err(End::Failed(Error::ShuttingDown)),
+            ended = self.ending.came() => Err(End::Failed(ended)),
             message = self.inbound.message() => message.map_err(End::of),
         }
     }
@@ -105,7 +106,7 @@ impl<M> Pieces<M> {
         tokio::select! {
             biased;
             done = work => done,
-            () = stopped(&mut self.cut) => Err(Error::ShuttingDown),
+            ended = self.ending.came() => Err(ended),
         }
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthReporter;
 
 use super::access::Access;
-use super::admission::{CALL, Sizes};
+use super::admission::{CALL, Served, Sizes};
 use super::audit::Audit;
 use super::backup::Backups;
 use super::batch::{self, Shape};
@@ -28,21 +29,36 @@ use super::proto::login_service_server::LoginServiceServer;
 use super::proto::system_service_server::SystemServiceServer;
 use super::system::System;
 use crate::audit::{Outcome, Pending};
-use crate::clock::Date;
 use crate::config::Limits;
 use crate::id::TenantId;
 
 /// How often it is looked whether calls are served.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The services behind one gate, and the reporter of their health.
+/// What answers for the health of the services, whatever their limits.
+#[derive(Clone)]
+pub struct Health<H: tonic_health::pb::health_server::Health> {
+    /// Says how they are.
+    pub reporter: HealthReporter,
+    server: HealthServer<H>,
+}
+
+/// The health of services, of which nothing is said yet.
+#[must_use]
+pub fn health() -> Health<impl tonic_health::pb::health_server::Health> {
+    let (reporter, server) = tonic_health::server::health_reporter();
+    Health { reporter, server }
+}
+
+/// The services behind one gate, with the limits of a configuration.
 ///
 /// # Errors
 /// When the descriptors compiled into the program do not decode.
-pub fn services(
+pub fn services<H: tonic_health::pb::health_server::Health>(
     gate: &Arc<Gate>,
+    health: &Health<H>,
     limits: &Limits,
-) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+) -> Result<Served, tonic_reflection::server::Error> {
     let sizes = Sizes::of(limits);
     let crypto = Arc::new(Crypto(gate.clone()));
     let data = CryptoServiceServer::from_arc(crypto.clone())
@@ -56,7 +72,6 @@ pub fn services(
     }
     let desk = CeremonyServiceServer::new(CeremonyDesk(gate.clone()));
     let shape = Shape { items: limits.batch_items, bytes: sizes.batch };
-    let (reporter, health) = tonic_health::server::health_reporter();
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -64,7 +79,7 @@ pub fn services(
     };
     // Of many tools the released version asks by the old name alone.
     let (reflection, as_before) = (described().build_v1()?, described().build_v1alpha()?);
-    let system = System { gate: gate.clone(), started: Date::now() };
+    let system = System(gate.clone());
     let routes = Routes::default()
         .add_service(data)
         .add_service(short!(KeyServiceServer::new(Keys(gate.clone()))))
@@ -74,10 +89,10 @@ pub fn services(
         .add_service(short!(AuditServiceServer::new(Audit(gate.clone()))))
         .add_service(short!(BackupServiceServer::new(Backups(gate.clone()))))
         .add_service(short!(SystemServiceServer::new(system)))
-        .add_service(health.max_decoding_message_size(CALL))
+        .add_service(health.server.clone().max_decoding_message_size(CALL))
         .add_service(reflection.max_decoding_message_size(CALL))
         .add_service(as_before.max_decoding_message_size(CALL));
-    Ok((batch::route(routes, &crypto, shape), reporter))
+    Ok(Served::new(batch::route(routes, &crypto, shape), limits))
 }
 
 /// Tells health checks whether calls are served: for the server as a whole and for each service

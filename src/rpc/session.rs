@@ -25,7 +25,7 @@ use tonic::{Status, Streaming};
 
 use super::admission::{Gone, transport_error};
 use super::answers::{self, Answers, Replies};
-use super::call::{Call, Gate, short, stopped};
+use super::call::{Call, Ending, Gate, Rights, short, stopped};
 use super::convert;
 use super::proto::crypt_session_request::Request as Asked;
 use super::proto::crypt_session_response::Response as Answer;
@@ -69,7 +69,8 @@ pub(super) fn serve(
         worked: false,
         unread: false,
     };
-    let made = answers::made_by(&gate, QUEUE, |replies| session.run(inbound, replies));
+    let ending = Ending::new(&gate, &session.caller);
+    let made = answers::made_by(&gate, ending, QUEUE, |replies| session.run(inbound, replies));
     Box::pin(made.flat_map(|group| match group {
         Ok(items) => stream::iter(items).map(Ok).left_stream(),
         Err(end) => stream::iter([Err(end)]).right_stream(),
@@ -183,6 +184,8 @@ impl Session {
         let (mut stop, mut cut) = (self.gate.shutdown(), self.gate.cutting());
         // One for the whole session: a new one each time would be entered and struck off at each message.
         let mut stop = pin!(stopped(&mut stop));
+        let mut rights = Rights::of(&self.caller);
+        let mut lost = pin!(rights.lost());
         let mut recording: Option<BoxFuture<'static, Items>> = None;
         let mut end = None;
         while end.is_none() || recording.is_some() || !self.is_idle() {
@@ -204,6 +207,7 @@ impl Session {
                 Some((bytes, worked)) = self.cold.next(), if !self.cold.is_empty() => self.keep(bytes, worked),
                 // Before the next message, or a client that always sends would never see it.
                 () = &mut stop, if end.is_none() => end = Some(End::Failed(Error::ShuttingDown)),
+                lost = &mut lost, if end.is_none() => end = Some(End::Failed(lost)),
                 message = inbound.next(), if end.is_none() && self.has_room() => {
                     end = self.take(message, &mut inbound).await;
                 }

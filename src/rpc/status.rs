@@ -40,6 +40,7 @@ pub(super) fn code(reason: Reason) -> Code {
         Reason::AuditUnavailable
         | Reason::HsmUnavailable
         | Reason::NotReady
+        | Reason::RightsChanged
         | Reason::ShuttingDown
         | Reason::StoreUnavailable => Code::Unavailable,
         Reason::Internal => Code::Internal,
@@ -47,6 +48,7 @@ pub(super) fn code(reason: Reason) -> Code {
         | Reason::ApprovalRefused
         | Reason::CeremonyRequired
         | Reason::ClockSuspect
+        | Reason::ConfigurationRefused
         | Reason::Destroyed
         | Reason::DestructionScheduled
         | Reason::EnrolmentRefused

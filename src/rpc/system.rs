@@ -17,7 +17,7 @@ use super::proto::{
 use super::status::status;
 use super::upkeep;
 use crate::access::caller::Principal;
-use crate::access::permission::{ManageDaemon, ViewStatus};
+use crate::access::permission::{self, ManageDaemon, ViewStatus};
 use crate::clock::Date;
 use crate::config::value::Role;
 use crate::hsm::figures::{CacheFigures, Objects};
@@ -25,14 +25,11 @@ use crate::hsm::{self, SlotState, SlotStatus};
 use crate::keyring::record::Custody;
 use crate::keyring::timekeeping::Verdict;
 use crate::ops::strays::Looked;
-use crate::ops::{Error, Vault};
+use crate::ops::{Done, Error, Vault};
 use crate::secret;
 
 /// The service.
-pub(super) struct System {
-    pub(super) gate: Arc<Gate>,
-    pub(super) started: Date,
-}
+pub(super) struct System(pub(super) Arc<Gate>);
 
 #[tonic::async_trait]
 impl SystemService for System {
@@ -42,18 +39,19 @@ impl SystemService for System {
         &self,
         request: Request<GetStatusRequest>,
     ) -> Result<Response<proto::Status>, Status> {
-        let gate = &self.gate;
+        let gate = &self.0;
         let caller = gate.caller(&request);
         let right =
             gate.policy.authorize::<ViewStatus>(&caller, ()).map_err(|denied| status(&denied.into()))?;
         let (serving, reason) = self.serving();
         let vault = gate.vault.get();
         let looked = vault.map(|vault| vault.strays());
+        let configuration = gate.reloads.in_force();
         Ok(Response::new(proto::Status {
             serving: serving.into(),
             reason,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            start_time: Some(timestamp(self.started)),
+            start_time: Some(timestamp(gate.started)),
             hsm: Some(self.hsm()),
             store: vault.map(|vault| store(vault)),
             audit: Some(proto::status::Audit {
@@ -72,6 +70,8 @@ impl SystemService for System {
             stray_warning: looked.as_ref().and_then(Looked::warning).unwrap_or_default(),
             strays: looked.map(strays),
             schedule: Some(schedule(vault.map(AsRef::as_ref)).await),
+            configuration_warning: configuration.warning().unwrap_or_default(),
+            configuration: Some(configuration.into()),
             role: caller.principal.map(|known| role(&known).to_owned()).unwrap_or_default(),
         }))
     }
@@ -80,7 +80,7 @@ impl SystemService for System {
         &self,
         request: Request<AcceptClockRequest>,
     ) -> Result<Response<AcceptClockResponse>, Status> {
-        let mut call = self.gate.call(&request, "clock-accept", "");
+        let mut call = self.0.call(&request, "clock-accept", "");
         let reason = request.into_inner().reason;
         let work = async move {
             settled!(call, {
@@ -90,14 +90,31 @@ impl SystemService for System {
                 Ok(accepted.map(|date| AcceptClockResponse { time: Some(timestamp(date)) }))
             })
         };
-        self.gate.detached(work).await.map(Response::new)
+        self.0.detached(work).await.map(Response::new)
+    }
+
+    async fn reload(
+        &self,
+        request: Request<proto::ReloadRequest>,
+    ) -> Result<Response<proto::ReloadResponse>, Status> {
+        let mut call = self.0.call(&request, "reload", "");
+        let gate = self.0.clone();
+        // It goes on when its caller does not wait for it.
+        let work = async move {
+            settled!(call, {
+                let right = call.authorize_without_vault::<permission::Reload>(())?;
+                let done = gate.reloads.reload(&right).await?;
+                Ok(Done::new(done.into()))
+            })
+        };
+        self.0.detached(work).await.map(Response::new)
     }
 
     async fn check_store(
         &self,
         request: Request<CheckStoreRequest>,
     ) -> Result<Response<StoreReport>, Status> {
-        let call = self.gate.call(&request, "check-store", "");
+        let call = self.0.call(&request, "check-store", "");
         upkeep::check(call).await.map(Response::new)
     }
 
@@ -105,7 +122,7 @@ impl SystemService for System {
         &self,
         request: Request<ExportStoreRequest>,
     ) -> Result<Response<Self::ExportStoreStream>, Status> {
-        Ok(Response::new(upkeep::export(&self.gate, &request)))
+        Ok(Response::new(upkeep::export(&self.0, &request)))
     }
 }
 
@@ -137,10 +154,10 @@ async fn schedule(vault: Option<&Vault>) -> proto::status::Schedule {
 
 impl System {
     fn serving(&self) -> (Serving, String) {
-        match (self.gate.vault(), &*self.gate.hsm.status().borrow()) {
+        match (self.0.vault(), &*self.0.hsm.status().borrow()) {
             (Err(Error::NotReady(reason)), _) => (Serving::NotServing, reason),
             (Err(error), _) => (Serving::NotServing, error.to_string()),
-            (Ok(_), hsm::Status::Ready { .. }) => match missing(&self.gate.hsm.slots()) {
+            (Ok(_), hsm::Status::Ready { .. }) => match missing(&self.0.hsm.slots()) {
                 None => (Serving::Ready, String::new()),
                 Some(reason) => (Serving::Degraded, reason),
             },
@@ -149,10 +166,10 @@ impl System {
     }
 
     fn hsm(&self) -> proto::status::Hsm {
-        let receiver = self.gate.hsm.status();
+        let receiver = self.0.hsm.status();
         let status = receiver.borrow();
         let (state, reason) = words(&status);
-        let figures = self.gate.hsm.figures();
+        let figures = self.0.hsm.figures();
         let (epoch, token) = match &*status {
             hsm::Status::Ready { epoch, token } => (*epoch, token.clone()),
             _ => Default::default(),
@@ -168,7 +185,7 @@ impl System {
             losses: figures.losses,
             repeated: figures.repeated,
             unanswered: figures.unanswered,
-            slots: self.gate.hsm.slots().into_iter().map(slot).collect(),
+            slots: self.0.hsm.slots().into_iter().map(slot).collect(),
         }
     }
 }

@@ -33,8 +33,8 @@ pub(super) async fn check(mut call: Call) -> Result<StoreReport, Status> {
 pub(super) fn export(gate: &Arc<Gate>, request: &Request<ExportStoreRequest>) -> Pieces {
     let opening = gate.call(request, "export-store", "");
     let closing = gate.call(request, "export-store-end", "");
-    let stop = gate.shutdown();
-    answers::made_by(gate, QUEUE, |replies| copy(opening, closing, replies, stop))
+    let (stop, ending) = (gate.shutdown(), opening.ending());
+    answers::made_by(gate, ending, QUEUE, |replies| copy(opening, closing, replies, stop))
 }
 
 async fn copy(
@@ -65,6 +65,7 @@ async fn send_all(
         let next = tokio::select! {
             next = file.next() => next?,
             () = stopped(&mut stop) => return Err(End::Failed(Error::ShuttingDown)),
+            ended = replies.ended() => return Err(ended),
         };
         match next {
             // A caller that reads slowly does not hold a stop.

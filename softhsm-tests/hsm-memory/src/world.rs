@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keyward::access::permission::ViewStatus;
-use keyward::access::{Authorized, Denied, Peer, Permission, Policy};
+use keyward::access::{Authorized, Denied, Peer, Permission, Policy, Principals};
 use keyward::audit::{self, FileLog, Outcome, Pending};
 use keyward::config::Config;
 use keyward::daemon::lock::StateLock;
@@ -284,7 +284,9 @@ impl Place {
         let config = &self.config;
         let lock = StateLock::take(&config.state_dir).expect("the state's folder");
         let node = Node { id: lock.node().expect("the lock's file"), boot: BOOT };
-        let policy = Arc::new(Policy::new(&config.principals, None).expect("principals by number"));
+        let (principals, faults) = Principals::resolve(&config.principals, None);
+        assert!(faults.is_empty(), "{faults:?}");
+        let policy = Arc::new(Policy::new(principals));
         let vault_settings = settings::vault(config, node).expect("no files are named");
         let kv: Arc<dyn Kv> = Arc::new(SqliteKv::open(config.database()).await.expect("the store"));
         let kv: Arc<dyn Kv> = LyingKv::new(kv, self.lies.clone()).await.map_err(StoreError::from)?;

@@ -67,7 +67,7 @@ impl Vault {
         let mut words = Vec::new();
         let key = self.erasure_status().await?;
         let replaced = key.replacing == Replacing::No && key.created > destroyed.begun;
-        let every = self.settings.erasure.replace_every;
+        let every = self.settings().erasure.replace_every;
         let mut last = match replaced {
             true => Some(key.destroyed.map_or(destroyed.done, |(_, since)| since)),
             // It may never be replaced, unless somebody does it.

@@ -23,7 +23,8 @@ impl Vault {
         id: &TenantId,
         to: KekVersion,
     ) -> Result<(), Error> {
-        let settings = &self.settings.lifecycle.rotation;
+        let settings = self.settings();
+        let settings = &settings.lifecycle.rotation;
         if settings.old_kek == OldKek::Keep {
             return Ok(());
         }

@@ -118,7 +118,7 @@ impl Vault {
     /// Runs until it is dropped: finishes what a replacement left, replaces the key when it is old
     /// enough, and looks for strays on the tokens.
     pub async fn keep_erasure_key(self: Arc<Self>) {
-        let every = self.settings.erasure.replace_every;
+        let every = self.settings().erasure.replace_every;
         let mut look = tokio::time::interval(LOOK);
         let mut until_search = 0;
         loop {

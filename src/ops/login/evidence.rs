@@ -54,7 +54,8 @@ impl Vault {
         credential: &Credential,
         shown: &Shown,
     ) -> Result<(Assurance, Option<Evidence>), Error> {
-        let rules = &self.settings.login;
+        let settings = self.settings();
+        let rules = &settings.login;
         let counts = |assurance| rules.accepted.contains(&assurance);
         let mut bad = None;
         if !shown.attestation.is_empty() && counts(Assurance::Attested) {
@@ -82,7 +83,8 @@ impl Vault {
         credential: &Credential,
         certificates: Vec<Vec<u8>>,
     ) -> Result<Evidence, CertificationError> {
-        let (roots, lists) = (self.settings.login.roots.clone(), self.settings.login.lists.clone());
+        let settings = self.settings();
+        let (roots, lists) = (settings.login.roots.clone(), settings.login.lists.clone());
         let (spki, now) = (credential.spki().to_vec(), Date::now().max(self.schedule_status().high));
         let failed = |error: tokio::task::JoinError| CertificationError::Authority(error.to_string());
         let verified = tokio::task::spawn_blocking(move || {
@@ -101,7 +103,8 @@ impl Vault {
     /// That what a token's key is on record by counts now: the rules may be stricter than they were, and a certificate
     /// has an end.
     pub(super) async fn recheck_evidence(&self, record: &LoginCredential) -> Result<(), Refusal> {
-        let rules = &self.settings.login;
+        let settings = self.settings();
+        let rules = &settings.login;
         if !rules.accepted.contains(&record.assurance) {
             return Err(Refusal::NotAccepted(record.assurance));
         }

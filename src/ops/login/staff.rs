@@ -12,7 +12,7 @@ use super::issuer;
 use super::proof::{self, ProofFlaw, Shown, Subject};
 use crate::access::permission::{Deed, OnData};
 use crate::access::staff::{FoundGood, Member, Staff};
-use crate::access::{Authorized, Denied, Permission};
+use crate::access::{Authorized, Permission};
 use crate::clock::{Date, Moment};
 use crate::id::{AccountName, AssertionId, KeyName, PrincipalId};
 use crate::keyring::account::{CredentialState, Level};
@@ -125,25 +125,23 @@ impl Vault {
     /// What an assertion says that this installation has signed, whether it is good or not.
     async fn signed_claims(&self, assertion: &str) -> Result<Option<Claims>, Error> {
         let keys = self.login_keys().await?;
-        let ours = |claims: &Claims| claims.iss == issuer(self.deployment()) && self.lasts_as_issued(claims);
-        Ok(assertion::verify(&keys, assertion).filter(ours))
+        let latest = self.latest_date().millis() / 1000;
+        let ours = |claims: &Claims| claims.iss == issuer(self.deployment()) && claims.iat <= latest;
+        let lasts = self.settings().assertion_ttl.as_secs();
+        // For no longer than this daemon issues them now, whatever it says.
+        let cut = |claims: Claims| Claims { exp: claims.exp.min(claims.iat.saturating_add(lasts)), ..claims };
+        Ok(assertion::verify(&keys, assertion).filter(ours).map(cut))
     }
 
     /// The keys whose assertions count: the newest, and each before it for as long as what it has signed may last.
     /// Whoever holds an old root, or what it wraps, signs nothing that counts later.
     pub(super) async fn login_keys(&self) -> Result<Vec<PublicKey>, Error> {
         let keys = self.signing_keys(SigningPurpose::Login).await?;
-        let now = self.latest_date();
+        let (now, lasts) = (self.latest_date(), self.settings().assertion_ttl);
         let followed = keys.iter().skip(1).map(|(_, next)| Some(next.created)).chain([None]);
-        let counts = |followed: Option<Date>| followed.is_none_or(|date| now < date.after(self.logins.lasts));
+        let counts = |followed: Option<Date>| followed.is_none_or(|date| now < date.after(lasts));
         let counting = keys.iter().zip(followed).filter(|(_, followed)| counts(*followed));
         Ok(counting.map(|((_, record), _)| record.key.public).collect())
-    }
-
-    /// That an assertion is for no longer, and for no later, than this daemon issues them.
-    fn lasts_as_issued(&self, claims: &Claims) -> bool {
-        let latest = self.latest_date().millis() / 1000;
-        claims.iat <= latest && claims.exp <= claims.iat.saturating_add(self.logins.lasts.as_secs())
     }
 
     /// What an assertion says that was issued to `application` and is good now.
@@ -199,7 +197,9 @@ impl Vault {
     }
 
     fn require_in_time(&self, member: &Member) -> Result<(), Error> {
-        if self.latest_date() < member.expires { Ok(()) } else { Err(AssertionFlaw::Expired.into()) }
+        // It may have been remembered before the settings said how long assertions last now.
+        let end = member.expires.min(member.issued.after(self.settings().assertion_ttl));
+        if self.latest_date() < end { Ok(()) } else { Err(AssertionFlaw::Expired.into()) }
     }
 
     /// That assertion, account and token were not ended before their time.
@@ -228,9 +228,7 @@ impl Vault {
         &self,
         right: &Authorized<P>,
     ) -> Result<Arc<KeyView>, Error> {
-        if right.revoked() {
-            return Err(Denied::Frozen(right.principal().clone()).into());
-        }
+        right.holds()?;
         let view = self.key_view(right.resource()).await?;
         match right.staff() {
             Some(staff) => self.check_staff(staff, P::DEED, &view).await?,
@@ -243,7 +241,8 @@ impl Vault {
     async fn check_staff(&self, staff: &Staff, deed: Deed, view: &KeyView) -> Result<(), Error> {
         self.require_good(&staff.member).await?;
         let class = view.record.data_class;
-        let rules = self.settings.classes.of(class);
+        let settings = self.settings();
+        let rules = settings.classes.of(class);
         let needed = if deed == Deed::Write { rules.staff_write } else { rules.staff_read };
         if staff.member.level < needed {
             let account = AccountName(staff.member.account.clone());
@@ -282,6 +281,7 @@ fn member(claims: &Claims, accounts: u64) -> Option<Member> {
         assertion: AssertionId::parse(&claims.jti)?,
         credential: CredentialId::parse(&claims.credential)?,
         session: claims.cnf.jkt.clone(),
+        issued: Date(claims.iat.checked_mul(1000)?),
         expires: Date(claims.exp.checked_mul(1000)?),
         found_good: FoundGood::at(accounts),
     })

@@ -4,7 +4,8 @@ use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::rpc::proto::{
-    IndexKey, KekVersion, Key, KeyState, KeyVersion, Rotation, Status, StrayKey, Tenant, rotation, status,
+    Configuration, IndexKey, KekVersion, Key, KeyState, KeyVersion, Rotation, Status, StrayKey, Tenant,
+    rotation, status,
 };
 
 /// Fields in the order in which people read them.
@@ -206,6 +207,7 @@ impl View for Status {
             ("capacity_warning", json!(self.capacity_warning)),
             ("stray_warning", json!(self.stray_warning)),
             ("configuration_warning", json!(self.configuration_warning)),
+            ("configuration", part(self.configuration.as_ref())),
             ("strays", part(self.strays.as_ref())),
             ("root", part(self.root.as_ref())),
             ("store", part(self.store.as_ref())),
@@ -216,6 +218,17 @@ impl View for Status {
             ("kek_cache", part(self.kek_cache.as_ref())),
             ("schedule", part(self.schedule.as_ref())),
             ("erasure", part(self.erasure.as_ref())),
+        ]
+    }
+}
+
+impl View for Configuration {
+    fn fields(&self) -> Fields {
+        vec![
+            ("sha256", json!(self.sha256)),
+            ("time", time(self.time.as_ref())),
+            ("restart_needed", json!(self.restart_needed)),
+            ("refused", json!(self.refused)),
         ]
     }
 }

@@ -6,12 +6,136 @@ use std::time::{Duration, Instant};
 use keyward_softhsm_tests::rig::{Rig, SERVICE};
 
 use crate::service::{
-    APPLICATION, CONFIG, KEY, Outcome, PROGRAMS, SOCKET_FILE, decrypts, equal, in_background, log_is_whole,
-    main_process, ready, records, status_number, until, with_configuration, with_drop_in,
+    APPLICATION, CONFIG, KEY, Outcome, PROGRAMS, SOCKET_FILE, changed, configure, decrypts, equal,
+    in_background, log_is_whole, main_process, ready, records, status_number, until, with_configuration,
+    with_drop_in,
 };
 
 /// The exit code of `keyward` for a daemon that does not serve.
 const UNAVAILABLE: &str = "5";
+
+/// Where a steady application says how it goes.
+const STEADY: &str = "/tmp/steady/told";
+
+/// An application with a deadline of ten seconds for each call sees nothing of what an operator does to the service.
+pub(super) fn no_call_is_lost(rig: &Rig) -> Outcome {
+    with_steady(rig, "client", |rig| {
+        rig.root(&["systemctl", "restart", SERVICE])?;
+        goes_on(rig)?;
+        rig.root(&["systemctl", "stop", SERVICE])?;
+        // The application's next call starts it.
+        goes_on(rig)?;
+        equal("the service", &rig.property(SERVICE, "ActiveState")?, "active")?;
+        upgraded(rig)?;
+        goes_on(rig)?;
+        for level in ["debug", "info", "debug", "info"] {
+            let before = rig.root(&["cat", CONFIG])?;
+            let (from, to) = match level {
+                "debug" => ("# level = \"info\"", "level = \"debug\""),
+                _ => ("level = \"debug\"", "# level = \"info\""),
+            };
+            configure(rig, &changed(&before, &[(from, to)])?)?;
+            rig.root(&["systemctl", "reload", SERVICE])?;
+            goes_on(rig)?;
+        }
+        Ok(())
+    })?;
+    let told = rig.root(&["cat", STEADY])?;
+    if told.ends_with("\nfailed ") || told.ends_with("\nfailed") { ready(rig) } else { Err(told) }
+}
+
+/// The binary is replaced as a package does it: another file under the same name.
+fn upgraded(rig: &Rig) -> Outcome {
+    let program = rig.root(&["sh", "-c", "command -v keywardd"])?;
+    rig.root(&["cp", "-p", &program, &format!("{program}.new")])?;
+    rig.root(&["mv", &format!("{program}.new"), &program])?;
+    rig.root(&["systemctl", "restart", SERVICE])?;
+    let running = rig.root(&["stat", "-L", "--format=%i", &format!("/proc/{}/exe", main_process(rig)?)])?;
+    equal("the program that runs", &running, &rig.root(&["stat", "--format=%i", &program])?)
+}
+
+/// Whoever does not repeat its calls sees one error: that the daemon is away.
+pub(super) fn killed_amid_calls(rig: &Rig) -> Outcome {
+    with_drop_in(rig, "RestartSec=100ms", || {
+        rig.root(&["systemctl", "restart", SERVICE])?;
+        ready(rig)?;
+        with_steady(rig, "plain", |rig| {
+            for _ in 0..3 {
+                let daemon = main_process(rig)?;
+                rig.root(&["systemctl", "kill", "--kill-whom=main", "--signal=KILL", SERVICE])?;
+                until("another process", || {
+                    main_process(rig).ok().filter(|now| *now != daemon && now != "0")
+                })?;
+                ready(rig)?;
+                goes_on(rig)?;
+            }
+            Ok(())
+        })
+    })?;
+    let told = rig.root(&["cat", STEADY])?;
+    let failed = told.lines().find_map(|line| line.strip_prefix("failed ")).unwrap_or_default();
+    let kinds: Vec<_> = failed.split("; ").filter_map(|kind| kind.split_once(" x ")).collect();
+    match &kinds[..] {
+        // Some were in flight each time.
+        [(_, "Unavailable")] => Ok(()),
+        _ => Err(told),
+    }
+}
+
+/// A file with faults: `systemctl reload` fails, the journal names all of them, and the service goes on as it was.
+pub(super) fn faulty_reload(rig: &Rig) -> Outcome {
+    let faults = [
+        ("# level = \"info\"", "level = \"info\""),
+        ("users = [\"app\"]", "users = [\"nobody-here\"]\ngroups = [\"nor-there\"]"),
+    ];
+    let daemon = main_process(rig)?;
+    with_configuration(rig, &faults, || {
+        let refused = rig.run(&["systemctl", "reload", SERVICE], b"");
+        if refused.status.success() {
+            return Err("a file with faults was taken up".to_owned());
+        }
+        let journal = rig.journal();
+        for wanted in ["nobody-here", "nor-there", "the one before stays in force"] {
+            if !journal.contains(wanted) {
+                return Err(format!("no {wanted:?} in the journal: {journal}"));
+            }
+        }
+        decrypts(rig)?;
+        let status = rig.root(&["keyward", "status"])?;
+        if status.contains("nobody-here") { Ok(()) } else { Err(status) }
+    })?;
+    rig.root(&["systemctl", "reload", SERVICE])?;
+    equal("the daemon's process", &main_process(rig)?, &daemon)?;
+    let status = rig.root(&["keyward", "status"])?;
+    if status.contains("nobody-here") { Err(status) } else { Ok(()) }
+}
+
+/// Runs `work` while an application calls on and on; it has ended after, and has told what failed.
+fn with_steady(rig: &Rig, mode: &str, work: impl FnOnce(&Rig) -> Outcome) -> Outcome {
+    let program = rig.place(Path::new(env!("CARGO_BIN_EXE_steady")), PROGRAMS)?;
+    rig.root(&["install", "-d", "-o", APPLICATION, "/tmp/steady"])?;
+    rig.root(&["rm", "-f", STEADY])?;
+    let key = format!("tenants/{}", KEY.replace('/', "/keys/"));
+    in_background(rig, "steady", APPLICATION, &[], &[&program, SOCKET_FILE, &key, STEADY, mode])?;
+    let outcome = goes_on(rig).and_then(|()| work(rig));
+    rig.root(&["systemctl", "stop", "steady"])?;
+    outcome
+}
+
+/// Waits for calls that begin and end after this.
+fn goes_on(rig: &Rig) -> Outcome {
+    let written = || rig.root(&["stat", "--format=%i %y", STEADY]).ok();
+    let calls = || {
+        let told = rig.root(&["cat", STEADY]).ok()?;
+        told.lines().next()?.strip_prefix("calls ")?.parse::<u64>().ok()
+    };
+    // What it says now may be of before: it says it again and again.
+    let last = written();
+    until("word of a steady application", || written().filter(|now| Some(now) != last.as_ref()))?;
+    let before = until("its calls", calls)?;
+    // More than were under way.
+    until("calls of a steady application", || calls().filter(|now| *now > before + 50)).map(drop)
+}
 
 /// The shipped unit and configuration; nothing was begun on these connections, so nothing is waited for.
 pub(super) fn held_connections(rig: &Rig) -> Outcome {

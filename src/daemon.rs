@@ -17,6 +17,7 @@ pub mod lock;
 mod logging;
 pub mod maintain;
 pub mod once;
+mod peer;
 mod reload;
 pub mod restore;
 mod schedule;

@@ -18,11 +18,12 @@ use keyward::rpc::proto::crypto_service_client::CryptoServiceClient;
 use keyward::rpc::proto::encrypt_stream_request::Message;
 use keyward::rpc::proto::{
     BatchEncryptRequest, CreateTenantRequest, CryptSessionRequest, DecryptRequest, EncryptRequest,
-    EncryptStreamRequest, ListKeyVersionsRequest, RecordDrillRequest, StreamHeader, batch_encrypt_request,
+    EncryptStreamRequest, GetCheckpointRequest, GetStatusRequest, ListActsRequest, ListKeyVersionsRequest,
+    RecordDrillRequest, StreamHeader, batch_encrypt_request,
 };
 use keyward_softhsm_tests::{Daemon, KEY, World, eventually, set_mode, text};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{Uid, set_thread_res_uid};
+use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_uid};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::body::Body;
@@ -42,7 +43,18 @@ const STRANGER: u32 = 7004;
 
 /// Does work in a thread that is another user's: the kernel tells of a socket who connected it.
 fn as_user<T: Send + 'static>(uid: u32, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    as_user_of(uid, &[], work)
+}
+
+/// The same with supplementary groups, instead of those of the test.
+fn as_user_of<T: Send + 'static>(
+    uid: u32,
+    groups: &[u32],
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let groups: Vec<_> = groups.iter().map(|group| Gid::from_raw(*group)).collect();
     std::thread::spawn(move || {
+        set_thread_groups(&groups).expect("root has any groups");
         let uid = Uid::from_raw(uid);
         set_thread_res_uid(uid, uid, uid).expect("root becomes anybody");
         work()
@@ -99,6 +111,71 @@ fn most_memory(daemon: &Daemon) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// What each of the calls of a person, of a monitor and of an operator gets.
+async fn asked_as(uid: u32, groups: &'static [u32], socket: PathBuf) -> [(&'static str, String); 5] {
+    let thread = as_user_of(uid, groups, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = Client::connect(socket).await.unwrap();
+            let told = |answer: Result<(), Error>| {
+                answer.map_or_else(|error| error.reason().to_owned(), |()| "ok".to_owned())
+            };
+            let status = client.call(client.system().get_status(GetStatusRequest {})).await;
+            let role = status.map_or_else(|error| error.reason().to_owned(), |status| status.role);
+            let acts = client.call(client.logins().list_acts(ListActsRequest {})).await.map(drop);
+            let checkpoint = client
+                .call(client.audit().get_checkpoint(GetCheckpointRequest { fresh: false }))
+                .await
+                .map(drop);
+            let tenant = CreateTenantRequest { tenant_id: "other".into(), ..CreateTenantRequest::default() };
+            let tenant = client.call(client.keys().create_tenant(tenant)).await.map(drop);
+            let field = client.encrypt(KEY, "x", &About::new()).await.map(drop);
+            [
+                ("role", role),
+                ("acts", told(acts)),
+                ("checkpoint", told(checkpoint)),
+                ("tenant", told(tenant)),
+                ("field", told(field)),
+            ]
+        })
+    });
+    tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn members_come_by_any_of_their_groups_and_monitors_only_look() {
+    const MEMBERS: u32 = 7100;
+    const MONITOR: u32 = 7101;
+    let Some(mut world) = world_of_others() else { return };
+    world.config += &format!(
+        "\n[[principal]]\nname = \"members\"\nrole = \"member\"\ngroups = [{MEMBERS}]\n\
+         [[principal]]\nname = \"metrics\"\nrole = \"monitor\"\nusers = [{MONITOR}]\n"
+    );
+    let (_daemon, _client) = world.start_with_key().await;
+    let denied = "PERMISSION_DENIED";
+    let told = |role: &str, rest: [&str; 4]| {
+        let [acts, checkpoint, tenant, field] = rest.map(str::to_owned);
+        [
+            ("role", role.to_owned()),
+            ("acts", acts),
+            ("checkpoint", checkpoint),
+            ("tenant", tenant),
+            ("field", field),
+        ]
+    };
+    let member = asked_as(STRANGER, &[60_001, MEMBERS], world.socket()).await;
+    assert_eq!(member, told("member", ["ok", denied, denied, denied]));
+    let monitor = asked_as(MONITOR, &[60_001], world.socket()).await;
+    assert_eq!(monitor, told("monitor", [denied, "ok", denied, denied]));
+    // In neither group: nobody.
+    let stranger = asked_as(STRANGER, &[60_001], world.socket()).await;
+    assert_eq!(stranger[0].1, "UNKNOWN_CALLER");
+    // More groups than count: as if in none.
+    let many: &'static [u32] = Vec::from_iter((0..2000).map(|n| 8000 + n).chain([MEMBERS])).leak();
+    let crowded = asked_as(STRANGER, many, world.socket()).await;
+    assert_eq!(crowded[0].1, "UNKNOWN_CALLER");
 }
 
 #[tokio::test]

@@ -12,13 +12,15 @@ use crate::config::value::Role;
 use crate::config::{Allow, OWN_USER, Principal as Configured};
 use crate::id::{Origin, PrincipalId};
 
-/// The process at the other end, as the kernel recorded it at connect (SO_PEERCRED).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The process at the other end, as the kernel recorded it at connect (SO_PEERCRED, SO_PEERGROUPS).
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Effective user id.
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Arc<[u32]>,
     /// Process id: for the record only, never an identity, since it may be reused.
     pub pid: Option<i32>,
 }

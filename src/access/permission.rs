@@ -45,9 +45,11 @@ pub enum Needs {
     Operator,
     /// The role operator, or to be the daemon's own user.
     OperatorOrOwnUser,
+    /// The role operator or monitor.
+    OperatorOrMonitor,
     /// To be an application that staff log in to.
     Origin,
-    /// To be known.
+    /// To be known, and no monitor: whatever it does is shown or signed by somebody else.
     Known,
     /// To be known, or to be the daemon's own user.
     KnownOrOwnUser,
@@ -86,6 +88,7 @@ impl<P: Permission> Authorized<P> {
             Needs::Operator => "operator",
             Needs::Origin => "application with logins",
             Needs::OperatorOrOwnUser => "operator or own user",
+            Needs::OperatorOrMonitor => "operator or monitor",
             Needs::Known | Needs::KnownOrOwnUser => "known caller",
         }
     }
@@ -194,8 +197,10 @@ permissions! {
     ApproveCeremony(()) needs Needs::Known;
     /// See ceremonies and the roster.
     ViewCeremonies(()) needs Needs::Known;
-    /// See the checkpoints, proofs and keys of the audit log.
+    /// See records of the audit log, with their proofs, and certificates.
     ViewAudit(()) needs Needs::Operator;
+    /// See the checkpoints of the audit log, that one extends another, and the keys that verify them.
+    ViewCheckpoints(()) needs Needs::OperatorOrMonitor;
     /// See and replace the erasure key.
     ManageErasure(()) needs Needs::Operator;
     /// Make and list recovery exports.

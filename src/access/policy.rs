@@ -94,6 +94,11 @@ pub enum Denied {
     /// Nobody logs in to it.
     #[error("nobody logs in to {0}; an administrator can give it an origin")]
     NoOrigin(PrincipalId),
+    /// A monitor sees how the daemon is, and nothing else.
+    #[error(
+        "{0} is a monitor, which sees how the daemon is and nothing else; an administrator can give people another role"
+    )]
+    Monitor(PrincipalId),
     /// Only operators may.
     #[error("{0} is not an operator; an administrator can give it that role")]
     NotOperator(PrincipalId),
@@ -216,23 +221,33 @@ impl Table {
         Self { resolved, principals, own_user }
     }
 
-    fn standing(&self, peer: Peer) -> Standing {
+    fn standing(&self, peer: &Peer) -> Standing {
         if let Some(own) = &self.own_user
             && self.resolved.own_user == Some(peer.uid)
         {
             return Standing::Known(own.clone());
         }
-        // Supplementary groups, which the kernel tells as well, would be the next rule.
-        let found = self.resolved.by_user.get(&peer.uid).or_else(|| self.resolved.by_group.get(&peer.gid));
-        match found {
-            Some(Claim::One(place)) => Standing::Known(self.principals[*place].clone()),
+        let Principals { by_user, by_group, .. } = &self.resolved;
+        let found = by_user.get(&peer.uid).or_else(|| by_group.get(&peer.gid)).copied();
+        match found.or_else(|| supplementary(by_group, &peer.groups)) {
+            Some(Claim::One(place)) => Standing::Known(self.principals[place].clone()),
             Some(Claim::Two(first, second)) => Standing::Ambiguous {
-                first: self.principals[*first].name().clone(),
-                second: self.principals[*second].name().clone(),
+                first: self.principals[first].name().clone(),
+                second: self.principals[second].name().clone(),
             },
             None => Standing::Unknown,
         }
     }
+}
+
+/// Who claims supplementary groups: two principals where they are not all one's.
+fn supplementary(by_group: &BTreeMap<u32, Claim>, groups: &[u32]) -> Option<Claim> {
+    let claims = groups.iter().filter_map(|group| by_group.get(group)).copied();
+    claims.reduce(|first, other| match (first, other) {
+        (Claim::One(first), Claim::One(other)) if first != other => Claim::Two(first, other),
+        (Claim::One(_), other) => other,
+        (two, _) => two,
+    })
 }
 
 impl Policy {
@@ -264,14 +279,14 @@ impl Policy {
     }
 
     /// Who a peer is. The first rule that knows it decides: the daemon's own user, the user, the
-    /// primary group.
-    pub fn standing(&self, peer: Peer) -> Standing {
+    /// primary group, the supplementary groups.
+    pub fn standing(&self, peer: &Peer) -> Standing {
         self.state().table.standing(peer)
     }
 
     /// A peer that calls now.
     pub fn caller(&self, peer: Peer) -> Caller {
-        let principal = match self.standing(peer) {
+        let principal = match self.standing(&peer) {
             Standing::Known(principal) => Some(principal),
             Standing::Ambiguous { .. } | Standing::Unknown => None,
         };
@@ -280,7 +295,11 @@ impl Policy {
 
     /// The same caller under the policy of now: a session or file asks at each of its records.
     pub fn again(&self, caller: &Caller) -> Caller {
-        Caller { staff: caller.staff.clone(), client: caller.client.clone(), ..self.caller(caller.peer) }
+        Caller {
+            staff: caller.staff.clone(),
+            client: caller.client.clone(),
+            ..self.caller(caller.peer.clone())
+        }
     }
 
     /// Decides.
@@ -292,7 +311,7 @@ impl Policy {
         caller: &Caller,
         resource: P::Resource,
     ) -> Result<Authorized<P>, Denied> {
-        let principal = self.known(caller.peer)?;
+        let principal = self.known(&caller.peer)?;
         if principal.frozen() {
             return Err(Denied::Frozen(principal.name().clone()));
         }
@@ -304,8 +323,8 @@ impl Policy {
     ///
     /// # Errors
     /// [`Denied`] when it is none, or two.
-    pub fn known(&self, peer: Peer) -> Result<Arc<Principal>, Denied> {
-        let Peer { uid, gid, .. } = peer;
+    pub fn known(&self, peer: &Peer) -> Result<Arc<Principal>, Denied> {
+        let Peer { uid, gid, .. } = *peer;
         match self.standing(peer) {
             Standing::Known(principal) => Ok(principal),
             Standing::Ambiguous { first, second } => Err(Denied::Ambiguous { uid, gid, first, second }),
@@ -346,12 +365,18 @@ fn decide(principal: &Principal, needs: Needs, key: Option<&KeyName>) -> Result<
         principal: principal.name().clone(),
         operation: operation.to_owned(),
     };
+    let monitor = principal.role() == Role::Monitor;
     match needs {
-        Needs::Known | Needs::KnownOrOwnUser => Ok(()),
+        Needs::KnownOrOwnUser => Ok(()),
+        Needs::Known if monitor => Err(Denied::Monitor(principal.name().clone())),
+        Needs::Known => Ok(()),
+        Needs::OperatorOrMonitor if operator || monitor => Ok(()),
         Needs::Origin if principal.origin().is_some() => Ok(()),
         Needs::Origin => Err(Denied::NoOrigin(principal.name().clone())),
         Needs::Operator | Needs::OperatorOrOwnUser if operator => Ok(()),
-        Needs::Operator | Needs::OperatorOrOwnUser => Err(Denied::NotOperator(principal.name().clone())),
+        Needs::Operator | Needs::OperatorOrOwnUser | Needs::OperatorOrMonitor => {
+            Err(Denied::NotOperator(principal.name().clone()))
+        }
         Needs::Sight if operator || granted(None) => Ok(()),
         Needs::Sight => Err(not_granted("work")),
         Needs::Grant(operation) if granted(Some(operation)) => Ok(()),
@@ -403,7 +428,8 @@ fn claim(map: &mut BTreeMap<u32, Claim>, id: u32, place: usize) {
 #[cfg(test)]
 mod tests {
     use super::super::permission::{
-        Decrypt, DecryptDataKey, Encrypt, ManageTenant, RecordDrill, ViewActs, ViewKey, ViewStatus,
+        ApproveAct, ApproveCeremony, Decrypt, DecryptDataKey, Encrypt, ManageTenant, RecordDrill, ViewActs,
+        ViewAudit, ViewCheckpoints, ViewKey, ViewStatus,
     };
     use super::*;
     use crate::id::TenantName;
@@ -441,7 +467,7 @@ groups = [50]
     }
 
     fn peer(uid: u32, gid: u32) -> Peer {
-        Peer { uid, gid, pid: None }
+        Peer { uid, gid, groups: Arc::default(), pid: None }
     }
 
     fn key(text: &str) -> KeyName {
@@ -451,7 +477,7 @@ groups = [50]
     #[test]
     fn grants_are_by_key_and_operation() {
         let policy = policy();
-        let crm = policy.caller(Peer { uid: 1000, gid: 50, pid: None });
+        let crm = policy.caller(peer(1000, 50));
         let allowed = policy.authorize::<Encrypt>(&crm, key("tenants/acme/keys/other")).unwrap();
         assert_eq!(allowed.resource(), &key("tenants/acme/keys/other"));
         assert!(policy.authorize::<Decrypt>(&crm, key("tenants/acme/keys/pii")).is_ok());
@@ -471,7 +497,7 @@ groups = [50]
     #[test]
     fn an_operator_manages_but_does_not_see_data() {
         let policy = policy();
-        let ops = policy.caller(Peer { uid: 7, gid: 50, pid: None });
+        let ops = policy.caller(peer(7, 50));
         assert!(policy.authorize::<ManageTenant>(&ops, TenantName::parse("tenants/acme").unwrap()).is_ok());
         assert!(policy.authorize::<Decrypt>(&ops, key("tenants/acme/keys/pii")).is_err());
     }
@@ -480,7 +506,7 @@ groups = [50]
     fn the_end_of_a_freeze_that_comes_late_does_not_end_a_later_one() {
         let policy = policy();
         let crm = PrincipalId::new("crm").unwrap();
-        let frozen = || policy.known(peer(1000, 0)).unwrap().frozen();
+        let frozen = || policy.known(&peer(1000, 0)).unwrap().frozen();
         policy.set_frozen(&crm, true, 3);
         assert!(frozen());
         // Revision 5 froze again before the record of revision 4, which ended it, was durable.
@@ -497,12 +523,12 @@ groups = [50]
     #[test]
     fn strangers_and_the_frozen_may_do_nothing() {
         let policy = policy();
-        let root = policy.caller(Peer { uid: 0, gid: 0, pid: Some(1) });
+        let root = policy.caller(peer(0, 0));
         assert_eq!(
             policy.authorize::<ViewStatus>(&root, ()).unwrap_err(),
             Denied::Unknown { uid: 0, gid: 0 }
         );
-        let crm = policy.caller(Peer { uid: 1000, gid: 0, pid: None });
+        let crm = policy.caller(peer(1000, 0));
         let held = policy.authorize::<ViewStatus>(&crm, ()).unwrap();
         policy.set_frozen(&PrincipalId::new("crm").unwrap(), true, 1);
         assert_eq!(held.holds(), Err(Denied::Frozen(PrincipalId::new("crm").unwrap())));
@@ -530,6 +556,47 @@ groups = [50]
         assert_eq!(name(peer(1000, 50)).as_deref(), Some("crm"));
         assert_eq!(name(peer(1001, 50)).as_deref(), Some("ops"));
         assert_eq!(name(peer(1001, 51)), None);
+    }
+
+    #[test]
+    fn supplementary_groups_count_last_and_never_for_two() {
+        let two =
+            PRINCIPALS.to_owned() + "[[principal]]\nname = \"people\"\nrole = \"member\"\ngroups = [60]\n";
+        let policy = of(&two, None).unwrap();
+        let with = |uid, gid, groups: &[u32]| Peer { groups: groups.into(), ..peer(uid, gid) };
+        let name = |peer| policy.caller(peer).principal.map(|known| known.name().to_string());
+        assert_eq!(name(with(1001, 1, &[4, 60])).as_deref(), Some("people"));
+        assert_eq!(name(with(1001, 50, &[4, 60])).as_deref(), Some("ops"), "the primary group");
+        assert_eq!(name(with(1000, 50, &[60])).as_deref(), Some("crm"), "the user");
+        assert_eq!(name(with(1001, 1, &[4, 5])), None);
+        let both =
+            policy.authorize::<ViewStatus>(&policy.caller(with(1001, 1, &[60, 4, 50])), ()).unwrap_err();
+        assert!(matches!(both, Denied::Ambiguous { .. }), "{both}");
+        assert_eq!(name(with(1001, 1, &[60, 60])).as_deref(), Some("people"), "one group twice is one");
+    }
+
+    #[test]
+    fn members_sign_and_monitors_look_and_neither_does_more() {
+        let roles = "[[principal]]\nname = \"alice\"\nrole = \"member\"\nusers = [1]\n\
+                     [[principal]]\nname = \"metrics\"\nrole = \"monitor\"\nusers = [2]\n";
+        let policy = of(roles, None).unwrap();
+        let (member, monitor) = (policy.caller(peer(1, 1)), policy.caller(peer(2, 2)));
+        for caller in [&member, &monitor] {
+            assert!(policy.authorize::<ViewStatus>(caller, ()).is_ok());
+            let pii = key("tenants/acme/keys/pii");
+            assert!(policy.authorize::<ViewKey>(caller, pii.clone()).is_err());
+            assert!(policy.authorize::<Decrypt>(caller, pii).is_err());
+            assert!(
+                policy.authorize::<ManageTenant>(caller, TenantName::parse("tenants/acme").unwrap()).is_err()
+            );
+            assert!(policy.authorize::<ViewAudit>(caller, ()).is_err());
+        }
+        assert!(policy.authorize::<ApproveAct>(&member, ()).is_ok());
+        assert!(policy.authorize::<ApproveCeremony>(&member, ()).is_ok());
+        assert!(policy.authorize::<ViewCheckpoints>(&member, ()).is_err());
+        assert!(policy.authorize::<ViewCheckpoints>(&monitor, ()).is_ok());
+        let denied = policy.authorize::<ViewActs>(&monitor, ()).unwrap_err();
+        assert!(matches!(denied, Denied::Monitor(_)), "{denied}");
     }
 
     #[test]
@@ -611,7 +678,7 @@ groups = [50]
     #[test]
     fn a_freeze_outlives_the_configuration_that_it_was_made_under() {
         let (policy, crm) = (policy(), PrincipalId::new("crm").unwrap());
-        let frozen = || policy.known(peer(1000, 0)).unwrap().frozen();
+        let frozen = || policy.known(&peer(1000, 0)).unwrap().frozen();
         let held = policy.authorize::<ViewStatus>(&policy.caller(peer(1000, 0)), ()).unwrap();
         policy.replace(resolved(PRINCIPALS, None).unwrap());
         policy.set_frozen(&crm, true, 3);

@@ -20,7 +20,7 @@ pub struct Principal {
     /// Users (name or uid) that are this principal.
     #[serde(default)]
     pub users: Vec<User>,
-    /// Groups (name or gid) whose processes are this principal: the primary group at connect.
+    /// Groups (name or gid) whose processes are this principal: the primary group at connect, or else a supplementary one.
     #[serde(default)]
     pub groups: Vec<User>,
     /// What it may do with data.
@@ -78,6 +78,14 @@ pub(super) fn check(principals: &[Principal]) -> Result<(), String> {
         }
         if principal.users.is_empty() && principal.groups.is_empty() {
             return Err(format!("principal {} needs `users` or `groups`", principal.name));
+        }
+        let signs_or_looks = matches!(principal.role, Role::Member | Role::Monitor);
+        if signs_or_looks && (!principal.allow.is_empty() || principal.origin.is_some()) {
+            return Err(format!(
+                "principal {}: a {} has neither `allow` nor `origin`; give it the role application or operator, or take them away",
+                principal.name,
+                if principal.role == Role::Member { "member" } else { "monitor" },
+            ));
         }
         for user in principal.users.iter().chain(&principal.groups) {
             if let User::Id(id) = user

@@ -157,6 +157,10 @@ pub enum Role {
     Application,
     /// Manages tenants and keys; sees data only where allowed.
     Operator,
+    /// A person on the host: custodian, approver, staff. May only hand in what their token signs, and see what there is to sign.
+    Member,
+    /// Sees how the daemon is, and the checkpoints of its log: metrics and alarms.
+    Monitor,
 }
 
 /// What a grant can allow on a key.

@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tonic::transport::server::Connected;
 
 use super::linger::Lingering;
+use super::peer;
 use crate::access::{Peer, Standing};
 use crate::config::Server;
 use crate::config::value::Role;
@@ -82,17 +83,17 @@ impl Door {
 
     fn admit(&self, stream: UnixStream) -> Option<Admitted> {
         // Without credentials there is nobody to answer.
-        let found = stream.peer_cred().ok()?;
-        let peer = Peer { uid: found.uid(), gid: found.gid(), pid: found.pid() };
+        let peer = peer::of(&stream).ok()?;
         let stream = Lingering::new(stream).until(self.closed.clone());
-        let Standing::Known(principal) = self.gate.policy.standing(peer) else {
+        let Standing::Known(principal) = self.gate.policy.standing(&peer) else {
             return self.admit_nobody(stream, peer);
         };
-        let operator = principal.role() == Role::Operator || principal.is_own_user();
-        match Places::take(&self.places, peer.uid, operator) {
+        let looks_after =
+            matches!(principal.role(), Role::Operator | Role::Monitor) || principal.is_own_user();
+        match Places::take(&self.places, peer.uid, looks_after) {
             Some(place) => Some(Admitted::new(stream, peer, GREETING_TIME, Ticket::Place { _held: place })),
             None => {
-                self.gate.turned_away.crowded.connection(peer);
+                self.gate.turned_away.crowded.connection(&peer);
                 None
             }
         }
@@ -105,7 +106,7 @@ impl Door {
                 Some(Admitted::new(stream, peer, NOBODYS_TIME, Ticket::Visit(visit)))
             }
             Err(_) => {
-                self.gate.turned_away.unknown.connection(peer);
+                self.gate.turned_away.unknown.connection(&peer);
                 None
             }
         }
@@ -376,7 +377,12 @@ mod tests {
         let admitted = |stream| {
             let place = Places::take(&places(10, 10, 3), 7, false).unwrap();
             let stream = Lingering::new(stream);
-            Admitted::new(stream, Peer { uid: 7, gid: 7, pid: None }, TIME, Ticket::Place { _held: place })
+            Admitted::new(
+                stream,
+                Peer { uid: 7, gid: 7, groups: Arc::default(), pid: None },
+                TIME,
+                Ticket::Place { _held: place },
+            )
         };
         let (server, mut client) = UnixStream::pair().unwrap();
         let mut server = admitted(server);

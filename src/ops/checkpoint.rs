@@ -131,7 +131,7 @@ impl Vault {
     /// As [`checkpoint`](Self::checkpoint).
     pub async fn show_checkpoint(
         &self,
-        _: &Authorized<permission::ViewAudit>,
+        _: &Authorized<permission::ViewCheckpoints>,
         fresh: bool,
     ) -> Result<Done<SignedCheckpoint>, Error> {
         let sequence = if fresh { self.audit.durable() } else { 1 };
@@ -170,7 +170,7 @@ impl Vault {
     /// As [`checkpoint`](Self::checkpoint).
     pub async fn prove_consistency(
         &self,
-        _: &Authorized<permission::ViewAudit>,
+        _: &Authorized<permission::ViewCheckpoints>,
         old: u64,
     ) -> Result<Done<Consistent>, Error> {
         let checkpoint = self.checkpoint(old).await?;
@@ -190,7 +190,7 @@ impl Vault {
     /// When the store does not serve.
     pub async fn show_audit_keys(
         &self,
-        _: &Authorized<permission::ViewAudit>,
+        _: &Authorized<permission::ViewCheckpoints>,
     ) -> Result<Done<Vec<(Generation, NoteKey)>>, Error> {
         let named = |generation: Generation| {
             let key = NoteKey::new(self.deployment(), generation.1.key.public);

@@ -91,8 +91,8 @@ impl Connection {
     }
 
     /// The process at the other end: its user and group, never who that is.
-    pub fn peer(&self) -> Peer {
-        self.peer
+    pub fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     /// Whether a call has come in.
@@ -192,11 +192,12 @@ impl Service<Request<Body>> for Admission {
         if !connection.asked() {
             connection.asked.store(true, Ordering::Relaxed);
         }
-        let (gate, peer, on_connection) = (self.gate.clone(), connection.peer, connection.in_flight.clone());
-        let principal = match gate.policy.standing(peer) {
+        let (gate, peer, on_connection) =
+            (self.gate.clone(), connection.peer.clone(), connection.in_flight.clone());
+        let principal = match gate.policy.standing(&peer) {
             Standing::Known(principal) => principal,
             // The request goes with its body unread.
-            nobody => return Box::pin(async move { Ok(turn_away(&gate, peer, nobody).await) }),
+            nobody => return Box::pin(async move { Ok(turn_away(&gate, &peer, nobody).await) }),
         };
         let uri = request.uri().clone();
         if !uri.path().starts_with(STANDARD)
@@ -228,8 +229,8 @@ impl Service<Request<Body>> for Admission {
 }
 
 /// Tells a caller who is nobody that it is, once that is on record.
-async fn turn_away(gate: &Gate, peer: Peer, standing: Standing) -> Response<Body> {
-    let Peer { uid, gid, .. } = peer;
+async fn turn_away(gate: &Gate, peer: &Peer, standing: Standing) -> Response<Body> {
+    let Peer { uid, gid, .. } = *peer;
     let (tally, denied) = match standing {
         Standing::Ambiguous { first, second } => {
             (&gate.turned_away.ambiguous, Denied::Ambiguous { uid, gid, first, second })

@@ -12,7 +12,7 @@ use super::proto::{
     GetConsistencyProofRequest, GetDestructionCertificateRequest, GetInclusionProofRequest,
     GetPublicKeysRequest, GetPublicKeysResponse, InclusionProof,
 };
-use crate::access::permission::ViewAudit;
+use crate::access::permission::{ViewAudit, ViewCheckpoints};
 use crate::audit::checkpoint::{NoteKey, SignedCheckpoint};
 use crate::audit::merkle::Hash;
 use crate::ops::checkpoint::{Consistent, Proved};
@@ -30,7 +30,7 @@ impl AuditService for Audit {
         let mut call = self.0.call(&request, "get-checkpoint", "");
         let fresh = request.into_inner().fresh;
         let note = settled!(call, {
-            let (vault, right) = call.authorize::<ViewAudit>(())?;
+            let (vault, right) = call.authorize::<ViewCheckpoints>(())?;
             vault.show_checkpoint(&right, fresh).await
         })?;
         Ok(Response::new(checkpoint(&note)))
@@ -62,7 +62,7 @@ impl AuditService for Audit {
         let old_size = request.get_ref().old_size;
         let mut call = self.0.call(&request, "get-consistency-proof", &old_size.to_string());
         let Consistent { old, path, checkpoint: note } = settled!(call, {
-            let (vault, right) = call.authorize::<ViewAudit>(())?;
+            let (vault, right) = call.authorize::<ViewCheckpoints>(())?;
             vault.prove_consistency(&right, old_size).await
         })?;
         let (old_root, checkpoint) = (old.root.to_vec().into(), Some(checkpoint(&note)));
@@ -101,7 +101,7 @@ impl AuditService for Audit {
     ) -> Result<Response<GetPublicKeysResponse>, Status> {
         let mut call = self.0.call(&request, "get-audit-keys", "");
         let found = settled!(call, {
-            let (vault, right) = call.authorize::<ViewAudit>(())?;
+            let (vault, right) = call.authorize::<ViewCheckpoints>(())?;
             vault.show_audit_keys(&right).await
         })?;
         Ok(Response::new(GetPublicKeysResponse { keys: found.into_iter().map(key).collect() }))

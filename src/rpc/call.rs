@@ -491,7 +491,8 @@ pub async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 fn peer<M>(request: &Request<M>) -> Peer {
     let connection = request.extensions().get::<Arc<Connection>>();
     // No connection, no identity: these numbers are nobody's.
-    connection.map_or(Peer { uid: u32::MAX, gid: u32::MAX, pid: None }, |found| found.peer())
+    let nobody = || Peer { uid: u32::MAX, gid: u32::MAX, groups: Arc::default(), pid: None };
+    connection.map_or_else(nobody, |found| found.peer().clone())
 }
 
 fn recorded(caller: &Caller) -> audit::Caller {

@@ -299,5 +299,7 @@ fn role(known: &Principal) -> &'static str {
         _ if known.is_own_user() => "own-user",
         Role::Application => "application",
         Role::Operator => "operator",
+        Role::Member => "member",
+        Role::Monitor => "monitor",
     }
 }

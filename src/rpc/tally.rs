@@ -101,7 +101,7 @@ impl Tally {
     ///
     /// # Errors
     /// [`AuditError`] when it could not be recorded.
-    pub(super) async fn call(&self, peer: Peer) -> Result<(), AuditError> {
+    pub(super) async fn call(&self, peer: &Peer) -> Result<(), AuditError> {
         let round = {
             let mut open = self.open();
             open.calls += 1;
@@ -116,7 +116,7 @@ impl Tally {
     }
 
     /// Counts a connection that was closed without an answer.
-    pub fn connection(&self, peer: Peer) {
+    pub fn connection(&self, peer: &Peer) {
         let mut open = self.open();
         open.connections += 1;
         open.add(peer);
@@ -151,7 +151,7 @@ impl Tally {
     fn close(&self) -> Option<Counted> {
         let mut open = self.open();
         // Nobody was turned away since the last time.
-        open.last?;
+        open.last.as_ref()?;
         let next = Counted { round: open.round + 1, ..Counted::default() };
         Some(std::mem::replace(&mut open, next))
     }
@@ -164,8 +164,8 @@ impl Tally {
 
 impl Counted {
     /// Counts a peer; answers which record will tell of it.
-    fn add(&mut self, peer: Peer) -> Round {
-        self.last = Some(peer);
+    fn add(&mut self, peer: &Peer) -> Round {
+        self.last = Some(peer.clone());
         let room = self.named.len() < NAMED;
         match self.named.get_mut(&peer.uid) {
             Some(count) => *count += 1,
@@ -178,7 +178,7 @@ impl Counted {
     /// The caller of the record, when there was only one.
     fn caller(&self) -> Option<audit::Caller> {
         let one = self.named.len() == 1 && self.others == 0;
-        let peer = self.last.filter(|_| one)?;
+        let peer = self.last.as_ref().filter(|_| one)?;
         Some(audit::Caller {
             principal: None,
             uid: peer.uid,
@@ -203,13 +203,17 @@ impl Counted {
 mod tests {
     use super::*;
 
+    fn peer(uid: u32, gid: u32, pid: Option<i32>) -> Peer {
+        Peer { uid, gid, groups: Arc::default(), pid }
+    }
+
     #[test]
     fn nothing_grows_with_the_number_of_users() {
         let mut counted = Counted { round: 3, ..Counted::default() };
         for uid in 0..65_536 {
-            assert_eq!(counted.add(Peer { uid, gid: 7, pid: Some(1) }), 3);
+            assert_eq!(counted.add(&peer(uid, 7, Some(1))), 3);
         }
-        counted.add(Peer { uid: 0, gid: 7, pid: None });
+        counted.add(&peer(0, 7, None));
         assert_eq!((counted.named.len(), counted.others), (NAMED, 65_528));
         assert!(
             counted.words().len() < 200 && counted.words().contains("uid 0 (2), uid 1 (1)"),
@@ -222,8 +226,8 @@ mod tests {
     #[test]
     fn one_user_alone_is_the_caller() {
         let mut counted = Counted::default();
-        counted.add(Peer { uid: 7, gid: 8, pid: Some(9) });
-        counted.add(Peer { uid: 7, gid: 8, pid: Some(10) });
+        counted.add(&peer(7, 8, Some(9)));
+        counted.add(&peer(7, 8, Some(10)));
         let caller = counted.caller().unwrap();
         assert_eq!((caller.uid, caller.gid, caller.pid, caller.principal), (7, 8, Some(10), None));
     }

@@ -158,13 +158,13 @@ impl World {
     /// # Panics
     /// When it does not.
     pub fn right_of<P: Permission>(&self, uid: u32, resource: P::Resource) -> Authorized<P> {
-        let caller = self.policy.caller(Peer { uid, gid: uid, pid: None });
+        let caller = self.policy.caller(Peer { uid, gid: uid, groups: Arc::default(), pid: None });
         self.policy.authorize::<P>(&caller, resource).unwrap_or_else(|denied| panic!("{denied}"))
     }
 
     /// Whether whoever has this uid is a principal that is frozen.
     pub fn is_frozen(&self, uid: u32) -> bool {
-        let caller = self.policy.caller(Peer { uid, gid: uid, pid: None });
+        let caller = self.policy.caller(Peer { uid, gid: uid, groups: Arc::default(), pid: None });
         matches!(self.policy.authorize::<ViewStatus>(&caller, ()), Err(Denied::Frozen(_)))
     }
 

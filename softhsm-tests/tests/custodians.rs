@@ -368,6 +368,10 @@ async fn what_custodians_destroy_has_a_certificate() {
     let shown = ok(&world.cli(["certificate", "show", &out, "--key", &keys]));
     assert!(shown.contains(&format!("ceremonies/{id}")), "{shown}");
     assert!(shown.contains("which must be deleted by"), "{shown}");
+    for told in ["signers", "alice", "bob", "reason", "class", "age days"] {
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
+    assert!(!shown.contains("carol"), "she signed nothing: {shown}");
     let altered =
         std::fs::read_to_string(&out).expect("a certificate").replace("customer-pii", "customer-pij");
     std::fs::write(&out, altered).expect("a file");

@@ -17,7 +17,9 @@ use keyward::rpc::proto::{
 };
 use keyward_softhsm_tests::custodians::{approve_by, ended, found, people, propose};
 use keyward_softhsm_tests::tampering::Rows;
-use keyward_softhsm_tests::{Daemon, KEY, Random, World, create_key, eventually, rounds, text};
+use keyward_softhsm_tests::{
+    Daemon, KEY, Random, World, create_key, eventually, eventually_now, rounds, text,
+};
 use tonic_types::StatusExt;
 
 /// How often a destruction is cut short: in `make test`, and in `make test-all`.
@@ -324,6 +326,53 @@ async fn a_destruction_that_is_cut_short_is_finished() {
 
 fn index_rows(key: &str) -> Vec<u8> {
     [&[8][..], b"acme\0", key.as_bytes(), b"\0"].concat()
+}
+
+/// A certificate names the copies that can hold the key: not those from before it was made, nor from after it was gone.
+#[tokio::test]
+async fn a_certificate_names_only_exports_that_can_hold_the_key() {
+    let mut world = World::ready();
+    world.config.push_str("\n[destruction]\nmin_delay = \"0s\"\n");
+    let daemon = world.start().await;
+    let client = daemon.client().await;
+    let export = |file: &str, keep: &str| {
+        let made =
+            world.cli(["backup", "create", "--out", world.path(file).to_str().unwrap(), "--keep-for", keep]);
+        assert!(made.status.success(), "{}", text(&made));
+        let listed = world.cli(["backup", "list", "--json"]);
+        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+        let newest = listed["backups"].as_array().unwrap().last().unwrap().clone();
+        (
+            newest["name"].as_str().unwrap().rsplit('/').next().unwrap().to_owned(),
+            newest["delete_time"].clone(),
+        )
+    };
+    let (older, _) = export("older.kwb", "35d");
+    let made = world.cli(["tenant", "create", "acme", "--display-name", "Acme Ltd"]);
+    assert!(made.status.success(), "{}", text(&made));
+    assert!(world.cli(["key", "create", "acme/customer-pii", "--class", "3"]).status.success());
+    let (holding, until) = export("holding.kwb", "20d");
+    let destroyed = ["key", "destroy", KEY, "--delay", "0s", "--reason", "the \"contract\" ended", "--yes"];
+    assert!(world.cli(destroyed).status.success());
+    key_is_gone(&client, KEY).await;
+    let (later, _) = export("later.kwb", "30d");
+    let out = world.path("certificate.json");
+    eventually_now("a certificate", || {
+        let made = world.cli(["certificate", "get", "acme/customer-pii", "--out", out.to_str()?, "--force"]);
+        made.status.success().then_some(())
+    });
+    let shown = world.cli(["certificate", "show", out.to_str().unwrap(), "--json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let copies = shown["could_bring_back"].to_string();
+    assert!(copies.contains(&holding), "{copies}");
+    assert!(!copies.contains(&older) && !copies.contains(&later), "{copies}");
+    assert_eq!(shown["gone_from_backups"], until, "{shown}");
+    assert_eq!(shown["reason"], "the \"contract\" ended");
+    assert_eq!(shown["authority"], "schedule: planned by principals/tester");
+    assert_eq!(
+        (&shown["display_name"], &shown["data_class"], &shown["age_days"]),
+        (&"Acme Ltd".into(), &3.into(), &0.into())
+    );
 }
 
 /// By what a certificate names a wrapped key.

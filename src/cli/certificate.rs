@@ -16,7 +16,7 @@ use super::output::Output;
 use super::view::{Fields, View, date};
 use crate::audit::checkpoint::NoteKey;
 use crate::ops::attest::{AttestError, Document, Verified};
-use crate::ops::certificate::{Authority, DestructionCertificate};
+use crate::ops::certificate::{About, Authority, DestructionCertificate};
 use crate::rpc::proto::GetDestructionCertificateRequest;
 
 mod page;
@@ -183,6 +183,12 @@ impl View for Proved {
             ("name", json!(certificate.name)),
             ("destroyed", json!(certificate.destroyed)),
             ("authority", json!(authority(&certificate.authority))),
+            ("reason", certificate.reason.as_ref().map_or(Value::Null, |reason| json!(reason))),
+            ("signers", json!(certificate.signers)),
+            ("display_name", about(certificate, |about| about.display_name.as_ref().map(|name| json!(name)))),
+            ("data_class", about(certificate, |about| about.data_class.map(|class| json!(class)))),
+            ("created", about(certificate, |about| Some(json!(about.created)))),
+            ("age_days", about(certificate, |about| Some(json!(about.age_days)))),
             ("gone_from_live_system", json!(certificate.gone_from_live_system)),
             (
                 "gone_from_backups",
@@ -210,6 +216,10 @@ impl View for Proved {
         );
         fields
     }
+}
+
+fn about(certificate: &DestructionCertificate, of: impl Fn(&About) -> Option<Value>) -> Value {
+    certificate.about.as_ref().and_then(of).unwrap_or(Value::Null)
 }
 
 fn check_line(check: &crate::ops::certificate::Check) -> String {

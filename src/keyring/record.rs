@@ -295,6 +295,10 @@ pub struct Tenant {
     /// Whether its primary KEK version is in the HSM.
     #[n(9)]
     pub resident: Option<bool>,
+    /// The newest revision of the store without it: no copy up to there holds it, whatever the clock said. Absent where an
+    /// earlier version has made it.
+    #[n(10)]
+    pub since: Option<u64>,
 }
 
 impl Tenant {
@@ -317,6 +321,7 @@ impl Tenant {
             schedule: None,
             destruction: None,
             resident: None,
+            since: None,
         }
     }
 
@@ -402,6 +407,10 @@ pub struct Key {
     /// How many fields with a record of their own it has; absent when none.
     #[n(13)]
     pub indexes: Option<Indexes>,
+    /// The newest revision of the store without it: no copy up to there holds it, whatever the clock said. Absent where an
+    /// earlier version has made it.
+    #[n(14)]
+    pub since: Option<u64>,
 }
 
 /// What the records of a key's fields must add up to, so that one that vanished is missed.
@@ -438,6 +447,7 @@ impl Key {
             destroyed: None,
             staff_required: None,
             indexes: None,
+            since: None,
         }
     }
 
@@ -535,12 +545,16 @@ pub struct Version {
     /// Its destruction, planned or done.
     #[n(5)]
     pub destruction: Option<Destruction>,
+    /// The newest revision of the store without it: no copy up to there holds it, whatever the clock said. Absent where an
+    /// earlier version has made it.
+    #[n(6)]
+    pub since: Option<u64>,
 }
 
 impl Version {
     /// A new version that is in use.
     pub fn new(dek: DekId, created: Date) -> Self {
-        Self { dek, state: KeyState::Active, created, activates: None, destruction: None }
+        Self { dek, state: KeyState::Active, created, activates: None, destruction: None, since: None }
     }
 }
 

@@ -91,12 +91,18 @@ pub struct Destruction {
     /// When it was proved that nothing is left in the files of the live system.
     #[n(5)]
     pub done: Option<Date>,
+    /// Why, in the words of whoever planned it; nothing where a ceremony or a rotation decides.
+    #[n(6)]
+    pub reason: Option<String>,
+    /// The principal that planned it.
+    #[n(7)]
+    pub planner: Option<String>,
 }
 
 impl Destruction {
     /// One that is planned.
     pub fn planned(was: KeyState, asked: Date, due: Date) -> Self {
-        Self { asked, due, was, begun: None, done: None }
+        Self { asked, due, was, begun: None, done: None, reason: None, planner: None }
     }
 }
 

@@ -29,6 +29,15 @@ pub struct DestructionCertificate {
     pub destroyed: String,
     /// On whose word.
     pub authority: Authority,
+    /// Why: in the words of the operator who planned it, or of the ceremony.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The custodians whose signatures decided it, by their names on the roster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signers: Vec<String>,
+    /// What it was; absent in certificates of before this was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<About>,
     /// What was looked at afterwards.
     pub checks: Vec<Check>,
     /// Since when no running part of the installation can use it.
@@ -38,6 +47,22 @@ pub struct DestructionCertificate {
     pub gone_from_backups: Option<String>,
     /// What could still bring it back until then, in words; empty when nothing could.
     pub could_bring_back: Vec<String>,
+}
+
+/// What is known of a thing that was destroyed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct About {
+    /// The name for people of its tenant, if that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+    /// The class of its data, 1 to 3; absent for what has keys of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_class: Option<u32>,
+    /// When it was made.
+    pub created: String,
+    /// Whole days from then to its destruction.
+    pub age_days: u64,
 }
 
 /// What was destroyed.
@@ -178,6 +203,14 @@ pub(crate) mod tests {
             }],
             destroyed: "2026-11-25T22:15:00Z".into(),
             authority: Authority::Ceremony("c-17".into()),
+            reason: Some("the contract ended".into()),
+            signers: vec!["alice".into(), "carol".into()],
+            about: Some(About {
+                display_name: Some("Acme Ltd".into()),
+                data_class: Some(2),
+                created: "2025-11-25T22:15:00Z".into(),
+                age_days: 365,
+            }),
             checks: vec![check("no record in the store", true), check("caches flushed", false)],
             gone_from_live_system: "2026-11-25T22:15:00Z".into(),
             gone_from_backups: Some("2026-12-25T00:00:00Z".into()),

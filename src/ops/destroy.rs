@@ -20,7 +20,7 @@ use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::id::{Epoch, KeyName, TenantId, VersionName};
+use crate::id::{Epoch, KeyName, PrincipalId, TenantId, VersionName};
 use crate::keyring::agenda::Task;
 use crate::keyring::record::{Key, Tenant, Version};
 use crate::keyring::schedule::Destruction;
@@ -63,7 +63,7 @@ impl Vault {
             let id = &right.resource().0;
             self.require_unfounded_or_ceremony(Matter::Destroy(&right.resource().to_string()))?;
             let Stored { record, revision } = self.unfrozen_tenant(id).await?;
-            let plan = self.plan(KeyState::Active, delay)?;
+            let plan = self.plan(KeyState::Active, delay, right.principal(), reason)?;
             let mut changes = Changes::default();
             let tenant = Tenant { destruction: Some(plan.clone()), ..record };
             changes.replace(&tables::tenant(id), &tenant, revision);
@@ -89,7 +89,7 @@ impl Vault {
             self.require_unfounded_or_ceremony(Matter::Destroy(&name.to_string()))?;
             self.unfrozen_tenant(&name.tenant).await?;
             let Stored { record, revision } = self.unfrozen_key(name).await?;
-            let plan = self.plan(record.state, delay)?;
+            let plan = self.plan(record.state, delay, right.principal(), reason)?;
             let mut changes = Changes::default();
             let state =
                 planned_from(record.state).ok_or_else(|| Error::KeyState(name.clone(), record.state))?;
@@ -121,7 +121,7 @@ impl Vault {
             let key = self.unfrozen_key(name).await?;
             check_not_primary(&key.record, &version)?;
             let Stored { record, revision } = self.version_record(name, epoch).await?;
-            let plan = self.plan(record.state, delay)?;
+            let plan = self.plan(record.state, delay, right.principal(), reason)?;
             let state = planned_from(record.state)
                 .ok_or_else(|| Error::VersionState(version.clone(), record.state))?;
             let mut changes = Changes::default();
@@ -221,7 +221,13 @@ impl Vault {
         })
     }
 
-    fn plan(&self, was: KeyState, delay: Option<Duration>) -> Result<Destruction, Error> {
+    fn plan(
+        &self,
+        was: KeyState,
+        delay: Option<Duration>,
+        planner: &PrincipalId,
+        reason: &str,
+    ) -> Result<Destruction, Error> {
         let settings = self.settings();
         let settings = &settings.lifecycle.destruction;
         let (delay, least) = (delay.unwrap_or(settings.delay.0), settings.min_delay.0);
@@ -232,7 +238,8 @@ impl Vault {
             )));
         }
         let now = Date::now();
-        Ok(Destruction::planned(was, now, now.after(delay)))
+        let (planner, reason) = (Some(planner.to_string()), Some(reason.to_owned()));
+        Ok(Destruction { planner, reason, ..Destruction::planned(was, now, now.after(delay)) })
     }
 
     async fn unfrozen_key(&self, name: &KeyName) -> Result<Stored<Key>, Error> {

@@ -80,6 +80,7 @@ impl Vault {
         let version = Version {
             state: KeyState::PreActive,
             activates: Some(activates),
+            since: self.nothing_before(),
             ..Version::new(dek, Date::now())
         };
         changes.create(&tables::version(name, epoch), &version);
@@ -110,8 +111,10 @@ impl Vault {
         tenant: &Tenant,
         epoch: Epoch,
     ) -> Result<(), Error> {
+        let since = self.nothing_before();
         let dek = self.make_dek(changes, name, tenant, epoch).await?;
-        changes.create(&tables::version(name, epoch), &Version::new(dek, Date::now()));
+        let version = Version { since, ..Version::new(dek, Date::now()) };
+        changes.create(&tables::version(name, epoch), &version);
         Ok(())
     }
 
@@ -141,17 +144,18 @@ impl Vault {
         let Stored { record, revision } = waiting;
         let task = Task::Activate(version_name(name, epoch));
         self.reschedule(changes, &task, record.activates, None).await?;
-        let dek = match opening {
-            Opening::Next => record.dek,
+        let (dek, since) = match opening {
+            Opening::Next => (record.dek, record.since),
             Opening::Fresh => {
                 let old = tables::dek(name, record.dek);
                 let stored = self.records.get(&old).await?.ok_or_else(|| StoreError::lost(&old))?;
                 changes.delete(&old, stored.revision);
-                self.make_dek(changes, name, tenant, epoch).await?
+                let since = self.nothing_before();
+                (self.make_dek(changes, name, tenant, epoch).await?, since)
             }
         };
         // Its age counts from its first use.
-        let version = Version::new(dek, Date::now());
+        let version = Version { since, ..Version::new(dek, Date::now()) };
         changes.replace(&tables::version(name, epoch), &version, revision);
         Ok(())
     }

@@ -52,7 +52,7 @@ impl Vault {
         if self.records.get(&tables::key(name)).await?.is_some() {
             return Err(Error::Exists(name.to_string()));
         }
-        let key = Key::new(data_class, Date::now());
+        let key = Key { since: self.nothing_before(), ..Key::new(data_class, Date::now()) };
         let keys =
             tenant.record.keys.checked_add(1).ok_or_else(|| Error::NotAllowed("too many keys".into()))?;
         let mut changes = Changes::default();

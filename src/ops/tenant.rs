@@ -70,7 +70,7 @@ impl Vault {
         if self.records.get(&tables::tenant(id)).await?.is_some() {
             return Err(Error::Exists(right.resource().to_string()));
         }
-        let tenant = Tenant::new(Date::now(), display_name);
+        let tenant = Tenant { since: self.nothing_before(), ..Tenant::new(Date::now(), display_name) };
         let mut changes = Changes::default();
         changes.create(&tables::tenant(id), &tenant);
         let kek = self.new_kek(&mut changes).await?;

@@ -240,6 +240,11 @@ impl Vault {
         self.root().deployment
     }
 
+    /// What is made now is in no copy of the store up to this revision.
+    pub(super) fn nothing_before(&self) -> Option<u64> {
+        Some(self.records.position().revision)
+    }
+
     /// One operation of the HSM.
     pub(super) async fn hsm(&self, operation: Operation) -> Result<Reply, Error> {
         Ok(one(&*self.hsm, operation).await?)

@@ -129,35 +129,35 @@ impl fmt::Display for Statement {
     }
 }
 
+/// Reads what [`quote`] wrote; `None` for anything else.
+pub fn unquote(quoted: &str) -> Option<String> {
+    let mut rest = quoted.strip_prefix('"')?.strip_suffix('"')?;
+    let mut text = String::new();
+    while let Some(character) = rest.chars().next() {
+        rest = &rest[character.len_utf8()..];
+        text.push(match character {
+            '\\' if rest.starts_with("u{") => {
+                let (number, more) = rest[2..].split_once('}')?;
+                rest = more;
+                char::from_u32(u32::from_str_radix(number, 16).ok()?)?
+            }
+            '\\' => {
+                let escaped = rest.chars().next().filter(|next| "\\\"".contains(*next))?;
+                rest = &rest[1..];
+                escaped
+            }
+            '"' => return None,
+            other => other,
+        });
+    }
+    Some(text)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// The inverse of [`quote`]; `None` for what it does not write.
-    fn unquote(quoted: &str) -> Option<String> {
-        let mut rest = quoted.strip_prefix('"')?.strip_suffix('"')?;
-        let mut text = String::new();
-        while let Some(character) = rest.chars().next() {
-            rest = &rest[character.len_utf8()..];
-            text.push(match character {
-                '\\' if rest.starts_with("u{") => {
-                    let (number, more) = rest[2..].split_once('}')?;
-                    rest = more;
-                    char::from_u32(u32::from_str_radix(number, 16).ok()?)?
-                }
-                '\\' => {
-                    let escaped = rest.chars().next().filter(|next| "\\\"".contains(*next))?;
-                    rest = &rest[1..];
-                    escaped
-                }
-                '"' => return None,
-                other => other,
-            });
-        }
-        Some(text)
-    }
 
     #[test]
     fn what_shows_itself_stays() {

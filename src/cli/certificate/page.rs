@@ -31,6 +31,17 @@ pub(super) fn render(proved: &Proved) -> String {
 fn facts(page: &mut String, proved: &Proved) {
     let certificate = &proved.certificate;
     let backups = certificate.gone_from_backups.as_deref().unwrap_or("not known");
+    let about = certificate.about.clone().unwrap_or_default();
+    let class = about.data_class.map_or_else(String::new, |class| class.to_string());
+    let made = format!("{}, {} days before", about.created, about.age_days);
+    let known = [
+        ("Name for people", about.display_name.unwrap_or_default()),
+        ("Class of its data", class),
+        ("Made", if certificate.about.is_some() { made } else { String::new() }),
+        ("Reason", certificate.reason.clone().unwrap_or_default()),
+        ("Signed by custodians", certificate.signers.join(", ")),
+    ];
+    let known = known.iter().filter(|(_, value)| !value.is_empty());
     let rows = [
         ("Destroyed", certificate.destroyed.as_str()),
         ("On the word of", &authority(&certificate.authority)),
@@ -38,7 +49,8 @@ fn facts(page: &mut String, proved: &Proved) {
         ("Gone from backups", backups),
         ("Installation", &certificate.deployment),
     ];
-    table(page, rows.iter().map(|(name, value)| (escaped(name), escaped(value))));
+    let known = known.map(|(name, value)| (*name, value.as_str()));
+    table(page, known.chain(rows).map(|(name, value)| (escaped(name), escaped(value))));
     heading(page, "What could still bring it back until then");
     if certificate.could_bring_back.is_empty() {
         page.push_str("<p>Nothing that Keyward knows of.</p>\n");
@@ -148,6 +160,10 @@ mod tests {
             "tenants/acme/keys/pii/versions/3",
             "tenants/acme/keys/pii/fields/phone/versions/1",
             "ceremony c-17",
+            "the contract ended",
+            "alice, carol",
+            "Acme Ltd",
+            "365 days before",
             "2026-12-25",
             "an export",
             "FAILED",

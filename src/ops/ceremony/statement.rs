@@ -8,7 +8,7 @@ use crate::id::{CeremonyId, DeploymentId};
 use crate::keyring::ceremony::Action;
 use crate::keyring::credential::CredentialId;
 use crate::keyring::roster::Members;
-use crate::token::printable::quote;
+use crate::token::printable::{quote, unquote};
 
 /// What stands in every statement.
 pub(super) struct Head<'a> {
@@ -45,6 +45,13 @@ pub(super) fn text(head: &Head<'_>, action: &Action, deciding: &Members) -> Stri
     line(&format!("Expires: {}", date(head.expires)));
     text.truncate(text.trim_end().len());
     text
+}
+
+/// The reason in a statement, as it was given.
+pub(in crate::ops) fn reason_of(statement: &str) -> Option<String> {
+    // The last one: nothing after it is of anybody's choosing, and whatever is before it is quoted, or a name.
+    let quoted = statement.lines().rev().find_map(|line| line.strip_prefix("Reason: "))?;
+    unquote(quoted)
 }
 
 fn decides(action: &Action, members: &Members) -> String {

@@ -7,8 +7,14 @@ use sha2::{Digest, Sha256};
 use super::target::{Authority, DestroyTarget, Destroyed, Gone, Object};
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
+use crate::id::{CeremonyId, VersionName};
+use crate::keyring::state::DataClass;
+use crate::keyring::timekeeping::Verdict;
 use crate::ops::attest::{Document, canonical};
-use crate::ops::certificate::{self, Check, DataKey, DestructionCertificate, IndexKeyGone, KekGone, What};
+use crate::ops::ceremony::statement::reason_of;
+use crate::ops::certificate::{
+    self, About, Check, DataKey, DestructionCertificate, IndexKeyGone, KekGone, What,
+};
 use crate::ops::erasure::Replacing;
 use crate::ops::vault::Vault;
 use crate::ops::{Done, Error};
@@ -41,7 +47,9 @@ impl Vault {
     }
 
     async fn certificate_of(&self, destroyed: &Destroyed) -> Result<DestructionCertificate, Error> {
-        let (gone_from_backups, could_bring_back) = self.what_could_bring_back(destroyed).await?;
+        let (about, since) = self.about(destroyed).await?;
+        let (gone_from_backups, could_bring_back) = self.what_could_bring_back(destroyed, since).await?;
+        let (reason, signers) = self.why(destroyed).await?;
         Ok(DestructionCertificate {
             deployment: self.deployment().to_string(),
             name: destroyed.target.to_string(),
@@ -50,7 +58,10 @@ impl Vault {
             index_keys: destroyed.objects.iter().filter_map(index_key).collect(),
             keks: destroyed.objects.iter().filter_map(|object| kek(object, destroyed)).collect(),
             destroyed: rfc3339(destroyed.begun),
-            authority: authority(&destroyed.target, &destroyed.authority),
+            authority: authority(destroyed),
+            reason,
+            signers,
+            about: Some(about),
             checks: checks(destroyed).into_iter().chain([self.no_open_keys(destroyed)]).collect(),
             gone_from_live_system: rfc3339(destroyed.done),
             gone_from_backups: gone_from_backups.map(rfc3339),
@@ -63,6 +74,7 @@ impl Vault {
     async fn what_could_bring_back(
         &self,
         destroyed: &Destroyed,
+        since: Option<u64>,
     ) -> Result<(Option<Date>, Vec<String>), Error> {
         let mut words = Vec::new();
         let key = self.erasure_status().await?;
@@ -95,8 +107,11 @@ impl Vault {
                 last = None;
             }
         }
-        for export in self.exports_alive(Date::now()).await? {
-            if export.created <= destroyed.begun {
+        for export in self.exports_alive(self.surely_past()).await? {
+            // By the revision that it holds, since dates are a clock's, which may have been set; after a restore revisions
+            // were given out twice, so an export of before counts by its date, too.
+            let from_before = export.revision < destroyed.buried || export.created <= destroyed.begun;
+            if from_before && since.is_none_or(|since| export.revision > since) {
                 words.push(format!(
                     "export {} of {}, which must be deleted by {}",
                     export.id,
@@ -107,6 +122,56 @@ impl Vault {
             }
         }
         Ok((last, words))
+    }
+
+    /// A date that is over, whatever the clock says that is not believed.
+    fn surely_past(&self) -> Date {
+        let status = self.schedule_status();
+        match status.verdict {
+            Some(Verdict::Trusted) => Date::now(),
+            _ => Date::now().min(status.high),
+        }
+    }
+
+    /// What it was, and the newest revision of the store without it.
+    async fn about(&self, destroyed: &Destroyed) -> Result<(About, Option<u64>), Error> {
+        let target = &destroyed.target;
+        let id = match target {
+            DestroyTarget::Tenant(id) | DestroyTarget::Kek(id, _) => id,
+            DestroyTarget::Key(name) | DestroyTarget::Version(VersionName { key: name, .. }) => &name.tenant,
+        };
+        let tenant = self.tenant(id).await?.record;
+        let (created, since, class) = match target {
+            // A KEK's own record is gone; it is no older than its tenant.
+            DestroyTarget::Tenant(_) | DestroyTarget::Kek(..) => (tenant.created, tenant.since, None),
+            DestroyTarget::Key(name) => {
+                let key = self.key_record(name).await?.record;
+                (key.created, key.since, Some(key.data_class))
+            }
+            DestroyTarget::Version(VersionName { key, epoch }) => {
+                let (class, version) =
+                    (self.key_record(key).await?.record.data_class, self.version_record(key, *epoch).await?);
+                (version.record.created, version.record.since, Some(class))
+            }
+        };
+        let lived = destroyed.begun.millis().saturating_sub(created.millis());
+        let about = About {
+            display_name: tenant.display_name,
+            data_class: class.map(DataClass::number),
+            created: rfc3339(created),
+            age_days: lived / (24 * 60 * 60 * 1000),
+        };
+        Ok((about, since))
+    }
+
+    /// Why it was destroyed, and whose signatures decided that.
+    async fn why(&self, destroyed: &Destroyed) -> Result<(Option<String>, Vec<String>), Error> {
+        let Authority::Ceremony(name) = &destroyed.authority else {
+            return Ok((destroyed.planned.0.clone(), Vec::new()));
+        };
+        let ceremony = self.peek_ceremony(CeremonyId::parse_name(name)?).await?.record;
+        let signers = ceremony.approvals.iter().map(|approval| approval.custodian.to_string());
+        Ok((reason_of(&ceremony.statement), signers.collect()))
     }
 
     /// That none of the data keys is open here.
@@ -164,14 +229,17 @@ fn fingerprint(object: &Object) -> String {
     hex::encode(object.remains.fingerprint)
 }
 
-fn authority(target: &DestroyTarget, authority: &Authority) -> certificate::Authority {
-    match (authority, target) {
+fn authority(destroyed: &Destroyed) -> certificate::Authority {
+    match (&destroyed.authority, &destroyed.target) {
         (Authority::Ceremony(name), _) => certificate::Authority::Ceremony(name.clone()),
         (Authority::Operator(principal), _) => certificate::Authority::Operator(principal.to_string()),
         (Authority::Schedule, DestroyTarget::Kek(..)) => {
             certificate::Authority::Rotation("nothing was sealed under it any more".into())
         }
-        (Authority::Schedule, _) => certificate::Authority::Schedule("planned by an operator".into()),
+        (Authority::Schedule, _) => certificate::Authority::Schedule(match &destroyed.planned.1 {
+            Some(planner) => format!("planned by principals/{planner}"),
+            None => "planned by an operator".into(),
+        }),
     }
 }
 

@@ -17,6 +17,11 @@ use crate::store::{Changes, Path, Scrubbed, StoreError, Stored, tables};
 
 type Tombstones = Vec<(Path<Tombstone>, Stored<Tombstone>)>;
 
+/// When the last of them was put in the place of what it tells of, or was written anew.
+fn buried(tombstones: &Tombstones) -> u64 {
+    tombstones.iter().map(|(_, stored)| stored.revision).max().unwrap_or(u64::MAX)
+}
+
 impl Vault {
     /// Destroys a target now, and proves it. What was begun before a crash is finished.
     ///
@@ -43,9 +48,11 @@ impl Vault {
         let files = self.prove(&target, &tombstones).await?;
         let plan = self.note_done(&target, &tombstones, &files).await?;
         let (begun, done) = (plan.begun.unwrap_or(plan.asked), plan.done.unwrap_or(plan.asked));
+        let buried = buried(&tombstones);
         let objects = tombstones.into_iter().map(|(path, stored)| object(&path, stored.record)).collect();
         tracing::info!(%target, %authority, "destroyed");
-        Ok(Destroyed { target, asked: plan.asked, begun, done, objects, files, authority })
+        let planned = (plan.reason, plan.planner);
+        Ok(Destroyed { target, asked: plan.asked, begun, done, objects, files, authority, planned, buried })
     }
 
     async fn bury_all(&self, target: &DestroyTarget, authority: &Authority) -> Result<(), Error> {
@@ -57,15 +64,17 @@ impl Vault {
     /// What is known of a destruction that is done, looked at once more.
     pub(super) async fn destroyed(&self, target: DestroyTarget) -> Result<Destroyed, Error> {
         let plan = self.plan_of(&target).await?;
-        let times = plan.and_then(|plan| Some((plan.asked, plan.begun?, plan.done?)));
+        let times = plan.as_ref().and_then(|plan| Some((plan.asked, plan.begun?, plan.done?)));
+        let planned = plan.map(|plan| (plan.reason, plan.planner)).unwrap_or_default();
         let undone = || Error::NotAllowed(format!("{target} is not destroyed, so there is no certificate"));
         let (asked, begun, done) = times.ok_or_else(undone)?;
         let tombstones = self.tombstones(&target).await?;
         let files = self.prove(&target, &tombstones).await?;
         let authority = tombstones.first().map(|(_, stored)| Authority::parse(&stored.record.authority));
         let authority = authority.unwrap_or(Authority::Schedule);
+        let buried = buried(&tombstones);
         let objects = tombstones.into_iter().map(|(path, stored)| object(&path, stored.record)).collect();
-        Ok(Destroyed { target, asked, begun, done, objects, files, authority })
+        Ok(Destroyed { target, asked, begun, done, objects, files, authority, planned, buried })
     }
 
     /// What is planned for a target, and how far it is.

@@ -101,6 +101,10 @@ pub struct Destroyed {
     pub files: Scrubbed,
     /// On whose word, this time.
     pub authority: Authority,
+    /// Why, and who planned it, where an operator did.
+    pub planned: (Option<String>, Option<String>),
+    /// The newest revision of the store at which any of the objects was taken out, or later: copies from then on hold none.
+    pub buried: u64,
 }
 
 /// A wrapped key that was destroyed.

@@ -1,11 +1,13 @@
 //! Log lines: to stderr or to the journal.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
@@ -43,9 +45,8 @@ impl Levels {
 pub(super) fn start(log: &Log) -> Levels {
     let (targets, handle) = reload::Layer::new(targets(log.level));
     let output: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
-        LogFormat::Journald => journald().unwrap_or_else(text),
-        LogFormat::Auto if under_systemd() => journald().unwrap_or_else(text),
-        LogFormat::Auto | LogFormat::Text => text(),
+        LogFormat::Journald | LogFormat::Auto if under_systemd() => journal(),
+        LogFormat::Journald | LogFormat::Auto | LogFormat::Text => text(),
         LogFormat::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
     };
     let clients = Targets::new().with_target(HTTP2, LevelFilter::DEBUG);
@@ -127,8 +128,71 @@ fn under_systemd() -> bool {
     std::env::var_os("JOURNAL_STREAM").is_some()
 }
 
-fn journald() -> Option<Box<dyn Layer<Registry> + Send + Sync>> {
-    tracing_journald::layer().ok().map(Layer::boxed)
+/// Lines for the journal, by stderr: systemd takes the priority from their beginning (sd-daemon(3)), and has the time. The
+/// whole event is in the message, who and why included: people read that, and not the fields beside it.
+fn journal() -> Box<dyn Layer<Registry> + Send + Sync> {
+    fmt::layer()
+        .with_writer(Journal)
+        .with_ansi(false)
+        .with_target(false)
+        .with_level(false)
+        .without_time()
+        .boxed()
+}
+
+/// Makes writers to stderr that begin each line with its priority.
+struct Journal;
+
+impl<'a> MakeWriter<'a> for Journal {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line(priority(tracing::Level::INFO))
+    }
+
+    fn make_writer_for(&'a self, event: &tracing::Metadata<'_>) -> Line {
+        Line(priority(*event.level()))
+    }
+}
+
+/// The priority of a level (syslog(3)).
+fn priority(level: tracing::Level) -> u8 {
+    match level {
+        tracing::Level::ERROR => 3,
+        tracing::Level::WARN => 4,
+        tracing::Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+/// One line of the journal, written at once.
+struct Line(u8);
+
+impl Line {
+    /// No text within an event begins a line of its own, which could have another priority or another author.
+    fn of(&self, event: &[u8]) -> Vec<u8> {
+        let event = event.strip_suffix(b"\n").unwrap_or(event);
+        let mut line = format!("<{}>", self.0).into_bytes();
+        for &byte in event {
+            match byte {
+                b'\n' | b'\r' => line.extend_from_slice(b" | "),
+                other => line.push(other),
+            }
+        }
+        line.push(b'\n');
+        line
+    }
+}
+
+impl io::Write for Line {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(&self.of(event))?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 fn text() -> Box<dyn Layer<Registry> + Send + Sync> {
@@ -141,6 +205,14 @@ mod tests {
     use tracing::Level as Of;
 
     use super::*;
+
+    #[test]
+    fn an_event_is_one_line_of_the_journal_whatever_is_in_it() {
+        let line = |event: &str| String::from_utf8(Line(priority(Of::WARN)).of(event.as_bytes())).unwrap();
+        assert_eq!(line("refused uid=7\n"), "<4>refused uid=7\n");
+        assert_eq!(line("name a\n<0>forged\r\n\n"), "<4>name a | <0>forged |  | \n");
+        assert_eq!(line(""), "<4>\n");
+    }
 
     #[test]
     fn crates_that_trace_pins_stay_capped_at_any_level() {

@@ -20,6 +20,7 @@ pub mod check;
 mod connection;
 mod error;
 mod execute;
+mod hush;
 mod kek_cache;
 mod login;
 mod mechanisms;

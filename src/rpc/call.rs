@@ -375,13 +375,10 @@ impl Call {
 
     /// One log line for a refusal, tied to its record by the request id.
     fn tell_refused(&self, why: &str) {
-        tracing::info!(
-            request = format_args!("{:016x}", self.request_id),
-            uid = self.caller.peer.uid,
-            principal = self.principal(),
-            why,
-            "refused"
-        );
+        let who = self.principal().unwrap_or("nobody that is known");
+        let (operation, uid) = (self.operation, self.caller.peer.uid);
+        let request = format_args!("{:016x}", self.request_id);
+        tracing::info!("refused: {operation} by {who} (uid {uid}): {why} (request {request})");
     }
 
     fn principal(&self) -> Option<&str> {

@@ -18,7 +18,7 @@ use keyward_softhsm_tests::text;
 
 use crate::service::{
     APPLICATION, CIPHERTEXT, CONFIG, KEY, Outcome, SOCKET_FILE, TOKENS, UNKNOWN, changed, configure,
-    decrypts, equal, hsm_process, inode, kill, main_process, module, module_line, ready, until, with_drop_in,
+    decrypts, equal, hsm_process, inode, kill, main_process, module, module_line, ready, until, with_configuration, with_drop_in,
 };
 
 /// What is done and looked at in the boot; it leaves the service ready.
@@ -35,6 +35,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("enable --now: it serves, confined", started),
     ("the limits of the unit are in force", limited),
     ("systemd finds it little exposed", little_exposed),
+    ("the journal says who and why in the message, and nothing of a module that is in order", journal_speaks),
     ("an application encrypts through the socket, an outsider does not reach it", first_encrypt),
     ("restart keeps systemd's socket", restarted),
     ("stop in time; a caller at the socket starts it again", stopped_and_activated),
@@ -176,6 +177,40 @@ fn little_exposed(rig: &Rig) -> Outcome {
         .and_then(|number| number.parse::<f64>().ok())
         .ok_or_else(|| format!("no exposure level in: {said}"))?;
     if exposure <= MOST_EXPOSURE { Ok(()) } else { Err(said) }
+}
+
+/// The messages of the journal, without the fields beside them, at the priority that they have.
+fn messages(rig: &Rig, priority: &str) -> Result<String, String> {
+    rig.run(&["journalctl", "--sync"], b"");
+    // Everything that any process of the service's user has said, by stderr or syslog.
+    let of = format!("_UID={}", rig.root(&["id", "-u", "keyward"])?);
+    rig.root(&["journalctl", "--quiet", "--no-pager", "--output=cat", "--priority", priority, &of])
+}
+
+fn journal_speaks(rig: &Rig) -> Outcome {
+    // `hsm check` and the start have each tested the module, with much that it must refuse; here with sockets, so that what
+    // the library says by syslog(3) would come through.
+    let network = [("# allow_network = false", "allow_network = true")];
+    with_configuration(rig, &network, || rig.as_keyward(&["hsm", "check", "--config", CONFIG]).map(drop))?;
+    equal("messages of priority err", &messages(rig, "err")?, "")?;
+    let refused = rig.run(
+        &["setpriv", "--reuid=app", "--regid=app", "--init-groups", "keyward", "tenant", "create", "x"],
+        b"",
+    );
+    if refused.status.success() {
+        return Err("an application made a tenant".to_owned());
+    }
+    let uid = rig.root(&["id", "-u", APPLICATION])?;
+    let wanted =
+        format!("refused: create-tenant by app (uid {uid}): PERMISSION_DENIED: app is not an operator");
+    let said = messages(rig, "info")?;
+    for wanted in [&wanted, "HSM ready", "token=\"keyward\""] {
+        if !said.contains(wanted) {
+            return Err(format!("no {wanted:?} in: {said}"));
+        }
+    }
+    // And not at the priority of what is wrong.
+    if messages(rig, "warning")?.contains(&wanted) { Err(said) } else { Ok(()) }
 }
 
 fn first_encrypt(rig: &Rig) -> Outcome {

@@ -116,7 +116,7 @@ fn report(settings: &Settings, module: &Module, session: &Session) -> Result<Che
     let library = module.context().get_library_info()?;
     let info = module.token_now()?;
     let token = module.token().clone();
-    let selftest = selftest::run(module, session);
+    let selftest = selftest::heard_when_bad(module, session);
     let failure = selftest.failure();
     Ok(CheckReport {
         library: format!("{} {}", library.library_description(), library.library_version()),

@@ -131,7 +131,7 @@ impl Connected {
 
 /// Runs the self-test; tells a module that must not be used from one that is unwell.
 fn tested(module: &Module, session: &Session) -> Result<SelfTest, ConnectError> {
-    let selftest = selftest::run(module, session);
+    let selftest = selftest::heard_when_bad(module, session);
     let Some(reason) = selftest.failure() else { return Ok(selftest) };
     module.token_present().map_err(ConnectError::Away)?;
     Err(ConnectError::Unfit(format!("the PKCS#11 module must not be used: {reason}")))

@@ -22,6 +22,7 @@ mod reload;
 pub mod restore;
 mod schedule;
 pub mod settings;
+mod state;
 mod stop;
 pub mod unlock;
 

@@ -11,11 +11,12 @@ use keyward::audit::{Outcome, Record};
 use keyward::client::{Code, Context};
 use keyward::rpc::proto::crypt_session_request::Request;
 use keyward::rpc::proto::crypt_session_response::Response as Answer;
+use keyward::rpc::proto::status::Serving;
 use keyward::rpc::proto::{
     CryptSessionRequest, CryptSessionResponse, DecryptStreamRequest, EncryptRequest, EncryptStreamRequest,
-    StreamHeader, decrypt_stream_request, encrypt_stream_request::Message,
+    GetStatusRequest, StreamHeader, decrypt_stream_request, encrypt_stream_request::Message,
 };
-use keyward_softhsm_tests::{Daemon, KEY, World};
+use keyward_softhsm_tests::{Daemon, KEY, World, eventually_now};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -288,6 +289,47 @@ async fn a_stop_ends_in_time_whatever_clients_do() {
     assert_eq!(report.counted.covered, report.records);
 }
 
+/// What systemd was told until now.
+fn told(heard: &UnixDatagram) -> String {
+    let mut buffer = [0; 2048];
+    let mut said = String::new();
+    while let Ok(length) = heard.recv(&mut buffer) {
+        said.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+        said.push('\n');
+    }
+    said
+}
+
+#[tokio::test]
+async fn ready_means_serving_or_not_serving_for_a_reason_that_is_told() {
+    let mut world = World::ready();
+    let heard = UnixDatagram::bind(world.path("notify")).unwrap();
+    heard.set_nonblocking(true).unwrap();
+    world.launcher = vec!["env".into(), format!("NOTIFY_SOCKET={}", world.path("notify").display())];
+    let mut said = String::new();
+    let daemon = world.spawn();
+    eventually_now("READY", || {
+        said += &told(&heard);
+        said.contains("READY=1").then_some(())
+    });
+    assert!(said.contains("READY=1\nSTATUS=serving"), "{said}");
+    // At that moment, and not a little later.
+    daemon.client().await.system().get_status(GetStatusRequest {}).await.unwrap();
+    assert_eq!(daemon.status().await.unwrap().serving(), Serving::Ready);
+    stop(&world, daemon).await;
+
+    world.reconfigure("token = \"token\"", "token = \"another\"");
+    said = String::new();
+    let daemon = world.spawn();
+    eventually_now("READY although the token is away", || {
+        said += &told(&heard);
+        said.contains("READY=1").then_some(())
+    });
+    assert!(said.contains("READY=1\nSTATUS=not serving: "), "{said}");
+    assert!(said.contains("another"), "it names the token: {said}");
+    stop(&world, daemon).await;
+}
+
 #[tokio::test]
 async fn systemd_is_told_that_the_stop_goes_on() {
     let mut world = World::ready();
@@ -295,13 +337,13 @@ async fn systemd_is_told_that_the_stop_goes_on() {
     heard.set_nonblocking(true).unwrap();
     world.launcher = vec!["env".into(), format!("NOTIFY_SOCKET={}", world.path("notify").display())];
     let daemon = world.start().await;
-    stop(&world, daemon).await;
-    let mut buffer = [0; 512];
     let mut said = String::new();
-    while let Ok(length) = heard.recv(&mut buffer) {
-        said.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
-        said.push('\n');
-    }
+    eventually_now("READY", || {
+        said += &told(&heard);
+        said.contains("READY=1").then_some(())
+    });
+    stop(&world, daemon).await;
+    said += &told(&heard);
     let (ready, stopping) = (said.find("READY=1"), said.find("STOPPING=1"));
     assert!(ready.is_some() && ready < stopping, "{said}");
     assert!(said.contains("EXTEND_TIMEOUT_USEC=10000000"), "{said}");

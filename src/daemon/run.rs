@@ -19,7 +19,7 @@ use super::logging::Levels;
 use super::reload::{Current, Parts};
 use super::stop::Deadline;
 use super::unlock::{Locked, UnlockError};
-use super::{bond, hardening, listen, logging, schedule, settings, stop, transport};
+use super::{bond, hardening, listen, logging, schedule, settings, state, stop, transport};
 use crate::access::Policy;
 use crate::access::policy::PolicyError;
 use crate::audit::refusals::Budget;
@@ -188,7 +188,8 @@ async fn serve(config: &Config, levels: Levels) -> Result<(), RunError> {
         settings: vault_settings,
     };
     let watcher = tokio::spawn(watch_hsm(hsm.status(), audit.clone()));
-    tokio::spawn(unlock(locked, gate.clone(), waiting, current.clone()));
+    let unlocking = tokio::spawn(unlock(locked, gate.clone(), waiting, current.clone()));
+    tokio::spawn(state::tell(gate.clone(), unlocking));
     tokio::spawn(services::follow_health(gate.clone(), reporter));
     tokio::spawn(current.follow(reloading, hangup));
     let open = Open { _lock: lock, audit, hsm, gate, watcher, made };
@@ -336,7 +337,6 @@ async fn serve_until_told(
     );
     // A task, so that it accepts nothing more and closes what is idle while calls are waited for.
     let mut server = tokio::spawn(server);
-    notify(&[sd_notify::NotifyState::Ready]);
     let early = tokio::select! {
         ended = &mut server => Some(stop::served(ended)),
         _ = terminate.recv() => None,

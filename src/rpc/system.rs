@@ -43,7 +43,7 @@ impl SystemService for System {
         let caller = gate.caller(&request);
         let right =
             gate.policy.authorize::<ViewStatus>(&caller, ()).map_err(|denied| status(&denied.into()))?;
-        let (serving, reason) = self.serving();
+        let (serving, reason) = gate.serving();
         let vault = gate.vault.get();
         let looked = vault.map(|vault| vault.strays());
         let configuration = gate.reloads.in_force();
@@ -152,12 +152,12 @@ async fn schedule(vault: Option<&Vault>) -> proto::status::Schedule {
     }
 }
 
-impl System {
+impl Gate {
     fn serving(&self) -> (Serving, String) {
-        match (self.0.vault(), &*self.0.hsm.status().borrow()) {
+        match (self.vault(), &*self.hsm.status().borrow()) {
             (Err(Error::NotReady(reason)), _) => (Serving::NotServing, reason),
             (Err(error), _) => (Serving::NotServing, error.to_string()),
-            (Ok(_), hsm::Status::Ready { .. }) => match missing(&self.0.hsm.slots()) {
+            (Ok(_), hsm::Status::Ready { .. }) => match missing(&self.hsm.slots()) {
                 None => (Serving::Ready, String::new()),
                 Some(reason) => (Serving::Degraded, reason),
             },
@@ -165,6 +165,17 @@ impl System {
         }
     }
 
+    /// How the daemon is: `serving`, or what is missing.
+    pub fn state_in_words(&self) -> String {
+        match self.serving() {
+            (Serving::Ready, _) => "serving".to_owned(),
+            (Serving::Degraded, reason) => format!("degraded: {reason}"),
+            (_, reason) => format!("not serving: {reason}"),
+        }
+    }
+}
+
+impl System {
     fn hsm(&self) -> proto::status::Hsm {
         let receiver = self.0.hsm.status();
         let status = receiver.borrow();

@@ -18,7 +18,8 @@ use keyward_softhsm_tests::text;
 
 use crate::service::{
     APPLICATION, CIPHERTEXT, CONFIG, KEY, Outcome, SOCKET_FILE, TOKENS, UNKNOWN, changed, configure,
-    decrypts, equal, hsm_process, inode, kill, main_process, module, module_line, ready, until, with_configuration, with_drop_in,
+    decrypts, equal, hsm_process, inode, kill, main_process, module, module_line, ready, until,
+    with_configuration, with_drop_in,
 };
 
 /// What is done and looked at in the boot; it leaves the service ready.

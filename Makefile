@@ -88,10 +88,11 @@ install-documents:
 	install -d '$(DESTDIR)$(DOCDIR)/docs' '$(DESTDIR)$(DOCDIR)/hsm-config/policies'
 	install -m 0644 README.md CHANGELOG.md LICENSE '$(DESTDIR)$(DOCDIR)'
 	install -m 0644 docs/*.md '$(DESTDIR)$(DOCDIR)/docs'
-	install -d '$(DESTDIR)$(DOCDIR)/proto/keyward/v1' '$(DESTDIR)$(DOCDIR)/proto/google/rpc' '$(DESTDIR)$(DOCDIR)/examples/python'
+	install -d '$(DESTDIR)$(DOCDIR)/proto/keyward/v1' '$(DESTDIR)$(DOCDIR)/proto/google/rpc' '$(DESTDIR)$(DOCDIR)/examples/python' '$(DESTDIR)$(DOCDIR)/examples/node'
 	install -m 0644 proto/keyward/v1/*.proto '$(DESTDIR)$(DOCDIR)/proto/keyward/v1'
 	install -m 0644 proto/google/rpc/*.proto '$(DESTDIR)$(DOCDIR)/proto/google/rpc'
 	install -m 0644 examples/python/* '$(DESTDIR)$(DOCDIR)/examples/python'
+	install -m 0644 examples/node/*.json examples/node/*.mjs examples/node/*.proto '$(DESTDIR)$(DOCDIR)/examples/node'
 	install -m 0644 hsm-config/*.toml hsm-config/*.conf '$(DESTDIR)$(DOCDIR)/hsm-config'
 	install -m 0644 hsm-config/policies/* '$(DESTDIR)$(DOCDIR)/hsm-config/policies'
 

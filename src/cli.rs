@@ -3,7 +3,7 @@
 //! Each file is one noun. [`print`] alone prints; [`exit`] and [`hint`] say how a failure ends.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -175,12 +175,13 @@ enum Command {
 pub(crate) struct Shell {
     /// Where results and notes go.
     pub(crate) print: Printer,
-    socket: PathBuf,
+    /// The socket, where one was named.
+    socket: Option<PathBuf>,
 }
 
 impl Shell {
     /// Prints with `print`, connects to `socket`.
-    pub(crate) fn new(print: Printer, socket: PathBuf) -> Self {
+    pub(crate) fn new(print: Printer, socket: Option<PathBuf>) -> Self {
         Self { print, socket }
     }
 
@@ -189,7 +190,15 @@ impl Shell {
     /// # Errors
     /// [`Failure::Daemon`] that says what is wrong with the socket.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(&self.socket).await?)
+        self.client_at(Path::new(SOCKET)).await
+    }
+
+    /// Connects to the daemon at `usual`, unless another socket was named.
+    ///
+    /// # Errors
+    /// As [`client`](Self::client).
+    pub(crate) async fn client_at(&self, usual: &Path) -> Result<Client, Failure> {
+        Ok(Client::connect(self.socket.as_deref().unwrap_or(usual)).await?)
     }
 }
 
@@ -205,7 +214,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     };
     let socket = cli.global.socket.or_else(|| std::env::var_os(SOCKET_VARIABLE).map(PathBuf::from));
     let print = Printer::standard(cli.global.json, cli.global.quiet);
-    let mut shell = Shell::new(print, socket.unwrap_or_else(|| SOCKET.into()));
+    let mut shell = Shell::new(print, socket);
     let result = block_on(cli.command.run(&mut shell));
     result.unwrap_or_else(|failure| shell.print.failure(&failure))
 }

@@ -27,6 +27,9 @@ def connect(socket):
     options = [
         # Otherwise gRPC sends the path of the socket, and HTTP/2 refuses every call.
         ("grpc.default_authority", "localhost"),
+        # Otherwise it is looked for ever more seldom, up to once in two minutes, while it is away.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
         # An answer to a batch is longer than the 4 MiB that gRPC takes by itself.
         ("grpc.max_receive_message_length", 32 << 20),
     ]

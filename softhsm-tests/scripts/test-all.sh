@@ -20,4 +20,5 @@ stage 'make test' softhsm-tests/scripts/test.sh
 mapfile -t long < <(long_tests)
 export KEYWARD_TEST_FULL=1
 stage 'full rounds' cargo test --locked --workspace "${long[@]}"
+stage 'Node.js' cargo test --locked --workspace --test clients -- --ignored
 stage 'soak' cargo test --locked --workspace --test soak -- --nocapture

@@ -6,11 +6,11 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use keyward_softhsm_tests::{World, text};
+use keyward_softhsm_tests::{Daemon, World, text};
 
 const PAGE: &str = include_str!("../../docs/clients.md");
 /// Where `make install` puts documents and examples.
-const INSTALLED: &str = "/usr/local/share/doc/keyward";
+const INSTALLED: &str = "/usr/share/doc/keyward";
 const SOCKET: &str = "/run/keyward/keyward.sock";
 
 /// The first block of this kind behind a heading.
@@ -31,7 +31,7 @@ fn run(commands: &str, folder: &Path, installed: &Path) {
 /// What `make install` puts there.
 fn installed(folder: &Path) -> PathBuf {
     let done = Command::new("make")
-        .args(["--no-print-directory", "install-documents", "PREFIX=/usr/local"])
+        .args(["--no-print-directory", "install-documents", "PREFIX=/usr"])
         .env_remove("MAKEFLAGS")
         .arg(format!("DESTDIR={}", folder.display()))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -63,33 +63,96 @@ async fn the_first_call_from_python_works_as_pasted() {
     assert_eq!(python(&["first.py"]), "0912 345 678\n");
     std::fs::copy(place.join("examples/python/tour.py"), folder.join("tour.py")).unwrap();
     let said = python(&["tour.py", &socket]);
-    let lines = [
-        "customer 2: 0987 654 321",
-        "in another row: CIPHERTEXT_REFUSED",
-        "batch: 100",
-        "session: 5000",
-        "file: True",
-    ];
-    assert_eq!(said.lines().collect::<Vec<_>>(), lines);
+    assert_eq!(said.lines().collect::<Vec<_>>(), TOUR);
 
-    // What is to be copied goes on across a restart, and does not hide what goes wrong on its own side.
     std::fs::write(folder.join("restart.py"), RESTART).unwrap();
-    let mut many = Command::new("venv/bin/python")
-        .args(["restart.py", &socket])
-        .current_dir(&folder)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut restart = Command::new("venv/bin/python");
+    restart.args(["restart.py", &socket]).current_dir(&folder);
+    goes_on_across_a_restart(&world, daemon, restart, ["FileNotFoundError", "ValueError"]).await;
+}
+
+/// What is to be copied goes on across a restart, and does not hide what goes wrong on its own side.
+async fn goes_on_across_a_restart(world: &World, daemon: Daemon, mut many: Command, own: [&str; 2]) {
+    let mut many = many.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(many.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "begun");
     assert!(daemon.stop().await.success());
     let daemon = world.start().await;
     let rest: Vec<String> =
         tokio::task::spawn_blocking(move || lines.map(Result::unwrap).collect()).await.unwrap();
-    assert_eq!(rest, ["40000 of 40000", "FileNotFoundError", "ValueError"]);
+    assert_eq!(rest, ["40000 of 40000", own[0], own[1]]);
     assert!(many.wait().unwrap().success());
     assert!(daemon.stop().await.success());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Node.js and its registry: make test-all"]
+async fn the_first_call_from_node_works_as_pasted() {
+    let world = World::ready();
+    let (daemon, _client) = world.start_with_key().await;
+    let place = installed(&world.path("installed"));
+    let folder = world.path("elsewhere");
+    std::fs::create_dir(&folder).unwrap();
+    run(block("From Node.js", "console"), &folder, &place);
+    let program = block("From Node.js", "js");
+    let shipped = std::fs::read_to_string(place.join("examples/node/first.mjs")).unwrap();
+    assert_eq!(program, shipped, "the page prints what is installed");
+    let socket = world.socket().display().to_string();
+    std::fs::write(folder.join("first.mjs"), program.replace(SOCKET, &socket)).unwrap();
+    let node = |arguments: &[&str]| {
+        let done = Command::new("node").args(arguments).current_dir(&folder).output().unwrap();
+        assert!(done.status.success(), "{arguments:?}: {}\n{}", text(&done), world.log());
+        String::from_utf8(done.stdout).unwrap()
+    };
+    assert_eq!(node(&["first.mjs"]), "0912 345 678\n");
+    assert_eq!(node(&["tour.mjs", &socket]).lines().collect::<Vec<_>>(), TOUR);
+    std::fs::write(folder.join("restart.mjs"), RESTART_NODE).unwrap();
+    let mut restart = Command::new("node");
+    restart.args(["restart.mjs", &socket]).current_dir(&folder);
+    goes_on_across_a_restart(&world, daemon, restart, ["ENOENT", "RangeError"]).await;
+}
+
+/// What the tours say.
+const TOUR: [&str; 5] = [
+    "customer 2: 0987 654 321",
+    "in another row: CIPHERTEXT_REFUSED",
+    "batch: 100",
+    "session: 5000",
+    "file: True",
+];
+
+const RESTART_NODE: &str = r#"
+import { connect, convertFile, encryptMany } from "./tour.mjs";
+
+const crypto = connect(process.argv[2]);
+const count = Number(process.argv[3] ?? 40_000);
+const value = Buffer.from("value");
+const done = new Set();
+
+function* values() {
+  for (let n = 0; n < count; n += 1) yield [value, { id: String(n) }];
+}
+
+for await (const [number, sealed] of encryptMany(crypto, values())) {
+  if (!Buffer.isBuffer(sealed) || done.has(number)) throw sealed;
+  if (!done.size) console.log("begun");
+  done.add(number);
+}
+console.log(done.size, "of", count);
+
+await convertFile(crypto.EncryptStream(), "/none", "out", {}).catch((error) => console.log(error.code));
+
+function* broken() {
+  yield [value, {}];
+  throw new RangeError();
+}
+
+try {
+  for await (const _ of encryptMany(crypto, broken()));
+} catch (error) {
+  console.log(error.name);
+}
+"#;
 
 const RESTART: &str = r#"
 import sys, tour

@@ -115,7 +115,7 @@ pub struct Opened {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is no log.
-    #[error("there is no audit log in {}: `keyward init` makes one; if there was one, restore it", .0.display())]
+    #[error("there is no audit log in {}: `as_keyward init --backup-key FILE` makes one; if there was one, restore it", .0.display())]
     Missing(PathBuf),
     /// Another process has it open.
     #[error("the audit log in {} is in use by another process", .0.display())]

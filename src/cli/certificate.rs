@@ -125,7 +125,7 @@ impl Proved {
 }
 
 async fn write(path: &Path, page: &str, force: bool) -> Result<(), Failure> {
-    let mut output = Output::open(Some(path), force)?;
+    let mut output = Output::open_for_everybody(Some(path), force)?;
     output.writer().write_all(page.as_bytes()).await.map_err(Failure::file("write", path))?;
     output.commit().await
 }

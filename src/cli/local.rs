@@ -28,6 +28,20 @@ impl ConfigFile {
     }
 }
 
+impl ConfigFile {
+    /// Reads and checks it; nothing where this user may not read it, as an operator may not.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), for anything else.
+    pub(crate) fn read_if_allowed(&self) -> Result<Option<Config>, Failure> {
+        match self.read() {
+            Ok(config) => Ok(Some(config)),
+            Err(Failure::Forbidden(_)) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+}
+
 /// Runs work that blocks: the HSM, files, a runtime of its own.
 ///
 /// # Errors

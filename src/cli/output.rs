@@ -34,6 +34,17 @@ impl Output {
         }
     }
 
+    /// As [`open`](Self::open), for what is no secret and somebody else must read: mode 0644.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn open_for_everybody(path: Option<&Path>, force: bool) -> Result<Self, Failure> {
+        match Self::open(path, force)? {
+            Self::File(file) => Ok(Self::File(file.for_everybody()?)),
+            stdout => Ok(stdout),
+        }
+    }
+
     /// What to write to.
     pub(crate) fn writer(&mut self) -> &mut (dyn AsyncWrite + Unpin) {
         match self {
@@ -92,6 +103,14 @@ impl NewFile {
             None => named(path).map_err(Failure::file("create", path))?,
         };
         Ok(Self { file: file.into(), temporary, path: path.into(), replace })
+    }
+
+    /// Lets everybody on this machine read it, whatever the umask: it is no secret, and somebody else needs it.
+    fn for_everybody(self) -> Result<Self, Failure> {
+        let readable = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+        rustix::fs::fchmod(&self.file, readable)
+            .map_err(|error| Failure::file("write", &self.path)(error.into()))?;
+        Ok(self)
     }
 
     /// What to write to.
@@ -200,6 +219,18 @@ mod tests {
             fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[tokio::test]
+    async fn what_is_for_others_can_be_read_by_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("card");
+        let before = rustix::process::umask(Mode::RWXG | Mode::RWXO);
+        let mut output = Output::open_for_everybody(Some(&path), false).unwrap();
+        rustix::process::umask(before);
+        output.writer().write_all(b"whole").await.unwrap();
+        output.commit().await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
     }
 
     #[tokio::test]

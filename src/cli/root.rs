@@ -1,5 +1,6 @@
 //! `keyward root`: the root key's escrow, and putting a lost root together again.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ impl Command {
 async fn escrow(shell: &mut Shell, out: &Path, force: bool) -> Result<Exit, Failure> {
     let client = shell.client().await?;
     let text = client.call(client.ceremonies().get_escrow(GetEscrowRequest {})).await?.text;
-    let mut output = Output::open(Some(out), force)?;
+    let mut output = Output::open_for_everybody(Some(out), force)?;
     output.writer().write_all(text.as_bytes()).await.map_err(Failure::file("write", out))?;
     output.commit().await?;
     shell.print.report(&format!("wrote {}", out.display()), &json!({ "out": out }))?;
@@ -122,7 +123,10 @@ impl RestoreArgs {
         write(&request, &restore.request().to_text()).await?;
         shell.print.show(&restore.request().statement);
         shell.print.note(&format!("waiting for {} shares in {}", restore.missing(), self.folder.display()));
-        shell.print.note(&format!("each custodian runs `keyward ceremony share {}`", request.display()));
+        shell.print.note(&format!(
+            "each custodian runs `keyward ceremony share {} --out NAME.share`, in that folder",
+            request.display()
+        ));
         let what =
             self.kek.as_ref().map_or_else(|| "root key".to_owned(), |tenant| format!("KEK of {tenant}"));
         let log = Log { config: &config, deployment, id: restore.request().ceremony };
@@ -185,11 +189,23 @@ async fn collect(
     restore: &mut Restore,
     folder: &Path,
 ) -> Result<(), Failure> {
-    let mut seen = std::collections::BTreeSet::new();
+    let (mut seen, mut unreadable) = (BTreeSet::new(), BTreeSet::new());
     while restore.missing() > 0 {
         for path in shares(folder)? {
-            // One that is being copied may be read once more.
-            let Ok(text) = document::read(&path) else { continue };
+            let text = match document::read(&path) {
+                Ok(text) => text,
+                // One that is being copied may be read once more.
+                Err(failure) => {
+                    if unreadable.insert(path.clone()) {
+                        let path = path.display();
+                        shell.print.warn(&format!(
+                            "{failure}; whoever made it lets this user read it, `chmod a+r {path}`: a share is sealed, and no secret"
+                        ));
+                    }
+                    continue;
+                }
+            };
+            unreadable.remove(&path);
             if !seen.insert((path.clone(), Sha256::digest(&text))) {
                 continue;
             }
@@ -228,7 +244,7 @@ pub(super) fn read<T: Armoured>(path: &Path) -> Result<T, Failure> {
 }
 
 async fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let mut output = Output::open(Some(path), true)?;
+    let mut output = Output::open_for_everybody(Some(path), true)?;
     output.writer().write_all(text.as_bytes()).await.map_err(Failure::file("write", path))?;
     output.commit().await
 }

@@ -27,7 +27,7 @@ pub(crate) enum Command {
     /// Write a raw copy of all records to a new file; a daemon that runs is asked for it
     #[command(
         after_help = "For moving a store. The file can be read only as long as the erasure key lives under which its
-records are sealed, a day by default: for a backup, see `keyward backup create`.
+records are sealed, a day by default: for a backup, see `keyward backup create --out FILE`.
 
 Example:
   keyward store export --config /etc/keyward/keywardd.toml --out keyward.export"
@@ -77,7 +77,7 @@ impl Command {
     pub(crate) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         match self {
             Self::Export { config, output } => {
-                let config = config.read()?;
+                let config = config.read_if_allowed()?;
                 export(shell, config, output).await?;
             }
             Self::Import { config, input } => {
@@ -86,7 +86,7 @@ impl Command {
                 shell.print.view(&imported)?;
             }
             Self::Check { config, repair: false } => {
-                let config = config.read()?;
+                let config = config.read_if_allowed()?;
                 return check(shell, config).await;
             }
             Self::Check { config, repair: true } => {
@@ -113,19 +113,20 @@ enum Owner {
     /// A daemon, which reads it for us: it alone sees what it has acknowledged.
     Daemon(Client),
     /// Nobody, and nobody gets it while this is held.
-    Nobody(Idle),
+    Nobody(Idle, Config),
 }
 
 /// Asks the state directory, not the socket: service managers listen on that for a daemon that does not run.
-async fn owner(config: &Config) -> Result<Owner, Failure> {
-    let taken = match maintain::idle(config) {
-        Ok(idle) => return Ok(Owner::Nobody(idle)),
+async fn owner(shell: &Shell, config: Option<Config>) -> Result<Owner, Failure> {
+    // An operator may read neither configuration nor state, and need not.
+    let Some(config) = config else { return shell.client().await.map(Owner::Daemon) };
+    let taken = match maintain::idle(&config) {
+        Ok(idle) => return Ok(Owner::Nobody(idle, config)),
         Err(taken) => taken,
     };
     let socket = &config.server.socket;
-    // An operator may not look into the state directory, and need not.
     Client::connect(socket).await.map(Owner::Daemon).map_err(|error| match taken {
-        LockError::Io(..) => Failure::local(&taken),
+        LockError::Io(..) | LockError::OfAnother(..) | LockError::OfRoot { .. } => Failure::local(&taken),
         LockError::InUse(_) => Failure::Refused {
             reason: "NOT_READY",
             message: format!(
@@ -136,8 +137,8 @@ async fn owner(config: &Config) -> Result<Owner, Failure> {
     })
 }
 
-async fn check(shell: &mut Shell, config: Config) -> Result<Exit, Failure> {
-    let whole = match owner(&config).await? {
+async fn check(shell: &mut Shell, config: Option<Config>) -> Result<Exit, Failure> {
+    let whole = match owner(shell, config).await? {
         Owner::Daemon(client) => {
             // Without a deadline: it takes as long as reading everything takes.
             let answer = client.system().check_store(CheckStoreRequest {}).await;
@@ -145,7 +146,7 @@ async fn check(shell: &mut Shell, config: Config) -> Result<Exit, Failure> {
             shell.print.view(&report)?;
             report.whole
         }
-        Owner::Nobody(idle) => {
+        Owner::Nobody(idle, config) => {
             let report = blocking(move || maintain::check(&idle, &config)).await?;
             shell.print.view(&report)?;
             report.is_whole()
@@ -154,13 +155,13 @@ async fn check(shell: &mut Shell, config: Config) -> Result<Exit, Failure> {
     Ok(if whole { Exit::Ok } else { Exit::Integrity })
 }
 
-async fn export(shell: &mut Shell, config: Config, output: PathBuf) -> Result<(), Failure> {
-    match owner(&config).await? {
+async fn export(shell: &mut Shell, config: Option<Config>, output: PathBuf) -> Result<(), Failure> {
+    match owner(shell, config).await? {
         Owner::Daemon(client) => {
             let exported = export_by(&client, &output).await?;
             shell.print.view(&exported)
         }
-        Owner::Nobody(idle) => {
+        Owner::Nobody(idle, config) => {
             let exported = blocking(move || maintain::export(&idle, &config, &output)).await?;
             shell.print.view(&exported)
         }

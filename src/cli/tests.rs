@@ -90,7 +90,7 @@ impl Bed {
             quiet: cli.global.quiet,
             to_terminal,
         };
-        let mut shell = Shell::new(print, self.path("socket"));
+        let mut shell = Shell::new(print, Some(self.path("socket")));
         let exit = block_on(cli.command.run(&mut shell));
         let exit = exit.unwrap_or_else(|failure| shell.print.failure(&failure));
         Done { out: out.text(), err: err.text(), exit: exit as u8 }
@@ -439,4 +439,125 @@ fn golden(name: &str, found: &str) {
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(found, expected, "{name} differs from its golden file");
+}
+
+/// What works on the daemon's own files, so that root or an operator, who runs it as themselves, is refused.
+const FOR_THE_SERVICE: [&[&str]; 7] = [
+    &["init"],
+    &["store", "import"],
+    &["store", "accept-rollback"],
+    &["hsm", "clear-refused-pin"],
+    &["backup", "restore"],
+    &["backup", "drill"],
+    &["root", "restore"],
+];
+
+/// Labels of keys on tokens, which begin like a command.
+const LABELS: [&str; 4] = ["kek", "sign", "agree", "login"];
+
+/// The commands that a text names: in backticks, and after a prompt.
+fn commands(text: &str) -> Vec<String> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let prompted = text.lines().filter_map(|line| {
+        let line = line.trim_start();
+        let (prompt, command) = line.split_once(' ')?;
+        (prompt.ends_with('$') || prompt == "#").then_some(command)
+    });
+    let begins = |command: &&str| {
+        command.starts_with("keyward ")
+            || command.starts_with("as_keyward ") && !command.starts_with("as_keyward --run")
+    };
+    quoted.chain(prompted).map(str::trim).filter(begins).map(str::to_owned).collect()
+}
+
+/// That a command's words and options exist; it may leave arguments out, where it is only mentioned.
+fn exists(command: &str) -> Result<(), String> {
+    let mut words = command.split([';', '|', '>', '<']).next().unwrap_or_default().split_whitespace();
+    let service = words.next() == Some("as_keyward");
+    let words: Vec<&str> = words.map(|word| word.trim_end_matches("{piv}")).collect();
+    if words.first().is_some_and(|word| LABELS.contains(word)) {
+        return Ok(());
+    }
+    let mut root = Cli::command();
+    root.build();
+    let (mut at, mut path) = (&root, Vec::new());
+    let mut rest = words.iter().peekable();
+    while let Some(sub) = rest.peek().and_then(|word| at.find_subcommand(word)) {
+        path.push(*rest.next().unwrap());
+        at = sub;
+    }
+    if path.is_empty() && !words.iter().any(|word| word.starts_with('-')) {
+        return Err("there is no such command".to_owned());
+    }
+    // The rest is of a command that is filled in.
+    if at.get_subcommands().next().is_some() && rest.peek().is_some_and(|word| word.starts_with('{')) {
+        return Ok(());
+    }
+    let options: Vec<String> = at
+        .get_arguments()
+        .filter_map(|argument| argument.get_long())
+        .map(|long| format!("--{long}"))
+        .collect();
+    for word in rest {
+        // `keyward index|encrypt`, a placeholder, a value.
+        let option = word.trim_end_matches([',', '.', ':', '\'', ')']).split('=').next().unwrap();
+        if option.starts_with("--")
+            && option != "--"
+            && !["--help", "--version"].contains(&option)
+            && !options.iter().any(|one| one == option)
+        {
+            return Err(format!("`{}` has no {option}", path.join(" ")));
+        }
+    }
+    let repairs = path == ["store", "check"] && words.contains(&"--repair");
+    // Without options it is named, and not to be run.
+    let run = words.iter().any(|word| word.starts_with("--"));
+    let own = repairs || run && FOR_THE_SERVICE.iter().any(|own| path == *own);
+    match own && !service {
+        true => Err("it works on the daemon's own files: print `as_keyward`".to_owned()),
+        false => Ok(()),
+    }
+}
+
+fn files(folder: &Path, extension: &str, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, extension, found);
+        } else if path.extension().is_some_and(|other| other == extension) {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn commands_that_hints_and_pages_print_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut sources, mut pages) = (Vec::new(), vec![root.join("README.md")]);
+    files(&root.join("src"), "rs", &mut sources);
+    sources.retain(|path| !path.ends_with("tests.rs"));
+    files(&root.join("docs"), "md", &mut pages);
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for path in sources.iter().chain(&pages) {
+        let text = std::fs::read_to_string(path).unwrap();
+        // What is printed is in literals; comments are for whoever reads the code.
+        let told = |line: &&str| {
+            path.extension().is_some_and(|one| one == "md") || !line.trim_start().starts_with("//")
+        };
+        let text: Vec<&str> = text.lines().filter(told).collect();
+        // A backtick pairs within its paragraph; one line of code is one.
+        let texts: Vec<String> = match path.extension().is_some_and(|one| one == "md") {
+            true => text.join("\n").split("\n\n").map(str::to_owned).collect(),
+            false => text.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        for command in texts.iter().flat_map(|text| commands(text)) {
+            count += 1;
+            if let Err(why) = exists(&command) {
+                wrong.push(format!("{}: {command}: {why}", path.strip_prefix(root).unwrap().display()));
+            }
+        }
+    }
+    assert!(count > 200, "{count} commands");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -24,7 +24,7 @@ const OVERDUE: Duration = Duration::from_secs(60);
 pub enum BondError {
     /// The log does not have a record that the store has seen.
     #[error(
-        "the audit log is older than the store, or another one: the store has seen record {sequence}, and the log {}; put the log back that belongs to the store, or accept this one with `keyward store accept-rollback`",
+        "the audit log is older than the store, or another one: the store has seen record {sequence}, and the log {}; put the log back that belongs to the store, or accept this one with `as_keyward store accept-rollback`",
         has(*.newest)
     )]
     Log {
@@ -35,7 +35,7 @@ pub enum BondError {
     },
     /// The log has no checkpoint that the store has seen.
     #[error(
-        "the checkpoints of the audit log are older than the store, or others: the store has seen one over {size} records; put `checkpoints` and `checkpoint` back, or accept these with `keyward store accept-rollback`"
+        "the checkpoints of the audit log are older than the store, or others: the store has seen one over {size} records; put `checkpoints` and `checkpoint` back, or accept these with `as_keyward store accept-rollback`"
     )]
     Checkpoint {
         /// Records that it covered.

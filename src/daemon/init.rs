@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use zeroize::Zeroizing;
 
-use super::lock::{LockError, StateLock};
+use super::lock::{self, LockError, StateLock};
 use super::once::wait_until_ready;
 use super::settings;
 use crate::audit::{self, FileLog, Outcome, Pending};
@@ -109,6 +109,7 @@ pub fn init(config: &Config, backup_key: &Path, beside_existing: bool) -> Result
     if config.custody != Some(CustodyMode::Operator) {
         return Err(InitError::NotAccepted);
     }
+    lock::check_owner(&config.state_dir)?;
     settings::check_hands(config, false)?;
     let _lock = StateLock::take(&config.state_dir)?;
     for path in [config.database(), config.journal(), config.audit_dir(), backup_key.to_owned()] {
@@ -247,8 +248,10 @@ async fn new_secret(hsm: &dyn Hsm, root: &Root) -> Result<(SystemSecret, Key256)
 fn write_backup(path: &Path, deployment: DeploymentId, key: &Key256, escrow: &WrappedKek) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     let text = Zeroizing::new(format!(
-        "# Backup key of a Keyward root. With the wrapped root below it restores the root\n\
-         # onto another token: keep it offline, apart from the store, and under two locks.\n\
+        "# Backup key of a Keyward root, and the root wrapped under it (AES key wrap, RFC 3394). No\n\
+         # command puts it onto a token: it is what is left when the HSM is lost before custodians\n\
+         # found the root, for whoever has a copy of the store, too. Keep it offline, away from every\n\
+         # copy of the store, under two locks. The founding makes it worthless: destroy it then.\n\
          deployment = \"{deployment}\"\n\
          wrapped_root = \"{}\"\n\
          backup_key = \"{}\"\n",

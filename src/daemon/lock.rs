@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -19,6 +19,23 @@ pub enum LockError {
     /// Another process has it.
     #[error("{0} is in use by another keywardd (or by keyward init or a repair); stop that first")]
     InUse(String),
+    /// Another user's, and root would leave files of its own in it.
+    #[error(
+        "the state directory {0} belongs to the user {1}, and files that root makes there would lock that user out; run this as that user, for the service `as_keyward` instead of `keyward`"
+    )]
+    OfAnother(String, String),
+    /// Root was here, as the daemon or by a command.
+    #[error(
+        "{path} belongs to root, and this user cannot write it: root ran the daemon or a command here once; as root, run `chown -R {user}: '{state}'`"
+    )]
+    OfRoot {
+        /// The file or folder.
+        path: String,
+        /// This user.
+        user: String,
+        /// The state directory.
+        state: String,
+    },
     /// The system refused.
     #[error("cannot use the state directory {0}: {1}")]
     Io(String, #[source] io::Error),
@@ -30,6 +47,15 @@ impl StateLock {
     /// # Errors
     /// [`LockError::InUse`] when another process has it.
     pub fn take(state_dir: &Path) -> Result<Self, LockError> {
+        check_owner(state_dir)?;
+        Self::take_to_look(state_dir)
+    }
+
+    /// As [`take`](Self::take), for whoever changes nothing: root may do that as well.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_to_look(state_dir: &Path) -> Result<Self, LockError> {
         let shown = || state_dir.display().to_string();
         let failed = |error| LockError::Io(shown(), error);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
@@ -66,6 +92,48 @@ impl StateLock {
             Err(error) => Err(error),
         }
     }
+}
+
+/// That what this process writes there can be written by the daemon, and the other way round.
+/// # Errors
+/// [`LockError::OfAnother`] and [`LockError::OfRoot`], with the command that mends it.
+pub(super) fn check_owner(state_dir: &Path) -> Result<(), LockError> {
+    let us = rustix::process::geteuid().as_raw();
+    // Where there is none, or none that this user may look at, opening it says so.
+    let Ok(found) = state_dir.metadata() else { return Ok(()) };
+    let state = state_dir.display().to_string();
+    if us == 0 {
+        return match found.uid() {
+            0 => Ok(()),
+            other => Err(LockError::OfAnother(state, name_of(other))),
+        };
+    }
+    match roots_own(state_dir, 0) {
+        Some(path) => Err(LockError::OfRoot { path: path.display().to_string(), user: name_of(us), state }),
+        None => Ok(()),
+    }
+}
+
+/// Below the state directory lie a log with its tree, and records of PINs.
+const DEPTH: usize = 3;
+
+/// Something in a folder that root owns and this user cannot write.
+fn roots_own(folder: &Path, depth: usize) -> Option<PathBuf> {
+    let mine = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+    let entries = folder.read_dir().ok()?.flatten();
+    entries.map(|entry| entry.path()).find_map(|path| {
+        let found = path.symlink_metadata().ok()?;
+        match found.uid() == 0 && !found.is_symlink() && !mine(&path) {
+            true => Some(path),
+            false if found.is_dir() && depth < DEPTH => roots_own(&path, depth + 1),
+            false => None,
+        }
+    })
+}
+
+fn name_of(uid: u32) -> String {
+    uzers::get_user_by_uid(uid)
+        .map_or_else(|| uid.to_string(), |user| user.name().to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

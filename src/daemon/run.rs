@@ -14,7 +14,7 @@ use tonic_health::pb::health_server::Health;
 
 use super::admission::{Door, Places};
 use super::check::{self, Checked};
-use super::lock::{LockError, StateLock};
+use super::lock::{self, LockError, StateLock};
 use super::logging::Levels;
 use super::reload::{Current, Parts};
 use super::stop::Deadline;
@@ -54,7 +54,7 @@ pub enum RunError {
     #[error(transparent)]
     Token(#[from] settings::TokenError),
     /// There is no store yet.
-    #[error("{0} has no store: run `keyward init` first")]
+    #[error("{0} has no store: run `as_keyward init --backup-key FILE` first")]
     NotInitialised(String),
     /// The root has no custodians, and the configuration does not say that this is meant.
     #[error(
@@ -127,6 +127,7 @@ async fn serve(config: &Config, levels: Levels) -> Result<(), RunError> {
     // From here on it ends nothing.
     let hangup = signal(SignalKind::hangup())?;
     // First: not even the lock is worth anything in a folder of somebody else.
+    lock::check_owner(&config.state_dir)?;
     settings::check_hands(config, false)?;
     let lock = StateLock::take(&config.state_dir)?;
     let daemon = rustix::process::geteuid().as_raw();

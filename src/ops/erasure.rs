@@ -35,7 +35,7 @@ const KEEP_MIGRATED: Duration = Duration::from_secs(35 * 24 * 60 * 60);
 pub enum ErasureError {
     /// A generation is gone from the tokens.
     #[error(
-        "the wrapped keys of this store are sealed under erasure key {0}, which is on none of the tokens: it was destroyed when it was replaced, so this is an old copy of the store, which nobody can read any more. What remains is a recovery export: see `keyward backup restore`"
+        "the wrapped keys of this store are sealed under erasure key {0}, which is on none of the tokens: it was destroyed when it was replaced, so this is an old copy of the store, which nobody can read any more. What remains is a recovery export: see `as_keyward backup restore --in FILE`"
     )]
     Destroyed(ErasureGeneration),
     /// The HSM did not serve.

@@ -159,7 +159,7 @@ pub enum Error {
     #[error(transparent)]
     Roster(#[from] RosterError),
     /// The root is founded: custodians decide.
-    #[error("the root is founded, so custodians decide: keyward ceremony propose {0}")]
+    #[error("the root is founded, so custodians decide: `keyward ceremony propose {0} --reason WHY`")]
     CeremonyRequired(String),
     /// There is no index key for the field yet.
     #[error("{0} has no blind index for field {1}; computing one creates it")]
@@ -192,7 +192,7 @@ pub enum Error {
     #[error("too many calls of this principal are refused; the audit log says which, and why")]
     RefusedTooOften,
     /// The clock is not believed, so nothing is done by date.
-    #[error("{0}; see `keyward clock accept`")]
+    #[error("{0}; see `keyward clock accept --reason WHY`")]
     ClockSuspect(String),
     /// The change is not allowed.
     #[error("{0}")]

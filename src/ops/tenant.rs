@@ -133,7 +133,7 @@ impl Vault {
             check_period(period)?;
             if period.is_some() && self.is_resident(id).await? {
                 return Err(Error::NotAllowed(format!(
-                    "the KEK of tenants/{id} is in the HSM, so custodians rotate it: keyward ceremony propose rotate-tenant tenants/{id}"
+                    "the KEK of tenants/{id} is in the HSM, so custodians rotate it: `keyward ceremony propose rotate-tenant tenants/{id} --reason WHY`"
                 )));
             }
             let born = self.kek(id, record.primary_kek).await?.record.created;

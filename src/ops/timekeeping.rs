@@ -93,7 +93,7 @@ impl Vault {
     async fn tell_verdict(&self, verdict: Verdict) -> Result<(), Error> {
         let detail = match verdict.reason() {
             Some(reason) => {
-                tracing::error!(%reason, "the clock is not believed; see `keyward clock accept`");
+                tracing::error!(%reason, "the clock is not believed; see `keyward clock accept --reason WHY`");
                 reason
             }
             None => {

@@ -52,7 +52,7 @@ pub enum StoreError {
     },
     /// A store of an older format is not whole, so it is not brought to the newest one.
     #[error(
-        "the store is not migrated, because it is not whole: {what} is missing, old or foreign; go back to the version of keyward before, and run `keyward store check --repair` there"
+        "the store is not migrated, because it is not whole: {what} is missing, old or foreign; go back to the version of keyward before, and run `as_keyward store check --repair` there"
     )]
     NotMigrated {
         /// The records' names.

@@ -110,7 +110,7 @@ async fn rolled_back(shell: &mut Shell, config: &Config, report: &Report) -> Opt
         Ok(false) => Some(format!(
             "the store is older than the log: the log tells of revision {told}, which neither store nor journal has; a \
              start will refuse it: put the store back that belongs to the log, or, of one that was restored on purpose, \
-             say so with `keyward store accept-rollback`"
+             say so with `as_keyward store accept-rollback`"
         )),
         Err(error) => {
             shell.print.note(&format!("the store is not compared with the log: {error}"));

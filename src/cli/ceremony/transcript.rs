@@ -107,7 +107,7 @@ fn verified(text: &str, anchor: Option<&str>, keys: Option<&[NoteKey]>) -> Resul
 }
 
 async fn write(path: &Path, force: bool, bytes: &[u8]) -> Result<(), Failure> {
-    let mut output = Output::open(Some(path), force)?;
+    let mut output = Output::open_for_everybody(Some(path), force)?;
     output.writer().write_all(bytes).await.map_err(Failure::file("write", path))?;
     output.commit().await
 }

@@ -62,7 +62,7 @@ pub(super) fn told(shell: &mut Shell, ended: &Ceremony) -> Result<Exit, Failure>
     shell.print.note(&ended.outcome);
     if ended.state() == State::Done && MAKE_ROOTS.contains(&ended.action.as_str()) {
         shell.print.note(
-            "next: `keyward root escrow` and `keyward backup create`; those from before need the old root",
+            "next: `keyward root escrow --out FILE` and `keyward backup create --out FILE`; those from before need the old root",
         );
     }
     Ok(if ended.state() == State::Done { Exit::Ok } else { Exit::Refused })

@@ -56,7 +56,7 @@ impl Card {
             None => daemons(shell).await?,
         };
         let mut output = match &self.out {
-            Some(path) => Some(Output::open(Some(path), self.force)?),
+            Some(path) => Some(Output::open_for_everybody(Some(path), self.force)?),
             None => None,
         };
         let mut session = self.token.open(shell).await?;

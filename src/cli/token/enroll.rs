@@ -112,7 +112,7 @@ impl Enroll {
         if Date(ticket.expires) < Date::now() {
             return Err(Failure::Input("the ticket has expired: ask the operator for another one".into()));
         }
-        let output = Output::open(Some(&self.out), self.force)?;
+        let output = Output::open_for_everybody(Some(&self.out), self.force)?;
         let matter = format!(
             "you enroll a token to log in as {account}\n  deployment {deployment}\n  ticket {id}\n  token name {}",
             self.name

@@ -89,7 +89,7 @@ impl Sign {
         // Before the PIN: whoever enters it has read this.
         shell.print.show(&shown(&matter, self.deployment));
         let mut output = match &self.out {
-            Some(path) => Some(Output::open(Some(path), self.force)?),
+            Some(path) => Some(Output::open_for_everybody(Some(path), self.force)?),
             None => None,
         };
         let mut session = self.token.open(shell).await?;

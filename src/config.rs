@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 mod changes;
 mod check;
 mod class;
+mod faults;
 mod hsm;
 mod lifecycle;
 mod login;
@@ -20,7 +21,7 @@ mod principal;
 pub mod value;
 
 pub use changes::Changes;
-use check::within;
+use check::{faults, unless, within};
 pub use class::{Class, Classes};
 pub use hsm::{Confinement, Hsm, Standby};
 pub use lifecycle::{Clock, Destruction, Erasure, OldKek, Rotation};
@@ -129,13 +130,15 @@ impl Default for Server {
 }
 
 impl Server {
-    fn check(&self) -> Result<(), String> {
-        within("server.max_connections", self.max_connections, 16..=1_000_000)?;
-        within("server.max_connections_per_uid", self.max_connections_per_uid, 1..=self.max_connections)?;
-        match self.socket.as_os_str().len() {
-            0..=107 => Ok(()),
-            bytes => Err(format!("server.socket has {bytes} bytes; a Unix socket path has at most 107")),
-        }
+    fn check(&self) -> Vec<String> {
+        let bytes = self.socket.as_os_str().len();
+        faults([
+            within("server.max_connections", self.max_connections, 16..=1_000_000),
+            within("server.max_connections_per_uid", self.max_connections_per_uid, 1..=self.max_connections),
+            unless(bytes > 107, || {
+                format!("server.socket has {bytes} bytes; a Unix socket path has at most 107")
+            }),
+        ])
     }
 }
 
@@ -222,13 +225,13 @@ impl Default for Audit {
 }
 
 impl Audit {
-    fn check(&self) -> Result<(), String> {
-        within("audit.segment", self.segment.0, 1 << 20..=4096 << 20)?;
-        within("audit.reserve", self.reserve.0, 4096..=64 << 20)?;
-        match self.checkpoint_interval.0 < Duration::from_millis(100) {
-            true => Err("audit.checkpoint_interval must be at least 100ms".into()),
-            false => Ok(()),
-        }
+    fn check(&self) -> Vec<String> {
+        let often = self.checkpoint_interval.0 < Duration::from_millis(100);
+        faults([
+            within("audit.segment", self.segment.0, 1 << 20..=4096 << 20),
+            within("audit.reserve", self.reserve.0, 4096..=64 << 20),
+            unless(often, || "audit.checkpoint_interval must be at least 100ms".into()),
+        ])
     }
 }
 
@@ -270,16 +273,18 @@ impl Default for Limits {
 }
 
 impl Limits {
-    fn check(&self) -> Result<(), String> {
-        within("limits.plaintext", self.plaintext.0, 1..=64 << 20)?;
-        within("limits.batch", self.batch.0, 1..=256 << 20)?;
-        within("limits.batch_items", self.batch_items, 1..=100_000)?;
-        within("limits.open_keys", self.open_keys, 1..=10_000_000)?;
+    fn check(&self) -> Vec<String> {
         let (one, all) = (self.in_flight_per_connection.0, self.in_flight_per_principal.0);
-        within("limits.in_flight_per_connection", one, 1 << 20..=1 << 40)?;
-        within("limits.in_flight_per_principal", all, one..=1 << 40)?;
-        within("limits.index_fields", self.index_fields, 1..=4096)?;
-        within("limits.refusals_per_second", self.refusals_per_second, 1..=10_000)
+        faults([
+            within("limits.plaintext", self.plaintext.0, 1..=64 << 20),
+            within("limits.batch", self.batch.0, 1..=256 << 20),
+            within("limits.batch_items", self.batch_items, 1..=100_000),
+            within("limits.open_keys", self.open_keys, 1..=10_000_000),
+            within("limits.in_flight_per_connection", one, 1 << 20..=1 << 40),
+            within("limits.in_flight_per_principal", all, one..=1 << 40),
+            within("limits.index_fields", self.index_fields, 1..=4096),
+            within("limits.refusals_per_second", self.refusals_per_second, 1..=10_000),
+        ])
     }
 }
 
@@ -294,21 +299,15 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not what was expected; the text names line, key and expectation.
-    #[error("{path}: {message}")]
-    Malformed {
+    /// The file is not what was expected: line, key and expectation, or options that do not go together, of every fault.
+    #[error("{path}: {}", .faults.join("; "))]
+    Faulty {
         /// The file.
         path: PathBuf,
-        /// Where and what.
-        message: String,
-    },
-    /// Two options contradict each other, or one is missing.
-    #[error("{path}: {message}")]
-    Inconsistent {
-        /// The file.
-        path: PathBuf,
-        /// Which, and what to do.
-        message: String,
+        /// Everything that is wrong with it.
+        faults: Vec<String>,
+        /// What it says, where each value by itself could be read: for whoever looks for further faults.
+        read: Option<Box<Config>>,
     },
 }
 
@@ -328,10 +327,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] that names the place and what was expected.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let parsed: Self = toml::from_str(text)
-            .map_err(|error| ConfigError::Malformed { path: path.into(), message: error.to_string() })?;
+        let faulty = |faults, read| ConfigError::Faulty { path: path.into(), faults, read };
+        let parsed = faults::parse(text).map_err(|faults| faulty(faults, None))?;
         let config = Self { file: path.to_owned(), digest: Sha256::digest(text).into(), ..parsed };
-        config.check().map_err(|message| ConfigError::Inconsistent { path: path.into(), message })?;
+        let faults = config.check();
+        if !faults.is_empty() {
+            return Err(faulty(faults, Some(Box::new(config))));
+        }
         Ok(config)
     }
 
@@ -350,9 +352,7 @@ impl Config {
         self.audit.directory.clone().unwrap_or_else(|| self.state_dir.join("audit"))
     }
 
-    fn check(&self) -> Result<(), String> {
-        self.server.check()?;
-        self.hsm.check()?;
+    fn check(&self) -> Vec<String> {
         let kept = [
             ("the state directory", self.state_dir.clone()),
             ("the store", self.database()),
@@ -360,13 +360,18 @@ impl Config {
             ("the audit log", self.audit_dir()),
             ("this configuration", self.file.clone()),
         ];
-        self.hsm.check_reach(&kept, &self.audit_dir())?;
-        self.limits.check()?;
-        self.class.check()?;
-        self.audit.check()?;
-        self.destruction.check()?;
-        self.login.check()?;
-        principal::check(&self.principals)
+        let checked = [
+            self.server.check(),
+            self.hsm.check(),
+            self.hsm.check_reach(&kept, &self.audit_dir()),
+            self.limits.check(),
+            self.class.check(),
+            self.audit.check(),
+            self.destruction.check(),
+            self.login.check(),
+            principal::check(&self.principals),
+        ];
+        checked.concat()
     }
 }
 

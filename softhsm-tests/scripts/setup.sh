@@ -19,8 +19,11 @@ missing() {
     has cc && compiles_c || echo libc6-dev
     has softhsm2-util && softhsm_library >/dev/null || echo softhsm2
     has pkcs11-tool || echo opensc
-    [[ ! $1 =~ ^(test|demo-login)$ ]] || has curl || echo curl
-    [[ $1 == test ]] || return 0
+    [[ ! $1 =~ ^(test|test-all|demo-login)$ ]] || has curl || echo curl
+    [[ $1 =~ ^test ]] || return 0
+    # The Node.js of docs/clients.md.
+    [[ $1 != test-all ]] || has node || echo nodejs
+    [[ $1 != test-all ]] || has npm || echo npm
     /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
     has systemd-analyze || echo systemd
     # The Python of docs/clients.md.
@@ -68,7 +71,7 @@ install_packages() {
 
 main() {
     local task=${1:-test} packages
-    [[ $task =~ ^(demo|demo-login|test|bench)$ ]] || die "unknown task $task; expected demo, demo-login, test or bench"
+    [[ $task =~ ^(demo|demo-login|test|test-all|bench)$ ]] || die "unknown task $task; expected demo, demo-login, test, test-all or bench"
     has cargo || die 'cargo is missing; install Rust 1.95 or newer from https://rustup.rs'
     mapfile -t packages < <(missing "$task")
     ((${#packages[@]})) || return 0

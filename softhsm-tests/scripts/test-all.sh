@@ -16,6 +16,7 @@ long_tests() {
 
 exec </dev/null
 stages_begin
+stage 'set-up' softhsm-tests/scripts/setup.sh test-all
 stage 'make test' softhsm-tests/scripts/test.sh
 mapfile -t long < <(long_tests)
 export KEYWARD_TEST_FULL=1

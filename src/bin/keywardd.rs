@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use keyward::config::Config;
+use keyward::config::{Config, ConfigError};
 use keyward::daemon::Checked;
 
 /// Hardware-backed key-management and crypto daemon.
@@ -37,7 +37,18 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    let config = Config::read(&arguments.config)?;
+    let config = match Config::read(&arguments.config) {
+        Ok(config) => config,
+        Err(ConfigError::Faulty { path, faults, read }) => {
+            let told = faults.into_iter().map(|fault| format!("{}: {fault}", path.display()));
+            // What the machine says of it, as well.
+            let further =
+                read.filter(|_| arguments.check_config).map(|config| keyward::daemon::check(&config).faults);
+            let further = further.unwrap_or_default().into_iter().map(|fault| fault.to_string());
+            return Err(all_of(told.chain(further)));
+        }
+        Err(unreadable) => return Err(unreadable.into()),
+    };
     if arguments.check_config {
         return check(&arguments.config, &config);
     }
@@ -46,16 +57,24 @@ fn start(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
 
 /// Says all that is wrong, or that nothing is.
 fn check(file: &Path, config: &Config) -> Result<(), Box<dyn std::error::Error>> {
-    let Checked { mut faults, warnings } = keyward::daemon::check(config);
+    let Checked { faults, warnings } = keyward::daemon::check(config);
     for warning in warnings {
         writeln!(std::io::stderr(), "keywardd: warning: {warning}").ok();
     }
-    let Some(last) = faults.pop() else {
+    if faults.is_empty() {
         writeln!(std::io::stdout(), "{} is good", file.display())?;
         return Ok(());
-    };
+    }
+    Err(all_of(faults.iter().map(ToString::to_string)))
+}
+
+/// Says all but the last, and answers that, which is said at the end.
+fn all_of(faults: impl Iterator<Item = String>) -> Box<dyn std::error::Error> {
+    let mut faults: Vec<_> = faults.collect();
+    let last = faults.pop().unwrap_or_default();
     for fault in faults {
+        // Nobody is left to be told when stderr is closed.
         writeln!(std::io::stderr(), "keywardd: error: {fault}").ok();
     }
-    Err(last.into())
+    last.into()
 }

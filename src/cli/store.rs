@@ -113,7 +113,7 @@ enum Owner {
     /// A daemon, which reads it for us: it alone sees what it has acknowledged.
     Daemon(Client),
     /// Nobody, and nobody gets it while this is held.
-    Nobody(Idle, Config),
+    Nobody(Idle, Box<Config>),
 }
 
 /// Asks the state directory, not the socket: service managers listen on that for a daemon that does not run.
@@ -121,7 +121,7 @@ async fn owner(shell: &Shell, config: Option<Config>) -> Result<Owner, Failure> 
     // An operator may read neither configuration nor state, and need not.
     let Some(config) = config else { return shell.client().await.map(Owner::Daemon) };
     let taken = match maintain::idle(&config) {
-        Ok(idle) => return Ok(Owner::Nobody(idle, config)),
+        Ok(idle) => return Ok(Owner::Nobody(idle, Box::new(config))),
         Err(taken) => taken,
     };
     let socket = &config.server.socket;

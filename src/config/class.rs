@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use super::check::within;
+use super::check::{faults, within};
 use super::value::{Span, StaffLevel};
 use crate::keyring::account::Level;
 use crate::keyring::state::DataClass;
@@ -40,10 +40,12 @@ impl Classes {
         }
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
-        within("class.1.cache_uses", self.basic.cache_uses, 1..=u64::MAX)?;
-        within("class.2.cache_uses", self.sensitive.cache_uses, 1..=u64::MAX)?;
-        within("class.3.cache_uses", self.highest.cache_uses, 1..=u64::MAX)
+    pub(super) fn check(&self) -> Vec<String> {
+        faults([
+            within("class.1.cache_uses", self.basic.cache_uses, 1..=u64::MAX),
+            within("class.2.cache_uses", self.sensitive.cache_uses, 1..=u64::MAX),
+            within("class.3.cache_uses", self.highest.cache_uses, 1..=u64::MAX),
+        ])
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::check::within;
+use super::check::{faults, unless, within};
 use super::value::{Bytes, Span};
 
 /// The PKCS#11 module and token.
@@ -88,48 +88,47 @@ pub struct Standby {
 }
 
 impl Hsm {
-    pub(super) fn check(&self) -> Result<(), String> {
-        match (&self.pin_file, &self.pin_credential) {
-            (Some(_), Some(_)) => return Err("give hsm.pin_file or hsm.pin_credential, not both".into()),
-            (None, None) => {
-                return Err("hsm.pin_file or hsm.pin_credential is missing: where is the user PIN?".into());
-            }
-            _ => {}
-        }
-        within("hsm.sessions", self.sessions, 1..=256)?;
-        within("hsm.queue", self.queue, 1..=65_536)?;
-        within("hsm.kek_cache", self.kek_cache, 1..=1_000_000)?;
-        within("hsm.max_objects", self.max_objects, 1..=1_000_000)?;
-        if self.standby.iter().any(|standby| standby.pin_file.is_some() && standby.pin_credential.is_some()) {
-            return Err("give pin_file or pin_credential of an hsm.standby, not both".into());
-        }
-        if self.memory.0 < 16 << 20 {
-            return Err(format!("hsm.memory is {} bytes; expected at least 16MiB", self.memory.0));
-        }
-        if self.deadline.0.is_zero() || self.probe_interval.0.is_zero() {
-            return Err("hsm.deadline and hsm.probe_interval must be longer than 0".into());
-        }
-        match self.allow_paths.iter().find(|path| !path.is_absolute()) {
-            Some(path) => Err(format!("hsm.allow_paths names {}; expected absolute paths", path.display())),
-            None => Ok(()),
-        }
+    pub(super) fn check(&self) -> Vec<String> {
+        let (file, credential) = (self.pin_file.is_some(), self.pin_credential.is_some());
+        let both = |one: &Standby| one.pin_file.is_some() && one.pin_credential.is_some();
+        let (memory, relative) = (self.memory.0, self.allow_paths.iter().find(|path| !path.is_absolute()));
+        faults([
+            unless(file && credential, || "give hsm.pin_file or hsm.pin_credential, not both".into()),
+            unless(!file && !credential, || {
+                "hsm.pin_file or hsm.pin_credential is missing: where is the user PIN?".into()
+            }),
+            within("hsm.sessions", self.sessions, 1..=256),
+            within("hsm.queue", self.queue, 1..=65_536),
+            within("hsm.kek_cache", self.kek_cache, 1..=1_000_000),
+            within("hsm.max_objects", self.max_objects, 1..=1_000_000),
+            unless(self.standby.iter().any(both), || {
+                "give pin_file or pin_credential of an hsm.standby, not both".into()
+            }),
+            unless(memory < 16 << 20, || format!("hsm.memory is {memory} bytes; expected at least 16MiB")),
+            unless(self.deadline.0.is_zero() || self.probe_interval.0.is_zero(), || {
+                "hsm.deadline and hsm.probe_interval must be longer than 0".into()
+            }),
+            relative.map_or(Ok(()), |path| {
+                Err(format!("hsm.allow_paths names {}; expected absolute paths", path.display()))
+            }),
+        ])
     }
 
     /// That no path which the library may reach leads to one that it must not.
-    pub(super) fn check_reach(&self, kept: &[(&str, PathBuf)], log: &Path) -> Result<(), String> {
-        for allowed in &self.allow_paths {
-            if let Some((what, path)) = kept.iter().find(|(_, path)| path.starts_with(allowed)) {
-                let (allowed, path) = (allowed.display(), path.display());
-                return Err(format!(
-                    "hsm.allow_paths names {allowed}, where {what} {path} lies; name the token's own folder"
-                ));
+    pub(super) fn check_reach(&self, kept: &[(&str, PathBuf)], log: &Path) -> Vec<String> {
+        let each = self.allow_paths.iter().map(|allowed| {
+            let shown = allowed.display();
+            match kept.iter().find(|(_, path)| path.starts_with(allowed)) {
+                Some((what, path)) => Err(format!(
+                    "hsm.allow_paths names {shown}, where {what} {} lies; name the token's own folder",
+                    path.display()
+                )),
+                None => unless(allowed.starts_with(log), || {
+                    format!("hsm.allow_paths names {shown}, which lies in the audit log")
+                }),
             }
-            if allowed.starts_with(log) {
-                let allowed = allowed.display();
-                return Err(format!("hsm.allow_paths names {allowed}, which lies in the audit log"));
-            }
-        }
-        Ok(())
+        });
+        faults(each)
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::check::{faults, unless};
 use super::value::Span;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -65,11 +66,9 @@ impl Default for Destruction {
 }
 
 impl Destruction {
-    pub(super) fn check(&self) -> Result<(), String> {
-        match self.min_delay.0 > self.delay.0 {
-            true => Err("destruction.delay is shorter than destruction.min_delay".into()),
-            false => Ok(()),
-        }
+    pub(super) fn check(&self) -> Vec<String> {
+        let short = self.min_delay.0 > self.delay.0;
+        faults([unless(short, || "destruction.delay is shorter than destruction.min_delay".into())])
     }
 }
 

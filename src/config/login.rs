@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::check::{faults, unless};
 use super::value::{FirmwareVersion, KnownBy, Span, Touch};
 use crate::keyring::account::Firmware;
 
@@ -49,24 +50,29 @@ impl Default for Login {
 }
 
 impl Login {
-    pub(super) fn check(&self) -> Result<(), String> {
-        if !(Duration::from_secs(10)..=Duration::from_secs(120)).contains(&self.challenge_ttl.0) {
-            return Err("login.challenge_ttl must be from 10s to 2m".into());
-        }
-        if !(Duration::from_secs(60)..=Duration::from_secs(12 * 60 * 60)).contains(&self.assertion_ttl.0) {
-            return Err("login.assertion_ttl must be from 1m to 12h".into());
-        }
+    pub(super) fn check(&self) -> Vec<String> {
+        let challenge = Duration::from_secs(10)..=Duration::from_secs(120);
+        let assertion = Duration::from_secs(60)..=Duration::from_secs(12 * 60 * 60);
         let possible = |kind: &KnownBy| match kind {
             KnownBy::Attested => self.yubico_roots || !self.attestation_roots.is_empty(),
             KnownBy::Certified => !self.corporate_roots.is_empty(),
             KnownBy::Witnessed => true,
         };
-        if !self.assurance.iter().any(possible) {
-            return Err("login.assurance accepts no token at all: attested takes roots of makers, certified takes corporate_roots".into());
-        }
-        if !self.corporate_roots.is_empty() && self.corporate_crls.is_empty() {
-            return Err("login.corporate_roots need login.corporate_crls: without its revocation lists no certificate of an authority counts".into());
-        }
-        Ok(())
+        let nobody = !self.assurance.iter().any(possible);
+        let unlisted = !self.corporate_roots.is_empty() && self.corporate_crls.is_empty();
+        faults([
+            unless(!challenge.contains(&self.challenge_ttl.0), || {
+                "login.challenge_ttl must be from 10s to 2m".into()
+            }),
+            unless(!assertion.contains(&self.assertion_ttl.0), || {
+                "login.assertion_ttl must be from 1m to 12h".into()
+            }),
+            unless(nobody, || {
+                "login.assurance accepts no token at all: attested takes roots of makers, certified takes corporate_roots".into()
+            }),
+            unless(unlisted, || {
+                "login.corporate_roots need login.corporate_crls: without its revocation lists no certificate of an authority counts".into()
+            }),
+        ])
     }
 }

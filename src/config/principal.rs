@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
+use super::check::{faults, unless};
 use super::pattern::KeyPattern;
 use super::value::{self, Operation, Role, User};
 use crate::id::{Origin, PrincipalId};
@@ -65,38 +66,39 @@ pub const OWN_USER: &str = "keywardd";
 pub const NOBODY: [u32; 2] = [65_534, u32::MAX];
 
 /// That each has a name of its own, and somebody behind it.
-pub(super) fn check(principals: &[Principal]) -> Result<(), String> {
+pub(super) fn check(principals: &[Principal]) -> Vec<String> {
     let mut names = BTreeSet::new();
-    for principal in principals {
-        if !names.insert(&principal.name) {
-            return Err(format!("principal {} stands here twice; merge the two", principal.name));
-        }
-        if principal.name.as_str() == OWN_USER {
-            return Err(format!(
-                "principal {OWN_USER}: so the daemon's own user is called; choose another name"
-            ));
-        }
-        if principal.users.is_empty() && principal.groups.is_empty() {
-            return Err(format!("principal {} needs `users` or `groups`", principal.name));
-        }
-        let signs_or_looks = matches!(principal.role, Role::Member | Role::Monitor);
-        if signs_or_looks && (!principal.allow.is_empty() || principal.origin.is_some()) {
-            return Err(format!(
-                "principal {}: a {} has neither `allow` nor `origin`; give it the role application or operator, or take them away",
-                principal.name,
-                if principal.role == Role::Member { "member" } else { "monitor" },
-            ));
-        }
-        for user in principal.users.iter().chain(&principal.groups) {
-            if let User::Id(id) = user
-                && NOBODY.contains(id)
-            {
-                return Err(format!(
-                    "principal {}: {id} is nobody's number, and whoever has none here gets it",
-                    principal.name
-                ));
-            }
-        }
+    let each = principals.iter().flat_map(|principal| {
+        let twice = !names.insert(&principal.name);
+        let name = &principal.name;
+        let twice = unless(twice, || format!("principal {name} stands here twice; merge the two"));
+        [vec![twice], principal.checks()].concat()
+    });
+    faults(each)
+}
+
+impl Principal {
+    fn checks(&self) -> Vec<Result<(), String>> {
+        let Self { name, role, users, groups, allow, origin } = self;
+        let signs_or_looks = matches!(role, Role::Member | Role::Monitor);
+        let role = if *role == Role::Member { "member" } else { "monitor" };
+        let own = unless(name.as_str() == OWN_USER, || {
+            format!("principal {OWN_USER}: so the daemon's own user is called; choose another name")
+        });
+        let empty = unless(users.is_empty() && groups.is_empty(), || {
+            format!("principal {name} needs `users` or `groups`")
+        });
+        let granted = unless(signs_or_looks && (!allow.is_empty() || origin.is_some()), || {
+            format!(
+                "principal {name}: a {role} has neither `allow` nor `origin`; give it the role application or operator, or take them away"
+            )
+        });
+        let nobodies = users.iter().chain(groups).filter_map(|user| match user {
+            User::Id(id) if NOBODY.contains(id) => Some(Err(format!(
+                "principal {name}: {id} is nobody's number, and whoever has none here gets it"
+            ))),
+            User::Id(_) | User::Name(_) => None,
+        });
+        [own, empty, granted].into_iter().chain(nobodies).collect()
     }
-    Ok(())
 }

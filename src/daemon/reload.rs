@@ -18,7 +18,7 @@ use super::logging::Levels;
 use crate::audit::refusals::Budget;
 use crate::audit::{FileLog, Outcome, Pending, Receipt};
 use crate::clock::Date;
-use crate::config::{Changes, Config, CustodyMode};
+use crate::config::{Changes, Config, ConfigError, CustodyMode};
 use crate::keyring::record::Custody;
 use crate::ops::schedule::Node;
 use crate::ops::vault;
@@ -101,9 +101,14 @@ impl<H: HealthService> Current<H> {
     async fn reload(&self) -> Result<Reloaded, Error> {
         let (file, node, started) = (self.file.clone(), self.node, self.started.clone());
         // It reads files, and asks for users by name.
-        let read = tokio::task::spawn_blocking(move || {
-            let config = Config::read(&file).map_err(|error| vec![error.to_string()])?;
-            prepare(config, node, &started)
+        let read = tokio::task::spawn_blocking(move || match Config::read(&file) {
+            Ok(config) => prepare(config, node, &started),
+            Err(ConfigError::Faulty { mut faults, read, .. }) => {
+                let further = read.and_then(|config| prepare(*config, node, &started).err());
+                faults.extend(further.unwrap_or_default());
+                Err(faults)
+            }
+            Err(unreadable) => Err(vec![unreadable.to_string()]),
         });
         let prepared = read.await.map_err(|error| Error::Internal(error.to_string()))?;
         match prepared.and_then(|prepared| self.fits_custody(prepared)) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyward::access::permission::{
     ListTenants, ManageAccount, ManageBackups, ManageDaemon, ManageKey, ManagePrincipal, ManageStore,
-    ManageTenant, ViewAudit, ViewKey, ViewTenant,
+    ManageTenant, ViewAudit, ViewCheckpoints, ViewKey, ViewTenant,
 };
 use keyward::audit::AuditLog;
 use keyward::id::{Epoch, PrincipalId};
@@ -299,7 +299,7 @@ async fn checkpoint(world: &World) -> Answer {
 }
 
 async fn audit_keys(world: &World) -> Answer {
-    let right = world.right::<ViewAudit>(());
+    let right = world.right::<ViewCheckpoints>(());
     let keys = world.settle("show-audit-keys", world.vault.show_audit_keys(&right).await).await?;
     world.vault.verify_newest_checkpoint().await?;
     Ok(keys.len().to_string())

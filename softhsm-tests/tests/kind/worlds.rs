@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward::access::permission::{ManageAccount, ManageKey, ManagePrincipal, ManageTenant, ViewAudit};
+use keyward::access::permission::{ManageAccount, ManageKey, ManagePrincipal, ManageTenant, ViewCheckpoints};
 use keyward::audit::AuditLog;
 use keyward::id::{CeremonyId, DeploymentId, KeyName, PrincipalId, ProposalId};
 use keyward::keyring::account::Level;
@@ -213,7 +213,7 @@ async fn staffed(
         }
     };
     world.vault.checkpoint(world.audit().durable()).await?;
-    let right = world.right::<ViewAudit>(());
+    let right = world.right::<ViewCheckpoints>(());
     world.settle("show-audit-keys", world.vault.show_audit_keys(&right).await).await?;
     let (position, deployment) = (world.records().position(), world.vault.root().deployment);
     let place = world.close().await;

@@ -20,6 +20,7 @@ pub mod faketime;
 pub mod faults;
 pub mod modules;
 pub mod offline;
+pub mod pages;
 pub mod person;
 pub mod piv;
 mod random;

@@ -4,7 +4,7 @@
 //! `Result`s, so that a scenario that fails does not keep the next ones from running.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -138,6 +138,41 @@ impl Rig {
         let path = format!("{folder}/{name}");
         self.root(&["install", "-D", "-m", "0755", &format!("/mnt/{name}"), &path])?;
         Ok(path)
+    }
+
+    /// Runs a command as root on a terminal of its own: whenever one of the texts is shown, its answer is typed. Answers what
+    /// was shown.
+    ///
+    /// # Errors
+    /// As [`root`](Self::root).
+    pub fn terminal(&self, command: &str, answers: &[(&str, &str)]) -> Result<String, String> {
+        let mut child = Command::new(script())
+            .arg("enter")
+            .arg(self.folder.path())
+            .args(["timeout", "60", "script", "--quiet", "--return", "--command", command, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let (mut keys, mut screen) =
+            (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+        let (mut shown, mut seen, mut piece) = (Vec::new(), 0, [0; 4096]);
+        while let Ok(length) = screen.read(&mut piece) {
+            if length == 0 {
+                break;
+            }
+            shown.extend_from_slice(&piece[..length]);
+            let new = String::from_utf8_lossy(&shown[seen..]).into_owned();
+            if let Some((_, answer)) = answers.iter().find(|(prompt, _)| new.contains(prompt)) {
+                seen = shown.len();
+                // A program that has ended needs no answer.
+                writeln!(keys, "{answer}").ok();
+            }
+        }
+        drop(keys);
+        let status = child.wait().map_err(|error| error.to_string())?;
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        if status.success() { Ok(shown) } else { Err(format!("`{command}` on a terminal: {shown}")) }
     }
 
     /// Writes a file, with its folder, for root alone unless `mode` says otherwise.

@@ -47,6 +47,7 @@ async fn a_file_with_faults_is_refused_whole_and_names_all_of_them() {
     let (daemon, client) = world.start_with_key().await;
     let good = std::fs::read_to_string(world.config_file()).unwrap();
     world.reconfigure("name = \"tester\"", "name = \"other\"");
+    world.reconfigure("[hsm]", "[limits]\nplaintext = \"0\"\n[hsm]");
     world.reconfigure("[hsm]", "[[principal]]\nname = \"a\"\nrole = \"operator\"\nusers = [\"no-such-user\"]\ngroups = [\"no-such-group\"]\n[hsm]");
     world.reconfigure(
         "assurance = [",
@@ -54,9 +55,14 @@ async fn a_file_with_faults_is_refused_whole_and_names_all_of_them() {
     );
     let refused = reload(&world);
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
-    for fault in
-        ["no-such-user", "no-such-group", "/nowhere/roots.pem", "/nowhere/list.pem", "stays in force"]
-    {
+    for fault in [
+        "limits.plaintext is 0",
+        "no-such-user",
+        "no-such-group",
+        "/nowhere/roots.pem",
+        "/nowhere/list.pem",
+        "stays in force",
+    ] {
         assert!(text(&refused).contains(fault), "{fault} is not in {}", text(&refused));
     }
     // The one before is in force, and says what is the matter.

@@ -4,6 +4,7 @@
 //! A scenario is a function in [`SCENARIOS`]; it leaves the service running and ready.
 //!
 //! ```text
+//! book     the operator's pages as they are printed, in a boot of their own
 //! endings  stops while somebody holds something, kills amid changes
 //! hostile  a library that is out for harm, a user whom nobody knows
 //! service  what all of them need
@@ -25,6 +26,7 @@ use crate::service::{
 /// What is done and looked at in the boot; it leaves the service ready.
 type Scenario = fn(&Rig) -> Outcome;
 
+mod book;
 mod endings;
 mod hostile;
 mod service;
@@ -76,6 +78,13 @@ fn the_shipped_units_work_under_systemd() {
         }
     }
     assert!(failed.is_empty(), "the boot ended: {}{failed}", rig.state());
+}
+
+#[test]
+fn the_pages_run_as_they_are_printed() {
+    let rig = Rig::boot();
+    let outcome = book::runs(&rig);
+    assert!(outcome.is_ok(), "{}\n-- journal\n{}", outcome.unwrap_err(), rig.journal());
 }
 
 fn installed(rig: &Rig) -> Outcome {

@@ -53,6 +53,7 @@ pub(super) fn runs(rig: &Rig) -> Outcome {
     book.founding(&ceremonies)?;
     book.lost_hsm(&runbook, &ceremonies)?;
     book.encrypted_pin(&runbook)?;
+    book.upkeep(&runbook)?;
     let values = book.values.borrow();
     let unused: Vec<_> = values.iter().filter(|value| !value.used).map(|value| value.printed).collect();
     if unused.is_empty() { Ok(()) } else { Err(format!("no page prints {unused:?} any more")) }
@@ -124,6 +125,33 @@ impl Book<'_> {
             let home = format!("/home/{name}");
             self.rig.root(&["install", "-d", "-m", "0700", "-o", name, "-g", name, &home]).map(drop)
         })
+    }
+
+    /// What an operator does now and then.
+    fn upkeep(&self, runbook: &Page) -> Outcome {
+        self.all(&runbook.blocks("## Rotation")[0])?;
+        // The principal of the page is that of the application here.
+        let freeze = &runbook.blocks("## Rotation")[1][0];
+        self.shell(OPERATOR, &freeze.script.replace(" crm ", &format!(" {APPLICATION} ")))?;
+        let refused = decrypts(self.rig).err().ok_or("who is frozen was served")?;
+        if !refused.contains("frozen") {
+            return Err(refused);
+        }
+        self.all(&runbook.blocks("## Keys on the tokens that no record names")[0][..1])?;
+        self.all(&runbook.blocks("## Reading the audit log")[0])?;
+        // A start from the newest change makes the copy whole.
+        self.all(&runbook.blocks("## Damaged store or journal")[0])?;
+        ready(self.rig)?;
+        // What README prints of the installation stands in the runbook, too, letter for letter but for the remarks.
+        let bare =
+            |command: &Command| command.script.split("  #").next().unwrap_or_default().trim().to_owned();
+        let installation: Vec<_> =
+            runbook.blocks("## First installation").concat().iter().map(bare).collect();
+        let readme = Page::read("README.md").blocks("## Operations")[0].clone();
+        match readme.iter().map(bare).find(|command| !installation.contains(command)) {
+            Some(other) => Err(format!("README prints {other:?}, which the runbook does not")),
+            None => Ok(()),
+        }
     }
 
     /// A token in software, as a second or another HSM would be.

@@ -12,7 +12,9 @@ use keyward::audit::Outcome;
 use keyward::client::{Client, Code, Options, context};
 use keyward::rpc::proto::status::Serving;
 use keyward::rpc::proto::{CreateKeyRequest, Status};
-use keyward_softhsm_tests::{Daemon, KEY, Random, World, binary, create_key, set_mode, softhsm_module, text};
+use keyward_softhsm_tests::{
+    Daemon, KEY, Random, World, binary, create_key, eventually, set_mode, softhsm_module, text,
+};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
 
@@ -469,18 +471,88 @@ async fn an_operator_who_may_not_read_the_files_asks_the_daemon() {
     let program = open.path().join("keyward");
     std::fs::copy(binary("keyward"), &program).unwrap();
     let (config, copy) = (world.config_file(), open.path().join("copy").display().to_string());
-    set_mode(Path::new(&config), 0o644);
-    for words in [&["store", "check"][..], &["store", "export", "--out", &copy]] {
+    let other = open.path().join("other").display().to_string();
+    for (mode, words) in [
+        (0o644, &["store", "check"][..]),
+        (0o644, &["store", "export", "--out", &copy]),
+        // As it is installed: not even the configuration may be read.
+        (0o600, &["store", "check"]),
+        (0o600, &["store", "export", "--out", &other]),
+    ] {
+        set_mode(Path::new(&config), mode);
         let done = Command::new("setpriv")
             .args(["--reuid=7012", "--regid=0", "--clear-groups"])
             .arg(&program)
             .args(words)
             .args(["--config", &config])
+            .env("KEYWARD_SOCKET", world.socket())
             .output()
             .unwrap();
         assert!(done.status.success(), "{words:?}: {}", text(&done));
     }
     assert!(daemon.stop().await.success());
+}
+
+/// What root does in the folder of the service's user would lock that user out: it is refused, and what root left is told.
+#[tokio::test]
+async fn root_beside_a_user_of_the_service_is_told_how() {
+    const SERVICE: u32 = 7014;
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let mut world = World::ready();
+    world.reconfigure("users = [0]", "users = [0, 7015]");
+    let config = world.config_file();
+    let owned = |path: &Path, owner: u32| {
+        let done = Command::new("chown").args(["-R", &owner.to_string()]).arg(path).status().unwrap();
+        assert!(done.success());
+    };
+    owned(&world.path(""), SERVICE);
+    for command in [
+        &["init", "--backup-key", "/nowhere"][..],
+        &["store", "check", "--repair"],
+        &["store", "accept-rollback"],
+    ] {
+        let refused = world.cli([command, &["--config", &config]].concat());
+        let said = text(&refused);
+        assert!(
+            !refused.status.success() && said.contains("as_keyward") && said.contains("7014"),
+            "{command:?}: {said}"
+        );
+        assert!(!said.contains("chown"), "that would take it from the service: {said}");
+    }
+    let said = world.fails_to_start();
+    assert!(said.contains("as_keyward") && !said.contains("chown"), "{said}");
+    // Nothing of root is left, so far.
+    let (open, _) = for_everybody(&world);
+    let program = open.path().join("keywardd");
+    std::fs::copy(binary("keywardd"), &program).unwrap();
+    let start = || {
+        let mut daemon = Command::new("setpriv");
+        daemon
+            .args(["--reuid=7014", "--regid=7014", "--clear-groups"])
+            .arg(&program)
+            .args(["--config", &config]);
+        daemon.env("SOFTHSM2_CONF", world.path("softhsm2.conf"));
+        daemon
+    };
+    // A file of root, as a daemon leaves it that root has started once.
+    let left = world.path("state/audit").read_dir().unwrap().next().unwrap().unwrap().path();
+    std::os::unix::fs::chown(&left, Some(0), Some(0)).unwrap();
+    set_mode(&left, 0o600);
+    let refused = start().output().unwrap();
+    let said = text(&refused);
+    assert!(!refused.status.success(), "{said}");
+    assert!(said.contains(&left.display().to_string()) && said.contains("chown -R 7014:"), "{said}");
+    // By the command that it prints.
+    let (_, cure) = said.split_once("run `").unwrap();
+    let cure = cure.split('`').next().unwrap();
+    assert!(Command::new("sh").args(["-ec", cure]).status().unwrap().success(), "{cure}");
+    let mut daemon = start().spawn().unwrap();
+    let answers = async || world.status().await.ok();
+    eventually("the daemon of the service's user", answers).await;
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
 }
 
 /// A library says CKR_GENERAL_ERROR, or shows no token: who it runs as, and what that user may not read, is said for it.

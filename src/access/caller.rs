@@ -81,6 +81,11 @@ impl Default for Held {
 }
 
 impl Held {
+    /// Whether they are the same, and nothing was taken from them.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.0.same_channel(&other.0) && !*self.0.borrow()
+    }
+
     /// Ends what was begun by them.
     pub(super) fn withdraw(&self) {
         self.0.send_replace(true);
@@ -163,11 +168,6 @@ impl Principal {
     /// Whether nothing works for it.
     pub fn frozen(&self) -> bool {
         self.live.frozen.load(Ordering::Acquire) % 2 == 1
-    }
-
-    /// Turns true when a configuration took a right from it; what goes on then ends.
-    pub fn withdrawn(&self) -> watch::Receiver<bool> {
-        self.held.0.subscribe()
     }
 
     /// Its rights.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+use tokio::sync::watch;
+
 use super::caller::{Caller, Held, Live, Peer, Principal, Standing};
 use super::permission::{Authorized, Needs, Permission, Resource};
 use crate::config::value::{Operation, Role, User};
@@ -11,7 +13,11 @@ use crate::id::{KeyName, PrincipalId};
 
 /// Who is who, and what each may do: as the configuration in force says, which may be replaced while calls go on.
 #[derive(Debug)]
-pub struct Policy(RwLock<State>);
+pub struct Policy {
+    state: RwLock<State>,
+    /// Told of each other table.
+    replaced: watch::Sender<()>,
+}
 
 #[derive(Debug)]
 struct State {
@@ -211,13 +217,15 @@ impl Table {
         resolved: Principals,
         lives: &mut BTreeMap<PrincipalId, Arc<Live>>,
         kept: &BTreeMap<PrincipalId, Held>,
+        own_user: Option<Arc<Principal>>,
     ) -> Self {
         let mut principal = |entry: &Configured| {
             let live = lives.entry(entry.name.clone()).or_default().clone();
             Arc::new(Principal::new(entry, live, kept.get(&entry.name).cloned().unwrap_or_default()))
         };
         let principals = resolved.configured.iter().map(&mut principal).collect();
-        let own_user = resolved.own_user.map(|_| Arc::new(Principal::own_user()));
+        let new = || Arc::new(Principal::own_user());
+        let own_user = resolved.own_user.map(|_| own_user.unwrap_or_else(new));
         Self { resolved, principals, own_user }
     }
 
@@ -254,28 +262,45 @@ impl Policy {
     /// The policy of principals without a fault.
     pub fn new(principals: Principals) -> Self {
         let mut lives = BTreeMap::new();
-        let table = Table::new(principals, &mut lives, &BTreeMap::new());
-        Self(RwLock::new(State { table, lives }))
+        let table = Table::new(principals, &mut lives, &BTreeMap::new(), None);
+        Self { state: RwLock::new(State { table, lives }), replaced: watch::Sender::new(()) }
     }
 
     /// Puts other principals in force, without a fault: for every decision from now on. Whoever is frozen stays so, and
     /// what a principal has begun ends where it lost a right. Answers who did.
     pub fn replace(&self, principals: Principals) -> Vec<PrincipalId> {
-        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let State { table, lives } = &mut *state;
         let lost = principals.lost_since(&table.resolved);
         let (lost, kept): (Vec<_>, Vec<_>) =
             table.principals.iter().cloned().enumerate().partition(|(place, _)| lost.contains(place));
         let kept = kept.iter().map(|(_, one)| (one.name().clone(), one.held().clone())).collect();
-        let before = std::mem::replace(table, Table::new(principals, lives, &kept));
+        let before = std::mem::replace(table, Table::new(principals, lives, &kept, table.own_user.clone()));
         // After the other table is in force: whoever begins anew then is judged by it.
         before.own_user.iter().filter(|_| table.own_user.is_none()).for_each(|own| own.held().withdraw());
         lost.iter().for_each(|(_, one)| one.held().withdraw());
+        drop(state);
+        self.replaced.send_replace(());
         lost.iter().map(|(_, one)| one.name().clone()).collect()
     }
 
+    /// Told when other principals are in force.
+    pub fn replaced(&self) -> watch::Receiver<()> {
+        self.replaced.subscribe()
+    }
+
+    /// Whether a caller is whom it was when it began something, with all rights that it had then: its principal may be as before,
+    /// and another one claim its user.
+    pub fn still_is(&self, caller: &Caller) -> bool {
+        match (&caller.principal, self.standing(&caller.peer)) {
+            (Some(then), Standing::Known(now)) => then.held().is(now.held()),
+            (None, _) => true,
+            (Some(_), Standing::Ambiguous { .. } | Standing::Unknown) => false,
+        }
+    }
+
     fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who a peer is. The first rule that knows it decides: the daemon's own user, the user, the
@@ -312,6 +337,10 @@ impl Policy {
         resource: P::Resource,
     ) -> Result<Authorized<P>, Denied> {
         let principal = self.known(&caller.peer)?;
+        // Whatever it shows was shown as the other one.
+        if let Some(then) = caller.principal.as_ref().filter(|then| then.name() != principal.name()) {
+            return Err(Denied::Withdrawn(then.name().clone()));
+        }
         if principal.frozen() {
             return Err(Denied::Frozen(principal.name().clone()));
         }
@@ -335,7 +364,7 @@ impl Policy {
     /// Takes over from the store that a principal is frozen, or not, by the change `revision`; a later change that was
     /// taken over before stays in force. It counts for a principal that comes into the configuration later, too.
     pub fn set_frozen(&self, name: &PrincipalId, frozen: bool, revision: u64) {
-        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.lives.entry(name.clone()).or_default().set_frozen(frozen, revision);
     }
 
@@ -673,6 +702,21 @@ groups = [50]
             let expected = if lost { Err(Denied::Withdrawn(crm.clone())) } else { Ok(()) };
             assert_eq!(held.holds(), expected, "{from} became {to}");
         }
+    }
+
+    #[test]
+    fn whoever_is_somebody_else_by_another_configuration_begins_anew() {
+        let policy = policy();
+        let (crm, ops) = (policy.caller(peer(1000, 0)), policy.caller(peer(7, 50)));
+        policy.replace(resolved(PRINCIPALS, None).unwrap());
+        assert!(policy.still_is(&crm) && policy.still_is(&ops));
+        // The principal keeps its group; one of its people is another principal's from now on.
+        let other = format!("{PRINCIPALS}[[principal]]\nname = \"locked\"\nrole = \"member\"\nusers = [7]\n");
+        assert!(policy.replace(resolved(&other, None).unwrap()).is_empty());
+        assert!(policy.still_is(&crm) && !policy.still_is(&ops));
+        let denied = policy.authorize::<ViewActs>(&ops, ()).unwrap_err();
+        assert_eq!(denied, Denied::Withdrawn(PrincipalId::new("ops").unwrap()));
+        assert!(policy.authorize::<ViewActs>(&policy.again(&ops), ()).is_ok());
     }
 
     #[test]

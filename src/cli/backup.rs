@@ -14,6 +14,7 @@ use super::output::NewFile;
 use super::view::{Fields, View, date, time};
 use super::{Shell, view};
 use crate::daemon::backup::{self, DrillReport, Restore, Sample};
+use crate::daemon::lock::check_owner;
 use crate::rpc::proto::{
     Backup, CreateBackupRequest, ListBackupsRequest, RecordDrillRequest, create_backup_response::Message,
 };
@@ -146,6 +147,8 @@ async fn create(shell: &mut Shell, output: PathBuf, keep_for: Duration) -> Resul
 impl Drill {
     async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         let config = self.config.read()?;
+        // It shares the list of refused PINs with the daemon.
+        check_owner(&config.state_dir).map_err(|error| Failure::local(&error))?;
         let socket = config.server.socket.clone();
         let sample = if self.all { Sample::All } else { Sample::Some(self.tenants) };
         let drill = backup::Drill { input: self.input, token: self.token, pin_file: self.pin_file, sample };

@@ -7,7 +7,7 @@ use super::hint;
 use crate::client::{Error, StreamError};
 
 /// What to do where the operating system does not let this user.
-const FORBIDDEN: &str = "what is the daemon's own is for its user: as root, `as_keyward` instead of `keyward`; another person's file is handed over by whoever has it, for example by `install -o USER FILE FOLDER`";
+const FORBIDDEN: &str = "what is the daemon's own is done as its user: as root, `as_keyward` instead of `keyward`; another person's file is handed over by whoever has it, for example by `install -o USER FILE FOLDER`";
 
 /// A command that failed.
 #[derive(Debug, thiserror::Error)]

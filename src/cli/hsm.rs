@@ -13,6 +13,7 @@ use super::local::{ConfigFile, blocking};
 use super::view::{Fields, View};
 use crate::config::Log;
 use crate::daemon;
+use crate::daemon::lock::check_owner;
 use crate::hsm::confine::Mode;
 use crate::hsm::pin::{PinSource, clear_refused_pin};
 use crate::hsm::pkcs11::selftest::Verdict;
@@ -75,6 +76,7 @@ impl Command {
             Self::Check(check) => check.run(shell).await,
             Self::ClearRefusedPin { config } => {
                 let config = config.read()?;
+                check_owner(&config.state_dir).map_err(|error| Failure::local(&error))?;
                 let cleared = blocking(move || clear_refused_pin(&config.state_dir)).await?;
                 let line = if cleared { "the PIN will be tried again" } else { "no PIN was refused" };
                 shell.print.answer(line, &json!({ "cleared": cleared }))?;
@@ -122,7 +124,11 @@ impl Check {
                     daemon::child::program(&Log::default(), SecretMemory::default()),
                 )
             }
-            None => daemon::hsm_settings(&self.config.read()?).map_err(bad_token)?,
+            None => {
+                let config = self.config.read()?;
+                check_owner(&config.state_dir).map_err(|error| Failure::local(&error))?;
+                daemon::hsm_settings(&config).map_err(bad_token)?
+            }
         };
         settings.slots.iter().try_for_each(|slot| make_private(&slot.hsm.state_dir))?;
         Ok(settings)

@@ -24,10 +24,8 @@ const STAND_INS: [(&str, &str); 8] = [
 
 /// Reads a text; its line, key and expectation for each fault.
 pub(super) fn parse(text: &str) -> Result<Config, Vec<String>> {
-    let (mut document, unreadable) = DeTable::parse_recoverable(text);
-    if !unreadable.is_empty() {
-        return Err(unreadable.into_iter().map(|error| shown(error, text)).collect());
-    }
+    // Of a text that is no TOML the first fault alone: what follows is mostly of its making, and each would keep a copy of the text.
+    let mut document = DeTable::parse(text).map_err(|error| vec![shown(error, text)])?;
     let mut faults = Vec::new();
     loop {
         let error = match Config::deserialize(Deserializer::from(document.clone())) {
@@ -35,6 +33,10 @@ pub(super) fn parse(text: &str) -> Result<Config, Vec<String>> {
             Ok(_) => return Err(faults),
             Err(error) => error,
         };
+        // A stand-in that is no good where it stands: what was to be found is found.
+        if error.span().is_none_or(|at| at.end > text.len()) && !faults.is_empty() {
+            return Err(faults);
+        }
         let mended = mend(&mut document, &error);
         faults.push(shown(error, text));
         if !mended || faults.len() == MOST {
@@ -58,7 +60,7 @@ fn mend(document: &mut Spanned<DeTable<'_>>, error: &Error) -> bool {
             let table = if root { Some(table) } else { table_at(table, &at) };
             table.is_some_and(|table| stand_in(table, field))
         }
-        None => replace(document.get_mut(), &at),
+        None => replace(document.get_mut(), &at, !error.message().starts_with("unknown field")),
     }
 }
 
@@ -71,13 +73,13 @@ fn within(inner: &Span, outer: &Span) -> bool {
     outer.start <= inner.start && inner.end <= outer.end
 }
 
-/// Takes out the innermost entry that lies there, and puts the value in that its table must have.
-fn replace(table: &mut DeTable<'_>, at: &Span) -> bool {
+/// Takes out the innermost entry that lies there, and puts the value in that its table must have, if it is one of its own.
+fn replace(table: &mut DeTable<'_>, at: &Span, own: bool) -> bool {
     for (_, value) in table.iter_mut().filter(|(_, value)| value.span() != NOWHERE) {
         let deeper = match value.get_mut() {
-            DeValue::Table(inner) => replace(inner, at),
+            DeValue::Table(inner) => replace(inner, at, own),
             DeValue::Array(items) => items.iter_mut().any(|item| match item.get_mut() {
-                DeValue::Table(inner) => replace(inner, at),
+                DeValue::Table(inner) => replace(inner, at, own),
                 _ => false,
             }),
             _ => false,
@@ -90,8 +92,10 @@ fn replace(table: &mut DeTable<'_>, at: &Span) -> bool {
         |(key, value): &(&Spanned<_>, &Spanned<_>)| within(at, &key.span()) || within(at, &value.span());
     let Some(key) = table.iter().find(lies).map(|(key, _)| key.clone()) else { return false };
     table.remove(&key);
-    // An unknown one needs none.
-    stand_in(table, key.get_ref());
+    if own {
+        // Where there is none, the table can do without.
+        stand_in(table, key.get_ref());
+    }
     true
 }
 
@@ -174,6 +178,23 @@ plaintext = "many"
     }
 
     #[test]
+    fn a_good_name_in_a_wrong_table_is_told_once() {
+        let good = "state_dir = \"/x\"\n[hsm]\nmodule = \"/m\"\ntoken = \"t\"\npin_file = \"/p\"\n";
+        for name in ["state_dir", "hsm", "module", "token", "name", "role", "keys", "operations"] {
+            for (table, value) in
+                [("server", "\"x\""), ("limits", "7"), ("login", "[\"x\"]"), ("store", "{ name = 1 }")]
+            {
+                let told = faults(&format!("{good}[{table}]\n{name} = {value}\n"));
+                assert!(told.len() == 1 && told[0].contains("line 7,"), "{table}.{name}: {told:?}");
+            }
+        }
+        let told = faults(&format!(
+            "{good}[[principal]]\nname = \"a\"\nrole = \"operator\"\nkeys = [\"tenants/a/keys/*\"]\n"
+        ));
+        assert!(told.len() == 1 && told[0].contains("line 9,"), "{told:?}");
+    }
+
+    #[test]
     fn what_is_missing_hides_nothing() {
         let told = faults("[hsm]\nsessions = \"two\"\n[[principal]]\nusers = [0]\n").join("\n");
         for missing in ["state_dir", "module", "token", "name", "role"] {
@@ -183,8 +204,9 @@ plaintext = "many"
     }
 
     #[test]
-    fn a_text_that_is_no_toml_is_told_whole() {
+    fn a_text_that_is_no_toml_is_told_by_its_first_fault() {
         let told = faults("state_dir = \n[hsm\nmodule = \"x\n");
-        assert!(told.len() >= 2, "{told:?}");
+        assert!(told.len() == 1 && told[0].contains("line 1,"), "{told:?}");
+        assert_eq!(faults(&"[".repeat(100_000)).len(), 1);
     }
 }

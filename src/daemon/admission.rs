@@ -88,8 +88,7 @@ impl Door {
         let Standing::Known(principal) = self.gate.policy.standing(&peer) else {
             return self.admit_nobody(stream, peer);
         };
-        let looks_after =
-            matches!(principal.role(), Role::Operator | Role::Monitor) || principal.is_own_user();
+        let looks_after = principal.role() == Role::Operator || principal.is_own_user();
         match Places::take(&self.places, peer.uid, looks_after) {
             Some(place) => Some(Admitted::new(stream, peer, GREETING_TIME, Ticket::Place { _held: place })),
             None => {

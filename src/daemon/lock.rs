@@ -48,14 +48,6 @@ impl StateLock {
     /// [`LockError::InUse`] when another process has it.
     pub fn take(state_dir: &Path) -> Result<Self, LockError> {
         check_owner(state_dir)?;
-        Self::take_to_look(state_dir)
-    }
-
-    /// As [`take`](Self::take), for whoever changes nothing: root may do that as well.
-    ///
-    /// # Errors
-    /// As [`take`](Self::take).
-    pub fn take_to_look(state_dir: &Path) -> Result<Self, LockError> {
         let shown = || state_dir.display().to_string();
         let failed = |error| LockError::Io(shown(), error);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
@@ -97,7 +89,7 @@ impl StateLock {
 /// That what this process writes there can be written by the daemon, and the other way round.
 /// # Errors
 /// [`LockError::OfAnother`] and [`LockError::OfRoot`], with the command that mends it.
-pub(super) fn check_owner(state_dir: &Path) -> Result<(), LockError> {
+pub fn check_owner(state_dir: &Path) -> Result<(), LockError> {
     let us = rustix::process::geteuid().as_raw();
     // Where there is none, or none that this user may look at, opening it says so.
     let Ok(found) = state_dir.metadata() else { return Ok(()) };
@@ -108,26 +100,25 @@ pub(super) fn check_owner(state_dir: &Path) -> Result<(), LockError> {
             other => Err(LockError::OfAnother(state, name_of(other))),
         };
     }
-    match roots_own(state_dir, 0) {
+    match roots_own(state_dir) {
         Some(path) => Err(LockError::OfRoot { path: path.display().to_string(), user: name_of(us), state }),
         None => Ok(()),
     }
 }
 
-/// Below the state directory lie a log with its tree, and records of PINs.
-const DEPTH: usize = 3;
+/// What the daemon writes in its state directory, and in the folders there.
+const FILES: [&str; 6] = ["lock", "store.db", "store.db-wal", "store.db-shm", "journal.kwj", "pin-refused"];
+const FOLDERS: [&str; 3] = ["audit", "audit/tree", "pins"];
 
-/// Something in a folder that root owns and this user cannot write.
-fn roots_own(folder: &Path, depth: usize) -> Option<PathBuf> {
-    let mine = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
-    let entries = folder.read_dir().ok()?.flatten();
-    entries.map(|entry| entry.path()).find_map(|path| {
-        let found = path.symlink_metadata().ok()?;
-        match found.uid() == 0 && !found.is_symlink() && !mine(&path) {
-            true => Some(path),
-            false if found.is_dir() && depth < DEPTH => roots_own(&path, depth + 1),
-            false => None,
-        }
+/// Something of the daemon's that root owns and this user cannot write.
+fn roots_own(state_dir: &Path) -> Option<PathBuf> {
+    let files = FILES.iter().chain(&FOLDERS).map(|name| state_dir.join(name));
+    let inside = FOLDERS.iter().filter_map(|name| state_dir.join(name).read_dir().ok());
+    let inside = inside.flat_map(|entries| entries.flatten().map(|entry| entry.path()));
+    files.chain(inside).find(|path| {
+        let Ok(found) = path.symlink_metadata() else { return false };
+        let writable = || rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+        found.uid() == 0 && !found.is_symlink() && !writable()
     })
 }
 

@@ -87,7 +87,7 @@ pub struct Idle {
 pub fn idle(config: &Config) -> Result<Idle, LockError> {
     let failed = |error| LockError::Io(config.state_dir.display().to_string(), error);
     let there = config.state_dir.try_exists().map_err(failed)?;
-    let lock = there.then(|| StateLock::take_to_look(&config.state_dir)).transpose()?;
+    let lock = there.then(|| StateLock::take(&config.state_dir)).transpose()?;
     Ok(Idle { _lock: lock })
 }
 

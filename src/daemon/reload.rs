@@ -48,6 +48,8 @@ pub(super) struct Current<H: HealthService> {
     parts: Parts<H>,
     /// What the daemon started with: some options count only then.
     started: Config,
+    /// Who answered for the root then.
+    custody: Custody,
     now: Mutex<Now>,
     told: watch::Sender<InForce>,
 }
@@ -61,13 +63,13 @@ impl<H: HealthService> Current<H> {
     /// With the configuration that the daemon starts with.
     pub(super) fn new(
         config: &Config,
-        node: Node,
+        (node, custody): (Node, Custody),
         vault: vault::Settings,
         parts: Parts<H>,
         told: watch::Sender<InForce>,
     ) -> Arc<Self> {
         let now = Mutex::new(Now { config: config.clone(), vault });
-        Arc::new(Self { file: config.file.clone(), node, parts, started: config.clone(), now, told })
+        Arc::new(Self { file: config.file.clone(), node, parts, started: config.clone(), custody, now, told })
     }
 
     /// Reloads for whoever asks, and at SIGHUP, until the daemon stops.
@@ -119,8 +121,9 @@ impl<H: HealthService> Current<H> {
 
     /// That the root has custodians, or that the file says that this is meant: the next start asks for it.
     fn fits_custody(&self, prepared: Prepared) -> Result<Prepared, Vec<String>> {
+        // While the vault is closed it is as the store said when the daemon started.
         let vault = self.parts.gate.vault.get();
-        let unfounded = vault.is_some_and(|vault| vault.root().custody == Custody::Unfounded);
+        let unfounded = vault.map_or(self.custody, |vault| vault.root().custody) == Custody::Unfounded;
         match unfounded && prepared.config.custody != Some(CustodyMode::Operator) {
             true => Err(vec![super::run::RunError::Unfounded.to_string()]),
             false => Ok(prepared),

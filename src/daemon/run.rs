@@ -174,7 +174,8 @@ async fn serve(config: &Config, levels: Levels) -> Result<(), RunError> {
     let door = (places.clone(), admission.clone());
     let reporter = health.reporter.clone();
     let parts = Parts { gate: gate.clone(), audit: audit.clone(), admission, health, places, levels };
-    let current = Current::new(config, node, vault_settings.clone(), parts, reloading.in_force.clone());
+    let current =
+        Current::new(config, (node, root.custody), vault_settings.clone(), parts, reloading.in_force.clone());
     let locked = Locked {
         hsm: hsm.clone(),
         kv,

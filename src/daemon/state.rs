@@ -25,7 +25,7 @@ pub(super) async fn tell(gate: Arc<Gate>, unlocking: JoinHandle<()>) {
         () = stopped(&mut stop) => {}
     }
     asking.abort();
-    let mut told = gate.state_in_words();
+    let mut told = in_one_line(&gate);
     notify(&[NotifyState::Ready, NotifyState::Status(&told)]);
     let mut tick = tokio::time::interval(LOOK);
     while !*stop.borrow() {
@@ -33,12 +33,17 @@ pub(super) async fn tell(gate: Arc<Gate>, unlocking: JoinHandle<()>) {
             _ = tick.tick() => {}
             () = stopped(&mut stop) => return,
         }
-        let now = gate.state_in_words();
+        let now = in_one_line(&gate);
         if now != told {
             notify(&[NotifyState::Status(&now)]);
             told = now;
         }
     }
+}
+
+/// How it is. A reason may come from the vendor's library, and each line of a message to systemd is one of its variables.
+fn in_one_line(gate: &Gate) -> String {
+    gate.state_in_words().replace(char::is_control, " ")
 }
 
 /// Returns when it serves, or when it is known why it does not.

@@ -336,7 +336,7 @@ impl RefusedPins {
     pub fn reserve(&self) -> Result<Reserved<'_>, PinError> {
         let _lock = self.lock()?;
         let trial = self.path.with_extension("trial");
-        let removed = self.write_for_owner(&trial, &[b' '; 4096]).and_then(|()| fs::remove_file(&trial));
+        let removed = (self.write)(&trial, &[b' '; 4096]).and_then(|()| fs::remove_file(&trial));
         removed.map_err(|source| self.not_recorded(source))?;
         Ok(Reserved(self))
     }
@@ -388,15 +388,7 @@ impl RefusedPins {
 
     fn store(&self, record: &Record) -> Result<(), PinError> {
         let text = serde_json::to_vec_pretty(record).map_err(|error| self.not_recorded(error.into()))?;
-        self.write_for_owner(&self.path, &text).map_err(|source| self.not_recorded(source))
-    }
-
-    /// Writes a file that belongs to whom the state belongs: what root writes here the service must be able to replace.
-    fn write_for_owner(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        (self.write)(path, bytes)?;
-        let folder = path.parent().unwrap_or_else(|| Path::new("."));
-        give_to_owner_of(folder.parent().unwrap_or(folder), folder)?;
-        give_to_owner_of(folder, path)
+        (self.write)(&self.path, &text).map_err(|source| self.not_recorded(source))
     }
 
     fn bad(&self, reason: String) -> PinError {
@@ -406,15 +398,6 @@ impl RefusedPins {
     fn not_recorded(&self, source: io::Error) -> PinError {
         PinError::NotRecorded { path: self.path.clone(), source }
     }
-}
-
-/// Where root does something in the folder of another user, that user's is what it makes.
-fn give_to_owner_of(folder: &Path, made: &Path) -> io::Result<()> {
-    let (owner, now) = (fs::metadata(folder)?, fs::symlink_metadata(made)?);
-    if !rustix::process::geteuid().is_root() || owner.uid() == now.uid() {
-        return Ok(());
-    }
-    std::os::unix::fs::lchown(made, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// Proof that a refusal could be recorded a moment ago.

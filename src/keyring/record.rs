@@ -250,6 +250,9 @@ pub struct Export {
     /// The root that opens it.
     #[n(5)]
     pub root: RootId,
+    /// The newest revision that it holds, once that is known: it is on record before the store is copied.
+    #[n(6)]
+    pub holds: Option<u64>,
 }
 
 /// What kind of copy it is.

@@ -15,6 +15,7 @@ use crate::hsm::{Kek, Operation, Reply};
 use crate::id::{ExportId, KeyName, RootId};
 use crate::keyring::record::{Export, ExportKind, Key};
 use crate::keyring::{binding, wrapped};
+use crate::store::StoreError;
 use crate::store::recovery::{Canary, Header, Snapshot, Writer};
 use crate::store::{Changes, tables};
 
@@ -39,12 +40,14 @@ pub struct ExportInfo {
     pub revision: u64,
     /// The root that opens it.
     pub root: RootId,
+    /// The newest revision that it holds, where that is known.
+    pub holds: Option<u64>,
 }
 
 impl ExportInfo {
     fn of(id: ExportId, record: &Export) -> Self {
-        let Export { kind, created, delete_by, revision, root } = record.clone();
-        Self { id, kind, created, delete_by, revision, root }
+        let Export { kind, created, delete_by, revision, root, holds } = record.clone();
+        Self { id, kind, created, delete_by, revision, root, holds }
     }
 }
 
@@ -77,6 +80,8 @@ impl Vault {
         let info = self.put_on_record(root.id, keep_for).await?;
         let ciphertext = self.canary().await?;
         let snapshot = self.records.recovery().await?;
+        // Not before: what is made until the store is copied is in the copy.
+        self.note_what_it_holds(info.id, snapshot.position().revision).await?;
         let records = snapshot.records();
         let writer = self.begin_writing(&info, &root.canary, snapshot, ciphertext).await?;
         let detail =
@@ -92,11 +97,21 @@ impl Vault {
             delete_by: created.plus(keep_for),
             revision: self.records.position().revision,
             root,
+            holds: None,
         };
         let mut changes = Changes::new();
         changes.create(&tables::export(id), &record);
         self.commit_own(changes, Affects::Nothing, "backup-recorded", format!("backups/{id}")).await?;
         Ok(ExportInfo::of(id, &record))
+    }
+
+    async fn note_what_it_holds(&self, id: ExportId, revision: u64) -> Result<(), Error> {
+        let path = tables::export(id);
+        let stored = self.records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?;
+        let mut changes = Changes::new();
+        changes.replace(&path, &Export { holds: Some(revision), ..stored.record }, stored.revision);
+        self.commit_own(changes, Affects::Nothing, "backup-holds", format!("backups/{id}")).await?;
+        Ok(())
     }
 
     async fn begin_writing(

@@ -79,7 +79,6 @@ impl Vault {
     pub async fn keep_checkpoints(self: Arc<Self>) {
         let mut told = None;
         loop {
-            self.rest_between_checkpoints().await;
             let outcome = self.checkpoint(self.audit.durable()).await;
             let failure = outcome.err().map(|error| error.to_string());
             match &failure {
@@ -90,6 +89,7 @@ impl Vault {
                 _ => {}
             }
             told = failure;
+            self.rest_between_checkpoints().await;
         }
     }
 

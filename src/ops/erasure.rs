@@ -189,6 +189,8 @@ pub async fn found(
         delete_by: made.record.created.plus(KEEP_MIGRATED),
         revision: records.position().revision,
         root: root.id,
+        // It is of before this.
+        holds: Some(records.position().revision),
     };
     let mut changes = Changes::new();
     let before = records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?;

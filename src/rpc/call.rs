@@ -436,19 +436,37 @@ impl Call {
     }
 }
 
-/// Whether a caller has the rights with which it began something.
-pub(super) struct Rights(Option<(watch::Receiver<bool>, PrincipalId)>);
+/// Whether a caller is whom it was when it began something, with the rights that it had then.
+pub(super) struct Rights(Option<Begun>);
+
+struct Begun {
+    policy: Arc<Policy>,
+    caller: Caller,
+    name: PrincipalId,
+    replaced: watch::Receiver<()>,
+}
 
 impl Rights {
-    pub(super) fn of(caller: &Caller) -> Self {
-        Self(caller.principal.as_ref().map(|known| (known.withdrawn(), known.name().clone())))
+    pub(super) fn of(policy: &Arc<Policy>, caller: &Caller) -> Self {
+        Self(caller.principal.as_ref().map(|known| Begun {
+            policy: policy.clone(),
+            caller: caller.clone(),
+            name: known.name().clone(),
+            replaced: policy.replaced(),
+        }))
     }
 
-    /// Returns when it has lost one, with what it is told.
+    /// Returns when it has lost one, or is somebody else, with what it is told.
     pub(super) async fn lost(&mut self) -> Error {
-        let Some((withdrawn, name)) = &mut self.0 else { return std::future::pending().await };
-        stopped(withdrawn).await;
-        Error::Denied(Denied::Withdrawn(name.clone()))
+        let Some(begun) = &mut self.0 else { return std::future::pending().await };
+        // Looked at after each subscription or change: none is missed.
+        while begun.policy.still_is(&begun.caller) {
+            // An error means that the policy is gone, and the daemon with it.
+            if begun.replaced.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+        Error::Denied(Denied::Withdrawn(begun.name.clone()))
     }
 }
 
@@ -461,7 +479,7 @@ pub(super) struct Ending {
 impl Ending {
     /// Of what goes on for a caller.
     pub(super) fn new(gate: &Gate, caller: &Caller) -> Self {
-        Self { cut: gate.cutting(), rights: Rights::of(caller) }
+        Self { cut: gate.cutting(), rights: Rights::of(&gate.policy, caller) }
     }
 
     /// Of what nobody's rights end.

@@ -79,6 +79,13 @@ impl Reloads {
 }
 
 impl InForce {
+    /// The same, without the faults of a file unless somebody may know them.
+    pub(super) fn for_whom(self, looks_after: bool) -> Self {
+        let refused =
+            self.refused.map(|faults| if looks_after { faults } else { "an operator sees why".to_owned() });
+        Self { refused, ..self }
+    }
+
     /// What somebody should do about it.
     pub fn warning(&self) -> Option<String> {
         match (&self.refused, &*self.restart) {

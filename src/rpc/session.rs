@@ -184,7 +184,7 @@ impl Session {
         let (mut stop, mut cut) = (self.gate.shutdown(), self.gate.cutting());
         // One for the whole session: a new one each time would be entered and struck off at each message.
         let mut stop = pin!(stopped(&mut stop));
-        let mut rights = Rights::of(&self.caller);
+        let mut rights = Rights::of(&self.gate.policy, &self.caller);
         let mut lost = pin!(rights.lost());
         let mut recording: Option<BoxFuture<'static, Items>> = None;
         let mut end = None;

@@ -111,7 +111,8 @@ impl Vault {
             // By the revision that it holds, since dates are a clock's, which may have been set; after a restore revisions
             // were given out twice, so an export of before counts by its date, too.
             let from_before = export.revision < destroyed.buried || export.created <= destroyed.begun;
-            if from_before && since.is_none_or(|since| export.revision > since) {
+            let without = since.zip(export.holds).is_some_and(|(since, holds)| holds <= since);
+            if from_before && !without {
                 words.push(format!(
                     "export {} of {}, which must be deleted by {}",
                     export.id,

@@ -118,13 +118,14 @@ impl Vault {
     /// Runs until it is dropped: finishes what a replacement left, replaces the key when it is old
     /// enough, and looks for strays on the tokens.
     pub async fn keep_erasure_key(self: Arc<Self>) {
-        let every = self.settings().erasure.replace_every;
         let mut look = tokio::time::interval(LOOK);
         let mut until_search = 0;
         loop {
             look.tick().await;
             {
                 let _alone = self.erasing.lock().await;
+                // Each time: another configuration may say otherwise, and certificates give the date of now.
+                let every = self.settings().erasure.replace_every;
                 if let Err(error) = self.keep_once(every).await {
                     tracing::error!(%error, "the erasure key is not replaced yet; it is tried again");
                 }

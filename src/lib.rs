@@ -1,6 +1,6 @@
 //! Keyward: a hardware-backed key-management and crypto daemon.
 //!
-//! Imports go downwards only; `softhsm-tests/tests/layers.rs` enforces it.
+//! Imports go downwards only; `softhsm-tests/tests/all/layers.rs` enforces it.
 //!
 //! ```text
 //! cli   daemon                     commands | wiring

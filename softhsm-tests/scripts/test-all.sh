@@ -4,12 +4,16 @@ set -euo pipefail
 # shellcheck source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# Those that ask `rounds(…)` how much to do, and the fuzzing targets: --test NAME for each. The soak has a stage of
-# its own: it takes a quarter of an hour, and says what it measured.
-long_tests() {
+# Those that ask `rounds(…)` how much to do: subjects of the one program, and programs of their own. The soak has a stage
+# of its own: it takes a quarter of an hour, and says what it measured.
+long_subjects() {
+    grep -lE '\brounds\(' softhsm-tests/tests/all/*.rs | sed -E 's|.*/([^/.]+)\.rs$|\1::|'
+}
+
+long_programs() {
     local name
     while read -r name; do
-        [[ $name == soak ]] || printf '%s\n' --test "$name"
+        [[ $name =~ ^(all|soak)$ ]] || printf '%s\n' --test "$name"
     done < <(grep -rlE '\brounds\(' softhsm-tests/tests | sed -E 's|^softhsm-tests/tests/([^/.]+).*|\1|' | sort -u)
     printf '%s\n' --test targets
 }
@@ -18,8 +22,10 @@ exec </dev/null
 stages_begin
 stage 'set-up' softhsm-tests/scripts/setup.sh test-all
 stage 'make test' softhsm-tests/scripts/test.sh
-mapfile -t long < <(long_tests)
+mapfile -t subjects < <(long_subjects)
+mapfile -t programs < <(long_programs)
 export KEYWARD_TEST_FULL=1
-stage 'full rounds' cargo test --locked --workspace "${long[@]}"
-stage 'Node.js' cargo test --locked --workspace --test clients -- --ignored
+stage 'full rounds' cargo test --locked --workspace "${programs[@]}"
+stage 'full rounds of subjects' cargo test --locked --workspace --test all -- "${subjects[@]}"
+stage 'Node.js' cargo test --locked --workspace --test all -- --ignored clients::
 stage 'soak' cargo test --locked --workspace --test soak -- --nocapture

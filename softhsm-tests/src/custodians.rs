@@ -1,5 +1,5 @@
 //! Custodians whose keys the test holds itself, for what the daemon makes of their
-//! signatures. Custodians with tokens are in `tests/custodians.rs`.
+//! signatures. Custodians with tokens are in `tests/all/custodians.rs`.
 
 use std::time::Duration;
 

@@ -206,7 +206,7 @@ plaintext = "many"
     #[test]
     fn a_text_that_is_no_toml_is_told_by_its_first_fault() {
         let told = faults("state_dir = \n[hsm\nmodule = \"x\n");
-        assert!(told.len() == 1 && told[0].contains("line 1,"), "{told:?}");
+        assert!(told.len() == 1 && told[0].contains("line 2,"), "{told:?}");
         assert_eq!(faults(&"[".repeat(100_000)).len(), 1);
     }
 }

@@ -31,6 +31,8 @@ pub fn check(config: &Config) -> Checked {
     // Whoever checks may be another user than the daemon, whose the state is; before there is any, nobody knows.
     let daemon = std::fs::metadata(&config.state_dir).map(|state| state.uid()).ok();
     let (_, mut found) = principals(config, daemon);
+    // Whoever starts it so knows; whoever has it checked may not.
+    found.warnings.extend(config.server.allow_own_user.then(|| OWN_USER_ALLOWED.to_owned()));
     found.faults.extend(hardened);
     found.faults.extend(tokens(config));
     found.faults.extend(login_and_hands(config));
@@ -71,8 +73,7 @@ pub(super) fn prepare(config: Config, node: Node, started: &Config) -> Result<Pr
 pub(super) fn principals(config: &Config, daemon: Option<u32>) -> (Principals, Checked) {
     let own_user = daemon.filter(|_| !config.server.allow_own_user);
     let (principals, faults) = Principals::resolve(&config.principals, own_user);
-    let mut warnings = principals.warnings();
-    warnings.extend(config.server.allow_own_user.then(|| OWN_USER_ALLOWED.to_owned()));
+    let warnings = principals.warnings();
     (principals, Checked { faults: faults.into_iter().map(RunError::from).collect(), warnings })
 }
 

@@ -26,12 +26,12 @@ pub enum LockError {
     OfAnother(String, String),
     /// Root was here, as the daemon or by a command.
     #[error(
-        "{path} belongs to root, and this user cannot write it: root ran the daemon or a command here once; as root, run `chown -R {user}: '{state}'`"
+        "{path} belongs to root, and this user cannot write it: root ran the daemon or a command here once; as root, run `chown -R {user} '{state}'`"
     )]
     OfRoot {
         /// The file or folder.
         path: String,
-        /// This user.
+        /// This user, as chown(1) takes it.
         user: String,
         /// The state directory.
         state: String,
@@ -101,7 +101,9 @@ pub fn check_owner(state_dir: &Path) -> Result<(), LockError> {
         };
     }
     match roots_own(state_dir) {
-        Some(path) => Err(LockError::OfRoot { path: path.display().to_string(), user: name_of(us), state }),
+        Some(path) => {
+            Err(LockError::OfRoot { path: path.display().to_string(), user: with_group(us), state })
+        }
         None => Ok(()),
     }
 }
@@ -120,6 +122,11 @@ fn roots_own(state_dir: &Path) -> Option<PathBuf> {
         let writable = || rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
         found.uid() == 0 && !found.is_symlink() && !writable()
     })
+}
+
+/// As chown(1) takes a user, with the group of theirs where they have a name.
+fn with_group(uid: u32) -> String {
+    uzers::get_user_by_uid(uid).map_or_else(|| uid.to_string(), |_| format!("{}:", name_of(uid)))
 }
 
 fn name_of(uid: u32) -> String {

@@ -185,7 +185,7 @@ fn document() -> String {
 const INTRODUCTION: &str = "# PKCS#11 modules
 
 This page is written by the test `modules` from what `keyward hsm check` finds; `KEYWARD_BLESS=1 cargo test -p keyward-softhsm-tests
---test modules` writes it anew. For any other module run `keyward hsm check --module FILE`: the report says whether Keyward will use it,
+--test all modules::` writes it anew. For any other module run `keyward hsm check --module FILE`: the report says whether Keyward will use it,
 what is lost where it lacks something, how fast it is, and what to put into the configuration.
 
 A module is refused when one of the checks fails, because keys would not be safe in it. *not offered* is no failure: Keyward does without.

@@ -54,12 +54,14 @@ fn the_service_is_exposed_very_little() {
 
 #[test]
 fn the_units_are_valid() {
-    // `verify` wants the program to exist, so the prefix itself lies in the folder.
+    // `verify` wants the programs to exist, so the prefix itself lies in the folder.
     let folder = tempfile::tempdir().unwrap();
     let prefix = folder.path().join("usr");
     install("", prefix.to_str().unwrap());
     std::fs::create_dir(prefix.join("bin")).unwrap();
-    std::os::unix::fs::symlink("/bin/true", prefix.join("bin/keywardd")).unwrap();
+    for program in ["keywardd", "keyward"] {
+        std::os::unix::fs::symlink("/bin/true", prefix.join("bin").join(program)).unwrap();
+    }
     let units = prefix.join("lib/systemd/system");
     let said = analyze(&units, &["verify", "./keywardd.service", "./keywardd.socket"]);
     assert!(!said.contains("keyward"), "systemd-analyze verify: {said}");

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use keyward_softhsm_tests::{Daemon, World, text};
 
-const PAGE: &str = include_str!("../../docs/clients.md");
+const PAGE: &str = include_str!("../../../docs/clients.md");
 /// Where `make install` puts documents and examples.
 const INSTALLED: &str = "/usr/share/doc/keyward";
 const SOCKET: &str = "/run/keyward/keyward.sock";

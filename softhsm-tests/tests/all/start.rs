@@ -53,7 +53,7 @@ async fn ready(daemon: &mut Daemon) -> Status {
 fn nothing_starts_before_init() {
     let world = World::new();
     let said = world.fails_to_start();
-    assert!(said.contains("has no store: run `keyward init` first"), "{said}");
+    assert!(said.contains("has no store: run `as_keyward init --backup-key FILE` first"), "{said}");
 }
 
 #[test]
@@ -537,22 +537,31 @@ async fn root_beside_a_user_of_the_service_is_told_how() {
         daemon
     };
     // A file of root, as a daemon leaves it that root has started once.
-    let left = world.path("state/audit").read_dir().unwrap().next().unwrap().unwrap().path();
+    let mut entries = world.path("state/audit").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let left = entries.find(|path| path.is_file()).unwrap();
     std::os::unix::fs::chown(&left, Some(0), Some(0)).unwrap();
     set_mode(&left, 0o600);
     let refused = start().output().unwrap();
     let said = text(&refused);
     assert!(!refused.status.success(), "{said}");
-    assert!(said.contains(&left.display().to_string()) && said.contains("chown -R 7014:"), "{said}");
+    assert!(said.contains(&left.display().to_string()) && said.contains("chown -R 7014 "), "{said}");
     // By the command that it prints.
     let (_, cure) = said.split_once("run `").unwrap();
     let cure = cure.split('`').next().unwrap();
     assert!(Command::new("sh").args(["-ec", cure]).status().unwrap().success(), "{cure}");
-    let mut daemon = start().spawn().unwrap();
-    let answers = async || world.status().await.ok();
-    eventually("the daemon of the service's user", answers).await;
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
+    // It serves until somebody ends it.
+    let daemon = start().stderr(std::fs::File::create(open.path().join("log")).unwrap()).spawn().unwrap();
+    let log = || std::fs::read_to_string(open.path().join("log")).unwrap();
+    let serves = async || {
+        log().contains("the vault is open").then_some(()).or_else(|| {
+            assert!(!log().contains("error:"), "{}", log());
+            None
+        })
+    };
+    eventually("the daemon of the service's user", serves).await;
+    let pid = rustix::process::Pid::from_child(&daemon);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!({ daemon }.wait().unwrap().success(), "{}", log());
 }
 
 /// A library says CKR_GENERAL_ERROR, or shows no token: who it runs as, and what that user may not read, is said for it.

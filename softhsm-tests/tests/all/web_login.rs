@@ -271,7 +271,7 @@ fn frames(mut bytes: &[u8]) -> Vec<Value> {
 }
 
 /// A browser's helper has no terminal: a window shows what is signed, and asks for the PIN. What a real browser
-/// makes of it: tests/chromium.rs.
+/// makes of it: tests/all/chromium.rs.
 #[tokio::test]
 async fn a_browser_drives_the_helper() {
     let site = Site::start().await;

@@ -9,6 +9,9 @@ use super::Config;
 /// Faults that are looked for; whoever has more has another file.
 const MOST: usize = 100;
 
+/// Characters of a line that are shown.
+const SHOWN: usize = 100;
+
 /// Values in the place of those that are wrong or missing, so that reading goes on and finds the next fault. They are good in
 /// form, and never leave this file.
 const STAND_INS: [(&str, &str); 8] = [
@@ -25,7 +28,7 @@ const STAND_INS: [(&str, &str); 8] = [
 /// Reads a text; its line, key and expectation for each fault.
 pub(super) fn parse(text: &str) -> Result<Config, Vec<String>> {
     // Of a text that is no TOML the first fault alone: what follows is mostly of its making, and each would keep a copy of the text.
-    let mut document = DeTable::parse(text).map_err(|error| vec![shown(error, text)])?;
+    let mut document = DeTable::parse(text).map_err(|error| vec![shown(&error, text)])?;
     let mut faults = Vec::new();
     loop {
         let error = match Config::deserialize(Deserializer::from(document.clone())) {
@@ -38,16 +41,21 @@ pub(super) fn parse(text: &str) -> Result<Config, Vec<String>> {
             return Err(faults);
         }
         let mended = mend(&mut document, &error);
-        faults.push(shown(error, text));
+        faults.push(shown(&error, text));
         if !mended || faults.len() == MOST {
             return Err(faults);
         }
     }
 }
 
-fn shown(mut error: Error, text: &str) -> String {
-    error.set_input(Some(text));
-    error.to_string()
+/// A fault in one line, as logs and statuses have it: where, what, and the line that it is in.
+fn shown(error: &Error, text: &str) -> String {
+    let message = error.message().trim().replace('\n', ", ");
+    let Some(before) = error.span().and_then(|at| text.get(..at.start)) else { return message };
+    let (line, own) = (before.matches('\n').count(), before.rsplit('\n').next().unwrap_or_default());
+    let source: String = text.lines().nth(line).unwrap_or_default().trim().chars().take(SHOWN).collect();
+    let (line, column) = (line + 1, own.chars().count() + 1);
+    format!("line {line}, column {column}: {message} ({source})")
 }
 
 /// Puts something good in the place of what is wrong; answers whether there was anything to put.

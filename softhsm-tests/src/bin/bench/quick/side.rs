@@ -97,7 +97,8 @@ fn without_unknown_key(config: &str, message: &str) -> Option<String> {
     if !message.contains("unknown field") {
         return None;
     }
-    let (_, place) = message.split_once("TOML parse error at line ")?;
+    // As versions of before said it, and as this one does.
+    let (_, place) = message.split_once("error at line ").or_else(|| message.split_once(": line "))?;
     let number: usize = place.split(',').next()?.parse().ok()?;
     let lines: Vec<&str> = config.lines().collect();
     let at = number.checked_sub(1).filter(|at| *at < lines.len())?;
@@ -123,6 +124,8 @@ mod tests {
     fn an_unknown_key_is_left_out() {
         let said =
             "keywardd: error: f: TOML parse error at line 5, column 1\n  |\nunknown field `colour`, expected";
+        assert_eq!(without_unknown_key(CONFIG, said).unwrap(), CONFIG.replace("colour = \"x\"\n", ""));
+        let said = "keywardd: error: f: line 5, column 1: unknown field `colour`, expected one of `level` (colour = \"x\")";
         assert_eq!(without_unknown_key(CONFIG, said).unwrap(), CONFIG.replace("colour = \"x\"\n", ""));
     }
 

@@ -103,6 +103,16 @@ pub fn text(output: &Output) -> String {
     )
 }
 
+/// Copies a program, by a process of its own: tests beside this one start processes, and while a child of this process still holds
+/// the copy open for writing, nobody can run it (ETXTBSY).
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg(from).arg(to).status().expect("cp");
+    assert!(copied.success(), "{} is not copied", from.display());
+}
+
 /// A program of the project, in the folder where this test was built.
 pub fn binary(program: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the path of this program");

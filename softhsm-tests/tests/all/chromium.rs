@@ -72,7 +72,7 @@ fn install(world: &World, profile: &Path, extension: &str) {
     let example = example();
     let read = |name: &str| std::fs::read_to_string(example.join(name)).unwrap();
     let host = world.path("desk/agent-host");
-    std::fs::copy(example.join("agent-host"), &host).unwrap();
+    keyward_softhsm_tests::copy_program(&example.join("agent-host"), &host);
     let script = read("agent-host")
         .replace("https://crm.example.com", SITE)
         .replace("/usr/bin/keyward", &binary("keyward").display().to_string())

@@ -457,7 +457,7 @@ fn without_its_program_piv_says_what_is_missing() {
     // A copy of the command line alone, as a package without the other program installs it.
     let alone = bed.world.path("alone");
     std::fs::create_dir(&alone).unwrap();
-    std::fs::copy(keyward_softhsm_tests::binary("keyward"), alone.join("keyward")).unwrap();
+    keyward_softhsm_tests::copy_program(&keyward_softhsm_tests::binary("keyward"), &alone.join("keyward"));
     let output = std::process::Command::new(alone.join("keyward")).args(["token", "list", "--piv"]).output();
     refused(&output.unwrap(), "keyward-piv");
 }

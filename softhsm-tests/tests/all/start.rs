@@ -13,7 +13,7 @@ use keyward::client::{Client, Code, Options, context};
 use keyward::rpc::proto::status::Serving;
 use keyward::rpc::proto::{CreateKeyRequest, Status};
 use keyward_softhsm_tests::{
-    Daemon, KEY, Random, World, binary, create_key, eventually, set_mode, softhsm_module, text,
+    Daemon, KEY, Random, World, binary, copy_program, create_key, eventually, set_mode, softhsm_module, text,
 };
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
@@ -411,7 +411,7 @@ fn for_everybody(world: &World) -> (tempfile::TempDir, std::path::PathBuf) {
     set_mode(open.path(), 0o755);
     set_mode(&world.path(""), 0o755);
     let program = open.path().join("keyward");
-    std::fs::copy(binary("keyward"), &program).unwrap();
+    copy_program(&binary("keyward"), &program);
     (open, program)
 }
 
@@ -469,7 +469,7 @@ async fn an_operator_who_may_not_read_the_files_asks_the_daemon() {
     set_mode(&world.path(""), 0o755);
     set_mode(&world.path("state"), 0o700);
     let program = open.path().join("keyward");
-    std::fs::copy(binary("keyward"), &program).unwrap();
+    copy_program(&binary("keyward"), &program);
     let (config, copy) = (world.config_file(), open.path().join("copy").display().to_string());
     let other = open.path().join("other").display().to_string();
     for (mode, words) in [
@@ -526,7 +526,7 @@ async fn root_beside_a_user_of_the_service_is_told_how() {
     // Nothing of root is left, so far.
     let (open, _) = for_everybody(&world);
     let program = open.path().join("keywardd");
-    std::fs::copy(binary("keywardd"), &program).unwrap();
+    copy_program(&binary("keywardd"), &program);
     let start = || {
         let mut daemon = Command::new("setpriv");
         daemon

@@ -113,6 +113,23 @@ pub fn copy_program(from: &Path, to: &Path) {
     assert!(copied.success(), "{} is not copied", from.display());
 }
 
+/// Writes a script that can be run, for its owner alone, as [`copy_program`] copies one.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn write_script(path: &Path, text: &str) {
+    let mut written = std::process::Command::new("install")
+        .args(["-m", "0700", "/dev/stdin"])
+        .arg(path)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("install");
+    let mut input = written.stdin.take().expect("piped");
+    std::io::Write::write_all(&mut input, text.as_bytes()).expect("install reads it");
+    drop(input);
+    assert!(written.wait().expect("install").success(), "{} is not written", path.display());
+}
+
 /// A program of the project, in the folder where this test was built.
 pub fn binary(program: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the path of this program");

@@ -1,6 +1,5 @@
 //! A person at a window of pinentry: reads what is shown, and types the PIN.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A program in the window's place, which speaks the protocol of pinentry (GnuPG, "Assuan").
@@ -29,8 +28,7 @@ done
 "#
         );
         std::fs::create_dir_all(folder).expect("a folder");
-        std::fs::write(&window, script).expect("a program");
-        std::fs::set_permissions(&window, PermissionsExt::from_mode(0o700)).expect("a program");
+        crate::write_script(&window, &script);
         Self { window, read }
     }
 

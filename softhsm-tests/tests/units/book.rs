@@ -142,6 +142,15 @@ impl Book<'_> {
         // A start from the newest change makes the copy whole.
         self.all(&runbook.blocks("## Damaged store or journal")[0])?;
         ready(self.rig)?;
+        // What backup.md prints of restore and drill stands in the runbook, too, where it was run.
+        let backup = Page::read("docs/backup.md");
+        let run = runbook.blocks("## Backup and restore").concat();
+        for command in [backup.blocks("## Restore"), backup.blocks("## Drill")].concat().concat() {
+            if !run.iter().any(|other| (&other.user, &other.script) == (&command.user, &command.script)) {
+                return Err(format!("{} prints another command than the runbook", command.place));
+            }
+        }
+        self.five_minutes()?;
         // What README prints of the installation stands in the runbook, too, letter for letter but for the remarks.
         let bare =
             |command: &Command| command.script.split("  #").next().unwrap_or_default().trim().to_owned();
@@ -152,6 +161,21 @@ impl Book<'_> {
             Some(other) => Err(format!("README prints {other:?}, which the runbook does not")),
             None => Ok(()),
         }
+    }
+
+    /// README's first steps, by somebody who is operator and application in one, as with `make run`.
+    fn five_minutes(&self) -> Outcome {
+        let people = format!("users = [\"root\", \"{OPERATOR}\"]");
+        let allow = "\n[[principal.allow]]\nkeys = [\"tenants/demo-a/keys/*\"]\noperations = [\"encrypt\", \"decrypt\"]";
+        self.edit(&[(&people, &format!("{people}{allow}"))])?;
+        self.rig.root(&["systemctl", "reload", SERVICE])?;
+        self.shell(OPERATOR, "keyward tenant create demo-a; keyward key create demo-a/customer-pii")?;
+        let steps = Page::read("README.md").blocks("## Five minutes");
+        let steps = steps.last().ok_or("README has no first steps")?;
+        let sealed = self.shell(OPERATOR, &steps[0].script)?;
+        self.value("kw1:S1cBAZLIjukbBRQa…", sealed.trim());
+        self.all(steps)?;
+        self.shell(OPERATOR, "cmp customers.csv customers.again.csv").map(drop)
     }
 
     /// A token in software, as a second or another HSM would be.
@@ -224,8 +248,8 @@ impl Book<'_> {
 
     /// An operator makes an export, and hands it to root.
     fn export(&self) -> Outcome {
-        let make = "rm -f keyward.kwb; keyward backup create --out keyward.kwb --keep-for 35d";
-        self.shell(OPERATOR, make)?;
+        self.shell(OPERATOR, "rm -f keyward.kwb")?;
+        self.all(&Page::read("docs/backup.md").blocks("## Recovery export")[0])?;
         self.shell("root", &format!("cp /home/{OPERATOR}/keyward.kwb .")).map(drop)
     }
 

@@ -225,9 +225,7 @@ mod tests {
     async fn what_is_for_others_can_be_read_by_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("card");
-        let before = rustix::process::umask(Mode::RWXG | Mode::RWXO);
         let mut output = Output::open_for_everybody(Some(&path), false).unwrap();
-        rustix::process::umask(before);
         output.writer().write_all(b"whole").await.unwrap();
         output.commit().await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);

@@ -173,8 +173,16 @@ impl Gate {
         match self.serving() {
             (Serving::Ready, _) => "serving".to_owned(),
             (Serving::Degraded, reason) => format!("degraded: {reason}"),
-            (_, reason) => format!("not serving: {reason}"),
+            // What is waited for is told a moment after the HSM is known to be away.
+            (_, waiting) => format!("not serving: {}", self.away_from_the_start().unwrap_or(waiting)),
         }
+    }
+
+    /// Why the HSM is away, while the vault was never open.
+    fn away_from_the_start(&self) -> Option<String> {
+        let status = self.hsm.status();
+        let reason = words(&status.borrow()).1;
+        (self.vault.get().is_none() && !reason.is_empty()).then_some(reason)
     }
 }
 

@@ -375,6 +375,11 @@ impl Book<'_> {
         self.shell("root", "as_keyward hsm check --config /etc/keyward/keywardd.toml")?;
         let said = self.shell("root", "as_keyward --run sh -c 'id -un; umask; pwd'")?;
         let said: Vec<&str> = said.lines().map(str::trim).collect();
-        if said == ["keyward", "0077", "/"] { Ok(()) } else { Err(format!("{said:?}")) }
+        if said != ["keyward", "0077", "/"] {
+            return Err(format!("{said:?}"));
+        }
+        // What is piped in arrives, and an argument is what was given: no variable of the service manager.
+        let line = "printf piped | as_keyward --run sh -c 'cat; printf %s \" $0\"' 'for $HOME and ${USER}'";
+        equal("what as_keyward hands over", self.shell("root", line)?.trim(), "piped for $HOME and ${USER}")
     }
 }

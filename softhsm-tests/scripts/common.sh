@@ -61,6 +61,37 @@ stage() {
     return "$status"
 }
 
+# Runs a command, for so many seconds at most: within 1200 cargo test. One that hangs is stopped, after what it was at is told.
+within() {
+    local limit=$1 status=0 over
+    shift
+    exec {over}> >(end_after "$limit" $$)
+    "$@" {over}>&- || status=$?
+    exec {over}>&-
+    return "$status"
+}
+
+# Waits for the end of its input; when that does not come, ends what the process has started.
+end_after() {
+    local limit=$1 shell=$2 status=0 self=$BASHPID
+    read -r -t "$limit" || status=$?
+    # 1 is the end of input.
+    ((status > 128)) || return 0
+    local started
+    mapfile -t started < <(descendants "$shell" | grep -vx "$self")
+    say "not ended after $limit seconds. What runs (a test's thread has the first 15 letters of its name):"
+    ps -L -o pid,lwp,etimes,stat,wchan:20,comm,args -p "$(IFS=,; printf '%s' "${started[*]}")" | cut -c -200 || true
+    kill -KILL "${started[@]}" 2>/dev/null || true
+}
+
+descendants() {
+    local child
+    for child in $(pgrep -P "$1"); do
+        printf '%s\n' "$child"
+        descendants "$child"
+    done
+}
+
 # Opens the list of stages; whoever opened it prints it at the end, whatever happens.
 stages_begin() {
     stages=${KEYWARD_STAGES:-}

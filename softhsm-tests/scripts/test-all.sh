@@ -25,7 +25,7 @@ stage 'make test' softhsm-tests/scripts/test.sh
 mapfile -t subjects < <(long_subjects)
 mapfile -t programs < <(long_programs)
 export KEYWARD_TEST_FULL=1
-stage 'full rounds' cargo test --locked --workspace "${programs[@]}"
-stage 'full rounds of subjects' cargo test --locked --workspace --test all -- "${subjects[@]}"
-stage 'Node.js' cargo test --locked --workspace --test all -- --ignored clients::
-stage 'soak' cargo test --locked --workspace --test soak -- --nocapture
+stage 'full rounds' within 3600 cargo test --locked --workspace "${programs[@]}"
+stage 'full rounds of subjects' within 3600 cargo test --locked --workspace --test all -- "${subjects[@]}"
+stage 'Node.js' within 600 cargo test --locked --workspace --test all -- --ignored clients::
+stage 'soak' within 3600 cargo test --locked --workspace --test soak -- --nocapture

@@ -27,6 +27,7 @@ mod random;
 pub mod rig;
 pub mod staff;
 pub mod tampering;
+mod template;
 mod tiers;
 pub mod wire;
 mod world;

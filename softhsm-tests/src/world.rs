@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use keyward::client::Client;
@@ -18,6 +19,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::daemon::{channel, crypto, status};
+use crate::template::Template;
 use crate::{Daemon, PATIENCE, binary, create_key, modules, softhsm_module, text};
 
 /// The user PIN of every test token.
@@ -42,8 +44,7 @@ pub struct World {
 impl World {
     /// A fresh token and configuration in memory, where there is some.
     pub fn new() -> Self {
-        let memory = Path::new("/dev/shm");
-        Self::in_folder(if memory.is_dir() { memory } else { Path::new("/tmp") })
+        Self::in_folder(memory())
     }
 
     /// A fresh token and configuration on a real disk.
@@ -53,44 +54,56 @@ impl World {
 
     /// A fresh token and configuration under `parent`, whose path must be short.
     pub fn in_folder(parent: &Path) -> Self {
-        let folder = TempDir::with_prefix_in("kw-", parent).expect("a temporary folder");
-        let world = Self {
-            config: String::new(),
-            folder,
-            environment: Vec::new(),
-            launcher: Vec::new(),
-            cli_launcher: Vec::new(),
-            programs: None,
-            helper: None,
-        };
+        let world = Self::empty(parent);
         world.make_token("token");
-        let config = world.default_config(&softhsm_module());
-        let mut world = Self { config, ..world };
-        world.allow("tokens");
-        world
+        world.with_token()
     }
 
     /// A world without a token, for another module than SoftHSM.
     pub(crate) fn bare(parent: &Path, module: &str) -> Self {
-        let folder = TempDir::with_prefix_in("kw-", parent).expect("a temporary folder");
-        let world = Self {
-            config: String::new(),
-            folder,
-            environment: Vec::new(),
-            launcher: Vec::new(),
-            cli_launcher: Vec::new(),
-            programs: None,
-            helper: None,
-        };
+        let world = Self::empty(parent);
         world.write_secret("pin", PIN);
         let config = world.default_config(module);
         Self { config, ..world }
     }
 
-    /// A world that has been initialised.
+    /// A world that has been initialised: a copy of the first of this process, since most tests need of `init` only that
+    /// it was run. All copies are one deployment; a test of two takes [`another`](Self::another).
     pub fn ready() -> Self {
+        static FIRST: LazyLock<Template> = LazyLock::new(|| {
+            let world = World::another();
+            world.config_file();
+            Template::of(world.folder.path())
+        });
+        let world = Self::empty(memory());
+        FIRST.copy_to(world.folder.path());
+        world.with_token()
+    }
+
+    /// A world that has been initialised by itself, as a deployment of its own.
+    pub fn another() -> Self {
         let world = Self::new();
         world.init();
+        world
+    }
+
+    fn empty(parent: &Path) -> Self {
+        Self {
+            folder: TempDir::with_prefix_in("kw-", parent).expect("a temporary folder"),
+            config: String::new(),
+            environment: Vec::new(),
+            launcher: Vec::new(),
+            cli_launcher: Vec::new(),
+            programs: None,
+            helper: None,
+        }
+    }
+
+    /// Configures the token of SoftHSM that is in this world's folder.
+    fn with_token(self) -> Self {
+        let config = self.default_config(&softhsm_module());
+        let mut world = Self { config, ..self };
+        world.allow("tokens");
         world
     }
 
@@ -358,6 +371,12 @@ pin_file = "{folder}/pin"
         let records = keyward::audit::verify::read(&self.path("state/audit")).expect("the audit log");
         records.map(|item| item.expect("a sound record").1).collect()
     }
+}
+
+/// A folder in memory, where there is some.
+fn memory() -> &'static Path {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory } else { Path::new("/tmp") }
 }
 
 impl Default for World {

@@ -41,7 +41,10 @@ fn roots(world: &World) -> usize {
 
 /// A founded daemon with a key, its custodians, and the transcript of the founding.
 async fn founded() -> (World, Daemon, Client, [Person; 3], Ceremony) {
-    let world = World::ready();
+    founded_in(World::ready()).await
+}
+
+async fn founded_in(world: World) -> (World, Daemon, Client, [Person; 3], Ceremony) {
     let (daemon, client) = world.start_with_key().await;
     let custodians = people(["alice", "bob", "carol"]);
     let done = found(&client, 2, &custodians).await;
@@ -350,7 +353,7 @@ async fn a_transcript_that_was_changed_proves_nothing() {
     }
 
     // Another installation's founding is no anchor.
-    let (_world, _daemon, client, _, strange) = founded().await;
+    let (_world, _daemon, client, _, strange) = founded_in(World::another()).await;
     let strange = transcript(&client, &strange.name).await.expect("a transcript");
     let other = transcript::verify(&text, Some(&strange), None).unwrap_err();
     assert!(matches!(other, TranscriptError::Anchor { .. }), "{other}");

@@ -222,7 +222,7 @@ fn put_back(saved: &Path, dir: &Path) {
 
 /// A world whose daemon was stopped after so many encrypts, a copy of its log, and the keys of that.
 async fn stopped_after(count: usize) -> (World, PathBuf, PathBuf) {
-    let world = World::ready();
+    let world = World::another();
     let (daemon, client) = world.start_with_key().await;
     encrypt(&client, count).await;
     let keys = save(&world, "keys.txt", &["audit", "keys"]);

@@ -163,7 +163,7 @@ fn a_uri_of_another_library_is_refused() {
 /// Two daemons with state directories of their own, and one socket: a trial beside the real one.
 #[tokio::test]
 async fn a_socket_on_which_another_daemon_listens_is_left_alone() {
-    let (first, mut second) = (World::ready(), World::ready());
+    let (first, mut second) = (World::ready(), World::another());
     let (daemon, client) = first.start_with_key().await;
     let quoted = |world: &World| format!("\"{}\"", world.socket().display());
     second.reconfigure(&quoted(&second), &quoted(&first));

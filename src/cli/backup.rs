@@ -112,7 +112,7 @@ impl Command {
                 if restored.accept {
                     shell
                         .print
-                        .note("the audit log knows of another store: run keyward store accept-rollback");
+                        .note("the audit log knows of another store: run `as_keyward store accept-rollback`");
                 }
                 Ok(Exit::Ok)
             }
@@ -167,7 +167,7 @@ impl Drill {
         }
         let Err(unrecorded) = recorded else { return outcome.map(|_| Exit::Ok) };
         shell.print.warn(&format!(
-            "the drill is not in the audit log, so it does not count: {unrecorded}; run it while the daemon runs, as its user: `as_keyward backup drill`"
+            "the drill is not in the audit log, so it does not count: {unrecorded}; run it while the daemon runs, as its user: `as_keyward backup drill --in FILE --token LABEL`"
         ));
         outcome.map(|_| Exit::Partial)
     }
@@ -261,6 +261,6 @@ impl View for DrillReport {
 fn needs(report: &DrillReport) -> String {
     let root = report.root;
     format!(
-        "tokens with root {root}, a configuration, an empty state directory, then keyward backup restore; a new erasure key is made on the tokens"
+        "tokens with root {root}, a configuration, an empty state directory, then `as_keyward backup restore --in FILE`; a new erasure key is made on the tokens"
     )
 }

@@ -40,7 +40,7 @@ pub(crate) enum Command {
     /// Approve a ceremony with a custodian's token
     #[command(
         after_help = "The statement is shown in full before the PIN is asked for. The token signs exactly\n\
-        what was shown. Away from the daemon, sign with `keyward token sign` and hand in the\n\
+        what was shown. Away from the daemon, sign with `token sign` and hand in the\n\
         signature here with --signature.\n\n\
         Example:\n  keyward ceremony approve 91f3 --token alice-token"
     )]

@@ -35,7 +35,7 @@ Example:
     #[command(
         after_help = "`keyward erasure status` lists them. What only copies of a store hold that were sealed under it,
 nobody can read any more. Nothing that the store in use needs can be named here. Once the root is
-founded, custodians decide: `keyward ceremony propose forget-erasure-root`.
+founded, custodians decide: `keyward ceremony propose forget-erasure-root ID --reason WHY`.
 
 Example:
   keyward erasure forget 3f0c9a1200112233445566778899aabb"

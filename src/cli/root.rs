@@ -58,7 +58,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(
     after_help = "The daemon must be stopped. A request is written to the folder; each custodian compares the line
-`Shares are sealed to:` with this screen, answers with `keyward ceremony share`, and puts the answer
+`Shares are sealed to:` with this screen, answers with `ceremony share`, and puts the answer
 into the folder. With enough of them the root is put onto the token. A KEK that is in the HSM
 (`tenant show`: resident) has an escrow of its own in the same file: restore the root, then each of
 them with --kek.

@@ -72,7 +72,7 @@ Example:
     Agent(Box<agent::Agent>),
     /// Sign a statement, away from the daemon, after showing it in full
     #[command(override_usage = "keyward token sign [OPTIONS] --purpose <PURPOSE> --statement <FILE> …")]
-    #[command(after_help = "What stands around the statement comes from `keyward ceremony show --json`.
+    #[command(after_help = "What stands around the statement comes from `keyward ceremony show ID --json`.
 
 Example:
   keyward token sign --purpose ceremony --statement rotate.txt --out alice.sig \\

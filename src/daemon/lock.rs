@@ -17,7 +17,7 @@ pub struct StateLock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("{0} is in use by another keywardd (or by keyward init or a repair); stop that first")]
+    #[error("{0} is in use by another keywardd (or by an init or a repair); stop that first")]
     InUse(String),
     /// Another user's, and root would leave files of its own in it.
     #[error(

@@ -512,7 +512,7 @@ impl Vault {
                 if self.records.get(&tables::login_credential(key)).await?.is_some() {
                     let name = custodian.name();
                     return Err(Error::NotAllowed(format!(
-                        "a key of {name} is on record for logins: have keys of a custodian's own made, `keyward token generate`"
+                        "a key of {name} is on record for logins: have keys of a custodian's own made, `keyward token generate --name {name}`"
                     )));
                 }
             }

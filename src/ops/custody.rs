@@ -3,6 +3,7 @@
 use super::Error;
 use super::vault::Vault;
 use crate::id::{Epoch, RootId, TenantId};
+use crate::keyring::record::Custody;
 
 /// Something that one person does not decide alone once the root is founded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(super) enum Matter<'a> {
     RotateResident(&'a TenantId),
     /// The destruction of an erasure root that stands on the tokens and in no record.
     ForgetErasureRoot(RootId),
+    /// The end of the freeze of what has this name.
+    Unfreeze(&'a str),
 }
 
 impl Matter<'_> {
@@ -26,16 +29,20 @@ impl Matter<'_> {
             Self::MinVersion(name, version) => format!("set-min-version {name} {version}"),
             Self::RotateResident(tenant) => format!("rotate-tenant tenants/{tenant}"),
             Self::ForgetErasureRoot(root) => format!("forget-erasure-root {root}"),
+            Self::Unfreeze(name) => format!("unfreeze {name}"),
         }
     }
 }
 
 impl Vault {
-    /// That an operator may decide this: the one place that says so.
+    /// That an operator may decide this, since there are no custodians: the one place that says so.
     ///
     /// # Errors
     /// [`Error::CeremonyRequired`] since the root was founded.
-    pub(super) fn require_unfounded_or_ceremony(&self, matter: Matter<'_>) -> Result<(), Error> {
-        self.require_unfounded(&matter.proposal())
+    pub(super) fn require_unfounded(&self, matter: Matter<'_>) -> Result<(), Error> {
+        match self.root().custody {
+            Custody::Unfounded => Ok(()),
+            Custody::Founded => Err(Error::CeremonyRequired(matter.proposal())),
+        }
     }
 }

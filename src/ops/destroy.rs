@@ -61,7 +61,7 @@ impl Vault {
     ) -> Result<Done<Planned>, Error> {
         unhindered!(async {
             let id = &right.resource().0;
-            self.require_unfounded_or_ceremony(Matter::Destroy(&right.resource().to_string()))?;
+            self.require_unfounded(Matter::Destroy(&right.resource().to_string()))?;
             let Stored { record, revision } = self.unfrozen_tenant(id).await?;
             let plan = self.plan(KeyState::Active, delay, right.principal(), reason)?;
             let mut changes = Changes::default();
@@ -86,7 +86,7 @@ impl Vault {
     ) -> Result<Done<Planned>, Error> {
         unhindered!(async {
             let name = right.resource();
-            self.require_unfounded_or_ceremony(Matter::Destroy(&name.to_string()))?;
+            self.require_unfounded(Matter::Destroy(&name.to_string()))?;
             self.unfrozen_tenant(&name.tenant).await?;
             let Stored { record, revision } = self.unfrozen_key(name).await?;
             let plan = self.plan(record.state, delay, right.principal(), reason)?;
@@ -116,7 +116,7 @@ impl Vault {
         unhindered!(async {
             let name = right.resource();
             let version = VersionName { key: name.clone(), epoch };
-            self.require_unfounded_or_ceremony(Matter::Destroy(&version.to_string()))?;
+            self.require_unfounded(Matter::Destroy(&version.to_string()))?;
             self.unfrozen_tenant(&name.tenant).await?;
             let key = self.unfrozen_key(name).await?;
             check_not_primary(&key.record, &version)?;

@@ -142,7 +142,7 @@ pub enum Error {
     #[error("{0}")]
     EnrolmentRefused(String),
     /// There are administrators: one of them approves it.
-    #[error("there are administrators, so one of them approves it: keyward admin propose {0} --reason R")]
+    #[error("there are administrators, so one of them approves it: `keyward admin propose {0} --reason WHY`")]
     AdministratorRequired(String),
     /// An administrator's approval does not count.
     #[error("{0}")]

@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::commit::{Affects, unhindered};
+use super::custody::Matter;
 use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
@@ -83,7 +84,7 @@ impl Vault {
     }
 
     fn require_unfounded_to_unfreeze(&self, frozen: bool, name: &str) -> Result<(), Error> {
-        if frozen { Ok(()) } else { self.require_unfounded(&format!("unfreeze {name}")) }
+        if frozen { Ok(()) } else { self.require_unfounded(Matter::Unfreeze(name)) }
     }
 
     /// Freezes or unfreezes something, together with `further` changes.

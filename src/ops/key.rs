@@ -115,10 +115,7 @@ impl Vault {
             key.data_class = raised(&record, name, class)?;
         }
         if let Some(minimum) = update.min_version {
-            self.require_unfounded_or_ceremony(Matter::MinVersion(
-                &name.to_string(),
-                minimum.unwrap_or(Epoch::FIRST),
-            ))?;
+            self.require_unfounded(Matter::MinVersion(&name.to_string(), minimum.unwrap_or(Epoch::FIRST)))?;
             self.check_minimum(name, &record, minimum).await?;
             key.min_version = minimum;
         }

@@ -151,7 +151,7 @@ impl Vault {
         let mut changes = Changes::default();
         let kek = match making {
             Making::AsBefore if old.record.resident.is_some() => {
-                self.require_unfounded_or_ceremony(Matter::RotateResident(id))?;
+                self.require_unfounded(Matter::RotateResident(id))?;
                 return Err(Error::Internal("a resident KEK under an unfounded root".into()));
             }
             Making::AsBefore | Making::Sealed => self.new_kek(&mut changes).await?,

@@ -165,7 +165,7 @@ impl Vault {
         let by_rule = matches!(target, DestroyTarget::Kek(..));
         let begun = self.plan_of(&target).await?.is_some_and(|plan| plan.begun.is_some());
         if !by_rule && !begun {
-            self.require_unfounded_or_ceremony(Matter::Destroy(&target.to_string()))?;
+            self.require_unfounded(Matter::Destroy(&target.to_string()))?;
         }
         self.destroy(target, Authority::Schedule).await.map(drop)
     }

@@ -27,7 +27,7 @@ use crate::envelope::{Dek, IndexKey};
 use crate::hsm::figures::CacheFigures;
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply};
 use crate::id::{DekId, DeploymentId, FieldId, IndexVersion, KekVersion, KeyName, TenantId, TenantName};
-use crate::keyring::record::{Custody, KekRecord, Principal, Root};
+use crate::keyring::record::{KekRecord, Principal, Root};
 use crate::secret::Key256;
 use crate::store::{Records, Stored, tables};
 
@@ -273,14 +273,6 @@ impl Vault {
         match self.hsm(Operation::GenerateKey { kek, aad }).await? {
             Reply::NewKey { key, sealed } => Ok((key, sealed)),
             _ => Err(misfit("key generation")),
-        }
-    }
-
-    /// That one operator may do this, since there are no custodians. `act` is how it is proposed otherwise.
-    pub(super) fn require_unfounded(&self, act: &str) -> Result<(), Error> {
-        match self.root().custody {
-            Custody::Unfounded => Ok(()),
-            Custody::Founded => Err(Error::CeremonyRequired(act.to_owned())),
         }
     }
 

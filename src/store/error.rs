@@ -29,7 +29,7 @@ pub enum StoreError {
         what: String,
     },
     /// The store was edited by somebody other than the daemon, or is damaged.
-    #[error("{table} record {path} was tampered with or damaged: {how}; run keyward store check")]
+    #[error("{table} record {path} was tampered with or damaged: {how}; run `keyward store check`")]
     Tampered {
         /// The table.
         table: Table,
@@ -40,7 +40,7 @@ pub enum StoreError {
     },
     /// A list that something is decided from is not whole.
     #[error(
-        "the {table} records were tampered with or damaged: {found} of {expected} are there, so nothing is decided from them; run keyward store check"
+        "the {table} records were tampered with or damaged: {found} of {expected} are there, so nothing is decided from them; run `keyward store check`"
     )]
     Incomplete {
         /// The table.
@@ -60,7 +60,7 @@ pub enum StoreError {
     },
     /// A row of a wrapped key is sealed under an erasure key that is not open.
     #[error(
-        "{what} is sealed under erasure key {generation}, which was destroyed: this copy of the store can no longer be read; what remains is a recovery export (keyward backup restore)"
+        "{what} is sealed under erasure key {generation}, which was destroyed: this copy of the store can no longer be read; what remains is a recovery export: `as_keyward backup restore --in FILE`"
     )]
     Erased {
         /// The record's name.
@@ -111,26 +111,28 @@ pub enum StoreError {
 pub enum Refusal {
     /// There is nothing in the store.
     #[error(
-        "there is no store: keyward init makes one; if there was one, keyward backup restore brings it back from an export"
+        "there is no store: `as_keyward init --backup-key FILE` makes one; if there was one, `as_keyward backup restore --in FILE` brings it back from an export"
     )]
     NoStore,
     /// There is nothing in the store, but it has a journal.
     #[error(
-        "the store is empty, but there is a key journal {0}: if the store was lost, run keyward store check --repair; if it was never made, remove the journal"
+        "the store is empty, but there is a key journal {0}: if the store was lost, run `as_keyward store check --repair`; if it was never made, remove the journal"
     )]
     StoreLost(String),
     /// There must be nothing in the store or at the journal's path.
     #[error("{0} is not empty: choose a place without a store")]
     NotEmpty(String),
     /// The journal is gone.
-    #[error("key journal {0} is missing: mount its disk, or rebuild it with keyward store check --repair")]
+    #[error(
+        "key journal {0} is missing: mount its disk, or rebuild it with `as_keyward store check --repair`"
+    )]
     NoJournal(String),
     /// Another process has the journal open.
     #[error("key journal {0} is in use by another process")]
     InUse(String),
     /// Not a journal, or one of another installation, or damaged in its first bytes.
     #[error(
-        "{0} is not the key journal of this store, or its header is damaged: put the right file in its place, or rebuild it with keyward store check --repair"
+        "{0} is not the key journal of this store, or its header is damaged: put the right file in its place, or rebuild it with `as_keyward store check --repair`"
     )]
     NotTheJournal(String),
     /// Not an export of this program.
@@ -153,7 +155,7 @@ pub enum Refusal {
     },
     /// An entry of the journal cannot be read, and it is not one that a crash left unfinished.
     #[error(
-        "the key journal is damaged at byte {offset}, after revision {revision}: run keyward store check --repair"
+        "the key journal is damaged at byte {offset}, after revision {revision}: run `as_keyward store check --repair`"
     )]
     JournalDamaged {
         /// Where the damaged entry begins, or the place behind it.
@@ -163,7 +165,7 @@ pub enum Refusal {
     },
     /// The journal ends before the store.
     #[error(
-        "the key journal ends at revision {journal}, the store at {store}: somebody cut the journal; run keyward store check --repair"
+        "the key journal ends at revision {journal}, the store at {store}: somebody cut the journal; run `as_keyward store check --repair`"
     )]
     JournalCut {
         /// Newest revision of the store.
@@ -173,7 +175,7 @@ pub enum Refusal {
     },
     /// The journal begins after the store.
     #[error(
-        "the store ends at revision {store}, the key journal begins at {journal}: an old store was put back; run keyward store check --repair"
+        "the store ends at revision {store}, the key journal begins at {journal}: an old store was put back; run `as_keyward store check --repair`"
     )]
     StoreCut {
         /// Newest revision of the store.
@@ -183,7 +185,7 @@ pub enum Refusal {
     },
     /// Both have the revision, and it differs.
     #[error(
-        "the store and the key journal disagree about revision {revision}: run keyward store check --repair"
+        "the store and the key journal disagree about revision {revision}: run `as_keyward store check --repair`"
     )]
     Diverged {
         /// The revision.
@@ -191,7 +193,7 @@ pub enum Refusal {
     },
     /// Both are older than the audit log.
     #[error(
-        "the store is older than the audit log: it ends at revision {store}, the log knows of {audit}; an old copy was put back: put the newer one back, or accept this one with keyward store accept-rollback"
+        "the store is older than the audit log: it ends at revision {store}, the log knows of {audit}; an old copy was put back: put the newer one back, or accept this one with `as_keyward store accept-rollback`"
     )]
     RolledBack {
         /// Newest revision of store and journal.
@@ -201,7 +203,7 @@ pub enum Refusal {
     },
     /// The audit log has another digest for a revision.
     #[error(
-        "the store is not the one of the audit log: revision {revision} differs; put the store back that belongs to the log, or accept this one with keyward store accept-rollback"
+        "the store is not the one of the audit log: revision {revision} differs; put the store back that belongs to the log, or accept this one with `as_keyward store accept-rollback`"
     )]
     OtherHistory {
         /// The revision.
@@ -288,7 +290,7 @@ mod tests {
     #[test]
     fn errors_say_what_and_which() {
         let error = StoreError::tampered(b"\x03acme\0", "it was removed");
-        let text = "tenant record tenants/acme was tampered with or damaged: it was removed; run keyward store check";
+        let text = "tenant record tenants/acme was tampered with or damaged: it was removed; run `keyward store check`";
         assert_eq!(error.to_string(), text);
     }
 }

@@ -128,7 +128,7 @@ pub enum KvError {
     /// The backend's files hold what this program never makes, such as a trigger: somebody put it there
     /// to have it run in the daemon. Nothing was read, changed or run.
     #[error(
-        "the store holds what keyward never put there, and nothing of it is used: {0}; keep a copy of the file as evidence, stop keywardd, and rebuild the store from the key journal: keyward store check --repair"
+        "the store holds what keyward never put there, and nothing of it is used: {0}; keep a copy of the file as evidence, stop keywardd, and rebuild the store from the key journal: `as_keyward store check --repair`"
     )]
     Foreign(String),
     /// The store has a newer format than this program knows.

@@ -1,6 +1,8 @@
 //! The operator's pages, run as they are printed: each command by the user whom the page names, in a home of their own that nobody
 //! else may enter. What the pages leave to the reader (an editor, another token, a file that is handed over) is done between.
 
+mod hints;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,6 +17,8 @@ use crate::service::{
 
 const PIN: &str = "8521-book";
 const OPERATOR: &str = "olga";
+/// An operator who approves what the other one has begun.
+const SECOND: &str = "oskar";
 const CUSTODIANS: [&str; 3] = ["alice", "bob", "carol"];
 
 /// Commands that cannot run here as printed, and why.
@@ -35,6 +39,10 @@ struct Book<'r> {
     values: RefCell<Vec<Value>>,
     /// What each person has exported in their shell.
     exported: RefCell<BTreeMap<String, String>>,
+    /// The one-time password that is typed when it is asked for.
+    password: RefCell<String>,
+    /// The commands of messages that were run, as they were printed.
+    hinted: RefCell<Vec<String>>,
 }
 
 /// Installation, callers, export, drill, a lost machine, founding, and a lost HSM.
@@ -43,7 +51,13 @@ pub(super) fn runs(rig: &Rig) -> Outcome {
     if !Path::new("/usr/bin/script").is_file() {
         return Err("script(1) is missing: apt-get install bsdutils".to_owned());
     }
-    let book = Book { rig, values: RefCell::default(), exported: RefCell::default() };
+    let book = Book {
+        rig,
+        values: RefCell::default(),
+        exported: RefCell::default(),
+        password: RefCell::default(),
+        hinted: RefCell::default(),
+    };
     let runbook = Page::read("docs/runbook.md");
     let ceremonies = Page::read("docs/ceremonies.md");
     book.installation(&runbook)?;
@@ -54,6 +68,7 @@ pub(super) fn runs(rig: &Rig) -> Outcome {
     book.lost_hsm(&runbook, &ceremonies)?;
     book.encrypted_pin(&runbook)?;
     book.upkeep(&runbook)?;
+    hints::Hints::new(&book).run()?;
     let values = book.values.borrow();
     let unused: Vec<_> = values.iter().filter(|value| !value.used).map(|value| value.printed).collect();
     if unused.is_empty() { Ok(()) } else { Err(format!("no page prints {unused:?} any more")) }
@@ -105,7 +120,19 @@ impl Book<'_> {
         let who = format!("setpriv --reuid={user} --regid={user} --init-groups");
         let environment = format!("env -i HOME={home} PATH={PATH} EDITOR={PROGRAMS}/editor");
         let command = format!("{who} {environment} sh /run/book/line");
-        self.rig.terminal(&command, &[("PIN:", PIN), ("PIN of ", PIN), ("eenter", PIN), (" again", PIN)])
+        let password = self.password.borrow();
+        let officer = format!("so-{PIN}");
+        let asked = [
+            ("officer's PIN of", &*officer),
+            ("PIN:", PIN),
+            ("PIN of ", PIN),
+            ("eenter", PIN),
+            (" again", PIN),
+            ("once more", PIN),
+            ("password", &**password),
+            ("full name", "tenants/acme"),
+        ];
+        self.rig.terminal(&command, &asked)
     }
 
     fn edit(&self, changes: &[(&str, &str)]) -> Outcome {
@@ -115,10 +142,11 @@ impl Book<'_> {
 
     /// People of this machine, before ours is installed.
     fn people(&self) -> Outcome {
-        let names = [&[OPERATOR, APPLICATION][..], &CUSTODIANS].concat();
+        let names = [&[OPERATOR, SECOND, APPLICATION][..], &CUSTODIANS].concat();
         let users: String =
             names.iter().map(|name| format!("u {name} - \"{name}\" /home/{name}\n")).collect();
-        let clients = [OPERATOR, APPLICATION].map(|name| format!("m {name} keyward-clients\n")).concat();
+        let clients =
+            [OPERATOR, SECOND, APPLICATION].map(|name| format!("m {name} keyward-clients\n")).concat();
         self.rig.write("/etc/sysusers.d/people.conf", "0644", &(users + &clients))?;
         self.rig.root(&["systemd-sysusers"])?;
         names.iter().try_for_each(|name| {
@@ -345,8 +373,10 @@ impl Book<'_> {
         self.rig.root(&[&unit[..], &shell].concat())?;
         let request = || self.rig.root(&["test", "-s", "/media/restore/restore.request"]).ok();
         until("the request", request)?;
+        self.printed_share()?;
         let shares = &ceremonies.blocks("### Restoring a lost root")[0];
-        shares.iter().filter(|command| command.user != "root").try_for_each(|command| self.run(command))?;
+        let others = shares.iter().filter(|command| command.user != "alice");
+        others.filter(|command| command.user != "root").try_for_each(|command| self.run(command))?;
         until("the end of the restore", || {
             let state = self.rig.property("restore.service", "SubState").ok()?;
             (state != "running").then_some(())
@@ -358,6 +388,16 @@ impl Book<'_> {
         self.all(&block[restore + 1..])?;
         self.start()?;
         decrypts(self.rig)
+    }
+
+    /// The share of the first custodian, by the command that the restore itself prints.
+    fn printed_share(&self) -> Outcome {
+        let said = self.rig.root(&["cat", "/root/restored"])?;
+        let share = said.split('`').find(|part| part.starts_with("keyward ceremony share "));
+        let share = share.ok_or(said.clone())?.replace("NAME", "alice");
+        self.shell("alice", &format!("cd /media/restore; {share}"))?;
+        self.hinted.borrow_mut().push(share);
+        Ok(())
     }
 
     /// The PIN encrypted, by the page and the drop-in of the unit.

@@ -21,7 +21,7 @@ use crate::rpc::proto::{ConfirmOtpRequest, CreateOtpRequest};
 /// `keyward account otp`
 #[derive(Debug, Args)]
 #[command(after_help = "The seed is shown once, as an otpauth URI that authenticator programs read, and on a
-terminal as a QR code that they scan. It counts once `keyward account otp-confirm` has seen a first password.
+terminal as a QR code that they scan. It counts once `account otp-confirm` has seen a first password.
 
 Examples:
   keyward account otp alice --out alice.otpauth
@@ -148,7 +148,7 @@ pub(crate) struct Confirm {
 impl Confirm {
     pub(super) async fn run(self, shell: &mut Shell) -> Result<Exit, Failure> {
         let prompts = match self.resync {
-            true => &["one-time password", "the one after it"][..],
+            true => &["one-time password", "next one-time password"][..],
             false => &["one-time password"],
         };
         let mut given = match &self.password_file {

@@ -28,7 +28,7 @@ impl Prefix {
         let digits = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
         match digits && (8..=64).contains(&text.len()) {
             true => Ok(Self(text.to_owned())),
-            false => Err("expected 8 to 64 hexadecimal digits; see `keyward account show`".into()),
+            false => Err("expected 8 to 64 hexadecimal digits; see `keyward account show NAME`".into()),
         }
     }
 
@@ -55,7 +55,7 @@ impl Prefix {
 /// `keyward account enroll`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The staff member runs `keyward token enroll --ticket FILE` where the token is plugged in.
+    after_help = "The staff member runs `keyward token enroll --ticket FILE --name NAME --out FILE` where the token is plugged in.
 
 Examples:
   keyward account enroll alice --out alice.ticket
@@ -145,10 +145,12 @@ impl Submit {
 
 /// `keyward account approve`
 #[derive(Debug, Args)]
-#[command(after_help = "Compare the credential with the staff member, who sees it in `keyward token enroll`.
+#[command(
+    after_help = "Compare the credential with the staff member, who sees it when the token is enrolled.
 
 Example:
-  keyward account approve alice 3f0c9a12")]
+  keyward account approve alice 3f0c9a12"
+)]
 pub(crate) struct Approve {
     /// The account
     #[arg(value_parser = name::account)]

@@ -20,7 +20,7 @@ use crate::rpc::proto::propose_request::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Propose {
     /// Put the root under custodians; all of them must approve, once and for ever
-    #[command(after_help = "Each custodian hands in a card, made with `keyward token card`.\n\n\
+    #[command(after_help = "Each custodian hands in a card, made with `token card`.\n\n\
         Example:\n  keyward ceremony propose found --quorum 2 --card alice.card --card bob.card \\\n      \
         --card carol.card --reason 'board decision of 3 May'")]
     Found {
@@ -98,7 +98,7 @@ pub(crate) enum Propose {
         how: How,
     },
     /// Make a staff account an administrator's, with one of its tokens
-    #[command(after_help = "`keyward account show --json` has the credential.
+    #[command(after_help = "`keyward account show NAME --json` has the credential.
 
 Example:
   keyward ceremony propose make-administrator bob --reason 'head of IT' \\

@@ -52,7 +52,7 @@ impl Share {
         let statement = Statement::new(&request.statement).map_err(|error| refused(&error.to_string()))?;
         if self.out.extension().is_none_or(|extension| extension != "share") {
             return Err(Failure::Usage(
-                "--out must end with .share: that is what `as_keyward root restore` looks for".into(),
+                "--out must end with .share: that is what `root restore` looks for".into(),
             ));
         }
         let mut output = Output::open_for_everybody(Some(&self.out), self.force)?;

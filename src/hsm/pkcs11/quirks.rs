@@ -42,7 +42,7 @@ pub const TABLE: &[Quirk] = &[
         manufacturer: "SoftHSM project",
         model: "SoftHSM v2",
         behaviour: "never calls fsync",
-        lost: "a root key made seconds before a power cut may be gone: run sync after keyward init",
+        lost: "a root key made seconds before a power cut may be gone: run `sync` after the root was made",
     },
     Quirk {
         manufacturer: "SoftHSM project",

@@ -32,7 +32,7 @@ pub enum CardError {
     TooLong,
     /// No RFC 7468 text, another label, or another spelling.
     #[error(
-        "not a custodian card: it is one block from BEGIN to END {LABEL}, exactly as `keyward token card` wrote it"
+        "not a custodian card: it is one block from BEGIN to END {LABEL}, exactly as `token card` wrote it"
     )]
     Armour,
     /// The text is fine, its contents are not.

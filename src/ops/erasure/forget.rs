@@ -63,7 +63,7 @@ impl Vault {
         root: RootId,
     ) -> Result<Done<ErasureStatus>, Error> {
         let () = right.resource();
-        self.require_unfounded_or_ceremony(Matter::ForgetErasureRoot(root))?;
+        self.require_unfounded(Matter::ForgetErasureRoot(root))?;
         let words = self.forget_stray(root).await?;
         Ok(Done::new(self.erasure_status().await?).detail(words))
     }

@@ -291,7 +291,7 @@ impl Vault {
         let hint = if clock {
             "; compare the clocks of both devices"
         } else {
-            "; a token that was in use takes two passwords in a row: keyward account otp-confirm --resync"
+            "; a token that was in use takes two passwords in a row: `keyward account otp-confirm NAME --resync`"
         };
         Err(Error::NotAllowed(format!("the password is not the one expected now{hint}")))
     }
@@ -389,7 +389,7 @@ impl Vault {
     fn require_level(&self, level: Level) -> Result<(), Error> {
         match level == Level::Three && self.root().custody == Custody::Founded {
             true => Err(Error::NotAllowed(
-                "no single person gives level 3 once the root is founded: keyward ceremony propose make-administrator, or keyward admin propose set-level".into(),
+                "no single person gives level 3 once the root is founded: `keyward ceremony propose make-administrator NAME CREDENTIAL --reason WHY`, or `keyward admin propose set-level NAME 3 --reason WHY`".into(),
             )),
             false => Ok(()),
         }

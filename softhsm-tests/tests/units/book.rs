@@ -394,7 +394,7 @@ impl Book<'_> {
     fn printed_share(&self) -> Outcome {
         let said = self.rig.root(&["cat", "/root/restored"])?;
         let share = said.split('`').find(|part| part.starts_with("keyward ceremony share "));
-        let share = share.ok_or(said.clone())?.replace("NAME", "alice");
+        let share = share.ok_or_else(|| said.clone())?.replace("NAME", "alice");
         self.shell("alice", &format!("cd /media/restore; {share}"))?;
         self.hinted.borrow_mut().push(share);
         Ok(())

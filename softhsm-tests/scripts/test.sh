@@ -13,6 +13,5 @@ stage 'build Kryoptic' softhsm-tests/scripts/kryoptic.sh
 stage 'build the PIV card' softhsm-tests/scripts/piv-card.sh
 stage 'build tests' cargo test --locked --workspace --no-run
 stage 'tests' within 1200 cargo test --locked --workspace
-# The one place where all parts of a ceremony meet, and of a login.
-stage 'demo-ceremony' softhsm-tests/scripts/demo-ceremony.sh
-stage 'demo-login' softhsm-tests/scripts/demo-login.sh
+# README's first steps as they are printed; the demos among them are where all parts of a ceremony meet, and of a login.
+stage "README's first steps" softhsm-tests/scripts/readme.sh

@@ -53,6 +53,11 @@ def refused(error):
     return Refused(error.code(), reason, error.details(), retry_after)
 
 
+def let_go(error):
+    """Frees a stream that has failed, which is its own error: one that is freed at the end of a program can hang it."""
+    error.with_traceback(None)
+
+
 def details(status):
     reason, retry_after = "", None
     for detail in status.details:
@@ -118,7 +123,7 @@ class Session:
     def __init__(self, items, waiting):
         self.items, self.waiting, self.again = items, waiting, sorted(waiting.items())
         self.room, self.lock = threading.Semaphore(WINDOW), threading.Lock()
-        self.stopped, self.failed = False, None
+        self.stopped, self.failed = False, []
 
     def requests(self):
         # gRPC runs this in a thread of its own, and would swallow what it raises.
@@ -128,7 +133,7 @@ class Session:
                 asked = pb.EncryptRequest(name=KEY, plaintext=plaintext, context=context)
                 yield pb.CryptSessionRequest(id=number, encrypt=asked)
         except Exception as error:
-            self.failed = error
+            self.failed.append(error)
             raise
 
     def next(self):
@@ -157,29 +162,30 @@ def encrypt_many(crypto, items, attempts=8):
     for attempt in range(attempts):
         session = Session(items, waiting)
         answers = crypto.CryptSession(session.requests())
-        why = None
+        problems = []
         try:
             for answer in answers:
                 session.room.release()
                 found = why_not(answer.error) if answer.HasField("error") else answer.encrypt.ciphertext
                 if isinstance(found, Refused) and may_repeat(found):
                     # It still waits: the daemon stops, say, and the next attempt asks again.
-                    why = found
+                    problems = [found]
                 elif waiting.pop(answer.id, None) is not None:
                     yield answer.id, found
             if not waiting:
                 return
         except grpc.RpcError as error:
-            why = refused(error)
-            if session.failed is not None:
-                raise session.failed from None
-            if not may_repeat(why):
-                raise why from error
+            problems = session.failed or [refused(error)]
+            let_go(error)
         finally:
             session.stop()
             answers.cancel()
-        time.sleep(min(1.0, 0.1 * 2**attempt))
-    raise why
+            del answers
+        if problems and not (isinstance(problems[0], Refused) and may_repeat(problems[0])):
+            raise problems.pop()
+        if attempt + 1 < attempts:
+            time.sleep(min(1.0, 0.1 * 2**attempt))
+    raise problems.pop() if problems else Refused(grpc.StatusCode.UNAVAILABLE, "", "items are not answered", None)
 
 
 def convert_file(method, request, source, target, context):
@@ -197,6 +203,7 @@ def convert_file(method, request, source, target, context):
                 failed.append(error)
                 raise
 
+        problems = []
         try:
             # What was written before an error is not the file: only the end of the stream says that it is whole.
             for answer in method(requests()):
@@ -204,11 +211,16 @@ def convert_file(method, request, source, target, context):
             draft.flush()
             os.fsync(draft.fileno())
             os.replace(draft.name, target)
-        except BaseException as error:
+        except grpc.RpcError as error:
             os.unlink(draft.name)
-            if isinstance(error, grpc.RpcError):
-                raise (failed or [refused(error)])[0] from error
+            problems = failed or [refused(error)]
+            let_go(error)
+        except BaseException:
+            os.unlink(draft.name)
             raise
+        # Not in the handler: the exception would hold the stream.
+        if problems:
+            raise problems.pop()
 
 
 def customers(crypto, database):

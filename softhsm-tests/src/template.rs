@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// The files that name the folder they are in. No other may: a copy would reach into the first.
 const NAMING: [&str; 2] = ["softhsm2.conf", "keywardd.toml"];
+/// What daemons wrote before is no part of a copy.
+const LOG: &str = "log";
 
 /// What is in a folder, held in memory: nothing is left when the process ends.
 pub(crate) struct Template {
@@ -64,6 +66,9 @@ impl Entry {
 fn read(folder: &Path, path: &Path, entries: &mut Vec<Entry>) {
     for found in fs::read_dir(folder.join(path)).expect("a folder") {
         let found = found.expect("an entry");
+        if found.file_name() == LOG {
+            continue;
+        }
         let (path, about) = (path.join(found.file_name()), found.metadata().expect("its mode"));
         let mode = about.permissions().mode() & 0o7777;
         if about.is_dir() {

@@ -87,6 +87,16 @@ impl World {
         world
     }
 
+    /// A copy of this one, none of whose programs runs.
+    pub fn copied(&self) -> Self {
+        let copy = Self::empty(memory());
+        self.config_file();
+        Template::of(self.folder.path()).copy_to(copy.folder.path());
+        let (from, to) = (self.folder.path().display().to_string(), copy.folder.path().display().to_string());
+        let config = self.config.replace(&from, &to);
+        Self { config, environment: self.environment.clone(), launcher: self.launcher.clone(), ..copy }
+    }
+
     fn empty(parent: &Path) -> Self {
         Self {
             folder: TempDir::with_prefix_in("kw-", parent).expect("a temporary folder"),

@@ -36,6 +36,7 @@ mod login;
 mod memory;
 mod modules;
 mod no_memory_hsm;
+mod pins;
 mod piv;
 mod piv_native;
 mod reload;

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+pub mod resource;
 pub mod token;
+
+pub use resource::{Destroyable, Freezable};
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

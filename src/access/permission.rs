@@ -6,7 +6,7 @@ use super::caller::Principal;
 use super::policy::Denied;
 use super::staff::Staff;
 use crate::config::value::Operation;
-use crate::id::{AccountName, KeyName, Origin, PrincipalId, TenantName};
+use crate::id::{AccountName, Destroyable, Freezable, KeyName, Origin, PrincipalId, TenantName};
 
 /// Something that can be permitted on a resource.
 pub trait Permission: Send + Sync + 'static {
@@ -31,7 +31,8 @@ impl Resource for KeyName {
 }
 impl Resource for AccountName {}
 impl Resource for TenantName {}
-impl Resource for PrincipalId {}
+impl Resource for Freezable {}
+impl Resource for Destroyable {}
 impl Resource for () {}
 
 /// What a caller needs.
@@ -185,8 +186,10 @@ permissions! {
     ManageTenant(TenantName) needs Needs::Operator;
     /// List all tenants.
     ListTenants(()) needs Needs::Operator;
-    /// Freeze and unfreeze a principal.
-    ManagePrincipal(PrincipalId) needs Needs::Operator;
+    /// Freeze and unfreeze.
+    Freeze(Freezable) needs Needs::Operator;
+    /// Plan a destruction, and call it off.
+    Destroy(Destroyable) needs Needs::Operator;
     /// Decide about the daemon itself.
     ManageDaemon(()) needs Needs::Operator;
     /// Have the daemon read its configuration anew.

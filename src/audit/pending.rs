@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{AuditError, AuditLog, Caller, Items, Outcome, Receipt, Record, Refusal, StoreChange};
+use crate::access::Action;
 use crate::clock::{Date, Moment};
 
 /// A call whose record is not written yet. Every call leaves one: when it is
@@ -14,7 +15,7 @@ pub struct Pending {
     finished: bool,
     time: Date,
     request_id: u64,
-    operation: &'static str,
+    action: Action,
     resource: String,
     caller: Option<Caller>,
     policy: String,
@@ -24,12 +25,11 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Begins the record of a call that arrives now. `operation` is one of the
-    /// words of docs/audit-format.md; no caller means the daemon itself.
+    /// Begins the record of a call that arrives now; no caller means the daemon itself.
     pub fn begin(
         log: Arc<dyn AuditLog>,
         caller: Option<Caller>,
-        operation: &'static str,
+        action: Action,
         resource: impl Into<String>,
         request_id: u64,
     ) -> Self {
@@ -39,7 +39,7 @@ impl Pending {
             finished: false,
             time: Date::now(),
             request_id,
-            operation,
+            action,
             resource: resource.into(),
             caller,
             policy: String::new(),
@@ -86,7 +86,7 @@ impl Pending {
     pub fn counted(mut self, reason: &'static str, items: u32) -> Refusal {
         self.finished = true;
         let (caller, resource) = (self.caller.take(), std::mem::take(&mut self.resource));
-        Refusal { caller, operation: self.operation, resource, reason, items }
+        Refusal { caller, operation: self.action.word(), resource, reason, items }
     }
 
     /// Leaves no record: what it was to tell the end of was not begun, and that stands in another record.
@@ -100,7 +100,7 @@ impl Pending {
             time: self.time,
             request_id: self.request_id,
             caller: self.caller.take(),
-            operation: self.operation.into(),
+            operation: self.action.word().into(),
             resource: std::mem::take(&mut self.resource),
             outcome,
             policy: std::mem::take(&mut self.policy),
@@ -152,7 +152,8 @@ mod tests {
             assertion: None,
             client: None,
         };
-        let begin = |id| Pending::begin(log.clone(), Some(caller.clone()), "encrypt", "tenants/a/keys/b", id);
+        let begin =
+            |id| Pending::begin(log.clone(), Some(caller.clone()), Action::Encrypt, "tenants/a/keys/b", id);
         let items = Items { done: 1, refused: 0, root: [1; 32], digests: None };
 
         let mut done = begin(1);
@@ -190,7 +191,7 @@ mod tests {
         let call = {
             let log = log.clone();
             async move {
-                let pending = Pending::begin(log, None, "decrypt", "", 9);
+                let pending = Pending::begin(log, None, Action::Decrypt, "", 9);
                 std::future::pending::<()>().await;
                 pending.finish(Outcome::Ok)
             }

@@ -2,6 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
+use crate::access::Action;
 use crate::clock::Date;
 
 /// One record: the leaf of the log. The field numbers are the on-disk format
@@ -125,12 +126,12 @@ pub struct StoreChange {
 
 impl Record {
     /// A record of the log about itself.
-    pub(super) fn own(operation: &str, detail: String) -> Self {
+    pub(super) fn own(action: Action, detail: String) -> Self {
         Self {
             time: Date::now(),
             request_id: 0,
             caller: None,
-            operation: operation.into(),
+            operation: action.word().into(),
             resource: String::new(),
             outcome: Outcome::Ok,
             policy: String::new(),
@@ -167,7 +168,7 @@ pub(super) mod tests {
             request_id,
             resource: "tenants/a/keys/b".into(),
             detail: None,
-            ..Record::own("encrypt", String::new())
+            ..Record::own(Action::Encrypt, String::new())
         }
     }
 

@@ -18,10 +18,11 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::{AuditError, AuditLog, Caller, Committed, Items, Outcome, Record, merkle};
+use crate::access::Action;
 use crate::clock::{Date, Moment};
 
 /// The audit log's word for a record that counts refusals.
-pub const OPERATION: &str = "refusals";
+pub const OPERATION: &str = Action::Refusals.word();
 /// Why the calls that it counts have no record of their own, and what a caller of whom too many calls wait is told.
 pub const TOO_OFTEN: &str = "REFUSED_TOO_OFTEN";
 /// How long refusals are counted before they are told.

@@ -9,16 +9,22 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::record::Record;
+use crate::access::Action;
 use crate::clock::Date;
 
 /// The word of the record that says where the store stands when it was opened.
-pub const OPENED: &str = "store-opened";
+pub const OPENED: &str = Action::StoreOpened.word();
 
 /// The word of the record that tells of a change in place of its own; its detail begins with the operation.
-pub const RECOVERED: &str = "change-recovered";
+pub const RECOVERED: &str = Action::ChangeRecovered.word();
 
 /// The words of records with which another history of the store begins.
-pub const BEGINS: [&str; 4] = ["init", "backup-restore", "store-import", "store-rollback-accepted"];
+pub const BEGINS: [&str; 4] = [
+    Action::Init.word(),
+    Action::BackupRestore.word(),
+    Action::StoreImport.word(),
+    Action::StoreRollbackAccepted.word(),
+];
 
 /// What was done, also where another record than its own tells of it.
 pub fn operation(record: &Record) -> &str {

@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::local::ConfigFile;
 use super::name;
 use super::output::Output;
+use crate::access::Action;
 use crate::audit::Outcome;
 use crate::config::Config;
 use crate::daemon;
@@ -172,7 +173,7 @@ struct Log<'a> {
 
 impl Log<'_> {
     async fn record(&self, outcome: Outcome, detail: &str) -> Result<(), Failure> {
-        let (event, detail) = (("root-restore", outcome), format!("ceremonies/{}: {detail}", self.id));
+        let (event, detail) = ((Action::RootRestore, outcome), format!("ceremonies/{}: {detail}", self.id));
         let recorded = maintain::record::<MaintainError>(self.config, self.deployment, event, &detail, None);
         recorded.await.map_err(|error| Failure::Input(format!("the audit log: {error}")))
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
+use crate::access::Action;
 use crate::audit::file::Creditor;
 use crate::audit::{AuditError, AuditLog, FileLog, Outcome, Record, StoreChange};
-use crate::audit::{TreeError, VerifyError, telling};
+use crate::audit::{TreeError, VerifyError};
 use crate::clock::Date;
 use crate::ops::Error;
 use crate::store::{self, Cause, Changes, Intent, LogPoint, Records, StoreError, Witness};
@@ -88,15 +89,15 @@ impl Creditor for Owed {
 
 fn record_of(intent: &Intent) -> Record {
     let change = StoreChange { revision: intent.revision, digest: intent.digest };
-    own(telling::RECOVERED, intent.resource.clone(), change, words(intent))
+    own(Action::ChangeRecovered, intent.resource.clone(), change, words(intent))
 }
 
-fn own(operation: &str, resource: String, change: StoreChange, detail: String) -> Record {
+fn own(action: Action, resource: String, change: StoreChange, detail: String) -> Record {
     Record {
         time: Date::now(),
         request_id: 0,
         caller: None,
-        operation: operation.to_owned(),
+        operation: action.word().to_owned(),
         resource,
         outcome: Outcome::Ok,
         policy: String::new(),
@@ -151,24 +152,24 @@ pub(super) async fn tell_missing(records: &Records, log: &Arc<FileLog>) -> Resul
     tell(&missing, log).await?;
     let store::StoreChange { revision, digest } = records.position();
     let detail = format!("revision {revision}; changes whose record was missing: {}", missing.len());
-    let opened = own(telling::OPENED, String::new(), StoreChange { revision, digest }, detail);
+    let opened = own(Action::StoreOpened, String::new(), StoreChange { revision, digest }, detail);
     log.submit(opened)?.await?;
     Ok(missing.len())
 }
 
 /// Binds a store to a log that does not have what it has seen, by a change that says only that. The caller records
-/// it under the same `operation`.
+/// it as the same action.
 ///
 /// # Errors
 /// When the store does not take the change.
 pub(super) async fn accept(
     records: &Records,
     log: &Arc<FileLog>,
-    operation: &str,
+    action: Action,
 ) -> Result<store::StoreChange, StoreError> {
     records.follow_log(Arc::new(Seen(Arc::downgrade(log))));
     let mut changes = Changes::new();
-    changes.because(Cause::own(operation, ""));
+    changes.because(Cause::own(action.word(), ""));
     records.commit(changes).await
 }
 

@@ -4,13 +4,14 @@
 //! store has its place in the log by revision and digest together, and what stands behind that place is
 //! what it does not know.
 
+use crate::access::Action;
 use crate::audit::{Outcome, Record, StoreChange, telling};
 
 /// The record of an accepted rollback: a new history begins with it.
-pub(super) const ACCEPTED: &str = "store-rollback-accepted";
+pub(super) const ACCEPTED: Action = Action::StoreRollbackAccepted;
 
 /// A destruction that was done, or had begun: from then on there is no way back.
-const DESTROYING: [&str; 2] = ["destroy", "destroy-begin"];
+const DESTROYING: [&str; 2] = [Action::Destroy.word(), Action::DestroyBegin.word()];
 
 /// A store that was put back.
 #[derive(Debug)]
@@ -50,14 +51,15 @@ impl<'s> History<'s> {
             return;
         }
         let operation = telling::operation(&record);
-        if operation == ACCEPTED {
+        if operation == ACCEPTED.word() {
             self.begun = sequence;
         }
         let here = Place { record: sequence, history: self.begun };
         if record.change.as_ref() == Some(&self.store.position) {
             self.exact = Some(here);
         }
-        if operation == "backup-recorded" && Some(&record.resource) == self.store.export.as_ref() {
+        if operation == Action::BackupRecorded.word() && Some(&record.resource) == self.store.export.as_ref()
+        {
             self.export = Some(here);
         }
         if DESTROYING.contains(&operation) {
@@ -115,7 +117,7 @@ mod tests {
 
     #[test]
     fn an_accepted_rollback_begins_a_history_for_the_log_too() {
-        assert!(telling::BEGINS.contains(&ACCEPTED));
+        assert!(telling::BEGINS.contains(&ACCEPTED.word()));
     }
 
     #[test]
@@ -154,7 +156,7 @@ mod tests {
             record("create-key", "a", Some((4, 1))),
             record("create-key", "b", Some((5, 2))),
             record("destroy", "b", Some((9, 3))),
-            record(ACCEPTED, "", Some((4, 1))),
+            record(ACCEPTED.word(), "", Some((4, 1))),
             record("create-key", "b", Some((5, 9))),
             record("destroy", "c", Some((6, 8))),
         ];
@@ -178,7 +180,7 @@ mod tests {
     #[test]
     fn without_a_place_everything_of_its_history_counts() {
         let log = [
-            record(ACCEPTED, "", Some((2, 1))),
+            record(ACCEPTED.word(), "", Some((2, 1))),
             record("destroy", "a", Some((3, 2))),
             record("destroy", "b", Some((9, 3))),
         ];

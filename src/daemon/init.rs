@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::lock::{self, LockError, StateLock};
 use super::once::wait_until_ready;
 use super::settings;
+use crate::access::Action;
 use crate::audit::{self, FileLog, Outcome, Pending};
 use crate::clock::Date;
 use crate::config::{Config, CustodyMode};
@@ -205,7 +206,7 @@ pub async fn write_records(
     initial.create(&tables::erasure(first), &erasure.record);
     let (_, change) =
         Records::create(kv, &config.journal(), deployment, StoreKeys::derive(&key), initial).await?;
-    let mut record = Pending::begin(audit.clone(), None, "init", "", 0);
+    let mut record = Pending::begin(audit.clone(), None, Action::Init, "", 0);
     let tokens: Vec<String> = made
         .settled
         .iter()

@@ -16,6 +16,7 @@ use super::history::{self, History, PutBack};
 use super::lock::{LockError, StateLock};
 use super::once::{self, SecretError};
 use super::settings;
+use crate::access::Action;
 use crate::audit::checkpoint::NoteKey;
 use crate::audit::file::OpenError;
 use crate::audit::{self, AuditError, FileLog, Outcome, Pending};
@@ -138,7 +139,7 @@ pub fn import(config: &Config, input: &Path) -> Result<Exported, MaintainError> 
         let detail = format!("{} records at revision {}", imported.records, imported.position.revision);
         if is_there(&config.audit_dir())? {
             // A start holds the store against it.
-            let event = ("store-import", Outcome::Ok);
+            let event = (Action::StoreImport, Outcome::Ok);
             record::<MaintainError>(config, imported.deployment, event, &detail, None).await?;
             return Ok(imported);
         }
@@ -146,7 +147,7 @@ pub fn import(config: &Config, input: &Path) -> Result<Exported, MaintainError> 
         let kv = Arc::new(open_store(config).await?);
         let keys = StoreKeys::derive(&secret);
         let (records, _) = Records::open(kv, &config.journal(), imported.deployment, keys, None).await?;
-        let position = bind_anew(&records, &log, "store-import", &detail).await?;
+        let position = bind_anew(&records, &log, Action::StoreImport, &detail).await?;
         log.close()?;
         Ok(Exported { position, ..imported })
     })
@@ -157,11 +158,11 @@ pub fn import(config: &Config, input: &Path) -> Result<Exported, MaintainError> 
 async fn bind_anew(
     records: &Records,
     log: &Arc<FileLog>,
-    operation: &'static str,
+    action: Action,
     detail: &str,
 ) -> Result<StoreChange, MaintainError> {
-    let bound = bond::accept(records, log, operation).await?;
-    let mut record = Pending::begin(log.clone(), None, operation, "", 0);
+    let bound = bond::accept(records, log, action).await?;
+    let mut record = Pending::begin(log.clone(), None, action, "", 0);
     record.detail(detail);
     record.change(audit::StoreChange { revision: bound.revision, digest: bound.digest });
     record.finish(Outcome::Ok)?.await?;
@@ -211,7 +212,7 @@ pub fn repair(config: &Config) -> Result<RepairReport, MaintainError> {
             record::<MaintainError>(
                 config,
                 root.deployment,
-                ("store-repair", Outcome::Ok),
+                (Action::StoreRepair, Outcome::Ok),
                 &repaired.notes.join("; "),
                 None,
             )
@@ -375,14 +376,14 @@ fn is_there(path: &Path) -> Result<bool, MaintainError> {
 pub(crate) async fn record<E: From<OpenError> + From<AuditError>>(
     config: &Config,
     deployment: DeploymentId,
-    (operation, outcome): (&'static str, Outcome),
+    (action, outcome): (Action, Outcome),
     detail: &str,
     change: Option<StoreChange>,
 ) -> Result<(), E> {
     let dir = config.audit_dir();
     let missing = !dir.try_exists().map_err(|source| OpenError::Io { path: dir, source })?;
     let (log, _) = FileLog::open(settings::audit(config, missing), deployment)?;
-    let mut pending = Pending::begin(log.clone(), None, operation, "", 0);
+    let mut pending = Pending::begin(log.clone(), None, action, "", 0);
     pending.detail(detail);
     if let Some(change) = change {
         pending.change(audit::StoreChange { revision: change.revision, digest: change.digest });

@@ -15,6 +15,7 @@ use tonic_health::pb::health_server::Health as HealthService;
 use super::admission::Places;
 use super::check::{Prepared, prepare};
 use super::logging::Levels;
+use crate::access::Action;
 use crate::audit::refusals::Budget;
 use crate::audit::{FileLog, Outcome, Pending, Receipt};
 use crate::clock::Date;
@@ -188,7 +189,7 @@ impl<H: HealthService> Current<H> {
     }
 
     fn record(&self, detail: &str, outcome: Outcome) -> Result<Receipt, Error> {
-        let mut record = Pending::begin(self.parts.audit.clone(), None, "configuration", "", 0);
+        let mut record = Pending::begin(self.parts.audit.clone(), None, Action::Configuration, "", 0);
         record.detail(detail);
         Ok(record.finish(outcome)?)
     }

@@ -20,6 +20,7 @@ use super::reload::{Current, Parts};
 use super::stop::Deadline;
 use super::unlock::{Locked, UnlockError};
 use super::{bond, hardening, listen, logging, schedule, settings, state, stop, transport};
+use crate::access::Action;
 use crate::access::Policy;
 use crate::access::policy::PolicyError;
 use crate::audit::refusals::Budget;
@@ -167,7 +168,7 @@ async fn serve(config: &Config, levels: Levels) -> Result<(), RunError> {
     let digest = hex::encode(config.digest);
     record(
         &audit,
-        "start",
+        Action::Start,
         &format!("keyward {}, configuration sha256 {digest}", env!("CARGO_PKG_VERSION")),
     )?;
     let (places, admission) = (Places::new(&config.server), Admission::new(gate.clone(), served));
@@ -305,15 +306,15 @@ async fn watch_hsm(mut status: watch::Receiver<Status>, audit: Arc<FileLog>) {
             Status::Down { reason } => tracing::warn!("HSM down: {reason}"),
             Status::Refused { reason } => tracing::error!("HSM refused: {reason}"),
         }
-        if let Err(error) = record(&audit, "hsm-state", &detail) {
+        if let Err(error) = record(&audit, Action::HsmState, &detail) {
             tracing::error!(%error, "cannot record the state of the HSM");
         }
     }
 }
 
 /// A record of the daemon's own.
-fn record(audit: &Arc<FileLog>, operation: &'static str, detail: &str) -> Result<(), audit::AuditError> {
-    let mut record = Pending::begin(audit.clone(), None, operation, "", 0);
+fn record(audit: &Arc<FileLog>, action: Action, detail: &str) -> Result<(), audit::AuditError> {
+    let mut record = Pending::begin(audit.clone(), None, action, "", 0);
     record.detail(detail);
     record.finish(Outcome::Ok).map(drop)
 }

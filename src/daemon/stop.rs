@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::run::RunError;
+use crate::access::Action;
 use crate::audit::{AuditError, Committed, FileLog, Outcome, Pending};
 use crate::hsm::process::HsmGroup;
 use crate::rpc::call::Gate;
@@ -141,7 +142,7 @@ pub(super) async fn finish(
 }
 
 async fn last_record(audit: &Arc<FileLog>, deadline: Deadline) -> Result<Committed, AuditError> {
-    let mut last = Pending::begin(audit.clone(), None, "stop", "", 0);
+    let mut last = Pending::begin(audit.clone(), None, Action::Stop, "", 0);
     last.detail("");
     let written = last.finish(Outcome::Ok)?;
     let late = |_| AuditError::Unwritable("the disk did not take the last record in time".to_owned());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::bond;
+use crate::access::Action;
 use crate::access::Policy;
 use crate::audit::{AuditError, FileLog, Outcome, Pending};
 use crate::hsm::{Hsm, HsmError, Kek, Operation, Reply, Status};
@@ -154,7 +155,7 @@ impl Locked {
         if done.is_empty() {
             return Ok(());
         }
-        let mut record = Pending::begin(self.audit.clone(), None, "store-recovered", "", 0);
+        let mut record = Pending::begin(self.audit.clone(), None, Action::StoreRecovered, "", 0);
         record.detail(done.join("; "));
         record.finish(Outcome::Ok).map_err(Error::from)?;
         Ok(())

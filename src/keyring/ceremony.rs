@@ -19,7 +19,7 @@ use crate::id::{AccountId, CustodianId, KeyName, RootGeneration, RootId, RosterV
 
 /// What a ceremony does.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub enum Action {
+pub enum CeremonyAction {
     /// Puts the root under custodians: a new root, escrowed among them. Signed by all of them, once.
     #[n(1)]
     Found(#[n(0)] Members),
@@ -76,7 +76,7 @@ pub enum Action {
     ForgetErasureRoot(#[n(0)] RootId),
 }
 
-impl Action {
+impl CeremonyAction {
     /// The word for it, as people and scripts read it.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -186,7 +186,7 @@ pub struct Approval {
 pub struct Ceremony {
     /// What it does.
     #[n(1)]
-    pub action: Action,
+    pub action: CeremonyAction,
     /// How far it is.
     #[n(2)]
     pub state: State,
@@ -264,7 +264,7 @@ impl Ceremony {
     /// How many approvals it needs from these members: a founding is signed by everybody.
     pub fn needed(&self, members: &Members) -> usize {
         match self.action {
-            Action::Found(_) => members.custodians().len(),
+            CeremonyAction::Found(_) => members.custodians().len(),
             _ => members.quorum().get().into(),
         }
     }
@@ -335,7 +335,7 @@ mod tests {
         Members::new(quorum, ["alice", "bob", "carol"].map(custodian).to_vec()).unwrap()
     }
 
-    fn ceremony(action: Action, members: &Members) -> Ceremony {
+    fn ceremony(action: CeremonyAction, members: &Members) -> Ceremony {
         Ceremony {
             action,
             state: State::Proposed,
@@ -359,17 +359,17 @@ mod tests {
     #[test]
     fn actions_of_before_read_as_they_were() {
         let old = hex::decode("820280").unwrap();
-        assert_eq!(minicbor::decode::<Action>(&old).unwrap(), Action::RotateRoot);
-        let forget = Action::ForgetErasureRoot(RootId([7; 16]));
+        assert_eq!(minicbor::decode::<CeremonyAction>(&old).unwrap(), CeremonyAction::RotateRoot);
+        let forget = CeremonyAction::ForgetErasureRoot(RootId([7; 16]));
         let new = minicbor::to_vec(&forget).unwrap();
         assert_eq!(hex::encode(&new), format!("820a8150{}", "07".repeat(16)));
-        assert_eq!(minicbor::decode::<Action>(&new).unwrap(), forget);
+        assert_eq!(minicbor::decode::<CeremonyAction>(&new).unwrap(), forget);
     }
 
     #[test]
     fn a_quorum_executes_it() {
         let members = members(2);
-        let one = ceremony(Action::RotateRoot, &members).approve(&members, by("bob", 1_500)).unwrap();
+        let one = ceremony(CeremonyAction::RotateRoot, &members).approve(&members, by("bob", 1_500)).unwrap();
         assert_eq!((one.state, one.missing(&members).len()), (State::Collecting, 2));
         let two = one.approve(&members, by("alice", 1_999)).unwrap();
         assert_eq!(two.state, State::Executing);
@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn a_founding_is_signed_by_everybody() {
         let members = members(2);
-        let mut founding = ceremony(Action::Found(members.clone()), &members);
+        let mut founding = ceremony(CeremonyAction::Found(members.clone()), &members);
         for (name, state) in
             [("alice", State::Collecting), ("bob", State::Collecting), ("carol", State::Executing)]
         {
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn strangers_repeaters_and_latecomers_do_not_count() {
         let members = members(2);
-        let open = ceremony(Action::RotateRoot, &members);
+        let open = ceremony(CeremonyAction::RotateRoot, &members);
         let name = |name| CustodianId::new(name).unwrap();
         let refused =
             |ceremony: &Ceremony, approval| ceremony.clone().approve(&members, approval).unwrap_err();

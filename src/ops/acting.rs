@@ -3,13 +3,14 @@
 
 use std::sync::Weak;
 
+use crate::access::Action;
 use crate::store::Cause;
 
 /// The call whose work a task does.
 #[derive(Debug, Clone)]
 pub struct Acting {
-    /// The audit log's word for it.
-    pub operation: &'static str,
+    /// What is done.
+    pub action: Action,
     /// Who asked for it, when it is known.
     pub principal: Option<String>,
     /// The user id of who asked.
@@ -34,14 +35,14 @@ impl Acting {
             principal: acting.principal.clone(),
             uid: Some(acting.uid),
             call: Some(acting.call.clone()),
-            ..Cause::own(acting.operation, resource.clone())
+            ..Cause::own(acting.action.word(), resource.clone())
         };
         ACTING.try_with(of).unwrap_or_else(|_| Cause::own("own", resource.clone()))
     }
 
     /// The cause of a change that the daemon makes by itself, in a call perhaps, which its caller may cut short.
-    pub(super) fn own(operation: &str, resource: &str) -> Cause {
+    pub(super) fn own(action: Action, resource: &str) -> Cause {
         let call = ACTING.try_with(|acting| acting.call.clone()).ok();
-        Cause { call, ..Cause::own(operation, resource) }
+        Cause { call, ..Cause::own(action.word(), resource) }
     }
 }

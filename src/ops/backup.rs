@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::commit::Affects;
 use super::vault::misfit;
 use super::{Done, Error, Vault};
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::envelope::{Context, Suite};
@@ -101,7 +102,7 @@ impl Vault {
         };
         let mut changes = Changes::new();
         changes.create(&tables::export(id), &record);
-        self.commit_own(changes, Affects::Nothing, "backup-recorded", format!("backups/{id}")).await?;
+        self.commit_own(changes, Affects::Nothing, Action::BackupRecorded, format!("backups/{id}")).await?;
         Ok(ExportInfo::of(id, &record))
     }
 
@@ -110,7 +111,7 @@ impl Vault {
         let stored = self.records.get(&path).await?.ok_or_else(|| StoreError::lost(&path))?;
         let mut changes = Changes::new();
         changes.replace(&path, &Export { holds: Some(revision), ..stored.record }, stored.revision);
-        self.commit_own(changes, Affects::Nothing, "backup-holds", format!("backups/{id}")).await?;
+        self.commit_own(changes, Affects::Nothing, Action::BackupHolds, format!("backups/{id}")).await?;
         Ok(())
     }
 

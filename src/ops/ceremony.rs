@@ -11,13 +11,13 @@ use super::Error;
 use super::commit::{Affects, unhindered};
 use super::destroy::DestroyTarget;
 use super::done::Done;
-use super::freeze::Freezable;
 use super::vault::Vault;
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::id::{CeremonyId, CustodianId, Epoch, KeyName, RosterVersion, TenantId};
+use crate::id::{CeremonyId, CustodianId, Epoch, Freezable, KeyName, RosterVersion, TenantId};
 use crate::keyring::armour::Armoured;
-use crate::keyring::ceremony::{Action, Approval, Ceremony, Progress, State};
+use crate::keyring::ceremony::{Approval, Ceremony, CeremonyAction, Progress, State};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::{Custodian, CustodianCard};
 use crate::keyring::record::Custody;
@@ -70,7 +70,7 @@ pub enum Proposal {
         version: u32,
     },
     /// Anything else.
-    Other(Action),
+    Other(CeremonyAction),
 }
 
 /// A ceremony, who decides it, and what it waits for.
@@ -153,7 +153,7 @@ impl Vault {
         let action = self.action(proposal, roster.as_ref().map(|(_, roster)| roster)).await?;
         self.check_action(&action).await?;
         let deciding = match &action {
-            Action::Found(members) => (None, members.clone()),
+            CeremonyAction::Found(members) => (None, members.clone()),
             _ => {
                 let (version, roster) = roster.ok_or_else(|| unfounded(&action))?;
                 (Some(version), roster.record.members)
@@ -335,7 +335,7 @@ impl Vault {
         let stored = self.records.get(&tables::ceremony(id)).await?.ok_or(Error::NoCeremony(id))?;
         let Stored { mut record, revision } = stored;
         let members = match (&record.action, record.roster) {
-            (Action::Found(members), _) => members.clone(),
+            (CeremonyAction::Found(members), _) => members.clone(),
             (_, Some(version)) => self.roster_of(version).await?.record.members,
             (_, None) => return Err(Error::Internal(format!("ceremonies/{id} has no roster"))),
         };
@@ -361,7 +361,7 @@ impl Vault {
                 let mut changes = Changes::default();
                 changes.replace(&path, &expired, revision);
                 let resource = format!("ceremonies/{}", path.id);
-                self.commit_own(changes, Affects::Nothing, "ceremony-expired", resource).await?;
+                self.commit_own(changes, Affects::Nothing, Action::CeremonyExpired, resource).await?;
             }
         }
         Ok(())
@@ -372,7 +372,8 @@ impl Vault {
         let all = self.records.complete::<Ceremony>().await?;
         let at_work = |ceremony: &Ceremony| {
             ceremony.state == State::Executing
-                && (ceremony.action.changes_root() || matches!(ceremony.action, Action::MoveTenant { .. }))
+                && (ceremony.action.changes_root()
+                    || matches!(ceremony.action, CeremonyAction::MoveTenant { .. }))
         };
         match all.into_iter().find(|(_, stored)| at_work(&stored.record)) {
             Some((path, _)) => Err(Error::NotAllowed(format!(
@@ -412,19 +413,23 @@ impl Vault {
         }
     }
 
-    async fn action(&self, proposal: Proposal, roster: Option<&Stored<Roster>>) -> Result<Action, Error> {
+    async fn action(
+        &self,
+        proposal: Proposal,
+        roster: Option<&Stored<Roster>>,
+    ) -> Result<CeremonyAction, Error> {
         Ok(match proposal {
             Proposal::Found { quorum, cards } => {
-                Action::Found(Members::new(quorum, self.custodians(&cards)?)?)
+                CeremonyAction::Found(Members::new(quorum, self.custodians(&cards)?)?)
             }
             Proposal::SetMinVersion { key, version } => {
                 let today = self.key_record(&key).await?.record.min_version.unwrap_or(Epoch::FIRST).get();
-                Action::SetMinVersion { key, version, today }
+                CeremonyAction::SetMinVersion { key, version, today }
             }
-            Proposal::RotateRoot => Action::RotateRoot,
+            Proposal::RotateRoot => CeremonyAction::RotateRoot,
             Proposal::ChangeRoster { quorum, add, remove } => {
                 let Some(roster) = roster else { return Err(unfounded_word("change-roster")) };
-                Action::ChangeRoster(self.changed(&roster.record.members, quorum, &add, &remove)?)
+                CeremonyAction::ChangeRoster(self.changed(&roster.record.members, quorum, &add, &remove)?)
             }
             Proposal::Other(action) => action,
         })
@@ -469,16 +474,16 @@ impl Vault {
     }
 
     /// That the act can be done as things are.
-    async fn check_action(&self, action: &Action) -> Result<(), Error> {
+    async fn check_action(&self, action: &CeremonyAction) -> Result<(), Error> {
         let founded = self.root().custody == Custody::Founded;
         match action {
-            Action::Found(_) if founded => {
+            CeremonyAction::Found(_) if founded => {
                 Err(Error::NotAllowed("the root is founded already; propose change-roster instead".into()))
             }
-            Action::Found(members) => self.require_no_login_keys(members).await,
+            CeremonyAction::Found(members) => self.require_no_login_keys(members).await,
             _ if !founded => Err(unfounded(action)),
-            Action::RotateTenant(tenant) => self.living_tenant(tenant).await,
-            Action::MoveTenant { tenant, resident } => {
+            CeremonyAction::RotateTenant(tenant) => self.living_tenant(tenant).await,
+            CeremonyAction::MoveTenant { tenant, resident } => {
                 self.living_tenant(tenant).await?;
                 match (self.is_resident(tenant).await?, *resident) {
                     (true, true) => {
@@ -490,18 +495,20 @@ impl Vault {
                     _ => Ok(()),
                 }
             }
-            Action::SetMinVersion { key, version, today } if version == today => {
+            CeremonyAction::SetMinVersion { key, version, today } if version == today => {
                 Err(Error::NotAllowed(format!("{version} is the minimum version of {key} already")))
             }
-            Action::SetMinVersion { key, version, .. } => self.min_version_allowed(key, *version).await,
-            Action::RotateRoot => Ok(()),
-            Action::ChangeRoster(members) => self.require_no_login_keys(members).await,
-            Action::MakeAdministrator { account, credential } => {
+            CeremonyAction::SetMinVersion { key, version, .. } => {
+                self.min_version_allowed(key, *version).await
+            }
+            CeremonyAction::RotateRoot => Ok(()),
+            CeremonyAction::ChangeRoster(members) => self.require_no_login_keys(members).await,
+            CeremonyAction::MakeAdministrator { account, credential } => {
                 self.check_administrator(account, *credential).await
             }
-            Action::Unfreeze(name) => self.check_resource(name).await,
-            Action::Destroy(name) => self.check_target(name).await,
-            Action::ForgetErasureRoot(root) => self.require_stray(*root).await,
+            CeremonyAction::Unfreeze(name) => self.check_resource(name).await,
+            CeremonyAction::Destroy(name) => self.check_target(name).await,
+            CeremonyAction::ForgetErasureRoot(root) => self.require_stray(*root).await,
         }
     }
 
@@ -543,7 +550,7 @@ impl Vault {
 
     async fn check_resource(&self, name: &str) -> Result<(), Error> {
         match Freezable::parse(name)? {
-            Freezable::Tenant(tenant) => self.tenant(&tenant).await.map(drop),
+            Freezable::Tenant(tenant) => self.tenant(&tenant.0).await.map(drop),
             Freezable::Key(key) => self.key_record(&key).await.map(drop),
             Freezable::Principal(principal) if self.policy.knows(&principal) => Ok(()),
             Freezable::Principal(principal) => Err(Error::NoPrincipal(principal)),
@@ -551,7 +558,7 @@ impl Vault {
     }
 
     /// That not too many are open, and no other one is about to make a new root.
-    async fn check_open(&self, action: &Action) -> Result<(), Error> {
+    async fn check_open(&self, action: &CeremonyAction) -> Result<(), Error> {
         let now = self.ceremony_time();
         let all = self.records.complete::<Ceremony>().await?;
         let live = all
@@ -581,7 +588,7 @@ fn outdated() -> Error {
     Error::NotAllowed("the roster has changed since this was proposed; propose it again".into())
 }
 
-fn unfounded(action: &Action) -> Error {
+fn unfounded(action: &CeremonyAction) -> Error {
     unfounded_word(action.as_str())
 }
 

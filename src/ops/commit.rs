@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use super::Error;
 use super::acting::Acting;
 use super::vault::{Vault, kek_of};
+use crate::access::Action;
 use crate::audit::{Committed, Outcome, Pending, StoreChange};
 use crate::hsm::Forget;
 use crate::id::{KeyName, TenantId};
@@ -123,24 +124,24 @@ impl Vault {
         &self,
         changes: Changes,
         affects: Affects<'_>,
-        operation: &'static str,
+        action: Action,
         resource: String,
     ) -> Result<StoreChange, Error> {
         let mut changes = changes;
-        changes.because(Acting::own(operation, &resource));
+        changes.because(Acting::own(action, &resource));
         let change = self.commit(changes, affects).await?;
-        self.record_own(operation, resource, Some(change)).await?;
+        self.record_own(action, resource, Some(change)).await?;
         Ok(change)
     }
 
     /// Records an act of the daemon's own; answers when the record is durable.
     pub(super) async fn record_own(
         &self,
-        operation: &'static str,
+        action: Action,
         resource: String,
         change: Option<StoreChange>,
     ) -> Result<(), Error> {
-        let mut record = Pending::begin(self.audit.clone(), None, operation, resource, 0);
+        let mut record = Pending::begin(self.audit.clone(), None, action, resource, 0);
         if let Some(change) = change {
             record.change(change);
         }
@@ -151,11 +152,11 @@ impl Vault {
     /// Records words of the daemon's own; answers where they stand.
     pub(super) async fn record_words(
         &self,
-        operation: &'static str,
+        action: Action,
         resource: String,
         detail: String,
     ) -> Result<Committed, Error> {
-        let mut record = Pending::begin(self.audit.clone(), None, operation, resource, 0);
+        let mut record = Pending::begin(self.audit.clone(), None, action, resource, 0);
         record.detail(detail);
         Ok(record.finish(Outcome::Ok)?.await?)
     }

@@ -12,6 +12,7 @@ use super::Error;
 use super::commit::{Affects, unhindered};
 use super::vault::Vault;
 use super::views::KeyView;
+use crate::access::Action;
 use crate::clock::Date;
 use crate::id::DekId;
 use crate::keyring::record::{Key, Version};
@@ -96,7 +97,7 @@ impl Vault {
         } else {
             Affects::Nothing
         };
-        self.commit_own(changes, affects, "reserve-key-uses", format!("{name}/versions/{epoch}")).await?;
+        self.commit_own(changes, affects, Action::ReserveKeyUses, format!("{name}/versions/{epoch}")).await?;
         Ok(block)
     }
 }

@@ -20,7 +20,7 @@ use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::id::{Epoch, KeyName, PrincipalId, TenantId, VersionName};
+use crate::id::{Destroyable, KeyName, PrincipalId, TenantId, TenantName, VersionName};
 use crate::keyring::agenda::Task;
 use crate::keyring::record::{Key, Tenant, Version};
 use crate::keyring::schedule::Destruction;
@@ -47,49 +47,74 @@ pub struct Planned {
     pub due: Option<Date>,
 }
 
+/// Who has something destroyed, when and why.
+#[derive(Debug, Clone, Copy)]
+struct Order<'a> {
+    planner: &'a PrincipalId,
+    delay: Option<Duration>,
+    reason: &'a str,
+}
+
 impl Vault {
-    /// Plans the destruction of a tenant with everything under it.
+    /// Plans the destruction of a tenant, a key or a version, with all under it. The primary version of a key stays.
     ///
     /// # Errors
-    /// [`Error::CeremonyRequired`] since the root was founded; [`Error::Frozen`] and
-    /// [`Error::TenantState`] where the state forbids it; [`Error::NotAllowed`] for a delay that is too short.
-    pub async fn plan_destroy_tenant(
+    /// [`Error::CeremonyRequired`] since the root was founded; [`Error::Frozen`] and [`Error::TenantState`],
+    /// [`Error::KeyState`] or [`Error::VersionState`] where the state forbids it; [`Error::NotAllowed`] for a delay that is too
+    /// short.
+    pub async fn plan_destroy(
         &self,
-        right: &Authorized<permission::ManageTenant>,
+        right: &Authorized<permission::Destroy>,
         delay: Option<Duration>,
         reason: &str,
     ) -> Result<Done<Planned>, Error> {
+        let order = Order { planner: right.principal(), delay, reason };
+        match right.resource() {
+            Destroyable::Tenant(name) => self.plan_destroy_tenant(name, order).await,
+            Destroyable::Key(name) => self.plan_destroy_key(name, order).await,
+            Destroyable::Version(version) => self.plan_destroy_version(version, order).await,
+        }
+    }
+
+    /// Calls a destruction off.
+    ///
+    /// # Errors
+    /// [`Error::NotAllowed`] when none is planned; [`Error::TenantState`], [`Error::KeyState`] or [`Error::VersionState`] when it has
+    /// begun.
+    pub async fn cancel_destroy(
+        &self,
+        right: &Authorized<permission::Destroy>,
+        reason: &str,
+    ) -> Result<Done<Planned>, Error> {
+        match right.resource() {
+            Destroyable::Tenant(name) => self.cancel_destroy_tenant(name, reason).await,
+            Destroyable::Key(name) => self.cancel_destroy_key(name, reason).await,
+            Destroyable::Version(version) => self.cancel_destroy_version(version, reason).await,
+        }
+    }
+
+    async fn plan_destroy_tenant(&self, name: &TenantName, order: Order<'_>) -> Result<Done<Planned>, Error> {
         unhindered!(async {
-            let id = &right.resource().0;
-            self.require_unfounded(Matter::Destroy(&right.resource().to_string()))?;
+            let id = &name.0;
+            self.require_unfounded(Matter::Destroy(&name.to_string()))?;
             let Stored { record, revision } = self.unfrozen_tenant(id).await?;
-            let plan = self.plan(KeyState::Active, delay, right.principal(), reason)?;
+            let plan = self.plan(KeyState::Active, order)?;
             let mut changes = Changes::default();
             let tenant = Tenant { destruction: Some(plan.clone()), ..record };
             changes.replace(&tables::tenant(id), &tenant, revision);
             let task = Task::DestroyTenant(id.clone());
             self.reschedule(&mut changes, &task, None, Some(plan.due)).await?;
             let change = self.commit(changes, Affects::TenantAndItsDeks(id)).await?;
-            Ok(Done::with_change(planned(&plan), change).detail(reason))
+            Ok(Done::with_change(planned(&plan), change).detail(order.reason))
         })
     }
 
-    /// Plans the destruction of a key with all its versions and index keys.
-    ///
-    /// # Errors
-    /// As [`plan_destroy_tenant`](Self::plan_destroy_tenant).
-    pub async fn plan_destroy_key(
-        &self,
-        right: &Authorized<permission::ManageKey>,
-        delay: Option<Duration>,
-        reason: &str,
-    ) -> Result<Done<Planned>, Error> {
+    async fn plan_destroy_key(&self, name: &KeyName, order: Order<'_>) -> Result<Done<Planned>, Error> {
         unhindered!(async {
-            let name = right.resource();
             self.require_unfounded(Matter::Destroy(&name.to_string()))?;
             self.unfrozen_tenant(&name.tenant).await?;
             let Stored { record, revision } = self.unfrozen_key(name).await?;
-            let plan = self.plan(record.state, delay, right.principal(), reason)?;
+            let plan = self.plan(record.state, order)?;
             let mut changes = Changes::default();
             let state =
                 planned_from(record.state).ok_or_else(|| Error::KeyState(name.clone(), record.state))?;
@@ -98,30 +123,24 @@ impl Vault {
             let task = Task::DestroyKey(name.clone());
             self.reschedule(&mut changes, &task, None, Some(plan.due)).await?;
             let change = self.commit(changes, Affects::KeyAndItsDeks(name)).await?;
-            Ok(Done::with_change(planned(&plan), change).detail(reason))
+            Ok(Done::with_change(planned(&plan), change).detail(order.reason))
         })
     }
 
-    /// Plans the destruction of one version. The primary one stays.
-    ///
-    /// # Errors
-    /// As [`plan_destroy_tenant`](Self::plan_destroy_tenant).
-    pub async fn plan_destroy_version(
+    async fn plan_destroy_version(
         &self,
-        right: &Authorized<permission::ManageKey>,
-        epoch: Epoch,
-        delay: Option<Duration>,
-        reason: &str,
+        version: &VersionName,
+        order: Order<'_>,
     ) -> Result<Done<Planned>, Error> {
         unhindered!(async {
-            let name = right.resource();
-            let version = VersionName { key: name.clone(), epoch };
+            let VersionName { key: name, epoch } = version;
+            let epoch = *epoch;
             self.require_unfounded(Matter::Destroy(&version.to_string()))?;
             self.unfrozen_tenant(&name.tenant).await?;
             let key = self.unfrozen_key(name).await?;
-            check_not_primary(&key.record, &version)?;
+            check_not_primary(&key.record, version)?;
             let Stored { record, revision } = self.version_record(name, epoch).await?;
-            let plan = self.plan(record.state, delay, right.principal(), reason)?;
+            let plan = self.plan(record.state, order)?;
             let state = planned_from(record.state)
                 .ok_or_else(|| Error::VersionState(version.clone(), record.state))?;
             let mut changes = Changes::default();
@@ -131,27 +150,20 @@ impl Vault {
             let doomed = Version { state, destruction: Some(plan.clone()), ..record };
             changes.replace(&tables::version(name, epoch), &doomed, revision);
             changes.replace(&tables::key(name), &key.record, key.revision);
-            self.reschedule(&mut changes, &Task::DestroyVersion(version), None, Some(plan.due)).await?;
+            self.reschedule(&mut changes, &Task::DestroyVersion(version.clone()), None, Some(plan.due))
+                .await?;
             let change = self.commit(changes, Affects::KeyAndItsDeks(name)).await?;
-            Ok(Done::with_change(planned(&plan), change).detail(reason))
+            Ok(Done::with_change(planned(&plan), change).detail(order.reason))
         })
     }
 
-    /// Calls the destruction of a tenant off.
-    ///
-    /// # Errors
-    /// [`Error::NotAllowed`] when none is planned, [`Error::TenantState`] when it has begun.
-    pub async fn cancel_destroy_tenant(
-        &self,
-        right: &Authorized<permission::ManageTenant>,
-        reason: &str,
-    ) -> Result<Done<Planned>, Error> {
+    async fn cancel_destroy_tenant(&self, name: &TenantName, reason: &str) -> Result<Done<Planned>, Error> {
         unhindered!(async {
-            let id = &right.resource().0;
+            let id = &name.0;
             let Stored { record, revision } = self.tenant(id).await?;
-            let plan = cancellable(record.destruction.as_ref(), &right.resource().to_string())?;
+            let plan = cancellable(record.destruction.as_ref(), &name.to_string())?;
             if record.state() == KeyState::Destroyed {
-                return Err(Error::TenantState(right.resource().clone(), KeyState::Destroyed));
+                return Err(Error::TenantState(name.clone(), KeyState::Destroyed));
             }
             let mut changes = Changes::default();
             self.reschedule(&mut changes, &Task::DestroyTenant(id.clone()), Some(plan.due), None).await?;
@@ -162,17 +174,8 @@ impl Vault {
         })
     }
 
-    /// Calls the destruction of a key off.
-    ///
-    /// # Errors
-    /// [`Error::NotAllowed`] when none is planned, [`Error::KeyState`] when it has begun.
-    pub async fn cancel_destroy_key(
-        &self,
-        right: &Authorized<permission::ManageKey>,
-        reason: &str,
-    ) -> Result<Done<Planned>, Error> {
+    async fn cancel_destroy_key(&self, name: &KeyName, reason: &str) -> Result<Done<Planned>, Error> {
         unhindered!(async {
-            let name = right.resource();
             let Stored { record, revision } = self.key_record(name).await?;
             let plan = cancellable(record.destruction.as_ref(), &name.to_string())?;
             let back = record.state.after(Act::Cancel(plan.was));
@@ -185,19 +188,14 @@ impl Vault {
         })
     }
 
-    /// Calls the destruction of a version off.
-    ///
-    /// # Errors
-    /// [`Error::NotAllowed`] when none is planned, [`Error::VersionState`] when it has begun.
-    pub async fn cancel_destroy_version(
+    async fn cancel_destroy_version(
         &self,
-        right: &Authorized<permission::ManageKey>,
-        epoch: Epoch,
+        version: &VersionName,
         reason: &str,
     ) -> Result<Done<Planned>, Error> {
         unhindered!(async {
-            let name = right.resource();
-            let version = VersionName { key: name.clone(), epoch };
+            let VersionName { key: name, epoch } = version;
+            let epoch = *epoch;
             let Stored { record, revision } = self.version_record(name, epoch).await?;
             let plan = cancellable(record.destruction.as_ref(), &version.to_string())?;
             let back = record.state.after(Act::Cancel(plan.was));
@@ -210,7 +208,8 @@ impl Vault {
                 (state, activates) = (KeyState::DecryptOnly, None);
             }
             self.reschedule(&mut changes, &Task::Activate(version.clone()), None, activates).await?;
-            self.reschedule(&mut changes, &Task::DestroyVersion(version), Some(plan.due), None).await?;
+            self.reschedule(&mut changes, &Task::DestroyVersion(version.clone()), Some(plan.due), None)
+                .await?;
             changes.replace(
                 &tables::version(name, epoch),
                 &Version { state, activates, destruction: None, ..record },
@@ -221,13 +220,8 @@ impl Vault {
         })
     }
 
-    fn plan(
-        &self,
-        was: KeyState,
-        delay: Option<Duration>,
-        planner: &PrincipalId,
-        reason: &str,
-    ) -> Result<Destruction, Error> {
+    fn plan(&self, was: KeyState, order: Order<'_>) -> Result<Destruction, Error> {
+        let Order { planner, delay, reason } = order;
         let settings = self.settings();
         let settings = &settings.lifecycle.destruction;
         let (delay, least) = (delay.unwrap_or(settings.delay.0), settings.min_delay.0);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::strays::{is_named, require_new};
+use crate::access::Action;
 use crate::audit::{AuditLog, Outcome, Pending, StoreChange};
 use crate::clock::Date;
 use crate::hsm::birth::{BackupPlan, Purpose};
@@ -176,7 +177,8 @@ pub async fn found(
             changes.create(&tables::erasure(generation), &unborn(newborn.id));
             changes.because(Cause::own("erasure-key-birth", path_name(generation)));
             let made = records.commit(changes).await.map_err(|error| error.to_string())?;
-            let mut record = Pending::begin(log.clone(), None, "erasure-key-birth", path_name(generation), 0);
+            let mut record =
+                Pending::begin(log.clone(), None, Action::ErasureKeyBirth, path_name(generation), 0);
             record.change(StoreChange { revision: made.revision, digest: made.digest });
             let recorded = record.finish(Outcome::Ok).map_err(|error| error.to_string())?;
             recorded.await.map(drop).map_err(|error| error.to_string())
@@ -198,7 +200,7 @@ pub async fn found(
     changes.create(&tables::export(ExportId::random()?), &copy);
     changes.because(Cause::own("erasure-key-new", path_name(generation)));
     let change = records.commit(changes).await?;
-    let mut record = Pending::begin(audit.clone(), None, "erasure-key-new", path_name(generation), 0);
+    let mut record = Pending::begin(audit.clone(), None, Action::ErasureKeyNew, path_name(generation), 0);
     record.change(StoreChange { revision: change.revision, digest: change.digest });
     record.detail("the store is migrated: its copy from before can be read until it is deleted");
     record.finish(Outcome::Ok)?.await?;

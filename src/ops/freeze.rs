@@ -8,83 +8,30 @@ use super::vault::Vault;
 use crate::access::{Authorized, permission};
 use crate::audit::StoreChange;
 use crate::clock::Date;
-use crate::id::{KeyName, PrincipalId, TenantId, TenantName};
+use crate::id::{Freezable, PrincipalId, TenantName};
 use crate::keyring::record::{Key, Principal, Tenant};
 use crate::store::{Changes, StoreError, Stored, tables};
 
-/// What can be frozen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Freezable {
-    Tenant(TenantId),
-    Key(KeyName),
-    Principal(PrincipalId),
-}
-
-impl Freezable {
-    /// Reads `tenants/…`, `tenants/…/keys/…` or `principals/…`.
-    pub(super) fn parse(name: &str) -> Result<Self, Error> {
-        if let Some(principal) = name.strip_prefix("principals/") {
-            return Ok(Self::Principal(PrincipalId::new(principal)?));
-        }
-        match name.contains("/keys/") {
-            true => Ok(Self::Key(KeyName::parse(name)?)),
-            false => Ok(Self::Tenant(TenantName::parse(name)?.0)),
-        }
-    }
-}
-
 impl Vault {
-    /// Freezes or unfreezes a tenant; its open data keys are wiped before the answer.
+    /// Freezes something, or ends its freeze. Open data keys of a tenant or key are wiped before the answer.
     ///
     /// # Errors
-    /// [`Error::NoTenant`] when there is none of that name.
-    pub async fn freeze_tenant(
+    /// [`Error::NoTenant`], [`Error::NoKey`], and [`Error::NoPrincipal`] where the configuration has none of that name;
+    /// [`Error::CeremonyRequired`] for the end of a freeze since the root was founded.
+    pub async fn freeze(
         &self,
-        right: &Authorized<permission::ManageTenant>,
+        right: &Authorized<permission::Freeze>,
         frozen: bool,
         reason: &str,
     ) -> Result<Done<()>, Error> {
-        self.require_unfounded_to_unfreeze(frozen, &right.resource().to_string())?;
-        let what = Freezable::Tenant(right.resource().0.clone());
-        Ok(unhindered!(self.set_frozen(&what, frozen, reason, Changes::default()))?.detail(reason))
-    }
-
-    /// Freezes or unfreezes a key; its open data keys are wiped before the answer.
-    ///
-    /// # Errors
-    /// [`Error::NoKey`] when there is none of that name.
-    pub async fn freeze_key(
-        &self,
-        right: &Authorized<permission::ManageKey>,
-        frozen: bool,
-        reason: &str,
-    ) -> Result<Done<()>, Error> {
-        self.require_unfounded_to_unfreeze(frozen, &right.resource().to_string())?;
-        let what = Freezable::Key(right.resource().clone());
-        Ok(unhindered!(self.set_frozen(&what, frozen, reason, Changes::default()))?.detail(reason))
-    }
-
-    /// Freezes or unfreezes a principal of the configuration.
-    ///
-    /// # Errors
-    /// [`Error::NoPrincipal`] when the configuration has none of that name.
-    pub async fn freeze_principal(
-        &self,
-        right: &Authorized<permission::ManagePrincipal>,
-        frozen: bool,
-        reason: &str,
-    ) -> Result<Done<()>, Error> {
-        let name = right.resource();
-        if frozen && name == right.principal() {
+        let what = right.resource();
+        if frozen && matches!(what, Freezable::Principal(name) if name == right.principal()) {
             return Err(Error::NotAllowed("nobody can freeze themselves: who would end it?".into()));
         }
-        self.require_unfounded_to_unfreeze(frozen, &format!("principals/{name}"))?;
-        let what = Freezable::Principal(name.clone());
-        Ok(unhindered!(self.set_frozen(&what, frozen, reason, Changes::default()))?.detail(reason))
-    }
-
-    fn require_unfounded_to_unfreeze(&self, frozen: bool, name: &str) -> Result<(), Error> {
-        if frozen { Ok(()) } else { self.require_unfounded(Matter::Unfreeze(name)) }
+        if !frozen {
+            self.require_unfounded(Matter::Unfreeze(&what.to_string()))?;
+        }
+        Ok(unhindered!(self.set_frozen(what, frozen, reason, Changes::default()))?.detail(reason))
     }
 
     /// Freezes or unfreezes something, together with `further` changes.
@@ -98,7 +45,7 @@ impl Vault {
         // The order in the store is the order in memory.
         let _alone = self.freezing.lock().await;
         let affects = match what {
-            Freezable::Tenant(id) => {
+            Freezable::Tenant(TenantName(id)) => {
                 let Stored { record, revision } = self.tenant(id).await?;
                 further.replace(&tables::tenant(id), &Tenant { frozen, ..record }, revision);
                 Affects::TenantAndItsDeks(id)

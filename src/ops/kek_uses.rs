@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use super::Error;
 use super::commit::{Affects, unhindered};
 use super::vault::Vault;
+use crate::access::Action;
 use crate::id::{KekVersion, TenantId};
 use crate::keyring::record::KekRecord;
 use crate::store::{Changes, tables};
@@ -58,7 +59,7 @@ impl Vault {
         let mut changes = Changes::default();
         changes.replace(&tables::kek(tenant, version), &record, stored.revision);
         let resource = format!("tenants/{tenant}/kekVersions/{version}");
-        self.commit_own(changes, Affects::Nothing, "reserve-kek-uses", resource).await?;
+        self.commit_own(changes, Affects::Nothing, Action::ReserveKekUses, resource).await?;
         Ok(count)
     }
 }

@@ -8,6 +8,7 @@ use super::custody::Matter;
 use super::done::Done;
 use super::epoch::Opening;
 use super::vault::Vault;
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::audit::StoreChange;
 use crate::clock::Date;
@@ -210,16 +211,12 @@ impl Vault {
     }
 
     /// The same, by date or use. Recorded by itself.
-    pub(super) async fn rotate_key_on_schedule(
-        &self,
-        name: &KeyName,
-        operation: &'static str,
-    ) -> Result<(), Error> {
+    pub(super) async fn rotate_key_on_schedule(&self, name: &KeyName, action: Action) -> Result<(), Error> {
         let tenant = self.unfrozen_tenant(&name.tenant).await?;
         let (mut changes, key, retired) = self.open_epoch(name, &tenant.record, Opening::Next).await?;
         changes.replace(&tables::tenant(&name.tenant), &tenant.record, tenant.revision);
         let resource = format!("{name}/versions/{}", key.primary);
-        self.commit_own(changes, Affects::Key(name), operation, resource).await?;
+        self.commit_own(changes, Affects::Key(name), action, resource).await?;
         self.dek_uses.forget(retired);
         Ok(())
     }

@@ -17,6 +17,7 @@ use super::Error;
 use super::commit::{Affects, unhindered};
 use super::done::Done;
 use super::vault::Vault;
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::audit::StoreChange;
 use crate::clock::{Date, Moment};
@@ -320,7 +321,7 @@ impl Vault {
         let failures = otp.record.failures.and(now);
         changes.replace(&path, &Otp { failures, ..otp.record }, otp.revision);
         let resource = format!("accounts/{}", challenge.account);
-        self.commit_own(changes, Affects::Nothing, "login-failure", resource).await?;
+        self.commit_own(changes, Affects::Nothing, Action::LoginFailure, resource).await?;
         Err(refused(why))
     }
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Error, Vault};
+use crate::access::Action;
 use crate::audit::{Outcome, Pending, StoreChange};
 use crate::store::{Cause, StoreError};
 
 /// What the audit log calls it.
-const RESTORED: &str = "store-row-restored";
+const RESTORED: Action = Action::StoreRowRestored;
 
 /// What it is about.
 const STORE: &str = "store";
@@ -30,7 +31,7 @@ impl Vault {
         // What is put back is told: while nothing can be, nothing is.
         self.audit.check()?;
         tracing::warn!(%error, "the store was edited behind the daemon's back; it is compared with the key journal");
-        let cause = Cause::own(RESTORED, STORE);
+        let cause = Cause::own(RESTORED.word(), STORE);
         // A change of the daemon's own: what is read from the store waits for it as for any other.
         let alone = self.committing.write().await;
         let outcome = self.records.restore_rows(cause).await;

@@ -16,6 +16,7 @@ use super::root::escrow_of;
 use super::rotate::{Making, RotationInfo};
 use super::strays::require_new;
 use super::vault::Vault;
+use crate::access::Action;
 use crate::clock::Date;
 use crate::hsm::KeepNewborn;
 use crate::hsm::birth::{NewRoot, Purpose};
@@ -73,7 +74,7 @@ impl Vault {
                     self.begin_resident_rotation(id, mandate).await?
                 }
             };
-            self.record_own("rotate-tenant", Self::tenant_name(id).to_string(), begun.change()).await?;
+            self.record_own(Action::RotateTenant, Self::tenant_name(id).to_string(), begun.change()).await?;
         }
     }
 
@@ -122,7 +123,7 @@ impl Vault {
                 let path = tables::kek_escrow(id, version);
                 let mut changes = Changes::default();
                 changes.create(&path, &escrow);
-                let kept = self.commit_own(changes, Affects::Nothing, "kek-escrow", name(&path)).await;
+                let kept = self.commit_own(changes, Affects::Nothing, Action::KekEscrow, name(&path)).await;
                 kept.map(drop).map_err(|error| error.to_string())
             })
         });
@@ -154,7 +155,7 @@ impl Vault {
             self.hsm.destroy_root(stored.record.0.root).await?;
             let mut changes = Changes::default();
             changes.delete(&path, stored.revision);
-            self.commit_own(changes, Affects::Nothing, "kek-abandoned", name(&path)).await?;
+            self.commit_own(changes, Affects::Nothing, Action::KekAbandoned, name(&path)).await?;
         }
         Ok(())
     }

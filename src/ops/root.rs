@@ -10,6 +10,7 @@ use super::Error;
 use super::commit::Affects;
 use super::strays::require_new;
 use super::vault::{Vault, misfit};
+use crate::access::Action;
 use crate::clock::Date;
 use crate::hsm::birth::{Backup, BackupPlan, Holder, NewRoot, Newborn, Purpose};
 use crate::hsm::{KeepNewborn, Kek, Operation, Reply};
@@ -65,7 +66,7 @@ impl Vault {
                 let mut changes = Changes::default();
                 changes.create(&tables::escrow(generation), &escrow);
                 let resource = format!("roots/{generation}");
-                let kept = self.commit_own(changes, Affects::Nothing, "root-escrow", resource).await;
+                let kept = self.commit_own(changes, Affects::Nothing, Action::RootEscrow, resource).await;
                 kept.map_err(|error| error.to_string())?;
                 tracing::info!(%generation, "root key: its shares are recorded");
                 Ok(())
@@ -94,7 +95,7 @@ impl Vault {
         let mut changes = Changes::default();
         changes.delete(&path, stored.revision);
         let resource = format!("roots/{generation}");
-        self.commit_own(changes, Affects::Nothing, "root-abandoned", resource).await?;
+        self.commit_own(changes, Affects::Nothing, Action::RootAbandoned, resource).await?;
         Ok(())
     }
 
@@ -123,7 +124,7 @@ impl Vault {
         changes.replace(&tables::root(retired.generation), &retired, old.revision);
         changes.replace(&path, &moved, secret.revision);
         let committed =
-            self.commit_own(changes, Affects::Nothing, "root-in-force", format!("roots/{generation}"));
+            self.commit_own(changes, Affects::Nothing, Action::RootInForce, format!("roots/{generation}"));
         committed.await?;
         tracing::info!(%generation, "root key: it is in force");
         self.hsm.expect(new.canary.clone());
@@ -168,7 +169,8 @@ impl Vault {
         if let Some(escrow) = self.records.get(&tables::escrow(generation)).await? {
             changes.delete(&tables::escrow(generation), escrow.revision);
         }
-        self.commit_own(changes, Affects::Nothing, "root-destroyed", format!("roots/{generation}")).await?;
+        self.commit_own(changes, Affects::Nothing, Action::RootDestroyed, format!("roots/{generation}"))
+            .await?;
         tracing::info!(%generation, "root key: the old one is off the record");
         Ok(())
     }

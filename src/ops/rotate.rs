@@ -12,6 +12,7 @@ use super::done::Done;
 use super::epoch::Opening;
 use super::sealed::sealed_keys;
 use super::vault::{Vault, kek_of, misfit};
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::audit::StoreChange;
 use crate::clock::Date;
@@ -24,7 +25,7 @@ use crate::keyring::wrapped::SealedKey;
 use crate::store::{Changes, Path, Record, Stored, tables};
 
 /// The audit log's word for a step of a rotation.
-const PROGRESS: &str = "rotate-tenant-progress";
+const PROGRESS: Action = Action::RotateTenantProgress;
 /// Keys moved in one commit.
 const BATCH: usize = 500;
 /// Longest pause before another try.
@@ -236,7 +237,7 @@ impl Vault {
     /// Begins a rotation of the daemon's own.
     pub(super) async fn begin_own_rotation(&self, id: &TenantId) -> Result<(), Error> {
         let begun = unhindered!(self.begin_rotation_of(id, Making::AsBefore))?;
-        self.record_own("rotate-tenant", Self::tenant_name(id).to_string(), begun.change()).await
+        self.record_own(Action::RotateTenant, Self::tenant_name(id).to_string(), begun.change()).await
     }
 
     /// Works on the tenant's rotation, if there is one, until it is finished.
@@ -244,7 +245,7 @@ impl Vault {
         while self.tenant(id).await?.record.rotating_to.is_some() {
             match self.work_alone(id).await? {
                 Some((name, change)) => {
-                    self.record_own("rotate-tenant-end", name.to_string(), Some(change)).await?;
+                    self.record_own(Action::RotateTenantEnd, name.to_string(), Some(change)).await?;
                 }
                 // Somebody else works on it.
                 None => tokio::time::sleep(Duration::from_millis(20)).await,

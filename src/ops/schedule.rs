@@ -14,6 +14,7 @@ use super::custody::Matter;
 use super::destroy::{Authority, DestroyTarget};
 use super::rotate::Making;
 use super::vault::Vault;
+use crate::access::Action;
 use crate::audit::{Outcome, Pending};
 use crate::clock::{Date, Day, Moment};
 use crate::config::OldKek;
@@ -134,9 +135,9 @@ impl Vault {
             return Ok(Ran::Stale);
         }
         match task {
-            Task::RotateKey(name) => self.rotate_key_on_schedule(name, "rotate-key-due").await?,
+            Task::RotateKey(name) => self.rotate_key_on_schedule(name, Action::RotateKeyDue).await?,
             Task::Activate(version) => {
-                self.rotate_key_on_schedule(&version.key, "activate-key-version").await?;
+                self.rotate_key_on_schedule(&version.key, Action::ActivateKeyVersion).await?;
             }
             Task::RotateTenant(id) => return self.rotate_tenant_on_schedule(id).await,
             Task::DestroyKek(id, version) if self.settings().lifecycle.rotation.old_kek == OldKek::Keep => {
@@ -149,7 +150,7 @@ impl Vault {
                 // Only in an older store that was accepted: there it may be the primary one still.
                 let key = self.key_record(&version.key).await?.record;
                 if key.primary == version.epoch && key.state.is_alive() {
-                    self.rotate_key_on_schedule(&version.key, "rotate-key-due").await?;
+                    self.rotate_key_on_schedule(&version.key, Action::RotateKeyDue).await?;
                 }
                 self.destroy_due(DestroyTarget::Version(version.clone())).await?;
             }
@@ -178,7 +179,7 @@ impl Vault {
         }
         let mut begun = unhindered!(self.begin_rotation_of(id, Making::AsBefore))?;
         let resource = format!("tenants/{id}");
-        let mut record = Pending::begin(self.audit.clone(), None, "rotate-tenant", resource, 0);
+        let mut record = Pending::begin(self.audit.clone(), None, Action::RotateTenant, resource, 0);
         record.detail("by date");
         if let Some(change) = begun.take_trace().change {
             record.change(change);
@@ -196,7 +197,7 @@ impl Vault {
         self.follow_tenant_schedule(&mut changes, id, &record, &renewed).await?;
         changes.replace(&tables::tenant(id), &renewed, revision);
         let resource = format!("tenants/{id}");
-        self.commit_own(changes, Affects::Tenant(id), "rotate-tenant-due", resource).await.map(drop)
+        self.commit_own(changes, Affects::Tenant(id), Action::RotateTenantDue, resource).await.map(drop)
     }
 
     /// Whether the record still says what the agenda says.
@@ -230,7 +231,7 @@ impl Vault {
     async fn strike(&self, line: &Line) -> Result<(), Error> {
         let mut changes = Changes::default();
         changes.delete(&line.0, line.1.revision);
-        self.commit_own(changes, Affects::Nothing, "agenda-cleared", line.0.id.1.to_string()).await?;
+        self.commit_own(changes, Affects::Nothing, Action::AgendaCleared, line.0.id.1.to_string()).await?;
         Ok(())
     }
 
@@ -255,7 +256,7 @@ impl Vault {
                 changes.create(&tables::lease(), &self.own_lease(now, None));
             }
         }
-        match self.commit_own(changes, Affects::Nothing, "lease", String::new()).await {
+        match self.commit_own(changes, Affects::Nothing, Action::Lease, String::new()).await {
             Ok(_) => Ok(true),
             // Another daemon was faster.
             Err(Error::Conflict) => Ok(false),

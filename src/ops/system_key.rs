@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use super::commit::Affects;
 use super::vault::{Vault, misfit};
+use crate::access::Action;
 use crate::audit::checkpoint::NoteKey;
 use crate::clock::Date;
 use crate::hsm::{Operation, Reply};
@@ -148,7 +149,7 @@ impl Vault {
         let mut changes = Changes::default();
         changes.create(&tables::system_key(purpose, generation), &record);
         let resource = format!("system-keys/{}/{generation}", purpose.as_str());
-        self.commit_own(changes, Affects::Nothing, "create-system-key", resource).await?;
+        self.commit_own(changes, Affects::Nothing, Action::CreateSystemKey, resource).await?;
         Ok((generation, record))
     }
 

@@ -6,6 +6,7 @@ use super::Error;
 use super::commit::Affects;
 use super::done::Done;
 use super::vault::Vault;
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::audit::{Outcome, Pending};
 use crate::clock::Date;
@@ -101,7 +102,7 @@ impl Vault {
                 "believed again".to_owned()
             }
         };
-        let mut record = Pending::begin(self.audit.clone(), None, "clock-state", "", 0);
+        let mut record = Pending::begin(self.audit.clone(), None, Action::ClockState, "", 0);
         record.detail(detail);
         record.finish(Outcome::Ok)?.await?;
         Ok(())
@@ -110,7 +111,7 @@ impl Vault {
     async fn keep_mark(&self, mark: ClockMark, stored: Option<Stored<ClockMark>>) -> Result<(), Error> {
         let mut changes = Changes::default();
         put_mark(&mut changes, mark, stored);
-        self.commit_own(changes, Affects::Nothing, "clock-mark", String::new()).await?;
+        self.commit_own(changes, Affects::Nothing, Action::ClockMark, String::new()).await?;
         Ok(())
     }
 

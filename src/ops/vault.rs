@@ -19,6 +19,7 @@ use super::strays::Strays;
 use super::timekeeping::Timekeeping;
 use super::views::Views;
 use super::{Error, commit};
+use crate::access::Action;
 use crate::access::Policy;
 use crate::audit::AuditLog;
 use crate::clock::Date;
@@ -165,7 +166,7 @@ impl Vault {
         // Before the first line can be entered or struck: each is counted in its day.
         if let Some(counted) = vault.records.count_agenda().await? {
             let agenda = "agenda".to_owned();
-            vault.commit_own(counted, commit::Affects::Nothing, "agenda-counted", agenda).await?;
+            vault.commit_own(counted, commit::Affects::Nothing, Action::AgendaCounted, agenda).await?;
         }
         vault.take_over_frozen_principals().await?;
         vault.verify_newest_checkpoint().await?;

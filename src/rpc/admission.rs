@@ -23,6 +23,7 @@ use tower::{Layer, Service};
 use super::call::Gate;
 use super::staff;
 use super::status::status;
+use crate::access::Action;
 use crate::access::meter::{Load, Meter, Part, Room};
 use crate::access::{Denied, Peer, Standing};
 use crate::config::Limits;
@@ -218,7 +219,7 @@ impl Service<Request<Body>> for Admission {
             Ok(match refused_by_transport(&response, &uri) {
                 Some(Ok(error)) => refuse(&gate, peer, &uri, error).await,
                 Some(Err(Gone)) => {
-                    gate.call_by(gate.policy.caller(peer), "refused-call", uri.path()).gone();
+                    gate.call_by(gate.policy.caller(peer), Action::RefusedCall, uri.path()).gone();
                     response
                 }
                 // Given back when the last byte of the answer has left, or the caller has.
@@ -246,7 +247,7 @@ async fn turn_away(gate: &Gate, peer: &Peer, standing: Standing) -> Response<Bod
 
 /// Refuses a call of a known caller that reaches no service, with a record of its own.
 async fn refuse(gate: &Arc<Gate>, peer: Peer, uri: &Uri, error: Error) -> Response<Body> {
-    let call = gate.call_by(gate.policy.caller(peer), "refused-call", uri.path());
+    let call = gate.call_by(gate.policy.caller(peer), Action::RefusedCall, uri.path());
     match call.settle::<()>(Err(error)).await {
         Ok(()) => Response::new(Body::empty()),
         Err(refusal) => refusal.into_http(),

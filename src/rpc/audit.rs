@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::call::{Gate, settled};
+use super::call::Gate;
 use super::convert::timestamp;
 use super::proto::audit_service_server::AuditService;
 use super::proto::{
@@ -12,9 +12,11 @@ use super::proto::{
     GetConsistencyProofRequest, GetDestructionCertificateRequest, GetInclusionProofRequest,
     GetPublicKeysRequest, GetPublicKeysResponse, InclusionProof,
 };
-use crate::access::permission::{ViewAudit, ViewCheckpoints};
+use crate::access::action;
 use crate::audit::checkpoint::{NoteKey, SignedCheckpoint};
 use crate::audit::merkle::Hash;
+use crate::ops::Vault;
+use crate::ops::attest::Document;
 use crate::ops::checkpoint::{Consistent, Proved};
 use crate::ops::system_key::Generation;
 
@@ -27,85 +29,86 @@ impl AuditService for Audit {
         &self,
         request: Request<GetCheckpointRequest>,
     ) -> Result<Response<Checkpoint>, Status> {
-        let mut call = self.0.call(&request, "get-checkpoint", "");
-        let fresh = request.into_inner().fresh;
-        let note = settled!(call, {
-            let (vault, right) = call.authorize::<ViewCheckpoints>(())?;
-            vault.show_checkpoint(&right, fresh).await
-        })?;
-        Ok(Response::new(checkpoint(&note)))
+        let work = |asked: GetCheckpointRequest, vault: Arc<Vault>, right| async move {
+            Ok(vault.show_checkpoint(&right, asked.fresh).await?.map(|note| checkpoint(&note)))
+        };
+        self.0.serve(action::GetCheckpoint, request, work).await
     }
 
     async fn get_inclusion_proof(
         &self,
         request: Request<GetInclusionProofRequest>,
     ) -> Result<Response<InclusionProof>, Status> {
-        let sequence = request.get_ref().sequence;
-        let mut call = self.0.call(&request, "get-inclusion-proof", &sequence.to_string());
-        let Proved { record, index, path, checkpoint: note } = settled!(call, {
-            let (vault, right) = call.authorize::<ViewAudit>(())?;
-            vault.prove_record(&right, sequence).await
-        })?;
-        let (leaf_index, checkpoint) = (index, Some(checkpoint(&note)));
-        Ok(Response::new(InclusionProof {
-            record: record.into(),
-            leaf_index,
-            hashes: hashes(&path),
-            checkpoint,
-        }))
+        let work = |asked: GetInclusionProofRequest, vault: Arc<Vault>, right| async move {
+            Ok(vault.prove_record(&right, asked.sequence).await?.map(inclusion))
+        };
+        self.0.serve(action::GetInclusionProof, request, work).await
     }
 
     async fn get_consistency_proof(
         &self,
         request: Request<GetConsistencyProofRequest>,
     ) -> Result<Response<ConsistencyProof>, Status> {
-        let old_size = request.get_ref().old_size;
-        let mut call = self.0.call(&request, "get-consistency-proof", &old_size.to_string());
-        let Consistent { old, path, checkpoint: note } = settled!(call, {
-            let (vault, right) = call.authorize::<ViewCheckpoints>(())?;
-            vault.prove_consistency(&right, old_size).await
-        })?;
-        let (old_root, checkpoint) = (old.root.to_vec().into(), Some(checkpoint(&note)));
-        Ok(Response::new(ConsistencyProof { old_size, old_root, hashes: hashes(&path), checkpoint }))
+        let work = |asked: GetConsistencyProofRequest, vault: Arc<Vault>, right| async move {
+            Ok(vault.prove_consistency(&right, asked.old_size).await?.map(consistency))
+        };
+        self.0.serve(action::GetConsistencyProof, request, work).await
     }
 
     async fn attest_record(
         &self,
         request: Request<AttestRecordRequest>,
     ) -> Result<Response<AttestedDocument>, Status> {
-        let sequence = request.get_ref().sequence;
-        let mut call = self.0.call(&request, "attest-record", &sequence.to_string());
-        let document = settled!(call, {
-            let (vault, right) = call.authorize::<ViewAudit>(())?;
-            vault.attest_record(&right, sequence).await
-        })?;
-        Ok(Response::new(AttestedDocument { json: document.to_text() }))
+        let work = |asked: AttestRecordRequest, vault: Arc<Vault>, right| async move {
+            Ok(vault.attest_record(&right, asked.sequence).await?.map(attested))
+        };
+        self.0.serve(action::AttestRecord, request, work).await
     }
 
     async fn get_destruction_certificate(
         &self,
         request: Request<GetDestructionCertificateRequest>,
     ) -> Result<Response<AttestedDocument>, Status> {
-        let mut call = self.0.call(&request, "get-destruction-certificate", &request.get_ref().name);
-        let name = request.into_inner().name;
-        let document = settled!(call, {
-            let (vault, right) = call.authorize::<ViewAudit>(())?;
-            vault.certificate(&right, &name).await
-        })?;
-        Ok(Response::new(AttestedDocument { json: document.to_text() }))
+        let work = |asked: GetDestructionCertificateRequest, vault: Arc<Vault>, right| async move {
+            Ok(vault.certificate(&right, &asked.name).await?.map(attested))
+        };
+        self.0.serve(action::GetDestructionCertificate, request, work).await
     }
 
     async fn get_public_keys(
         &self,
         request: Request<GetPublicKeysRequest>,
     ) -> Result<Response<GetPublicKeysResponse>, Status> {
-        let mut call = self.0.call(&request, "get-audit-keys", "");
-        let found = settled!(call, {
-            let (vault, right) = call.authorize::<ViewCheckpoints>(())?;
-            vault.show_audit_keys(&right).await
-        })?;
-        Ok(Response::new(GetPublicKeysResponse { keys: found.into_iter().map(key).collect() }))
+        let work = |_, vault: Arc<Vault>, right| async move {
+            let found = vault.show_audit_keys(&right).await?;
+            Ok(found.map(|found| GetPublicKeysResponse { keys: found.into_iter().map(key).collect() }))
+        };
+        self.0.serve(action::GetAuditKeys, request, work).await
     }
+}
+
+fn inclusion(proved: Proved) -> InclusionProof {
+    let Proved { record, index, path, checkpoint: note } = proved;
+    InclusionProof {
+        record: record.into(),
+        leaf_index: index,
+        hashes: hashes(&path),
+        checkpoint: Some(checkpoint(&note)),
+    }
+}
+
+fn consistency(proved: Consistent) -> ConsistencyProof {
+    let Consistent { old, path, checkpoint: note } = proved;
+    ConsistencyProof {
+        old_size: old.size,
+        old_root: old.root.to_vec().into(),
+        hashes: hashes(&path),
+        checkpoint: Some(checkpoint(&note)),
+    }
+}
+
+fn attested(document: Document) -> AttestedDocument {
+    AttestedDocument { json: document.to_text() }
 }
 
 fn checkpoint(note: &SignedCheckpoint) -> Checkpoint {

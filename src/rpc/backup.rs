@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::answers::{self, Answers, End};
-use super::call::{Call, Gate, settled};
+use super::call::{Call, Gate};
 use super::convert::{erasure_root, stray, timestamp};
 use super::proto::backup_service_server::BackupService;
 use super::proto::{
@@ -15,7 +15,8 @@ use super::proto::{
     GetErasureKeyRequest, ListBackupsRequest, ListBackupsResponse, RecordDrillRequest, RecordDrillResponse,
     ReplaceErasureKeyRequest, create_backup_response::Message,
 };
-use crate::access::permission::{ManageBackups, ManageErasure, RecordDrill};
+use crate::access::permission::ManageBackups;
+use crate::access::{Action, action};
 use crate::keyring::record::ExportKind;
 use crate::ops::backup::{Backup, ExportInfo};
 use crate::ops::erasure::ErasureStatus;
@@ -42,56 +43,43 @@ impl BackupService for Backups {
         &self,
         request: Request<GetErasureKeyRequest>,
     ) -> Result<Response<ErasureKey>, Status> {
-        let mut call = self.0.call(&request, "get-erasure-key", "");
-        let look = request.get_ref().look_for_strays;
-        let found = settled!(call, {
-            let (vault, right) = call.authorize::<ManageErasure>(())?;
-            if look {
+        let work = |asked: GetErasureKeyRequest, vault: Arc<Vault>, right| async move {
+            if asked.look_for_strays {
                 vault.look_for_strays(&right).await;
             }
             let status = vault.erasure_status().await?;
             Ok(with_strays(&vault, Done::new(status)))
-        })?;
-        Ok(Response::new(found))
+        };
+        self.0.serve(action::GetErasureKey, request, work).await
     }
 
     async fn replace_erasure_key(
         &self,
         request: Request<ReplaceErasureKeyRequest>,
     ) -> Result<Response<ErasureKey>, Status> {
-        let mut call = self.0.call(&request, "replace-erasure-key", "");
-        let work = async move {
-            settled!(call, {
-                let (vault, right) = call.authorize::<ManageErasure>(())?;
-                Ok(with_strays(&vault, vault.replace_erasure_key(&right).await?))
-            })
+        let work = |_, vault: Arc<Vault>, right| async move {
+            Ok(with_strays(&vault, vault.replace_erasure_key(&right).await?))
         };
-        self.0.detached(work).await.map(Response::new)
+        self.0.serve(action::ReplaceErasureKey, request, work).await
     }
 
     async fn forget_erasure_root(
         &self,
         request: Request<ForgetErasureRootRequest>,
     ) -> Result<Response<ErasureKey>, Status> {
-        let resource = format!("erasure-roots/{}", request.get_ref().id);
-        let mut call = self.0.call(&request, "forget-erasure-root", &resource);
-        let id = request.into_inner().id;
-        let work = async move {
-            settled!(call, {
-                let (vault, right) = call.authorize::<ManageErasure>(())?;
-                let root = erasure_root(&id)?;
-                Ok(with_strays(&vault, vault.forget_erasure_root(&right, root).await?))
-            })
+        let work = |asked: ForgetErasureRootRequest, vault: Arc<Vault>, right| async move {
+            let root = erasure_root(&asked.id)?;
+            Ok(with_strays(&vault, vault.forget_erasure_root(&right, root).await?))
         };
-        self.0.detached(work).await.map(Response::new)
+        self.0.serve(action::ForgetErasureRoot, request, work).await
     }
 
     async fn create_backup(
         &self,
         request: Request<CreateBackupRequest>,
     ) -> Result<Response<Self::CreateBackupStream>, Status> {
-        let opening = self.0.call(&request, "create-backup", "");
-        let closing = self.0.call(&request, "create-backup-end", "");
+        let opening = self.0.call(&request, Action::CreateBackup, "");
+        let closing = self.0.call(&request, Action::CreateBackupEnd, "");
         let (request, ending) = (request.into_inner(), opening.ending());
         let work = |replies| create(opening, closing, request, replies);
         Ok(Response::new(answers::made_by(&self.0, ending, QUEUE, work)))
@@ -101,26 +89,22 @@ impl BackupService for Backups {
         &self,
         request: Request<ListBackupsRequest>,
     ) -> Result<Response<ListBackupsResponse>, Status> {
-        let mut call = self.0.call(&request, "list-backups", "");
-        let found = settled!(call, {
-            let (vault, right) = call.authorize::<ManageBackups>(())?;
-            vault.list_backups(&right).await
-        })?;
-        let backups = found.iter().map(|info| backup(info, 0)).collect();
-        Ok(Response::new(ListBackupsResponse { backups }))
+        let work = |_, vault: Arc<Vault>, right| async move {
+            Ok(vault.list_backups(&right).await?.map(|found| ListBackupsResponse {
+                backups: found.iter().map(|info| backup(info, 0)).collect(),
+            }))
+        };
+        self.0.serve(action::ListBackups, request, work).await
     }
 
     async fn record_drill(
         &self,
         request: Request<RecordDrillRequest>,
     ) -> Result<Response<RecordDrillResponse>, Status> {
-        let mut call = self.0.call(&request, "backup-drill", &request.get_ref().name);
-        let RecordDrillRequest { passed, report, .. } = request.into_inner();
-        settled!(call, {
-            let (vault, right) = call.authorize::<RecordDrill>(())?;
-            vault.record_drill(&right, passed, &report)
-        })?;
-        Ok(Response::new(RecordDrillResponse {}))
+        let work = |asked: RecordDrillRequest, vault: Arc<Vault>, right| async move {
+            Ok(vault.record_drill(&right, asked.passed, &asked.report)?.map(|()| RecordDrillResponse {}))
+        };
+        self.0.serve(action::BackupDrill, request, work).await
     }
 }
 

@@ -15,12 +15,12 @@ use super::staff::{self, Shown};
 use super::status::status;
 use super::tally::TurnedAway;
 use crate::access::meter::Load;
-use crate::access::{Authorized, Caller, Denied, Peer, Permission, Policy, permission};
+use crate::access::{Action, Authorized, Caller, Denied, Peer, Permission, Policy, permission};
 use crate::audit::refusals::Budget;
 use crate::audit::{self, AuditLog, Committed, Outcome, Pending, Refusals};
 use crate::clock::{Date, Moment};
 use crate::hsm::Hsm;
-use crate::id::{KeyName, PrincipalId};
+use crate::id::PrincipalId;
 use crate::ops::acting::Acting;
 use crate::ops::done::Trace;
 use crate::ops::error::Reason;
@@ -58,17 +58,6 @@ pub struct Gate {
     refusals: Arc<Refusals>,
 }
 
-/// Does the work of a call and settles it: `settled!(call, { … })` where the block
-/// answers `Result<Done<T>, Error>` and may use `?`.
-macro_rules! settled {
-    ($call:ident, $work:block) => {{
-        let acting = $call.acting();
-        let outcome: Result<crate::ops::Done<_>, crate::ops::Error> = acting.work(async { $work }).await;
-        $call.settle(outcome).await
-    }};
-}
-pub(super) use settled;
-
 /// Characters of a resource that a record has: what a caller writes there goes to the log.
 pub(super) const RESOURCE: usize = 200;
 
@@ -86,7 +75,7 @@ pub(super) fn short(resource: &str) -> &str {
 pub(super) struct Call {
     gate: Arc<Gate>,
     caller: Caller,
-    operation: &'static str,
+    action: Action,
     /// What it shows of the staff member whom the caller acts for, until that is verified.
     shown: Result<Option<Shown>, Error>,
     pending: Pending,
@@ -172,30 +161,25 @@ impl Gate {
     }
 
     /// Begins a call. `resource` is what it says it is about.
-    pub(super) fn call<M>(
-        self: &Arc<Self>,
-        request: &Request<M>,
-        operation: &'static str,
-        resource: &str,
-    ) -> Call {
-        let mut call = self.begin(self.caller(request), operation, resource);
+    pub(super) fn call<M>(self: &Arc<Self>, request: &Request<M>, action: Action, resource: &str) -> Call {
+        let mut call = self.begin(self.caller(request), action, resource);
         call.shown = Shown::of(request.metadata());
         call._load = request.extensions().get().cloned();
         call
     }
 
     /// Begins a call of a caller who is known already, as the policy of now knows it.
-    pub(super) fn call_by(self: &Arc<Self>, caller: Caller, operation: &'static str, resource: &str) -> Call {
-        self.begin(self.policy.again(&caller), operation, resource)
+    pub(super) fn call_by(self: &Arc<Self>, caller: Caller, action: Action, resource: &str) -> Call {
+        self.begin(self.policy.again(&caller), action, resource)
     }
 
-    fn begin(self: &Arc<Self>, caller: Caller, operation: &'static str, resource: &str) -> Call {
+    fn begin(self: &Arc<Self>, caller: Caller, action: Action, resource: &str) -> Call {
         let request_id = self.next_request.fetch_add(1, Ordering::Relaxed);
         let (audit, resource) = (self.audit.clone(), short(resource));
-        let pending = Pending::begin(audit, Some(recorded(&caller)), operation, resource, request_id);
+        let pending = Pending::begin(audit, Some(recorded(&caller)), action, resource, request_id);
         let (gate, _working) = (self.clone(), self.token());
         let alive = Arc::default();
-        Call { gate, caller, operation, shown: Ok(None), pending, request_id, alive, _working, _load: None }
+        Call { gate, caller, action, shown: Ok(None), pending, request_id, alive, _working, _load: None }
     }
 
     /// Who is calling.
@@ -207,13 +191,13 @@ impl Gate {
     pub(super) async fn stream_caller<M>(
         self: &Arc<Self>,
         request: &Request<M>,
-        operation: &'static str,
+        action: Action,
     ) -> Result<Caller, Status> {
         let mut caller = self.caller(request);
         let shown = Shown::of(request.metadata());
-        match self.identify(&mut caller, shown, operation).await {
+        match self.identify(&mut caller, shown, action).await {
             Ok(()) => Ok(caller),
-            Err(error) => self.call_by(caller, operation, "").settle(Err(error)).await,
+            Err(error) => self.call_by(caller, action, "").settle(Err(error)).await,
         }
     }
 
@@ -222,12 +206,12 @@ impl Gate {
         &self,
         caller: &mut Caller,
         shown: Result<Option<Shown>, Error>,
-        operation: &'static str,
+        action: Action,
     ) -> Result<(), Error> {
         let shown = shown?;
         // An unknown caller is refused for that.
         let (Some(shown), Some(principal)) = (&shown, &caller.principal) else { return Ok(()) };
-        if let Some(showing) = shown.showing(staff::method(operation)) {
+        if let Some(showing) = shown.showing(staff::method(action)) {
             caller.staff = Some(self.vault()?.staff(principal.name(), showing).await?);
         }
         Ok(())
@@ -272,41 +256,39 @@ impl Call {
     pub(super) fn acting(&self) -> Acting {
         let principal = self.caller.principal.as_ref().map(|known| known.name().to_string());
         let call = Arc::downgrade(&self.alive);
-        Acting { operation: self.operation, principal, uid: self.caller.peer.uid, call }
+        Acting { action: self.action, principal, uid: self.caller.peer.uid, call }
     }
 
-    /// Decides, and opens the gate.
-    pub(super) fn authorize<P: Permission>(
-        &mut self,
-        resource: P::Resource,
-    ) -> Result<(Arc<Vault>, Authorized<P>), Error> {
-        let right = self.gate.policy.authorize::<P>(&self.caller, resource)?;
-        self.pending.policy(right.rule());
-        Ok((self.gate.vault()?.clone(), right))
+    /// The gate that it came through.
+    pub(super) fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
-    /// Decides about what is done while the vault is closed, too.
-    pub(super) fn authorize_without_vault<P: Permission>(
-        &mut self,
-        resource: P::Resource,
-    ) -> Result<Authorized<P>, Error> {
+    /// Verifies what it shows of the staff member whom the caller acts for.
+    pub(super) async fn identify(&mut self) -> Result<(), Error> {
+        let shown = std::mem::replace(&mut self.shown, Ok(None));
+        let gate = self.gate.clone();
+        gate.identify(&mut self.caller, shown, self.action).await?;
+        if self.caller.staff.is_some() {
+            self.pending.caller(recorded(&self.caller));
+        }
+        Ok(())
+    }
+
+    /// Decides.
+    pub(super) fn decide<P: Permission>(&mut self, resource: P::Resource) -> Result<Authorized<P>, Error> {
         let right = self.gate.policy.authorize::<P>(&self.caller, resource)?;
         self.pending.policy(right.rule());
         Ok(right)
     }
 
-    /// Decides about work on data, which a caller may do for a staff member.
-    pub(super) async fn authorize_data<P: Permission<Resource = KeyName>>(
+    /// Decides, and opens the gate: for calls that have more than one answer.
+    pub(super) fn authorize<P: Permission>(
         &mut self,
-        name: KeyName,
+        resource: P::Resource,
     ) -> Result<(Arc<Vault>, Authorized<P>), Error> {
-        let shown = std::mem::replace(&mut self.shown, Ok(None));
-        let gate = self.gate.clone();
-        gate.identify(&mut self.caller, shown, self.operation).await?;
-        if self.caller.staff.is_some() {
-            self.pending.caller(recorded(&self.caller));
-        }
-        self.authorize(name)
+        let right = self.decide(resource)?;
+        Ok((self.gate.vault()?.clone(), right))
     }
 
     /// Notes the rule, for work on data that was authorised item by item.
@@ -376,7 +358,7 @@ impl Call {
     /// One log line for a refusal, tied to its record by the request id.
     fn tell_refused(&self, why: &str) {
         let who = self.principal().unwrap_or("nobody that is known");
-        let (operation, uid) = (self.operation, self.caller.peer.uid);
+        let (operation, uid) = (self.action.word(), self.caller.peer.uid);
         let request = format_args!("{:016x}", self.request_id);
         tracing::info!("refused: {operation} by {who} (uid {uid}): {why} (request {request})");
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::answers::{self, Answers, End, Replies};
-use super::call::{Call, Gate, settled, stopped};
+use super::call::{Ending, Gate, stopped};
 use super::convert::{erasure_root, required, timestamp};
 use super::proto::ceremony_service_server::CeremonyService;
 use super::proto::propose_request::Action as Asked;
@@ -15,15 +15,15 @@ use super::proto::{
     ListCeremoniesRequest, ListCeremoniesResponse, ProposeRequest, Transcript,
 };
 use super::status::status;
-use crate::access::permission;
+use crate::access::{Action, action};
 use crate::audit::{Outcome, Pending};
 use crate::id::{AccountName, CeremonyId, CustodianId, KeyName, RosterVersion, TenantName};
-use crate::keyring::ceremony::{Action, State};
+use crate::keyring::ceremony::{CeremonyAction, State};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::Custodian;
 use crate::keyring::roster::Roster;
-use crate::ops::Error;
 use crate::ops::ceremony::{CeremonyInfo, Proposal};
+use crate::ops::{Error, Vault};
 
 /// How long approvals are collected unless the proposer says otherwise.
 const LASTS: Duration = Duration::from_secs(3 * 24 * 3600);
@@ -40,73 +40,61 @@ pub(super) struct CeremonyDesk(pub(super) Arc<Gate>);
 #[tonic::async_trait]
 impl CeremonyService for CeremonyDesk {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<proto::Ceremony>, Status> {
-        let mut call = self.0.call(&request, "ceremony-propose", "ceremonies");
-        let ProposeRequest { reason, lasts, action } = request.into_inner();
-        let work = async move {
-            settled!(call, {
-                let (vault, right) = call.authorize::<permission::ProposeCeremony>(())?;
-                check_reason(&reason)?;
-                let lasts = lasts.map(Duration::try_from).transpose();
-                let lasts = lasts.map_err(|_| Error::Argument("lasts: no length of time".into()))?;
-                let proposal = proposal(required(action, "an action")?)?;
-                let info = vault.propose(&right, proposal, &reason, lasts.unwrap_or(LASTS)).await?;
-                Ok(info.map(|info| ceremony(&info)))
-            })
+        let work = |asked: ProposeRequest, vault: Arc<Vault>, right| async move {
+            check_reason(&asked.reason)?;
+            let lasts = asked.lasts.map(Duration::try_from).transpose();
+            let lasts = lasts.map_err(|_| Error::Argument("lasts: no length of time".into()))?;
+            let proposal = proposal(required(asked.action, "an action")?)?;
+            let info = vault.propose(&right, proposal, &asked.reason, lasts.unwrap_or(LASTS)).await?;
+            Ok(info.map(|info| ceremony(&info)))
         };
-        self.0.detached(work).await.map(Response::new)
+        self.0.serve(action::CeremonyPropose, request, work).await
     }
 
     async fn get_ceremony(
         &self,
         request: Request<GetCeremonyRequest>,
     ) -> Result<Response<proto::Ceremony>, Status> {
-        let mut call = self.0.call(&request, "get-ceremony", &request.get_ref().name);
-        let name = request.into_inner().name;
-        Ok(Response::new(ceremony(&settled!(call, { look(&mut call, &name).await })?)))
+        let work = |asked: GetCeremonyRequest, vault: Arc<Vault>, right| async move {
+            let id = CeremonyId::parse_name(&asked.name)?;
+            Ok(vault.show_ceremony(&right, id).await?.map(|info| ceremony(&info)))
+        };
+        self.0.serve(action::GetCeremony, request, work).await
     }
 
     async fn list_ceremonies(
         &self,
         request: Request<ListCeremoniesRequest>,
     ) -> Result<Response<ListCeremoniesResponse>, Status> {
-        let mut call = self.0.call(&request, "list-ceremonies", "ceremonies");
-        let all = settled!(call, {
-            let (vault, right) = call.authorize::<permission::ViewCeremonies>(())?;
-            vault.list_ceremonies(&right).await
-        })?;
-        Ok(Response::new(ListCeremoniesResponse { ceremonies: all.iter().map(ceremony).collect() }))
+        let work = |_, vault: Arc<Vault>, right| async move {
+            let all = vault.list_ceremonies(&right).await?;
+            Ok(all.map(|all| ListCeremoniesResponse { ceremonies: all.iter().map(ceremony).collect() }))
+        };
+        self.0.serve(action::ListCeremonies, request, work).await
     }
 
     async fn approve(&self, request: Request<ApproveRequest>) -> Result<Response<proto::Ceremony>, Status> {
-        let mut call = self.0.call(&request, "ceremony-approve", &request.get_ref().name);
-        let (message, gate) = (request.into_inner(), self.0.clone());
-        let work = async move {
-            let info = settled!(call, {
-                let id = CeremonyId::parse_name(&message.name)?;
-                let (vault, right) = call.authorize::<permission::ApproveCeremony>(())?;
-                let custodian = CustodianId::new(&message.custodian)?;
-                vault.approve(&right, id, &custodian, &message.signature).await
-            })?;
-            if info.record.state == State::Executing {
-                go_on_with_ceremony(&gate, info.id);
-            }
-            Ok(Response::new(ceremony(&info)))
+        let work = |asked: ApproveRequest, vault: Arc<Vault>, right| async move {
+            let id = CeremonyId::parse_name(&asked.name)?;
+            let custodian = CustodianId::new(&asked.custodian)?;
+            vault.approve(&right, id, &custodian, &asked.signature).await
         };
-        self.0.detached(work).await
+        let go_on = |gate: &Arc<Gate>, info: CeremonyInfo| {
+            if info.record.state == State::Executing {
+                go_on_with_ceremony(gate, info.id);
+            }
+            ceremony(&info)
+        };
+        self.0.serve_then(action::CeremonyApprove, request, work, go_on).await
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<proto::Ceremony>, Status> {
-        let mut call = self.0.call(&request, "ceremony-cancel", &request.get_ref().name);
-        let CancelRequest { name, reason } = request.into_inner();
-        let work = async move {
-            settled!(call, {
-                let id = CeremonyId::parse_name(&name)?;
-                let (vault, right) = call.authorize::<permission::ProposeCeremony>(())?;
-                check_reason(&reason)?;
-                Ok(vault.cancel_ceremony(&right, id, &reason).await?.map(|info| ceremony(&info)))
-            })
+        let work = |asked: CancelRequest, vault: Arc<Vault>, right| async move {
+            let id = CeremonyId::parse_name(&asked.name)?;
+            check_reason(&asked.reason)?;
+            Ok(vault.cancel_ceremony(&right, id, &asked.reason).await?.map(|info| ceremony(&info)))
         };
-        self.0.detached(work).await.map(Response::new)
+        self.0.serve(action::CeremonyCancel, request, work).await
     }
 
     type WatchStream = Answers<proto::Ceremony>;
@@ -115,58 +103,48 @@ impl CeremonyService for CeremonyDesk {
         &self,
         request: Request<GetCeremonyRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let mut call = self.0.call(&request, "watch-ceremony", &request.get_ref().name);
-        let name = request.into_inner().name;
-        let ending = call.ending();
-        let first = settled!(call, { look(&mut call, &name).await })?;
-        let gate = self.0.clone();
-        let work = |seen| show_changes(gate, first, seen);
-        Ok(Response::new(answers::made_by(&self.0, ending, QUEUE, work)))
+        let ending = Ending::new(&self.0, &self.0.caller(&request));
+        let work = |asked: GetCeremonyRequest, vault: Arc<Vault>, right| async move {
+            vault.show_ceremony(&right, CeremonyId::parse_name(&asked.name)?).await
+        };
+        let first = |gate: &Arc<Gate>, first| {
+            let shown = gate.clone();
+            answers::made_by(gate, ending, QUEUE, |seen| show_changes(shown, first, seen))
+        };
+        self.0.serve_then(action::WatchCeremony, request, work, first).await
     }
 
     async fn get_roster(
         &self,
         request: Request<GetRosterRequest>,
     ) -> Result<Response<proto::Roster>, Status> {
-        let mut call = self.0.call(&request, "get-roster", "rosters");
-        let found = settled!(call, {
-            let (vault, right) = call.authorize::<permission::ViewCeremonies>(())?;
-            vault.show_roster(&right).await
-        })?;
-        Ok(Response::new(found.map(roster).unwrap_or_default()))
+        let work = |_, vault: Arc<Vault>, right| async move {
+            let found = vault.show_roster(&right).await?;
+            Ok(found.map(|found| found.map(roster).unwrap_or_default()))
+        };
+        self.0.serve(action::GetRoster, request, work).await
     }
 
     async fn get_transcript(
         &self,
         request: Request<GetCeremonyRequest>,
     ) -> Result<Response<Transcript>, Status> {
-        let mut call = self.0.call(&request, "get-transcript", &request.get_ref().name);
-        let name = request.into_inner().name;
-        let json = settled!(call, {
-            let id = CeremonyId::parse_name(&name)?;
-            let (vault, right) = call.authorize::<permission::ViewCeremonies>(())?;
-            vault.transcript(&right, id).await
-        })?;
-        Ok(Response::new(Transcript { json }))
+        let work = |asked: GetCeremonyRequest, vault: Arc<Vault>, right| async move {
+            let id = CeremonyId::parse_name(&asked.name)?;
+            Ok(vault.transcript(&right, id).await?.map(|json| Transcript { json }))
+        };
+        self.0.serve(action::GetTranscript, request, work).await
     }
 
     async fn get_escrow(
         &self,
         request: Request<GetEscrowRequest>,
     ) -> Result<Response<proto::Escrow>, Status> {
-        let mut call = self.0.call(&request, "get-escrow", "roots");
-        let text = settled!(call, {
-            let (vault, right) = call.authorize::<permission::ProposeCeremony>(())?;
-            vault.escrow_file(&right).await
-        })?;
-        Ok(Response::new(proto::Escrow { text }))
+        let work = |_, vault: Arc<Vault>, right| async move {
+            Ok(vault.escrow_file(&right).await?.map(|text| proto::Escrow { text }))
+        };
+        self.0.serve(action::GetEscrow, request, work).await
     }
-}
-
-async fn look(call: &mut Call, name: &str) -> Result<crate::ops::Done<CeremonyInfo>, Error> {
-    let id = CeremonyId::parse_name(name)?;
-    let (vault, right) = call.authorize::<permission::ViewCeremonies>(())?;
-    vault.show_ceremony(&right, id).await
 }
 
 /// Tells the ceremony whenever it has changed, until its end, the daemon's, or the watcher's.
@@ -216,9 +194,11 @@ fn proposal(asked: Asked) -> Result<Proposal, Error> {
             let quorum = (change.quorum > 0).then_some(change.quorum);
             Proposal::ChangeRoster { quorum, add: change.add, remove }
         }
-        Asked::RotateTenant(name) => Proposal::Other(Action::RotateTenant(TenantName::parse(&name)?.0)),
-        Asked::Destroy(name) => Proposal::Other(Action::Destroy(name)),
-        Asked::Unfreeze(name) => Proposal::Other(Action::Unfreeze(name)),
+        Asked::RotateTenant(name) => {
+            Proposal::Other(CeremonyAction::RotateTenant(TenantName::parse(&name)?.0))
+        }
+        Asked::Destroy(name) => Proposal::Other(CeremonyAction::Destroy(name)),
+        Asked::Unfreeze(name) => Proposal::Other(CeremonyAction::Unfreeze(name)),
         Asked::SetMinVersion(set) => {
             Proposal::SetMinVersion { key: KeyName::parse(&set.name)?, version: set.version }
         }
@@ -226,13 +206,15 @@ fn proposal(asked: Asked) -> Result<Proposal, Error> {
             let credential = to.credential[..]
                 .try_into()
                 .map_err(|_| Error::Argument("credential has 32 bytes".into()))?;
-            Proposal::Other(Action::MakeAdministrator {
+            Proposal::Other(CeremonyAction::MakeAdministrator {
                 account: AccountName::parse(&to.account)?.0,
                 credential: CredentialId(credential),
             })
         }
-        Asked::ForgetErasureRoot(id) => Proposal::Other(Action::ForgetErasureRoot(erasure_root(&id)?)),
-        Asked::MoveTenant(to) => Proposal::Other(Action::MoveTenant {
+        Asked::ForgetErasureRoot(id) => {
+            Proposal::Other(CeremonyAction::ForgetErasureRoot(erasure_root(&id)?))
+        }
+        Asked::MoveTenant(to) => Proposal::Other(CeremonyAction::MoveTenant {
             tenant: TenantName::parse(&to.name)?.0,
             resident: to.resident,
         }),
@@ -313,7 +295,7 @@ pub fn go_on_with_ceremony(gate: &Arc<Gate>, id: CeremonyId) {
             // What is not finished now is found again at the next start.
             () = stopped(&mut stop) => {}
             ended = vault.resume_ceremony(id) => if let Some((info, change)) = ended {
-                let mut record = Pending::begin(audit, None, "ceremony-end", format!("ceremonies/{id}"), 0);
+                let mut record = Pending::begin(audit, None, Action::CeremonyEnd, format!("ceremonies/{id}"), 0);
                 record.change(change);
                 let outcome = info.record.outcome.unwrap_or_default();
                 record.detail(outcome.clone());

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::answers::Answers;
-use super::call::{Gate, settled};
+use super::call::Gate;
 use super::proto::crypto_service_server::CryptoService;
 use super::proto::{
     BatchDecryptRequest, BatchDecryptResponse, BatchEncryptRequest, BatchEncryptResponse,
@@ -13,14 +14,16 @@ use super::proto::{
     DecryptDataKeyRequest, DecryptDataKeyResponse, DecryptRequest, DecryptResponse, DecryptStreamRequest,
     DecryptStreamResponse, EncryptRequest, EncryptResponse, EncryptStreamRequest, EncryptStreamResponse,
     GenerateDataKeyRequest, GenerateDataKeyResponse, GenerateDataKeyWithoutPlaintextRequest,
-    GenerateDataKeyWithoutPlaintextResponse, ReEncryptRequest, ReEncryptResponse, batch_decrypt_response,
-    batch_encrypt_response,
+    GenerateDataKeyWithoutPlaintextResponse, ReEncryptRequest, ReEncryptResponse, batch_decrypt_request,
+    batch_decrypt_response, batch_encrypt_request, batch_encrypt_response,
 };
 use super::status::item_status;
 use super::{admission, convert, files, session};
-use crate::access::permission;
-use crate::id::{FieldId, KeyName};
+use crate::access::{Action, action};
+use crate::id::FieldId;
+use crate::ops::crypt::{Decrypted, Encrypted};
 use crate::ops::data_key::DataKey;
+use crate::ops::{Error, Vault};
 
 /// The service.
 pub(super) struct Crypto(pub(super) Arc<Gate>);
@@ -32,79 +35,46 @@ impl CryptoService for Crypto {
     type DecryptStreamStream = Answers<DecryptStreamResponse>;
 
     async fn encrypt(&self, request: Request<EncryptRequest>) -> Result<Response<EncryptResponse>, Status> {
-        let mut call = self.0.call(&request, "encrypt", &request.get_ref().name);
-        let message = request.into_inner();
-        let done = settled!(call, {
-            let (vault, right) =
-                call.authorize_data::<permission::Encrypt>(KeyName::parse(&message.name)?).await?;
-            vault.encrypt(&right, &convert::context(&message.context)?, &message.plaintext).await
-        })?;
-        Ok(Response::new(session::encrypt_response(done)))
+        let work = |asked: EncryptRequest, vault: Arc<Vault>, right| async move {
+            let done = vault.encrypt(&right, &convert::context(&asked.context)?, &asked.plaintext).await?;
+            Ok(done.map(session::encrypt_response))
+        };
+        self.0.serve(action::Encrypt, request, work).await
     }
 
     async fn decrypt(&self, request: Request<DecryptRequest>) -> Result<Response<DecryptResponse>, Status> {
-        let mut call = self.0.call(&request, "decrypt", &request.get_ref().name);
-        let message = request.into_inner();
-        let done = settled!(call, {
-            let (vault, right) =
-                call.authorize_data::<permission::Decrypt>(KeyName::parse(&message.name)?).await?;
-            vault.decrypt(&right, &convert::context(&message.context)?, &message.ciphertext).await
-        })?;
-        Ok(Response::new(session::decrypt_response(done)))
+        let work = |asked: DecryptRequest, vault: Arc<Vault>, right| async move {
+            let done = vault.decrypt(&right, &convert::context(&asked.context)?, &asked.ciphertext).await?;
+            Ok(done.map(session::decrypt_response))
+        };
+        self.0.serve(action::Decrypt, request, work).await
     }
 
     async fn batch_encrypt(
         &self,
         request: Request<BatchEncryptRequest>,
     ) -> Result<Response<BatchEncryptResponse>, Status> {
-        let mut call = self.0.call(&request, "batch-encrypt", &request.get_ref().name);
-        let message = request.into_inner();
-        let results = settled!(call, {
-            let (vault, right) =
-                call.authorize_data::<permission::Encrypt>(KeyName::parse(&message.name)?).await?;
-            vault.check_items(message.items.len())?;
-            let items =
-                message.items.iter().map(|item| (convert::context(&item.context), &item.plaintext[..]));
-            vault.batch_encrypt(&right, &items.collect::<Vec<_>>()).await
-        })?
-        .into_iter()
-        .zip(message.items)
-        .map(|(result, item)| {
-            use batch_encrypt_response::result::Result as Answer;
-            let answer = match result {
-                Ok(done) => Answer::Ciphertext(done.ciphertext.into()),
-                Err(error) => Answer::Error(item_status(&error)),
-            };
-            batch_encrypt_response::Result { reference: item.reference, result: Some(answer) }
-        });
-        Ok(Response::new(BatchEncryptResponse { results: results.collect() }))
+        let work = |asked: BatchEncryptRequest, vault: Arc<Vault>, right| async move {
+            vault.check_items(asked.items.len())?;
+            let items = asked.items.iter().map(|item| (convert::context(&item.context), &item.plaintext[..]));
+            let results = vault.batch_encrypt(&right, &items.collect::<Vec<_>>()).await?;
+            Ok(results.map(|results| encrypted(results, asked.items)))
+        };
+        self.0.serve(action::BatchEncrypt, request, work).await
     }
 
     async fn batch_decrypt(
         &self,
         request: Request<BatchDecryptRequest>,
     ) -> Result<Response<BatchDecryptResponse>, Status> {
-        let mut call = self.0.call(&request, "batch-decrypt", &request.get_ref().name);
-        let message = request.into_inner();
-        let results = settled!(call, {
-            let (vault, right) =
-                call.authorize_data::<permission::Decrypt>(KeyName::parse(&message.name)?).await?;
-            vault.check_items(message.items.len())?;
+        let work = |asked: BatchDecryptRequest, vault: Arc<Vault>, right| async move {
+            vault.check_items(asked.items.len())?;
             let items =
-                message.items.iter().map(|item| (convert::context(&item.context), &item.ciphertext[..]));
-            vault.batch_decrypt(&right, &items.collect::<Vec<_>>()).await
-        })?
-        .into_iter()
-        .zip(message.items)
-        .map(|(result, item)| {
-            use batch_decrypt_response::result::Result as Answer;
-            let answer = match result {
-                Ok(done) => Answer::Plaintext(convert::secret_bytes(done.plaintext)),
-                Err(error) => Answer::Error(item_status(&error)),
-            };
-            batch_decrypt_response::Result { reference: item.reference, result: Some(answer) }
-        });
-        Ok(Response::new(BatchDecryptResponse { results: results.collect() }))
+                asked.items.iter().map(|item| (convert::context(&item.context), &item.ciphertext[..]));
+            let results = vault.batch_decrypt(&right, &items.collect::<Vec<_>>()).await?;
+            Ok(results.map(|results| decrypted(results, asked.items)))
+        };
+        self.0.serve(action::BatchDecrypt, request, work).await
     }
 
     async fn crypt_session(
@@ -112,7 +82,7 @@ impl CryptoService for Crypto {
         request: Request<Streaming<CryptSessionRequest>>,
     ) -> Result<Response<Self::CryptSessionStream>, Status> {
         let (caller, part) =
-            (self.0.stream_caller(&request, "session-begin").await?, admission::part(&request)?);
+            (self.0.stream_caller(&request, Action::SessionBegin).await?, admission::part(&request)?);
         Ok(Response::new(session::serve(self.0.clone(), caller, part, request.into_inner())))
     }
 
@@ -120,71 +90,60 @@ impl CryptoService for Crypto {
         &self,
         request: Request<ReEncryptRequest>,
     ) -> Result<Response<ReEncryptResponse>, Status> {
-        let mut call = self.0.call(&request, "re-encrypt", &request.get_ref().name);
-        let message = request.into_inner();
-        let done = settled!(call, {
-            let (vault, right) =
-                call.authorize_data::<permission::ReEncrypt>(KeyName::parse(&message.name)?).await?;
-            vault.re_encrypt(&right, &convert::context(&message.context)?, &message.ciphertext).await
-        })?;
-        Ok(Response::new(ReEncryptResponse {
-            ciphertext: done.encrypted.ciphertext.into(),
-            version: done.encrypted.version.get(),
-            previous_version: done.previous.get(),
-        }))
+        let work = |asked: ReEncryptRequest, vault: Arc<Vault>, right| async move {
+            let done =
+                vault.re_encrypt(&right, &convert::context(&asked.context)?, &asked.ciphertext).await?;
+            Ok(done.map(|done| ReEncryptResponse {
+                ciphertext: done.encrypted.ciphertext.into(),
+                version: done.encrypted.version.get(),
+                previous_version: done.previous.get(),
+            }))
+        };
+        self.0.serve(action::ReEncrypt, request, work).await
     }
 
     async fn generate_data_key(
         &self,
         request: Request<GenerateDataKeyRequest>,
     ) -> Result<Response<GenerateDataKeyResponse>, Status> {
-        let mut call = self.0.call(&request, "generate-data-key", &request.get_ref().name);
-        let message = request.into_inner();
-        let DataKey { plaintext, encrypted } = settled!(call, {
-            let name = KeyName::parse(&message.name)?;
-            let (vault, right) = call.authorize_data::<permission::GenerateDataKey>(name).await?;
-            vault.generate_data_key(&right, &convert::context(&message.context)?).await
-        })?;
-        Ok(Response::new(GenerateDataKeyResponse {
-            plaintext: convert::key_bytes(&plaintext),
-            ciphertext: encrypted.ciphertext.into(),
-            version: encrypted.version.get(),
-        }))
+        let work = |asked: GenerateDataKeyRequest, vault: Arc<Vault>, right| async move {
+            let made = vault.generate_data_key(&right, &convert::context(&asked.context)?).await?;
+            Ok(made.map(|DataKey { plaintext, encrypted }| GenerateDataKeyResponse {
+                plaintext: convert::key_bytes(&plaintext),
+                ciphertext: encrypted.ciphertext.into(),
+                version: encrypted.version.get(),
+            }))
+        };
+        self.0.serve(action::GenerateDataKey, request, work).await
     }
 
     async fn generate_data_key_without_plaintext(
         &self,
         request: Request<GenerateDataKeyWithoutPlaintextRequest>,
     ) -> Result<Response<GenerateDataKeyWithoutPlaintextResponse>, Status> {
-        let mut call = self.0.call(&request, "generate-data-key-without-plaintext", &request.get_ref().name);
-        let message = request.into_inner();
-        let encrypted = settled!(call, {
-            let name = KeyName::parse(&message.name)?;
-            let (vault, right) = call.authorize_data::<permission::GenerateDataKey>(name).await?;
-            let made = vault.generate_data_key(&right, &convert::context(&message.context)?).await?;
-            Ok(made.map(|key| key.encrypted))
-        })?;
-        Ok(Response::new(GenerateDataKeyWithoutPlaintextResponse {
-            ciphertext: encrypted.ciphertext.into(),
-            version: encrypted.version.get(),
-        }))
+        let work = |asked: GenerateDataKeyWithoutPlaintextRequest, vault: Arc<Vault>, right| async move {
+            let made = vault.generate_data_key(&right, &convert::context(&asked.context)?).await?;
+            Ok(made.map(|DataKey { encrypted, .. }| GenerateDataKeyWithoutPlaintextResponse {
+                ciphertext: encrypted.ciphertext.into(),
+                version: encrypted.version.get(),
+            }))
+        };
+        self.0.serve(action::GenerateDataKeyWithoutPlaintext, request, work).await
     }
 
     async fn decrypt_data_key(
         &self,
         request: Request<DecryptDataKeyRequest>,
     ) -> Result<Response<DecryptDataKeyResponse>, Status> {
-        let mut call = self.0.call(&request, "decrypt-data-key", &request.get_ref().name);
-        let message = request.into_inner();
-        let done = settled!(call, {
-            let name = KeyName::parse(&message.name)?;
-            let (vault, right) = call.authorize_data::<permission::DecryptDataKey>(name).await?;
-            vault.decrypt_data_key(&right, &convert::context(&message.context)?, &message.ciphertext).await
-        })?;
-        Ok(Response::new(DecryptDataKeyResponse {
-            plaintext: convert::secret_bytes(done.plaintext),
-            version: done.version.get(),
-        }))
+        let work = |asked: DecryptDataKeyRequest, vault: Arc<Vault>, right| async move {
+            let context = convert::context(&asked.context)?;
+            let done = vault.decrypt_data_key(&right, &context, &asked.ciphertext).await?;
+            Ok(done.map(|done| DecryptDataKeyResponse {
+                plaintext: convert::secret_bytes(done.plaintext),
+                version: done.version.get(),
+            }))
+        };
+        self.0.serve(action::DecryptDataKey, request, work).await
     }
 
     async fn encrypt_stream(
@@ -192,7 +151,7 @@ impl CryptoService for Crypto {
         request: Request<Streaming<EncryptStreamRequest>>,
     ) -> Result<Response<Self::EncryptStreamStream>, Status> {
         let (caller, part) =
-            (self.0.stream_caller(&request, "encrypt-stream").await?, admission::part(&request)?);
+            (self.0.stream_caller(&request, Action::EncryptStream).await?, admission::part(&request)?);
         Ok(Response::new(files::encrypt(&self.0, caller, part, request.into_inner())))
     }
 
@@ -201,7 +160,7 @@ impl CryptoService for Crypto {
         request: Request<Streaming<DecryptStreamRequest>>,
     ) -> Result<Response<Self::DecryptStreamStream>, Status> {
         let (caller, part) =
-            (self.0.stream_caller(&request, "decrypt-stream").await?, admission::part(&request)?);
+            (self.0.stream_caller(&request, Action::DecryptStream).await?, admission::part(&request)?);
         Ok(Response::new(files::decrypt(&self.0, caller, part, request.into_inner())))
     }
 
@@ -210,19 +169,46 @@ impl CryptoService for Crypto {
         &self,
         request: Request<ComputeBlindIndexRequest>,
     ) -> Result<Response<ComputeBlindIndexResponse>, Status> {
-        let mut call = self.0.call(&request, "blind-index", &request.get_ref().name);
-        let message = request.into_inner();
-        let done = self.0.detached(async move {
-            settled!(call, {
-                let (vault, right) =
-                    call.authorize_data::<permission::BlindIndex>(KeyName::parse(&message.name)?).await?;
-                let (field, rule) =
-                    (FieldId::new(&message.field)?, convert::parse_rule(message.normalization)?);
-                vault.blind_index(&right, &field, rule, &message.value).await
-            })
-        });
-        let mut indexes = done.await?.indexes.into_iter().map(|index| bytes::Bytes::copy_from_slice(&index));
-        let index = indexes.next().unwrap_or_default();
-        Ok(Response::new(ComputeBlindIndexResponse { index, previous: indexes.collect() }))
+        let work = |asked: ComputeBlindIndexRequest, vault: Arc<Vault>, right| async move {
+            let field = FieldId::new(&asked.field)?;
+            let rule = convert::parse_rule(asked.normalization)?;
+            let done = vault.blind_index(&right, &field, rule, &asked.value).await?;
+            Ok(done.map(|done| {
+                let mut indexes = done.indexes.into_iter().map(|index| Bytes::copy_from_slice(&index));
+                let index = indexes.next().unwrap_or_default();
+                ComputeBlindIndexResponse { index, previous: indexes.collect() }
+            }))
+        };
+        self.0.serve(action::BlindIndex, request, work).await
     }
+}
+
+fn encrypted(
+    results: Vec<Result<Encrypted, Error>>,
+    items: Vec<batch_encrypt_request::Item>,
+) -> BatchEncryptResponse {
+    use batch_encrypt_response::result::Result as Answer;
+    let results = results.into_iter().zip(items).map(|(result, item)| {
+        let answer = match result {
+            Ok(done) => Answer::Ciphertext(done.ciphertext.into()),
+            Err(error) => Answer::Error(item_status(&error)),
+        };
+        batch_encrypt_response::Result { reference: item.reference, result: Some(answer) }
+    });
+    BatchEncryptResponse { results: results.collect() }
+}
+
+fn decrypted(
+    results: Vec<Result<Decrypted, Error>>,
+    items: Vec<batch_decrypt_request::Item>,
+) -> BatchDecryptResponse {
+    use batch_decrypt_response::result::Result as Answer;
+    let results = results.into_iter().zip(items).map(|(result, item)| {
+        let answer = match result {
+            Ok(done) => Answer::Plaintext(convert::secret_bytes(done.plaintext)),
+            Err(error) => Answer::Error(item_status(&error)),
+        };
+        batch_decrypt_response::Result { reference: item.reference, result: Some(answer) }
+    });
+    BatchDecryptResponse { results: results.collect() }
 }

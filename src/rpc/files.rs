@@ -15,6 +15,7 @@ use super::proto::{
     DecryptStreamRequest, DecryptStreamResponse, EncryptStreamRequest, EncryptStreamResponse, StreamHeader,
     decrypt_stream_request, encrypt_stream_request,
 };
+use crate::access::Action;
 use crate::access::meter::Part;
 use crate::access::{Authorized, Caller, permission};
 use crate::envelope::Header;
@@ -121,11 +122,11 @@ async fn encrypt_file(
     let first = pieces.first().await.map(|first| first.and_then(|first| first.message));
     let Ok(Some(Message::Header(header))) = first else {
         // Its record says that there was somebody who began nothing.
-        let opening = gate.call_by(caller, "encrypt-stream", "");
+        let opening = gate.call_by(caller, Action::EncryptStream, "");
         return first.err().unwrap_or_else(no_header).tell_unbegun(opening).await;
     };
-    let mut opening = gate.call_by(caller.clone(), "encrypt-stream", &header.name);
-    let closing = gate.call_by(caller, "encrypt-stream-end", &header.name);
+    let mut opening = gate.call_by(caller.clone(), Action::EncryptStream, &header.name);
+    let closing = gate.call_by(caller, Action::EncryptStreamEnd, &header.name);
     let begun = pieces.unless_cut(async {
         let (vault, right) = opening.authorize::<permission::Encrypt>(KeyName::parse(&header.name)?)?;
         vault.begin_encrypt(right, &convert::context(&header.context)?).await
@@ -172,10 +173,10 @@ async fn decrypt_file(
     use decrypt_stream_request::Message;
     let first = pieces.first().await.map(|first| first.and_then(|first| first.message));
     let Ok(Some(Message::Header(header))) = first else {
-        let opening = gate.call_by(caller, "decrypt-stream", "");
+        let opening = gate.call_by(caller, Action::DecryptStream, "");
         return first.err().unwrap_or_else(no_header).tell_unbegun(opening).await;
     };
-    let mut opening = gate.call_by(caller.clone(), "decrypt-stream", &header.name);
+    let mut opening = gate.call_by(caller.clone(), Action::DecryptStream, &header.name);
     // Whoever may not is refused before anything is waited for: who goes away while it waits leaves a record.
     let (vault, right) = match may_decrypt(&mut opening, &header) {
         Ok(allowed) => allowed,
@@ -186,7 +187,7 @@ async fn decrypt_file(
         // It was not begun, so no other record tells of it.
         Err(end) => return end.tell_unbegun(opening).await,
     };
-    let closing = gate.call_by(caller, "decrypt-stream-end", &header.name);
+    let closing = gate.call_by(caller, Action::DecryptStreamEnd, &header.name);
     let begun = pieces.unless_cut(begin_decrypt(vault, right, &header, &beginning)).await;
     let mut file = match opening.started(begun).await {
         Ok(file) => file,

@@ -6,24 +6,24 @@ use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use super::access::check_reason;
-use super::call::{Gate, settled};
+use super::call::Gate;
 use super::convert::timestamp;
 use super::proto::login_service_server::LoginService;
 use super::proto::propose_act_request::Act as Asked;
 use super::proto::*;
-use crate::access::permission;
+use crate::access::action;
 use crate::clock::Date;
 use crate::id::{AccountName, ClientAddress, LoginId, ProposalId, TicketId, TokenName};
 use crate::keyring::account::Level;
 use crate::keyring::act;
 use crate::keyring::credential::{Credential, CredentialId, TokenAlgorithm, TokenKind};
 use crate::keyring::otp::{Lock, OtpHash, OtpKind, OtpScheme};
-use crate::ops::Error;
 use crate::ops::login::accounts::{AccountChange, AccountInfo};
 use crate::ops::login::admin::{ActApproval, ActInfo};
 use crate::ops::login::enrol::{EnrolmentRequest, OpenTicket};
 use crate::ops::login::evidence::Shown;
 use crate::ops::login::{Begun, Completion, LoggedIn};
+use crate::ops::{Error, Vault};
 use crate::secret::{Key256, SecretBytes};
 
 /// Shortest seed of a password token in bytes (RFC 4226, section 4, R6).
@@ -32,282 +32,283 @@ const SHORTEST_SEED: usize = 16;
 /// The service.
 pub(super) struct Logins(pub(super) Arc<Gate>);
 
-/// One call that works to its end even when the caller goes away: name of the record, resource, and work.
-macro_rules! call {
-    ($self:ident, $request:ident, $operation:literal, $resource:expr, |$call:ident, $message:ident| $work:block) => {{
-        let resource: String = $resource;
-        let mut $call = $self.0.call(&$request, $operation, &resource);
-        let $message = $request.into_inner();
-        let work = async move { settled!($call, $work) };
-        $self.0.detached(work).await.map(Response::new)
-    }};
-}
-
 #[tonic::async_trait]
 impl LoginService for Logins {
     async fn begin_login(
         &self,
         request: Request<BeginLoginRequest>,
     ) -> Result<Response<BeginLoginResponse>, Status> {
-        call!(self, request, "begin-login", request.get_ref().account.clone(), |call, message| {
-            let account = AccountName::parse(&message.account)?.0;
-            let client = ClientAddress::new(&message.client_address)?;
-            let (vault, right) = call.authorize::<permission::LogIn>(())?;
-            Ok(vault.begin_login(&right, account, client).await?.map(begun))
-        })
+        self.0
+            .serve(action::BeginLogin, request, |message, vault: Arc<Vault>, right| async move {
+                let account = AccountName::parse(&message.account)?.0;
+                let client = ClientAddress::new(&message.client_address)?;
+                Ok(vault.begin_login(&right, account, client).await?.map(begun))
+            })
+            .await
     }
 
     async fn complete_login(
         &self,
         request: Request<CompleteLoginRequest>,
     ) -> Result<Response<CompleteLoginResponse>, Status> {
-        call!(self, request, "complete-login", "logins".to_owned(), |call, message| {
-            let completion = Completion {
-                login: LoginId(exact(&message.login_id, "login_id")?),
-                otp: message.otp,
-                credential: CredentialId(exact(&message.credential, "credential")?),
-                session: message.session_public_key.to_vec(),
-                signature: message.signature.to_vec(),
-            };
-            let (vault, right) = call.authorize::<permission::LogIn>(())?;
-            Ok(vault.complete_login(&right, &completion).await?.map(logged_in))
-        })
+        self.0
+            .serve(action::CompleteLogin, request, |message, vault: Arc<Vault>, right| async move {
+                let completion = Completion {
+                    login: LoginId(exact(&message.login_id, "login_id")?),
+                    otp: message.otp,
+                    credential: CredentialId(exact(&message.credential, "credential")?),
+                    session: message.session_public_key.to_vec(),
+                    signature: message.signature.to_vec(),
+                };
+                Ok(vault.complete_login(&right, &completion).await?.map(logged_in))
+            })
+            .await
     }
 
     async fn introspect_assertion(
         &self,
         request: Request<IntrospectAssertionRequest>,
     ) -> Result<Response<IntrospectAssertionResponse>, Status> {
-        call!(self, request, "introspect-assertion", "assertions".to_owned(), |call, message| {
-            let (vault, right) = call.authorize::<permission::LogIn>(())?;
-            let found = vault.introspect(&right, &message.assertion).await?;
-            Ok(found.map(|claims| {
-                claims.map_or_else(IntrospectAssertionResponse::default, |claims| {
-                    IntrospectAssertionResponse {
-                        active: true,
-                        account: claims.sub,
-                        level: claims.level,
-                        expire_time: Some(timestamp(Date(claims.exp.saturating_mul(1000)))),
-                        session_thumbprint: claims.cnf.jkt,
-                    }
-                })
-            }))
-        })
+        self.0
+            .serve(action::IntrospectAssertion, request, |message, vault: Arc<Vault>, right| async move {
+                let found = vault.introspect(&right, &message.assertion).await?;
+                Ok(found.map(|claims| {
+                    claims.map_or_else(IntrospectAssertionResponse::default, |claims| {
+                        IntrospectAssertionResponse {
+                            active: true,
+                            account: claims.sub,
+                            level: claims.level,
+                            expire_time: Some(timestamp(Date(claims.exp.saturating_mul(1000)))),
+                            session_thumbprint: claims.cnf.jkt,
+                        }
+                    })
+                }))
+            })
+            .await
     }
 
     async fn end_assertion(
         &self,
         request: Request<EndAssertionRequest>,
     ) -> Result<Response<EndAssertionResponse>, Status> {
-        call!(self, request, "end-assertion", "assertions".to_owned(), |call, message| {
-            let (vault, right) = call.authorize::<permission::LogIn>(())?;
-            Ok(vault.end_assertion(&right, &message.assertion).await?.map(|()| EndAssertionResponse {}))
-        })
+        self.0
+            .serve(action::EndAssertion, request, |message, vault: Arc<Vault>, right| async move {
+                Ok(vault.end_assertion(&right, &message.assertion).await?.map(|()| EndAssertionResponse {}))
+            })
+            .await
     }
 
     async fn get_jwks(&self, request: Request<GetJwksRequest>) -> Result<Response<GetJwksResponse>, Status> {
-        call!(self, request, "get-jwks", "system-keys/login".to_owned(), |call, _message| {
-            let (vault, right) = call.authorize::<permission::ViewLoginKeys>(())?;
-            Ok(vault.jwks(&right).await?.map(|json| GetJwksResponse { json }))
-        })
+        self.0
+            .serve(action::GetJwks, request, |_message, vault: Arc<Vault>, right| async move {
+                Ok(vault.jwks(&right).await?.map(|json| GetJwksResponse { json }))
+            })
+            .await
     }
 
     async fn create_account(
         &self,
         request: Request<CreateAccountRequest>,
     ) -> Result<Response<Account>, Status> {
-        call!(self, request, "create-account", request.get_ref().name.clone(), |call, message| {
-            let name = AccountName::parse(&message.name)?;
-            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
-            let level = level(message.level.max(1))?;
-            let display_name = super::keys::optional(message.display_name);
-            Ok(vault.create_account(&right, level, display_name).await?.map(account))
-        })
+        self.0
+            .serve(action::CreateAccount, request, |message, vault: Arc<Vault>, right| async move {
+                let level = level(message.level.max(1))?;
+                let display_name = super::keys::optional(message.display_name);
+                Ok(vault.create_account(&right, level, display_name).await?.map(account))
+            })
+            .await
     }
 
     async fn get_account(&self, request: Request<GetAccountRequest>) -> Result<Response<Account>, Status> {
-        call!(self, request, "get-account", request.get_ref().name.clone(), |call, message| {
-            let name = AccountName::parse(&message.name)?;
-            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
-            Ok(vault.show_account(&right).await?.map(account))
-        })
+        self.0
+            .serve(action::GetAccount, request, |_message, vault: Arc<Vault>, right| async move {
+                Ok(vault.show_account(&right).await?.map(account))
+            })
+            .await
     }
 
     async fn list_accounts(
         &self,
         request: Request<ListAccountsRequest>,
     ) -> Result<Response<ListAccountsResponse>, Status> {
-        call!(self, request, "list-accounts", "accounts".to_owned(), |call, _message| {
-            let (vault, right) = call.authorize::<permission::ListAccounts>(())?;
-            let all = vault.list_accounts(&right).await?;
-            Ok(all.map(|all| ListAccountsResponse { accounts: all.into_iter().map(account).collect() }))
-        })
+        self.0
+            .serve(action::ListAccounts, request, |_message, vault: Arc<Vault>, right| async move {
+                let all = vault.list_accounts(&right).await?;
+                Ok(all.map(|all| ListAccountsResponse { accounts: all.into_iter().map(account).collect() }))
+            })
+            .await
     }
 
     async fn update_account(
         &self,
         request: Request<UpdateAccountRequest>,
     ) -> Result<Response<Account>, Status> {
-        call!(self, request, "update-account", request.get_ref().name.clone(), |call, message| {
-            let name = AccountName::parse(&message.name)?;
-            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
-            let change = AccountChange {
-                level: message.level.map(level).transpose()?,
-                suspended: message.suspended,
-                display_name: message.display_name,
-            };
-            Ok(vault.update_account(&right, change).await?.map(account))
-        })
+        self.0
+            .serve(action::UpdateAccount, request, |message, vault: Arc<Vault>, right| async move {
+                let change = AccountChange {
+                    level: message.level.map(level).transpose()?,
+                    suspended: message.suspended,
+                    display_name: message.display_name,
+                };
+                Ok(vault.update_account(&right, change).await?.map(account))
+            })
+            .await
     }
 
     async fn unlock_account(
         &self,
         request: Request<UnlockAccountRequest>,
     ) -> Result<Response<Account>, Status> {
-        call!(self, request, "unlock-account", request.get_ref().name.clone(), |call, message| {
-            let name = AccountName::parse(&message.name)?;
-            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
-            check_reason(&message.reason)?;
-            Ok(vault.unlock_account(&right, &message.reason).await?.map(account))
-        })
+        self.0
+            .serve(action::UnlockAccount, request, |message, vault: Arc<Vault>, right| async move {
+                check_reason(&message.reason)?;
+                Ok(vault.unlock_account(&right, &message.reason).await?.map(account))
+            })
+            .await
     }
 
     async fn create_otp(
         &self,
         request: Request<CreateOtpRequest>,
     ) -> Result<Response<CreateOtpResponse>, Status> {
-        call!(self, request, "create-otp", request.get_ref().name.clone(), |call, message| {
-            let name = AccountName::parse(&message.name)?;
-            let scheme = scheme(&message)?;
-            let (vault, right) = call.authorize::<permission::ManageAccount>(name.clone())?;
-            let given = given_seed(&message.seed)?;
-            let own = given.is_some();
-            let made = vault.create_otp(&right, scheme, given).await?;
-            Ok(made.map(|seed| CreateOtpResponse {
-                uri: if own { Bytes::new() } else { uri(&name, scheme, &seed) },
-            }))
-        })
+        self.0
+            .serve(action::CreateOtp, request, |message, vault: Arc<Vault>, right| async move {
+                let name = AccountName::parse(&message.name)?;
+                let scheme = scheme(&message)?;
+                let given = given_seed(&message.seed)?;
+                let own = given.is_some();
+                let made = vault.create_otp(&right, scheme, given).await?;
+                Ok(made.map(|seed| CreateOtpResponse {
+                    uri: if own { Bytes::new() } else { uri(&name, scheme, &seed) },
+                }))
+            })
+            .await
     }
 
     async fn confirm_otp(&self, request: Request<ConfirmOtpRequest>) -> Result<Response<Account>, Status> {
-        call!(self, request, "confirm-otp", request.get_ref().name.clone(), |call, message| {
-            let name = AccountName::parse(&message.name)?;
-            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
-            let following = Some(&*message.following_password).filter(|given| !given.is_empty());
-            Ok(vault.confirm_otp(&right, &message.password, following).await?.map(account))
-        })
+        self.0
+            .serve(action::ConfirmOtp, request, |message, vault: Arc<Vault>, right| async move {
+                let following = Some(&*message.following_password).filter(|given| !given.is_empty());
+                Ok(vault.confirm_otp(&right, &message.password, following).await?.map(account))
+            })
+            .await
     }
 
     async fn open_enrolment(
         &self,
         request: Request<OpenEnrolmentRequest>,
     ) -> Result<Response<Ticket>, Status> {
-        call!(self, request, "open-enrolment", request.get_ref().name.clone(), |call, message| {
-            let name = AccountName::parse(&message.name)?;
-            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
-            let replaces = match message.replaces.is_empty() {
-                true => None,
-                false => Some(CredentialId(exact(&message.replaces, "replaces")?)),
-            };
-            Ok(vault.open_enrolment(&right, replaces).await?.map(ticket))
-        })
+        self.0
+            .serve(action::OpenEnrolment, request, |message, vault: Arc<Vault>, right| async move {
+                let replaces = match message.replaces.is_empty() {
+                    true => None,
+                    false => Some(CredentialId(exact(&message.replaces, "replaces")?)),
+                };
+                Ok(vault.open_enrolment(&right, replaces).await?.map(ticket))
+            })
+            .await
     }
 
     async fn submit_enrolment(
         &self,
         request: Request<SubmitEnrolmentRequest>,
     ) -> Result<Response<LoginCredential>, Status> {
-        call!(self, request, "submit-enrolment", "tickets".to_owned(), |call, message| {
-            let (vault, right) = call.authorize::<permission::SubmitEnrolment>(())?;
-            let submitted = vault.submit_enrolment(&right, enrolment(message)?).await?;
-            Ok(submitted.map(|(info, id)| {
-                let found = info.credentials.into_iter().find(|(known, _)| *known == id);
-                found.map(|(id, record)| credential(id, record)).unwrap_or_default()
-            }))
-        })
+        self.0
+            .serve(action::SubmitEnrolment, request, |message, vault: Arc<Vault>, right| async move {
+                let submitted = vault.submit_enrolment(&right, enrolment(message)?).await?;
+                Ok(submitted.map(|(info, id)| {
+                    let found = info.credentials.into_iter().find(|(known, _)| *known == id);
+                    found.map(|(id, record)| credential(id, record)).unwrap_or_default()
+                }))
+            })
+            .await
     }
 
     async fn approve_credential(
         &self,
         request: Request<ApproveCredentialRequest>,
     ) -> Result<Response<Account>, Status> {
-        call!(self, request, "approve-credential", request.get_ref().name.clone(), |call, message| {
-            let name = AccountName::parse(&message.name)?;
-            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
-            let id = CredentialId(exact(&message.credential, "credential")?);
-            Ok(vault.approve_credential(&right, id).await?.map(account))
-        })
+        self.0
+            .serve(action::ApproveCredential, request, |message, vault: Arc<Vault>, right| async move {
+                let id = CredentialId(exact(&message.credential, "credential")?);
+                Ok(vault.approve_credential(&right, id).await?.map(account))
+            })
+            .await
     }
 
     async fn revoke_credential(
         &self,
         request: Request<RevokeCredentialRequest>,
     ) -> Result<Response<Account>, Status> {
-        call!(self, request, "revoke-credential", request.get_ref().name.clone(), |call, message| {
-            let name = AccountName::parse(&message.name)?;
-            let (vault, right) = call.authorize::<permission::ManageAccount>(name)?;
-            check_reason(&message.reason)?;
-            let id = CredentialId(exact(&message.credential, "credential")?);
-            Ok(vault.revoke_credential(&right, id, &message.reason).await?.map(account))
-        })
+        self.0
+            .serve(action::RevokeCredential, request, |message, vault: Arc<Vault>, right| async move {
+                check_reason(&message.reason)?;
+                let id = CredentialId(exact(&message.credential, "credential")?);
+                Ok(vault.revoke_credential(&right, id, &message.reason).await?.map(account))
+            })
+            .await
     }
 
     async fn propose_act(&self, request: Request<ProposeActRequest>) -> Result<Response<Act>, Status> {
-        call!(self, request, "propose-act", request.get_ref().account.clone(), |call, message| {
-            let name = AccountName::parse(&message.account)?;
-            let (vault, right) = call.authorize::<permission::ManageAccount>(name.clone())?;
-            let act = match message.act {
-                Some(Asked::ApproveToken(credential)) => {
-                    let credential = CredentialId(exact(&credential, "approve_token")?);
-                    act::Act::ApproveToken { account: name.0, credential }
-                }
-                Some(Asked::Unlock(true)) => act::Act::Unlock { account: name.0 },
-                Some(Asked::Resume(true)) => act::Act::Resume { account: name.0 },
-                Some(Asked::ResetOtp(true)) => act::Act::ResetOtp { account: name.0 },
-                Some(Asked::SetLevel(to)) => {
-                    let today = vault.level_of(&right).await?;
-                    act::Act::SetLevel { account: name.0, level: level(to)?, today }
-                }
-                Some(Asked::Unlock(false) | Asked::Resume(false) | Asked::ResetOtp(false)) | None => {
-                    return Err(Error::Argument("act: say what".into()));
-                }
-            };
-            Ok(vault.propose_act(&right, act, &message.reason).await?.map(act_message))
-        })
+        self.0
+            .serve(action::ProposeAct, request, |message, vault: Arc<Vault>, right| async move {
+                let name = AccountName::parse(&message.account)?;
+                let act = match message.act {
+                    Some(Asked::ApproveToken(credential)) => {
+                        let credential = CredentialId(exact(&credential, "approve_token")?);
+                        act::Act::ApproveToken { account: name.0, credential }
+                    }
+                    Some(Asked::Unlock(true)) => act::Act::Unlock { account: name.0 },
+                    Some(Asked::Resume(true)) => act::Act::Resume { account: name.0 },
+                    Some(Asked::ResetOtp(true)) => act::Act::ResetOtp { account: name.0 },
+                    Some(Asked::SetLevel(to)) => {
+                        let today = vault.level_of(&right).await?;
+                        act::Act::SetLevel { account: name.0, level: level(to)?, today }
+                    }
+                    Some(Asked::Unlock(false) | Asked::Resume(false) | Asked::ResetOtp(false)) | None => {
+                        return Err(Error::Argument("act: say what".into()));
+                    }
+                };
+                Ok(vault.propose_act(&right, act, &message.reason).await?.map(act_message))
+            })
+            .await
     }
 
     async fn list_acts(
         &self,
         request: Request<ListActsRequest>,
     ) -> Result<Response<ListActsResponse>, Status> {
-        call!(self, request, "list-acts", "acts".to_owned(), |call, _message| {
-            let (vault, right) = call.authorize::<permission::ViewActs>(())?;
-            let acts = vault.list_acts(&right).await?;
-            Ok(acts.map(|acts| ListActsResponse { acts: acts.into_iter().map(act_message).collect() }))
-        })
+        self.0
+            .serve(action::ListActs, request, |_message, vault: Arc<Vault>, right| async move {
+                let acts = vault.list_acts(&right).await?;
+                Ok(acts.map(|acts| ListActsResponse { acts: acts.into_iter().map(act_message).collect() }))
+            })
+            .await
     }
 
     async fn approve_act(&self, request: Request<ApproveActRequest>) -> Result<Response<Account>, Status> {
-        call!(self, request, "approve-act", request.get_ref().name.clone(), |call, message| {
-            let (vault, right) = call.authorize::<permission::ApproveAct>(())?;
-            let approval = ActApproval {
-                id: act_id(&message.name)?,
-                administrator: AccountName::parse(&message.administrator)?.0,
-                credential: CredentialId(exact(&message.credential, "credential")?),
-                signature: message.signature.to_vec(),
-            };
-            Ok(vault.approve_act(&right, &approval).await?.map(account))
-        })
+        self.0
+            .serve(action::ApproveAct, request, |message, vault: Arc<Vault>, right| async move {
+                let approval = ActApproval {
+                    id: act_id(&message.name)?,
+                    administrator: AccountName::parse(&message.administrator)?.0,
+                    credential: CredentialId(exact(&message.credential, "credential")?),
+                    signature: message.signature.to_vec(),
+                };
+                Ok(vault.approve_act(&right, &approval).await?.map(account))
+            })
+            .await
     }
 
     async fn cancel_act(
         &self,
         request: Request<CancelActRequest>,
     ) -> Result<Response<CancelActResponse>, Status> {
-        call!(self, request, "cancel-act", request.get_ref().name.clone(), |call, message| {
-            let (vault, right) = call.authorize::<permission::ListAccounts>(())?;
-            Ok(vault.cancel_act(&right, act_id(&message.name)?).await?.map(|()| CancelActResponse {}))
-        })
+        self.0
+            .serve(action::CancelAct, request, |message, vault: Arc<Vault>, right| async move {
+                Ok(vault.cancel_act(&right, act_id(&message.name)?).await?.map(|()| CancelActResponse {}))
+            })
+            .await
     }
 }
 
@@ -330,7 +331,7 @@ fn act_message(info: ActInfo) -> Act {
     }
 }
 
-fn exact<const N: usize>(bytes: &[u8], field: &str) -> Result<[u8; N], Error> {
+pub(super) fn exact<const N: usize>(bytes: &[u8], field: &str) -> Result<[u8; N], Error> {
     bytes.try_into().map_err(|_| Error::Argument(format!("{field} has {} bytes, not {N}", bytes.len())))
 }
 
@@ -338,7 +339,7 @@ fn level(number: u32) -> Result<Level, Error> {
     Level::new(number).ok_or_else(|| Error::Argument("level is 1, 2 or 3".into()))
 }
 
-fn scheme(message: &CreateOtpRequest) -> Result<OtpScheme, Error> {
+pub(super) fn scheme(message: &CreateOtpRequest) -> Result<OtpScheme, Error> {
     let or = |given: u32, usual: u32| if given == 0 { usual } else { given };
     let kind = if message.hotp { OtpKind::Hotp } else { OtpKind::Totp(or(message.period, 30)) };
     let hash = if message.hash.is_empty() { Some(OtpHash::Sha1) } else { OtpHash::parse(&message.hash) };

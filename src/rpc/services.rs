@@ -28,6 +28,7 @@ use super::proto::key_service_server::KeyServiceServer;
 use super::proto::login_service_server::LoginServiceServer;
 use super::proto::system_service_server::SystemServiceServer;
 use super::system::System;
+use crate::access::Action;
 use crate::audit::{Outcome, Pending};
 use crate::config::Limits;
 use crate::id::TenantId;
@@ -146,7 +147,7 @@ pub fn go_on_rotating(gate: &Arc<Gate>, tenant: TenantId) {
             // What is not finished now is found again at the next start.
             () = stopped(&mut stop) => {}
             finished = vault.resume_rotation(tenant) => if let Some((name, change)) = finished {
-                let mut record = Pending::begin(audit, None, "rotate-tenant-end", resource, 0);
+                let mut record = Pending::begin(audit, None, Action::RotateTenantEnd, resource, 0);
                 record.change(change);
                 record.detail(name.to_string());
                 match record.finish(Outcome::Ok) {

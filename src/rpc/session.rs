@@ -34,6 +34,7 @@ use super::proto::{
     EncryptResponse,
 };
 use super::status::item_status;
+use crate::access::Action;
 use crate::access::meter::Part;
 use crate::access::{Authorized, Caller, permission};
 use crate::envelope::{Context, Header};
@@ -244,7 +245,7 @@ impl Session {
             End::Usual => Ok(Done::new(())),
             End::Failed(error) => Err(error),
         };
-        self.gate.call_by(self.caller, "session-end", "").settle(outcome).await
+        self.gate.call_by(self.caller, Action::SessionEnd, "").settle(outcome).await
     }
 
     fn is_idle(&self) -> bool {
@@ -374,11 +375,11 @@ impl Session {
         let (gate, caller) = (&self.gate, &self.caller);
         match worked {
             Worked::Encrypted { id, name, outcome } => {
-                let call = || gate.call_by(caller.clone(), "session-encrypt", &name);
+                let call = || gate.call_by(caller.clone(), Action::SessionEncrypt, &name);
                 add(&mut self.open.encrypts, name.clone(), call, (id, bytes), outcome);
             }
             Worked::Decrypted { id, name, outcome } => {
-                let call = || gate.call_by(caller.clone(), "session-decrypt", &name);
+                let call = || gate.call_by(caller.clone(), Action::SessionDecrypt, &name);
                 add(&mut self.open.decrypts, name.clone(), call, (id, bytes), outcome);
             }
         }

@@ -12,6 +12,7 @@ use tonic::codegen::http::{HeaderMap, HeaderName};
 use tonic::metadata::MetadataMap;
 
 use super::call::short;
+use crate::access::Action;
 use crate::id::ClientAddress;
 use crate::ops::Error;
 use crate::ops::login::staff::Showing;
@@ -93,24 +94,9 @@ fn one(metadata: &MetadataMap, key: &str) -> Result<Option<String>, Error> {
     }
 }
 
-/// The method of CryptoService behind an operation's word.
-pub(super) fn method(operation: &str) -> &'static str {
-    match operation {
-        "encrypt" => "/keyward.v1.CryptoService/Encrypt",
-        "decrypt" => "/keyward.v1.CryptoService/Decrypt",
-        "batch-encrypt" => "/keyward.v1.CryptoService/BatchEncrypt",
-        "batch-decrypt" => "/keyward.v1.CryptoService/BatchDecrypt",
-        "session-begin" => "/keyward.v1.CryptoService/CryptSession",
-        "re-encrypt" => "/keyward.v1.CryptoService/ReEncrypt",
-        "generate-data-key" => "/keyward.v1.CryptoService/GenerateDataKey",
-        "generate-data-key-without-plaintext" => "/keyward.v1.CryptoService/GenerateDataKeyWithoutPlaintext",
-        "decrypt-data-key" => "/keyward.v1.CryptoService/DecryptDataKey",
-        "encrypt-stream" => "/keyward.v1.CryptoService/EncryptStream",
-        "decrypt-stream" => "/keyward.v1.CryptoService/DecryptStream",
-        "blind-index" => "/keyward.v1.CryptoService/ComputeBlindIndex",
-        // No proof is for this.
-        _ => "",
-    }
+/// The method that a proof for an action names; there is none for other work than that on data.
+pub(super) fn method(action: Action) -> &'static str {
+    action.method().filter(|_| action.kind().is_data()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::access::check_reason;
-use super::call::{Gate, settled};
+use super::call::Gate;
 use super::convert::{stray, timestamp};
 use super::proto::status::Serving;
 use super::proto::system_service_server::SystemService;
@@ -16,8 +16,9 @@ use super::proto::{
 };
 use super::status::status;
 use super::upkeep;
+use crate::access::action;
 use crate::access::caller::Principal;
-use crate::access::permission::{self, ManageDaemon, ViewStatus};
+use crate::access::permission::ViewStatus;
 use crate::clock::Date;
 use crate::config::value::Role;
 use crate::hsm::figures::{CacheFigures, Objects};
@@ -83,42 +84,32 @@ impl SystemService for System {
         &self,
         request: Request<AcceptClockRequest>,
     ) -> Result<Response<AcceptClockResponse>, Status> {
-        let mut call = self.0.call(&request, "clock-accept", "");
-        let reason = request.into_inner().reason;
-        let work = async move {
-            settled!(call, {
-                let (vault, right) = call.authorize::<ManageDaemon>(())?;
-                check_reason(&reason)?;
-                let accepted = vault.accept_clock(&right, &reason).await?;
-                Ok(accepted.map(|date| AcceptClockResponse { time: Some(timestamp(date)) }))
-            })
+        let work = |asked: AcceptClockRequest, vault: Arc<Vault>, right| async move {
+            check_reason(&asked.reason)?;
+            let accepted = vault.accept_clock(&right, &asked.reason).await?;
+            Ok(accepted.map(|date| AcceptClockResponse { time: Some(timestamp(date)) }))
         };
-        self.0.detached(work).await.map(Response::new)
+        self.0.serve(action::ClockAccept, request, work).await
     }
 
     async fn reload(
         &self,
         request: Request<proto::ReloadRequest>,
     ) -> Result<Response<proto::ReloadResponse>, Status> {
-        let mut call = self.0.call(&request, "reload", "");
-        let gate = self.0.clone();
-        // It goes on when its caller does not wait for it.
-        let work = async move {
-            settled!(call, {
-                let right = call.authorize_without_vault::<permission::Reload>(())?;
-                let done = gate.reloads.reload(&right).await?;
-                Ok(Done::new(done.into()))
-            })
+        let work = |_, gate: Arc<Gate>, right| async move {
+            Ok(Done::new(gate.reloads.reload(&right).await?.into()))
         };
-        self.0.detached(work).await.map(Response::new)
+        self.0.serve(action::Reload, request, work).await
     }
 
     async fn check_store(
         &self,
         request: Request<CheckStoreRequest>,
     ) -> Result<Response<StoreReport>, Status> {
-        let call = self.0.call(&request, "check-store", "");
-        upkeep::check(call).await.map(Response::new)
+        let work = |_, vault: Arc<Vault>, right| async move {
+            Ok(vault.check_store(&right).await?.map(|found| upkeep::report(&found)))
+        };
+        self.0.serve(action::CheckStore, request, work).await
     }
 
     async fn export_store(

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
+use crate::access::Action;
 use crate::access::Peer;
 use crate::audit::{self, AuditError, AuditLog, Outcome, Pending};
 use crate::ops::error::Reason;
@@ -32,11 +33,11 @@ pub struct TurnedAway {
 
 impl TurnedAway {
     pub(super) fn new(audit: &Arc<dyn AuditLog>) -> Self {
-        let tally = |operation, reason| Arc::new(Tally::new(audit.clone(), operation, reason));
+        let tally = |action, reason| Arc::new(Tally::new(audit.clone(), action, reason));
         Self {
-            unknown: tally("unknown-callers", Reason::UnknownCaller),
-            ambiguous: tally("ambiguous-callers", Reason::AmbiguousCaller),
-            crowded: tally("connections-refused", Reason::TooMuchInFlight),
+            unknown: tally(Action::UnknownCallers, Reason::UnknownCaller),
+            ambiguous: tally(Action::AmbiguousCallers, Reason::AmbiguousCaller),
+            crowded: tally(Action::ConnectionsRefused, Reason::TooMuchInFlight),
         }
     }
 
@@ -62,7 +63,7 @@ impl TurnedAway {
 /// What is counted for one record after the other.
 pub struct Tally {
     audit: Arc<dyn AuditLog>,
-    operation: &'static str,
+    action: Action,
     reason: Reason,
     open: Mutex<Counted>,
     some: Notify,
@@ -91,10 +92,10 @@ struct Counted {
 }
 
 impl Tally {
-    fn new(audit: Arc<dyn AuditLog>, operation: &'static str, reason: Reason) -> Self {
+    fn new(audit: Arc<dyn AuditLog>, action: Action, reason: Reason) -> Self {
         let open = Counted { round: 1, ..Counted::default() };
         let written = watch::Sender::new(Written { round: 0, outcome: Ok(()) });
-        Self { audit, operation, reason, open: Mutex::new(open), some: Notify::new(), written }
+        Self { audit, action, reason, open: Mutex::new(open), some: Notify::new(), written }
     }
 
     /// Counts a call that is refused, and waits until that is durable.
@@ -139,7 +140,7 @@ impl Tally {
         let Some(counted) = self.close() else { return };
         let words = counted.words();
         tracing::warn!(reason = self.reason.as_str(), "turned away: {words}");
-        let mut record = Pending::begin(self.audit.clone(), counted.caller(), self.operation, "", 0);
+        let mut record = Pending::begin(self.audit.clone(), counted.caller(), self.action, "", 0);
         record.detail(words);
         let outcome = match record.finish(Outcome::Failed(self.reason.as_str().to_owned())) {
             Ok(receipt) => receipt.await.map(drop),

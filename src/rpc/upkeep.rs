@@ -1,4 +1,4 @@
-//! The two calls of SystemService on the store: a check, and a copy in pieces.
+//! The store as SystemService shows it: the report of a check, and a copy in pieces.
 
 use std::sync::Arc;
 
@@ -6,9 +6,10 @@ use tokio::sync::watch;
 use tonic::{Request, Status};
 
 use super::answers::{self, Answers, End, Replies};
-use super::call::{Call, Gate, settled, stopped};
+use super::call::{Call, Gate, stopped};
 use super::proto::export_store_response::Message;
 use super::proto::{ExportStoreRequest, ExportStoreResponse, StoreExport, StoreReport};
+use crate::access::Action;
 use crate::access::permission::ManageStore;
 use crate::ops::Error;
 use crate::ops::upkeep::{Copied, StoreCopy};
@@ -20,19 +21,10 @@ const QUEUE: usize = 2;
 /// The pieces of a copy, as gRPC streams them.
 pub(super) type Pieces = Answers<ExportStoreResponse>;
 
-/// Verifies everything. It ends when the caller goes away.
-pub(super) async fn check(mut call: Call) -> Result<StoreReport, Status> {
-    let found = settled!(call, {
-        let (vault, right) = call.authorize::<ManageStore>(())?;
-        vault.check_store(&right).await
-    })?;
-    Ok(report(&found))
-}
-
 /// Begins a copy.
 pub(super) fn export(gate: &Arc<Gate>, request: &Request<ExportStoreRequest>) -> Pieces {
-    let opening = gate.call(request, "export-store", "");
-    let closing = gate.call(request, "export-store-end", "");
+    let opening = gate.call(request, Action::ExportStore, "");
+    let closing = gate.call(request, Action::ExportStoreEnd, "");
     let (stop, ending) = (gate.shutdown(), opening.ending());
     answers::made_by(gate, ending, QUEUE, |replies| copy(opening, closing, replies, stop))
 }
@@ -93,7 +85,7 @@ fn end(copied: &Copied) -> StoreExport {
     }
 }
 
-fn report(found: &CheckReport) -> StoreReport {
+pub(super) fn report(found: &CheckReport) -> StoreReport {
     StoreReport {
         whole: found.is_whole(),
         records: found.records,

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use keyward::access::Action;
 use keyward::access::permission::ViewStatus;
 use keyward::access::{Authorized, Denied, Peer, Permission, Policy, Principals};
 use keyward::audit::{self, FileLog, Outcome, Pending};
@@ -172,12 +173,8 @@ impl World {
     ///
     /// # Errors
     /// The work's own; then that is on record.
-    pub async fn settle<T>(
-        &self,
-        operation: &'static str,
-        outcome: Result<Done<T>, Error>,
-    ) -> Result<T, Error> {
-        let mut record = Pending::begin(self.audit.clone(), Some(tester()), operation, "", 0);
+    pub async fn settle<T>(&self, action: Action, outcome: Result<Done<T>, Error>) -> Result<T, Error> {
+        let mut record = Pending::begin(self.audit.clone(), Some(tester()), action, "", 0);
         let mut done = match outcome {
             Ok(done) => done,
             Err(error) => {

@@ -16,11 +16,12 @@ const FLOORS: [&[&str]; 6] = [
 ];
 
 /// Who may use its neighbour on the same floor. Nobody may among hsm, store and audit: ops joins them.
-const NEIGHBOURS: [(&str, &str); 6] = [
+const NEIGHBOURS: [(&str, &str); 7] = [
     ("secret", "id"),
     ("envelope", "keyring"),
     ("config", "keyring"),
     ("token", "hsm"),
+    ("audit", "access"),
     ("client", "rpc"),
     ("cli", "daemon"),
 ];

@@ -3,6 +3,7 @@
 //!
 //! What needs a process to itself, or a long time, is a test of its own beside this folder: `faults`, `kind`, `soak`, `units`.
 
+mod actions;
 mod admin;
 mod audit;
 mod backup;

@@ -1,5 +1,6 @@
 //! What applications and staff do.
 
+use keyward::access::Action;
 use keyward::access::permission::{
     ApproveAct, DecryptDataKey, GenerateDataKey, ListAccounts, ReEncrypt, ViewActs, ViewLoginKeys,
 };
@@ -111,16 +112,18 @@ async fn re_encrypt(world: &World, scene: &Scene) -> Answer {
     let (name, ciphertext) = &scene.ciphertexts[0];
     let right = world.right::<ReEncrypt>(name.clone());
     let done = world.vault.re_encrypt(&right, &context(), ciphertext).await;
-    let done = world.settle("re-encrypt", done).await?;
+    let done = world.settle(Action::ReEncrypt, done).await?;
     Ok(format!("{} {}", done.previous, done.encrypted.version))
 }
 
 async fn data_key(world: &World) -> Answer {
     let right = world.right::<GenerateDataKey>(key("acme", "pii"));
-    let made = world.settle("generate", world.vault.generate_data_key(&right, &context()).await).await?;
+    let made = world
+        .settle(Action::GenerateDataKey, world.vault.generate_data_key(&right, &context()).await)
+        .await?;
     let right = world.right::<DecryptDataKey>(key("acme", "pii"));
     let opened = world.vault.decrypt_data_key(&right, &context(), &made.encrypted.ciphertext).await;
-    let opened = world.settle("open", opened).await?;
+    let opened = world.settle(Action::DecryptDataKey, opened).await?;
     Ok((opened.plaintext.expose() == made.plaintext.expose().as_slice()).to_string())
 }
 
@@ -132,16 +135,16 @@ async fn assertions(world: &World, scene: &Scene) -> Answer {
 
 async fn login_keys(world: &World) -> Answer {
     let right = world.right::<ViewLoginKeys>(());
-    let keys = world.settle("jwks", world.vault.jwks(&right).await).await?;
+    let keys = world.settle(Action::GetJwks, world.vault.jwks(&right).await).await?;
     let keys: serde_json::Value = serde_json::from_str(&keys)?;
     Ok(keys["keys"].as_array().map_or(0, Vec::len).to_string())
 }
 
 async fn lists(world: &World) -> Answer {
     let right = world.right::<ListAccounts>(());
-    let accounts = world.settle("list-accounts", world.vault.list_accounts(&right).await).await?;
+    let accounts = world.settle(Action::ListAccounts, world.vault.list_accounts(&right).await).await?;
     let right = world.right::<ViewActs>(());
-    let acts = world.settle("list-acts", world.vault.list_acts(&right).await).await?;
+    let acts = world.settle(Action::ListActs, world.vault.list_acts(&right).await).await?;
     let tokens: usize = accounts.iter().map(|account| account.credentials.len()).sum();
     let passwords = accounts.iter().filter(|account| account.otp.is_some()).count();
     Ok(format!("{} accounts, {tokens} tokens, {passwords} passwords, {} acts", accounts.len(), acts.len()))
@@ -151,7 +154,7 @@ async fn lists(world: &World) -> Answer {
 async fn approve_act(world: &World, scene: &Scene) -> Answer {
     let id = scene.act.expect("an act");
     let acts = world.vault.list_acts(&world.right::<ViewActs>(())).await;
-    let acts = world.settle("list-acts", acts).await?;
+    let acts = world.settle(Action::ListActs, acts).await?;
     let Some(act) = acts.into_iter().find(|act| act.id == id) else {
         return Err(waits());
     };
@@ -170,5 +173,5 @@ async fn approve_act(world: &World, scene: &Scene) -> Answer {
         signature: token.sign(signed.envelope(scene.deployment, token.credential()).as_bytes()),
     };
     let done = world.vault.approve_act(&world.right::<ApproveAct>(()), &approval).await;
-    Ok(world.settle("approve-act", done).await?.record.level.get().to_string())
+    Ok(world.settle(Action::ApproveAct, done).await?.record.level.get().to_string())
 }

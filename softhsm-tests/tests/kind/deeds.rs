@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use keyward::access::Action;
 use keyward::access::permission::{
-    ApproveCeremony, BlindIndex, Decrypt, Encrypt, LogIn, ManageAccount, ManageBackups, ManageErasure,
-    ManageKey, ManageTenant, ProposeCeremony, SubmitEnrolment, ViewKey,
+    ApproveCeremony, BlindIndex, Decrypt, Destroy, Encrypt, Freeze, LogIn, ManageAccount, ManageBackups,
+    ManageErasure, ManageKey, ManageTenant, ProposeCeremony, SubmitEnrolment, ViewKey,
 };
 use keyward::envelope::{Context, Normalization};
 use keyward::id::{
-    AccountId, AccountName, CeremonyId, ClientAddress, CustodianId, Epoch, FieldId, KeyId, KeyName, TenantId,
-    TenantName, TokenName,
+    AccountId, AccountName, CeremonyId, ClientAddress, CustodianId, Destroyable, Epoch, FieldId, Freezable,
+    KeyId, KeyName, PrincipalId, TenantId, TenantName, TokenName, VersionName,
 };
 use keyward::keyring::account::Level;
 use keyward::keyring::ceremony::State;
@@ -57,42 +58,42 @@ pub(crate) fn context() -> Context {
 
 pub(crate) async fn create_tenant(world: &World, name: &str) -> Result<(), Error> {
     let right = world.right::<ManageTenant>(tenant(name));
-    world.settle("create-tenant", world.vault.create_tenant(&right, None).await).await.map(drop)
+    world.settle(Action::CreateTenant, world.vault.create_tenant(&right, None).await).await.map(drop)
 }
 
 pub(crate) async fn create_key(world: &World, name: &KeyName) -> Result<(), Error> {
     let right = world.right::<ManageKey>(name.clone());
     let made = world.vault.create_key(&right, DataClass::Sensitive).await;
-    world.settle("create-key", made).await.map(drop)
+    world.settle(Action::CreateKey, made).await.map(drop)
 }
 
 pub(crate) async fn encrypt(world: &World, name: &KeyName) -> Result<Vec<u8>, Error> {
     let right = world.right::<Encrypt>(name.clone());
     let done = world.vault.encrypt(&right, &context(), PLAINTEXT).await;
-    Ok(world.settle("encrypt", done).await?.ciphertext)
+    Ok(world.settle(Action::Encrypt, done).await?.ciphertext)
 }
 
 /// Whether it is what was encrypted.
 pub(crate) async fn decrypt(world: &World, name: &KeyName, ciphertext: &[u8]) -> Result<bool, Error> {
     let right = world.right::<Decrypt>(name.clone());
     let done = world.vault.decrypt(&right, &context(), ciphertext).await;
-    Ok(world.settle("decrypt", done).await?.plaintext.expose() == PLAINTEXT)
+    Ok(world.settle(Action::Decrypt, done).await?.plaintext.expose() == PLAINTEXT)
 }
 
 pub(crate) async fn rotate_key(world: &World, name: &KeyName) -> Result<u32, Error> {
     let right = world.right::<ManageKey>(name.clone());
-    Ok(world.settle("rotate-key", world.vault.rotate_key(&right).await).await?.primary.get())
+    Ok(world.settle(Action::RotateKey, world.vault.rotate_key(&right).await).await?.primary.get())
 }
 
 pub(crate) async fn state_of(world: &World, name: &KeyName) -> Result<KeyState, Error> {
     let right = world.right::<ViewKey>(name.clone());
-    Ok(world.settle("show-key", world.vault.show_key(&right).await).await?.state)
+    Ok(world.settle(Action::GetKey, world.vault.show_key(&right).await).await?.state)
 }
 
 /// Rotates a tenant to the end.
 pub(crate) async fn rotate_tenant(world: &World, name: &str) -> Result<(), Failure> {
     let right = world.right::<ManageTenant>(tenant(name));
-    world.settle("rotate-tenant", world.vault.begin_rotation(&right).await).await?;
+    world.settle(Action::RotateTenant, world.vault.begin_rotation(&right).await).await?;
     resume(world, name).await
 }
 
@@ -103,35 +104,40 @@ pub(crate) async fn resume(world: &World, name: &str) -> Result<(), Failure> {
 }
 
 pub(crate) async fn freeze_tenant(world: &World, name: &str, frozen: bool) -> Result<(), Error> {
-    let right = world.right::<ManageTenant>(tenant(name));
-    world.settle("freeze-tenant", world.vault.freeze_tenant(&right, frozen, "a test").await).await
+    let right = world.right::<Freeze>(Freezable::Tenant(tenant(name)));
+    world.settle(Action::Freeze, world.vault.freeze(&right, frozen, "a test").await).await
 }
 
 pub(crate) async fn freeze_key(world: &World, name: &KeyName, frozen: bool) -> Result<(), Error> {
-    let right = world.right::<ManageKey>(name.clone());
-    world.settle("freeze-key", world.vault.freeze_key(&right, frozen, "a test").await).await
+    let right = world.right::<Freeze>(Freezable::Key(name.clone()));
+    world.settle(Action::Freeze, world.vault.freeze(&right, frozen, "a test").await).await
+}
+
+pub(crate) async fn freeze_principal(world: &World, name: &str, frozen: bool) -> Result<(), Error> {
+    let right = world.right::<Freeze>(Freezable::Principal(PrincipalId::new(name)?));
+    world.settle(Action::Freeze, world.vault.freeze(&right, frozen, "a test").await).await
 }
 
 /// Plans the destruction of a key for now.
 pub(crate) async fn doom_key(world: &World, name: &KeyName) -> Result<(), Error> {
-    let right = world.right::<ManageKey>(name.clone());
-    let planned = world.vault.plan_destroy_key(&right, Some(Duration::ZERO), "a test").await;
-    world.settle("destroy-key", planned).await.map(drop)
+    let right = world.right::<Destroy>(Destroyable::Key(name.clone()));
+    let planned = world.vault.plan_destroy(&right, Some(Duration::ZERO), "a test").await;
+    world.settle(Action::ScheduleDestroy, planned).await.map(drop)
 }
 
 /// Plans the destruction of a tenant for now.
 pub(crate) async fn doom_tenant(world: &World, name: &str) -> Result<(), Error> {
-    let right = world.right::<ManageTenant>(tenant(name));
-    let planned = world.vault.plan_destroy_tenant(&right, Some(Duration::ZERO), "a test").await;
-    world.settle("destroy-tenant", planned).await.map(drop)
+    let right = world.right::<Destroy>(Destroyable::Tenant(tenant(name)));
+    let planned = world.vault.plan_destroy(&right, Some(Duration::ZERO), "a test").await;
+    world.settle(Action::ScheduleDestroy, planned).await.map(drop)
 }
 
 /// Plans the destruction of a version for now.
 pub(crate) async fn doom_version(world: &World, name: &KeyName, epoch: u32) -> Result<(), Error> {
-    let epoch = Epoch::new(epoch).unwrap();
-    let right = world.right::<ManageKey>(name.clone());
-    let planned = world.vault.plan_destroy_version(&right, epoch, Some(Duration::ZERO), "a test").await;
-    world.settle("destroy-version", planned).await.map(drop)
+    let version = VersionName { key: name.clone(), epoch: Epoch::new(epoch).unwrap() };
+    let right = world.right::<Destroy>(Destroyable::Version(version));
+    let planned = world.vault.plan_destroy(&right, Some(Duration::ZERO), "a test").await;
+    world.settle(Action::ScheduleDestroy, planned).await.map(drop)
 }
 
 /// Does what is due, rotations to their end.
@@ -145,17 +151,17 @@ pub(crate) async fn run_due(world: &World) -> Result<(), Failure> {
 pub(crate) async fn replace_erasure_key(world: &World) -> Result<u32, Error> {
     let right = world.right::<ManageErasure>(());
     let replaced = world.vault.replace_erasure_key(&right).await;
-    Ok(world.settle("replace-erasure-key", replaced).await?.generation.get())
+    Ok(world.settle(Action::ReplaceErasureKey, replaced).await?.generation.get())
 }
 
 /// Makes a recovery export; how many records it has.
 pub(crate) async fn back_up(world: &World) -> Result<u64, Error> {
     let right = world.right::<ManageBackups>(());
     let begun = world.vault.begin_backup(&right, Duration::from_secs(24 * 3600)).await;
-    let mut backup = world.settle("create-backup", begun).await?;
+    let mut backup = world.settle(Action::CreateBackup, begun).await?;
     while backup.next().await?.is_some() {}
     let records = backup.records;
-    world.settle("create-backup", Ok(backup.finish())).await?;
+    world.settle(Action::CreateBackup, Ok(backup.finish())).await?;
     Ok(records)
 }
 
@@ -163,18 +169,18 @@ pub(crate) async fn index(world: &World, name: &KeyName, field: &str) -> Result<
     let right = world.right::<BlindIndex>(name.clone());
     let field = FieldId::new(field).unwrap();
     let made = world.vault.blind_index(&right, &field, Normalization::Exact, b"4111").await;
-    Ok(world.settle("blind-index", made).await?.indexes.len())
+    Ok(world.settle(Action::BlindIndex, made).await?.indexes.len())
 }
 
 pub(crate) async fn rotate_index(world: &World, name: &KeyName, field: &str) -> Result<u32, Error> {
     let right = world.right::<ManageKey>(name.clone());
     let made = world.vault.rotate_index_key(&right, &FieldId::new(field).unwrap()).await;
-    Ok(world.settle("rotate-index-key", made).await?.get())
+    Ok(world.settle(Action::RotateIndexKey, made).await?.get())
 }
 
 pub(crate) async fn create_account(world: &World, name: &str, level: Level) -> Result<(), Error> {
     let right = world.right::<ManageAccount>(account(name));
-    world.settle("create-account", world.vault.create_account(&right, level, None).await).await.map(drop)
+    world.settle(Action::CreateAccount, world.vault.create_account(&right, level, None).await).await.map(drop)
 }
 
 fn scheme() -> OtpScheme {
@@ -190,14 +196,14 @@ fn password(counter: u64) -> String {
 pub(crate) async fn give_passwords(world: &World, name: &str) -> Result<(), Error> {
     let right = world.right::<ManageAccount>(account(name));
     let seed = Key256::init_with(|seed| seed.fill(7));
-    world.settle("create-otp", world.vault.create_otp(&right, scheme(), Some(seed)).await).await?;
+    world.settle(Action::CreateOtp, world.vault.create_otp(&right, scheme(), Some(seed)).await).await?;
     let confirmed = world.vault.confirm_otp(&right, &password(0), None).await;
-    world.settle("confirm-otp", confirmed).await.map(drop)
+    world.settle(Action::ConfirmOtp, confirmed).await.map(drop)
 }
 
 pub(crate) async fn open_enrolment(world: &World, name: &str) -> Result<OpenTicket, Error> {
     let right = world.right::<ManageAccount>(account(name));
-    world.settle("open-enrolment", world.vault.open_enrolment(&right, None).await).await
+    world.settle(Action::OpenEnrolment, world.vault.open_enrolment(&right, None).await).await
 }
 
 pub(crate) async fn submit(world: &World, ticket: &OpenTicket, token: &MemoryKey) -> Result<(), Error> {
@@ -219,14 +225,14 @@ pub(crate) async fn submit(world: &World, ticket: &OpenTicket, token: &MemoryKey
         shown: Shown::default(),
     };
     let right = world.right::<SubmitEnrolment>(());
-    world.settle("submit-enrolment", world.vault.submit_enrolment(&right, request).await).await.map(drop)
+    world.settle(Action::SubmitEnrolment, world.vault.submit_enrolment(&right, request).await).await.map(drop)
 }
 
 pub(crate) async fn approve_token(world: &World, name: &str, token: &MemoryKey) -> Result<(), Error> {
     // Not whoever has opened the enrolment.
     let right = world.right_of::<ManageAccount>(SECOND, account(name));
     let approved = world.vault.approve_credential(&right, token.credential()).await;
-    world.settle("approve-credential", approved).await.map(drop)
+    world.settle(Action::ApproveCredential, approved).await.map(drop)
 }
 
 /// Somebody who can log in.
@@ -244,7 +250,7 @@ pub(crate) async fn log_in(world: &World, staff: &Staff) -> Result<String, Error
     let right = world.right_of::<LogIn>(APPLICATION, ());
     let client = ClientAddress::new("192.0.2.7").unwrap();
     let begun = world.vault.begin_login(&right, staff.account.0.clone(), client).await;
-    let begun = world.settle("begin-login", begun).await?;
+    let begun = world.settle(Action::BeginLogin, begun).await?;
     let session = MemoryKey::default().public();
     let signed = Login {
         origin: begun.challenge.origin.clone(),
@@ -264,25 +270,25 @@ pub(crate) async fn log_in(world: &World, staff: &Staff) -> Result<String, Error
         signature: staff.token.sign(signed.as_bytes()),
     };
     let completed = world.vault.complete_login(&right, &completion).await;
-    Ok(world.settle("complete-login", completed).await?.assertion)
+    Ok(world.settle(Action::CompleteLogin, completed).await?.assertion)
 }
 
 pub(crate) async fn log_out(world: &World, assertion: &str) -> Result<(), Error> {
     let right = world.right_of::<LogIn>(APPLICATION, ());
-    world.settle("end-assertion", world.vault.end_assertion(&right, assertion).await).await
+    world.settle(Action::EndAssertion, world.vault.end_assertion(&right, assertion).await).await
 }
 
 /// Whether an assertion is good.
 pub(crate) async fn is_good(world: &World, assertion: &str) -> Result<bool, Error> {
     let right = world.right_of::<LogIn>(APPLICATION, ());
     let claims = world.vault.introspect(&right, assertion).await;
-    Ok(world.settle("introspect", claims).await?.is_some())
+    Ok(world.settle(Action::IntrospectAssertion, claims).await?.is_some())
 }
 
 pub(crate) async fn propose(world: &World, proposal: Proposal) -> Result<CeremonyInfo, Error> {
     let right = world.right::<ProposeCeremony>(());
     let proposed = world.vault.propose(&right, proposal, "a test", Duration::from_secs(7 * 24 * 3600)).await;
-    world.settle("propose-ceremony", proposed).await
+    world.settle(Action::CeremonyPropose, proposed).await
 }
 
 pub(crate) async fn approve(world: &World, id: CeremonyId, person: &Person) -> Result<CeremonyInfo, Error> {
@@ -292,7 +298,7 @@ pub(crate) async fn approve(world: &World, id: CeremonyId, person: &Person) -> R
     let signature = person.sign(&info.envelope(member)?);
     let right = world.right::<ApproveCeremony>(());
     let approved = world.vault.approve(&right, id, &name, &signature).await;
-    world.settle("approve-ceremony", approved).await
+    world.settle(Action::CeremonyApprove, approved).await
 }
 
 /// Has people approve a ceremony, and does it; answers how it ended.

@@ -1,11 +1,9 @@
 //! What custodians do together, and what nobody does alone any more.
 
-use keyward::access::permission::{
-    ManageAccount, ManagePrincipal, ManageTenant, ProposeCeremony, ViewCeremonies,
-};
-use keyward::id::PrincipalId;
+use keyward::access::Action;
+use keyward::access::permission::{ManageAccount, ManageTenant, ProposeCeremony, ViewCeremonies};
 use keyward::keyring::account::Level;
-use keyward::keyring::ceremony::Action;
+use keyward::keyring::ceremony::CeremonyAction;
 use keyward::ops::ceremony::Proposal;
 use keyward::ops::login::accounts::AccountChange;
 use keyward_hsm_memory::World;
@@ -27,25 +25,25 @@ fn together() -> Vec<UseCase> {
         after_start("rotate the root after a start", |world, scene| Box::pin(rotate_root(world, scene))),
         on("change the roster", |world, scene| Box::pin(change_roster(world, scene))),
         on("rotate a resident tenant", |world, scene| {
-            Box::pin(hold(world, scene, Action::RotateTenant(tenant("safe").0)))
+            Box::pin(hold(world, scene, CeremonyAction::RotateTenant(tenant("safe").0)))
         }),
         on("move a tenant into the HSM", |world, scene| {
-            let action = Action::MoveTenant { tenant: tenant("acme").0, resident: true };
+            let action = CeremonyAction::MoveTenant { tenant: tenant("acme").0, resident: true };
             Box::pin(hold(world, scene, action))
         }),
         on("move a tenant out of the HSM", |world, scene| {
-            let action = Action::MoveTenant { tenant: tenant("safe").0, resident: false };
+            let action = CeremonyAction::MoveTenant { tenant: tenant("safe").0, resident: false };
             Box::pin(hold(world, scene, action))
         }),
         on("destroy a resident tenant", |world, scene| {
-            Box::pin(hold(world, scene, Action::Destroy("tenants/safe".to_owned())))
+            Box::pin(hold(world, scene, CeremonyAction::Destroy("tenants/safe".to_owned())))
         }),
         on("end a freeze", |world, scene| {
-            Box::pin(hold(world, scene, Action::Unfreeze(key("acme", "pii").to_string())))
+            Box::pin(hold(world, scene, CeremonyAction::Unfreeze(key("acme", "pii").to_string())))
         }),
         on("make an administrator", |world, scene| {
             let (account, credential) = (scene.alice.account.0.clone(), scene.alice.token.credential());
-            Box::pin(hold(world, scene, Action::MakeAdministrator { account, credential }))
+            Box::pin(hold(world, scene, CeremonyAction::MakeAdministrator { account, credential }))
         }),
         on("cancel a ceremony", |world, scene| Box::pin(cancel(world, scene))),
         on("show ceremonies", |world, scene| Box::pin(show(world, scene))),
@@ -75,7 +73,10 @@ fn alone() -> Vec<UseCase> {
             Box::pin(async move { said(deeds::freeze_key(world, &key("acme", "pii"), false).await) })
         })
         .refused(),
-        after_start("unfreeze a principal alone", |world, _| Box::pin(unfreeze_principal(world))).refused(),
+        after_start("unfreeze a principal alone", |world, _| {
+            Box::pin(async move { said(deeds::freeze_principal(world, FROZEN, false).await) })
+        })
+        .refused(),
         after_start("destroy alone", |world, _| {
             Box::pin(async move { said(deeds::doom_tenant(world, "acme").await) })
         })
@@ -94,7 +95,7 @@ async fn rotate_root(world: &World, scene: &Scene) -> Answer {
     deeds::hold(world, scene.ceremony.expect("a ceremony"), &scene.custodians[1..2]).await
 }
 
-async fn hold(world: &World, scene: &Scene, action: Action) -> Answer {
+async fn hold(world: &World, scene: &Scene, action: CeremonyAction) -> Answer {
     let proposed = deeds::propose(world, Proposal::Other(action)).await?;
     deeds::hold(world, proposed.id, &scene.custodians[..2]).await
 }
@@ -102,7 +103,7 @@ async fn hold(world: &World, scene: &Scene, action: Action) -> Answer {
 async fn change_roster(world: &World, scene: &Scene) -> Answer {
     let id = scene.ceremony.expect("a ceremony");
     let right = world.right::<ProposeCeremony>(());
-    world.settle("cancel", world.vault.cancel_ceremony(&right, id, "a test").await).await?;
+    world.settle(Action::CancelAct, world.vault.cancel_ceremony(&right, id, "a test").await).await?;
     let remove = vec![keyward::id::CustodianId::new(&scene.custodians[3].name)?];
     let change = Proposal::ChangeRoster { quorum: None, add: Vec::new(), remove };
     let proposed = deeds::propose(world, change).await?;
@@ -112,45 +113,39 @@ async fn change_roster(world: &World, scene: &Scene) -> Answer {
 
 async fn members(world: &World) -> Result<usize, super::harness::Failure> {
     let right = world.right::<ViewCeremonies>(());
-    let roster = world.settle("show-roster", world.vault.show_roster(&right).await).await?;
+    let roster = world.settle(Action::GetRoster, world.vault.show_roster(&right).await).await?;
     Ok(roster.map_or(0, |(_, roster)| roster.members.custodians().len()))
 }
 
 async fn cancel(world: &World, scene: &Scene) -> Answer {
     let right = world.right::<ProposeCeremony>(());
     let done = world.vault.cancel_ceremony(&right, scene.ceremony.expect("a ceremony"), "a test").await;
-    Ok(world.settle("cancel", done).await?.record.state.to_string())
+    Ok(world.settle(Action::CancelAct, done).await?.record.state.to_string())
 }
 
 async fn show(world: &World, scene: &Scene) -> Answer {
     let right = world.right::<ViewCeremonies>(());
-    let all = world.settle("list", world.vault.list_ceremonies(&right).await).await?;
+    let all = world.settle(Action::ListCeremonies, world.vault.list_ceremonies(&right).await).await?;
     let states: Vec<_> = all.iter().map(|info| info.record.state.to_string()).collect();
     let done = all.iter().find(|info| info.record.action.as_str() == "change-roster");
     let id = done.map(|info| info.id).or(scene.ceremony).expect("a ceremony");
-    world.settle("transcript", world.vault.transcript(&right, id).await).await?;
+    world.settle(Action::GetTranscript, world.vault.transcript(&right, id).await).await?;
     let right = world.right::<ProposeCeremony>(());
-    world.settle("escrow", world.vault.escrow_file(&right).await).await?;
+    world.settle(Action::GetEscrow, world.vault.escrow_file(&right).await).await?;
     Ok(format!("{}, {} members", states.join(" "), members(world).await?))
-}
-
-async fn unfreeze_principal(world: &World) -> Answer {
-    let right = world.right::<ManagePrincipal>(PrincipalId::new(FROZEN)?);
-    let done = world.vault.freeze_principal(&right, false, "a test").await;
-    said(world.settle("freeze-principal", done).await)
 }
 
 async fn promote(world: &World) -> Answer {
     let right = world.right::<ManageAccount>(account("alice"));
     let change = AccountChange { level: Some(Level::Three), ..AccountChange::default() };
     let done = world.vault.update_account(&right, change).await;
-    Ok(world.settle("update-account", done).await?.record.level.get().to_string())
+    Ok(world.settle(Action::UpdateAccount, done).await?.record.level.get().to_string())
 }
 
 async fn rotate_alone(world: &World) -> Answer {
     let right = world.right::<ManageTenant>(tenant("safe"));
     let begun = world.vault.begin_rotation(&right).await;
-    world.settle("rotate-tenant", begun).await?;
+    world.settle(Action::RotateTenant, begun).await?;
     Ok("begun".to_owned())
 }
 

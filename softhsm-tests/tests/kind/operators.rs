@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use keyward::access::Action;
 use keyward::access::permission::{
-    ListTenants, ManageAccount, ManageBackups, ManageDaemon, ManageKey, ManagePrincipal, ManageStore,
-    ManageTenant, ViewAudit, ViewCheckpoints, ViewKey, ViewTenant,
+    Destroy, ListTenants, ManageAccount, ManageBackups, ManageDaemon, ManageKey, ManageStore, ManageTenant,
+    ViewAudit, ViewCheckpoints, ViewKey, ViewTenant,
 };
 use keyward::audit::AuditLog;
-use keyward::id::{Epoch, PrincipalId};
+use keyward::id::{Destroyable, Epoch};
 use keyward::keyring::account::Level;
 use keyward::keyring::state::KeyState;
 use keyward::ops::key::KeyUpdate;
@@ -67,7 +68,9 @@ fn keys() -> Vec<UseCase> {
         on("unfreeze a tenant", |world, _| {
             Box::pin(async move { said(deeds::freeze_tenant(world, "beta", false).await) })
         }),
-        on("unfreeze a principal", |world, _| Box::pin(unfreeze_principal(world))),
+        on("unfreeze a principal", |world, _| {
+            Box::pin(async move { said(deeds::freeze_principal(world, FROZEN, false).await) })
+        }),
         after_start("a principal stays frozen", |world, _| Box::pin(frozen(world))),
         on("show keys and versions", |world, _| Box::pin(show(world))),
     ]
@@ -149,7 +152,7 @@ fn people() -> Vec<UseCase> {
 
 async fn keks_of(world: &World, name: &str) -> Answer {
     let right = world.right::<ViewTenant>(tenant(name));
-    let keks = world.settle("list-keks", world.vault.list_keks(&right).await).await?;
+    let keks = world.settle(Action::ListKekVersions, world.vault.list_keks(&right).await).await?;
     // How many keys each seals is shown from rows that the digest does not cover, and decides nothing.
     let said = keks.iter().map(|kek| format!("{} {:?}", kek.version, kek.state));
     Ok(said.collect::<Vec<_>>().join(", "))
@@ -167,7 +170,7 @@ async fn change_schedule(world: &World) -> Answer {
     let rotation_period = Some(Some(Duration::from_secs(30 * 24 * 3600)));
     let right = world.right::<ManageKey>(key("acme", "cards"));
     let update = KeyUpdate { rotation_period, ..KeyUpdate::default() };
-    let key = world.settle("update-key", world.vault.update_key(&right, update).await).await?;
+    let key = world.settle(Action::UpdateKey, world.vault.update_key(&right, update).await).await?;
     Ok(format!("{:?}", key.schedule.and_then(|schedule| schedule.period)))
 }
 
@@ -175,14 +178,8 @@ async fn update_tenant(world: &World) -> Answer {
     let right = world.right::<ManageTenant>(tenant("acme"));
     let period = Duration::from_secs(30 * 24 * 3600);
     let update = TenantUpdate { rotation_period: Some(Some(period)), ..TenantUpdate::default() };
-    let tenant = world.settle("update-tenant", world.vault.update_tenant(&right, update).await).await?;
+    let tenant = world.settle(Action::UpdateTenant, world.vault.update_tenant(&right, update).await).await?;
     Ok(format!("{:?} {}", tenant.schedule.and_then(|schedule| schedule.period), tenant.keys))
-}
-
-async fn unfreeze_principal(world: &World) -> Answer {
-    let right = world.right::<ManagePrincipal>(PrincipalId::new(FROZEN)?);
-    let done = world.vault.freeze_principal(&right, false, "a test").await;
-    said(world.settle("freeze-principal", done).await)
 }
 
 /// The gate of the API asks for each call whether its principal is frozen.
@@ -194,12 +191,12 @@ async fn show(world: &World) -> Answer {
     let right = world.right::<ListTenants>(());
     let tenants = world.vault.list_tenants(&right, None, 100).await;
     // It is shown, and nothing is decided from it: it may be less.
-    world.settle("list-tenants", tenants).await?;
+    world.settle(Action::ListTenants, tenants).await?;
     let right = world.right::<ViewTenant>(tenant("acme"));
-    world.settle("list-keys", world.vault.list_keys(&right, None, 100).await).await?;
+    world.settle(Action::ListKeys, world.vault.list_keys(&right, None, 100).await).await?;
     let right = world.right::<ViewKey>(key("acme", "pii"));
     let versions = world.vault.list_versions(&right, None, 100).await;
-    let versions = world.settle("list-versions", versions).await?;
+    let versions = world.settle(Action::ListKeyVersions, versions).await?;
     let said = versions.iter().map(|version| format!("{} {:?}", version.epoch, version.record.state));
     Ok(said.collect::<Vec<_>>().join(", "))
 }
@@ -222,7 +219,7 @@ async fn destroy_version(world: &World) -> Answer {
     deeds::run_due(world).await?;
     let right = world.right::<ViewKey>(name);
     let shown = world.vault.show_version(&right, Epoch::FIRST).await;
-    match world.settle("show-version", shown).await?.record.state {
+    match world.settle(Action::GetKeyVersion, shown).await?.record.state {
         KeyState::Destroyed => certify(world, "tenants/acme/keys/pii/versions/1").await,
         _ => Err(waits()),
     }
@@ -242,7 +239,7 @@ async fn destroy_tenant(world: &World) -> Answer {
     deeds::doom_tenant(world, "acme").await?;
     deeds::run_due(world).await?;
     let right = world.right::<ViewTenant>(tenant("acme"));
-    let shown = world.settle("show-tenant", world.vault.show_tenant(&right).await).await?;
+    let shown = world.settle(Action::GetTenant, world.vault.show_tenant(&right).await).await?;
     match shown.state() {
         KeyState::Destroyed => certify(world, "tenants/acme").await,
         _ => Err(waits()),
@@ -253,7 +250,7 @@ async fn destroy_tenant(world: &World) -> Answer {
 async fn certify(world: &World, name: &str) -> Answer {
     let right = world.right::<ViewAudit>(());
     let made = world.vault.certificate(&right, name).await;
-    let text = world.settle("certify", made).await?.to_text();
+    let text = world.settle(Action::GetDestructionCertificate, made).await?.to_text();
     let document: serde_json::Value = serde_json::from_str(&text)?;
     let body = &document["body"];
     let count = |name: &str| body[name].as_array().map_or(0, Vec::len);
@@ -271,25 +268,25 @@ async fn certify(world: &World, name: &str) -> Answer {
 }
 
 async fn call_off(world: &World) -> Answer {
-    let right = world.right::<ManageKey>(key("acme", "doomed"));
-    let done = world.vault.cancel_destroy_key(&right, "a test").await;
-    let planned = world.settle("cancel-destroy", done).await?;
+    let right = world.right::<Destroy>(Destroyable::Key(key("acme", "doomed")));
+    let done = world.vault.cancel_destroy(&right, "a test").await;
+    let planned = world.settle(Action::CancelDestroy, done).await?;
     deeds::run_due(world).await?;
     Ok(format!("{:?} {:?}", planned.state, deeds::state_of(world, &key("acme", "doomed")).await?))
 }
 
 async fn list_backups(world: &World) -> Answer {
     let right = world.right::<ManageBackups>(());
-    let backups = world.settle("list-backups", world.vault.list_backups(&right).await).await?;
+    let backups = world.settle(Action::ListBackups, world.vault.list_backups(&right).await).await?;
     Ok(backups.len().to_string())
 }
 
 async fn copy_store(world: &World) -> Answer {
     let right = world.right::<ManageStore>(());
     let begun = world.vault.begin_store_copy(&right);
-    let mut copy = world.settle("export-store", Ok(begun)).await?;
+    let mut copy = world.settle(Action::ExportStore, Ok(begun)).await?;
     while copy.next().await?.is_some() {}
-    let copied = world.settle("export-store", copy.finish().await).await?;
+    let copied = world.settle(Action::ExportStore, copy.finish().await).await?;
     Ok(format!("{} records, {} bytes", copied.exported.records, copied.bytes))
 }
 
@@ -300,33 +297,33 @@ async fn checkpoint(world: &World) -> Answer {
 
 async fn audit_keys(world: &World) -> Answer {
     let right = world.right::<ViewCheckpoints>(());
-    let keys = world.settle("show-audit-keys", world.vault.show_audit_keys(&right).await).await?;
+    let keys = world.settle(Action::GetAuditKeys, world.vault.show_audit_keys(&right).await).await?;
     world.vault.verify_newest_checkpoint().await?;
     Ok(keys.len().to_string())
 }
 
 async fn accept_clock(world: &World) -> Answer {
     let right = world.right::<ManageDaemon>(());
-    world.settle("accept-clock", world.vault.accept_clock(&right, "a test").await).await?;
+    world.settle(Action::ClockAccept, world.vault.accept_clock(&right, "a test").await).await?;
     Ok("accepted".to_owned())
 }
 
 async fn set_level(world: &World, name: &str, level: Level) -> Answer {
     let right = world.right::<ManageAccount>(account(name));
     let change = AccountChange { level: Some(level), ..AccountChange::default() };
-    let info = world.settle("update-account", world.vault.update_account(&right, change).await).await?;
+    let info = world.settle(Action::UpdateAccount, world.vault.update_account(&right, change).await).await?;
     Ok(info.record.level.get().to_string())
 }
 
 async fn suspend(world: &World) -> Answer {
     let right = world.right::<ManageAccount>(account("alice"));
     let change = AccountChange { suspended: Some(true), ..AccountChange::default() };
-    let info = world.settle("update-account", world.vault.update_account(&right, change).await).await?;
+    let info = world.settle(Action::UpdateAccount, world.vault.update_account(&right, change).await).await?;
     Ok(format!("{} {}", info.record.suspended, info.credentials.len()))
 }
 
 async fn revoke(world: &World, scene: &Scene) -> Answer {
     let right = world.right::<ManageAccount>(account("alice"));
     let done = world.vault.revoke_credential(&right, scene.alice.token.credential(), "a test").await;
-    Ok(world.settle("revoke-credential", done).await?.credentials.len().to_string())
+    Ok(world.settle(Action::RevokeCredential, done).await?.credentials.len().to_string())
 }

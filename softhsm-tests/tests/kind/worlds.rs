@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward::access::permission::{ManageAccount, ManageKey, ManagePrincipal, ManageTenant, ViewCheckpoints};
+use keyward::access::Action;
+use keyward::access::permission::{ManageAccount, ManageKey, ManageTenant, ViewCheckpoints};
 use keyward::audit::AuditLog;
-use keyward::id::{CeremonyId, DeploymentId, KeyName, PrincipalId, ProposalId};
+use keyward::id::{CeremonyId, DeploymentId, KeyName, ProposalId};
 use keyward::keyring::account::Level;
 use keyward::keyring::act::Act;
-use keyward::keyring::ceremony::Action;
+use keyward::keyring::ceremony::CeremonyAction;
 use keyward::ops::ceremony::Proposal;
 use keyward::ops::key::KeyUpdate;
 use keyward::ops::login::enrol::OpenTicket;
@@ -152,7 +153,7 @@ async fn changed(world: &World) -> Result<Vec<(KeyName, Vec<u8>)>, Failure> {
         ..KeyUpdate::default()
     };
     let right = world.right::<ManageKey>(cards.clone());
-    world.settle("update-key", world.vault.update_key(&right, update).await).await?;
+    world.settle(Action::UpdateKey, world.vault.update_key(&right, update).await).await?;
     for _ in 0..70 {
         deeds::encrypt(world, &cards).await?;
     }
@@ -161,17 +162,14 @@ async fn changed(world: &World) -> Result<Vec<(KeyName, Vec<u8>)>, Failure> {
     deeds::rotate_tenant(world, "beta").await?;
     // Begun, and left to somebody.
     let right = world.right::<ManageTenant>(tenant("mill"));
-    world.settle("rotate-tenant", world.vault.begin_rotation(&right).await).await?;
+    world.settle(Action::RotateTenant, world.vault.begin_rotation(&right).await).await?;
     deeds::doom_key(world, &key("acme", "doomed")).await?;
     Ok(ciphertexts)
 }
 
 async fn freezes(world: &World) -> Result<(), Failure> {
-    let mallory = PrincipalId::new(FROZEN)?;
     for frozen in [true, false, true] {
-        let right = world.right::<ManagePrincipal>(mallory.clone());
-        let done = world.vault.freeze_principal(&right, frozen, "a test").await;
-        world.settle("freeze-principal", done).await?;
+        deeds::freeze_principal(world, FROZEN, frozen).await?;
     }
     deeds::freeze_tenant(world, "beta", true).await?;
     Ok(())
@@ -202,7 +200,7 @@ async fn staffed(
         let right = world.right::<ManageAccount>(account("bob"));
         let change = Act::SetLevel { account: account("bob").0, level: Level::Three, today: Level::Two };
         let proposed = world.vault.propose_act(&right, change, "a test").await;
-        act = Some(world.settle("propose-act", proposed).await?.id);
+        act = Some(world.settle(Action::ProposeAct, proposed).await?.id);
     }
     let ceremony = match custodians.as_slice() {
         [] => None,
@@ -214,7 +212,7 @@ async fn staffed(
     };
     world.vault.checkpoint(world.audit().durable()).await?;
     let right = world.right::<ViewCheckpoints>(());
-    world.settle("show-audit-keys", world.vault.show_audit_keys(&right).await).await?;
+    world.settle(Action::GetAuditKeys, world.vault.show_audit_keys(&right).await).await?;
     let (position, deployment) = (world.records().position(), world.vault.root().deployment);
     let place = world.close().await;
     Ok(Scene {
@@ -251,7 +249,7 @@ async fn make_founded() -> Result<Scene, Failure> {
     let cards = members.iter().map(|person| person.card(deployment)).collect();
     let founding = deeds::propose(&world, Proposal::Found { quorum: 2, cards }).await?;
     deeds::hold(&world, founding.id, &members).await?;
-    let resident = Action::MoveTenant { tenant: tenant("safe").0, resident: true };
+    let resident = CeremonyAction::MoveTenant { tenant: tenant("safe").0, resident: true };
     let moving = deeds::propose(&world, Proposal::Other(resident)).await?;
     deeds::hold(&world, moving.id, &members[..2]).await?;
     let add = vec![dirk.card(deployment)];
@@ -259,17 +257,10 @@ async fn make_founded() -> Result<Scene, Failure> {
     let changing = deeds::propose(&world, change).await?;
     deeds::hold(&world, changing.id, &members[..2]).await?;
     deeds::freeze_key(&world, &key("acme", "pii"), true).await?;
-    freezes_of_custodians(&world).await?;
+    deeds::freeze_principal(&world, FROZEN, true).await?;
     // What the resident KEKs of before sealed is moved; they are destroyed by date.
     deeds::run_due(&world).await?;
     let mut custodians = members;
     custodians.push(dirk);
     staffed(world, ciphertexts, custodians).await
-}
-
-async fn freezes_of_custodians(world: &World) -> Result<(), Failure> {
-    let right = world.right::<ManagePrincipal>(PrincipalId::new(FROZEN)?);
-    let done = world.vault.freeze_principal(&right, true, "a test").await;
-    world.settle("freeze-principal", done).await?;
-    Ok(())
 }

@@ -8,6 +8,7 @@ use super::grow::{self, Growth};
 use super::queue::{Answer, Queue, Waiting, Work};
 use super::tail::{Keep, Place, Tail};
 use super::{Debts, OpenError, reserve};
+use crate::access::Action;
 use crate::audit::frame::Batch;
 use crate::audit::{AuditError, Committed, Record};
 
@@ -130,7 +131,7 @@ impl Writer {
     fn last_words(&mut self, reason: &str) -> Result<(), OpenError> {
         reserve::release(&self.place).map_err(OpenError::io(&self.place.settings.dir))?;
         self.restore()?;
-        self.append_own("audit-stopped", reason)
+        self.append_own(Action::AuditStopped, reason)
     }
 
     /// Opens the tail again: after an error, what the disk has is unknown.
@@ -139,8 +140,8 @@ impl Writer {
         Ok(())
     }
 
-    fn append_own(&mut self, operation: &str, reason: &str) -> Result<(), OpenError> {
-        self.append_all([Record::own(operation, reason.into())])
+    fn append_own(&mut self, action: Action, reason: &str) -> Result<(), OpenError> {
+        self.append_all([Record::own(action, reason.into())])
     }
 
     fn append_all(&mut self, records: impl IntoIterator<Item = Record>) -> Result<(), OpenError> {
@@ -177,7 +178,7 @@ impl Writer {
         reserve::take(&self.place).map_err(OpenError::io(&self.place.settings.dir))?;
         self.restore()?;
         self.growth.flush(&*self.place.disk).map_err(OpenError::io(&self.place.dir().join("tree")))?;
-        self.append_own("audit-resumed", reason)?;
+        self.append_own(Action::AuditResumed, reason)?;
         // Before anything is served: a change whose record was lost with the disk is told now, or it is told again
         // at the next attempt.
         match self.debts.owed() {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{BackupError, Unlocked, block_on, connect, read_head, unlock};
+use crate::access::Action;
 use crate::audit::Outcome;
 use crate::clock::Date;
 use crate::config::Config;
@@ -136,7 +137,7 @@ async fn fill(
     }
     // A log that was there before keeps the change that it knows as its newest: the daemon refuses to
     // start until the operator accepts the restored one.
-    let (event, change) = (("backup-restore", Outcome::Ok), (!accept).then_some(position));
+    let (event, change) = ((Action::BackupRestore, Outcome::Ok), (!accept).then_some(position));
     maintain::record::<BackupError>(config, header.deployment, event, &detail, change).await?;
     Ok(Restore {
         export: header.id,

@@ -84,8 +84,8 @@ impl Place {
     /// Accepts the log that is there, as the operator's command does.
     async fn accept(&self) {
         let (records, log) = self.open().await;
-        let change = accept(&records, &log, "store-rollback-accepted").await.unwrap();
-        record(&log, "store-rollback-accepted", change).await;
+        let change = accept(&records, &log, Action::StoreRollbackAccepted).await.unwrap();
+        record(&log, Action::StoreRollbackAccepted, change).await;
         stop((records, log));
     }
 
@@ -106,7 +106,7 @@ impl Place {
         let records = verify::read(&self.audit()).unwrap().map(|item| item.unwrap().1);
         records
             .filter(|record| record.change.is_some_and(|change| change.revision == revision))
-            .filter(|record| record.operation != telling::OPENED)
+            .filter(|record| record.operation != crate::audit::telling::OPENED)
             .map(|record| (record.operation, record.detail.unwrap_or_default()))
             .collect()
     }
@@ -114,7 +114,7 @@ impl Place {
     fn assert_told_once(&self, revision: u64) {
         let told = self.telling(revision);
         assert_eq!(told.len(), 1, "{told:?}");
-        assert_eq!(told[0].0, telling::RECOVERED);
+        assert_eq!(told[0].0, crate::audit::telling::RECOVERED);
         assert!(told[0].1.contains("freeze by principal ops (uid 7)"), "{told:?}");
         let verified = verify::verify(&self.audit()).unwrap().told;
         assert!(verified.from.is_some() && verified.missing.is_empty(), "{verified:?}");
@@ -146,14 +146,14 @@ async fn change(records: &Records, call: Option<Weak<()>>) -> store::StoreChange
     records.commit(changes).await.unwrap()
 }
 
-async fn record(log: &FileLog, operation: &str, change: store::StoreChange) {
+async fn record(log: &FileLog, action: Action, change: store::StoreChange) {
     let change = StoreChange { revision: change.revision, digest: change.digest };
-    log.submit(own(operation, String::new(), change, String::new())).unwrap().await.unwrap();
+    log.submit(own(action, String::new(), change, String::new())).unwrap().await.unwrap();
 }
 
 async fn recorded(open: &Open) {
     let made = change(&open.0, None).await;
-    record(&open.1, "freeze", made).await;
+    record(&open.1, Action::Freeze, made).await;
 }
 
 /// A checkpoint over everything, and a change that has seen it.
@@ -205,7 +205,7 @@ async fn another_log_with_as_many_records_is_refused() {
     let (log, _) = FileLog::open(other.settings(), DEPLOYMENT).unwrap();
     for number in 0..10 {
         let change = StoreChange { revision: 1, digest: [0; 32] };
-        let record = Record { change: None, ..own("start", number.to_string(), change, String::new()) };
+        let record = Record { change: None, ..own(Action::Start, number.to_string(), change, String::new()) };
         log.submit(record).unwrap().await.unwrap();
     }
     log.close().unwrap();
@@ -281,7 +281,7 @@ async fn a_record_that_was_cut_off_the_log_is_written_again() {
     let made = change(&open.0, None).await;
     // The change has seen all of this log, so it fits; the record of the change is not in it.
     let cut = place.keep();
-    record(&open.1, "freeze", made).await;
+    record(&open.1, Action::Freeze, made).await;
     stop(open);
     place.put_back(&cut);
     stop(place.start().await.unwrap());
@@ -293,7 +293,7 @@ async fn a_change_of_another_history_with_the_same_number_does_not_count() {
     let place = Place::new().await;
     let open = place.start().await.unwrap();
     let made = change(&open.0, None).await;
-    record(&open.1, "freeze", store::StoreChange { digest: [9; 32], ..made }).await;
+    record(&open.1, Action::Freeze, store::StoreChange { digest: [9; 32], ..made }).await;
     // The creditor counts by number, within one history; what is on disk is compared whole.
     let kept = open.0.unrecorded();
     stop(open);
@@ -323,7 +323,7 @@ async fn a_cancelled_call_is_told_at_once_and_one_that_works_is_not() {
     };
     tokio::time::timeout(OVERDUE / 2, told).await.expect("nobody tells of the cancelled call");
     assert_eq!(records.unrecorded()[0].revision, open.revision);
-    record(&log, "freeze", open).await;
+    record(&log, Action::Freeze, open).await;
     assert_eq!(records.unrecorded(), []);
     telling.abort();
     assert!(telling.await.unwrap_err().is_cancelled());
@@ -338,8 +338,8 @@ async fn an_older_change_that_is_told_late_is_not_the_newest() {
     let open = place.start().await.unwrap();
     let late = change(&open.0, None).await;
     let newer = change(&open.0, None).await;
-    record(&open.1, "freeze", newer).await;
-    record(&open.1, "freeze", late).await;
+    record(&open.1, Action::Freeze, newer).await;
+    record(&open.1, Action::Freeze, late).await;
     stop(open);
     let (log, opened) = FileLog::open(place.settings(), DEPLOYMENT).unwrap();
     assert_eq!(opened.last_change.map(|change| change.revision), Some(newer.revision));

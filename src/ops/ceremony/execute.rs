@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::super::Error;
 use super::super::commit::{Affects, unhindered};
-use super::super::freeze::Freezable;
 use super::super::vault::Vault;
 use super::{Ceremonies, CeremonyInfo};
+use crate::access::Action;
 use crate::audit::StoreChange;
 use crate::clock::Date;
-use crate::id::{CeremonyId, Epoch, KeyName, RosterVersion, TenantId};
-use crate::keyring::ceremony::{Action, Ceremony, Progress, State};
+use crate::id::{CeremonyId, Epoch, Freezable, KeyName, RosterVersion, TenantId};
+use crate::keyring::ceremony::{Ceremony, CeremonyAction, Progress, State};
 use crate::keyring::record::Tenant;
 use crate::keyring::roster::Roster;
 use crate::keyring::state::KeyState;
@@ -21,7 +21,7 @@ use crate::ops::resident::{Goal, Mandate, refused_when_full};
 use crate::store::{Changes, tables};
 
 /// The audit log's word for a step of a ceremony.
-const PROGRESS: &str = "ceremony-progress";
+const PROGRESS: Action = Action::CeremonyProgress;
 /// Longest pause before another try.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// Tenants after which the progress is kept.
@@ -93,20 +93,22 @@ impl Vault {
             return Ok(None);
         }
         let outcome = match &info.record.action {
-            Action::Found(_) | Action::RotateRoot | Action::ChangeRoster(_) => {
+            CeremonyAction::Found(_) | CeremonyAction::RotateRoot | CeremonyAction::ChangeRoster(_) => {
                 self.change_root(&info).await?
             }
-            Action::RotateTenant(tenant) => self.rotate_one(&info, tenant).await?,
-            Action::MoveTenant { tenant, resident } => self.move_one(&info, tenant, *resident).await?,
-            Action::Unfreeze(name) => return unhindered!(self.unfreeze(id, name)).map(Some),
-            Action::Destroy(name) => self.destroy_by_ceremony(id, name).await?,
-            Action::MakeAdministrator { account, credential } => {
+            CeremonyAction::RotateTenant(tenant) => self.rotate_one(&info, tenant).await?,
+            CeremonyAction::MoveTenant { tenant, resident } => {
+                self.move_one(&info, tenant, *resident).await?
+            }
+            CeremonyAction::Unfreeze(name) => return unhindered!(self.unfreeze(id, name)).map(Some),
+            CeremonyAction::Destroy(name) => self.destroy_by_ceremony(id, name).await?,
+            CeremonyAction::MakeAdministrator { account, credential } => {
                 unhindered!(self.make_administrator(account, *credential, id))?
             }
-            Action::SetMinVersion { key, version, today } => {
+            CeremonyAction::SetMinVersion { key, version, today } => {
                 self.change_min_version(key, *version, *today).await?
             }
-            Action::ForgetErasureRoot(root) => self.forget_stray(*root).await?,
+            CeremonyAction::ForgetErasureRoot(root) => self.forget_stray(*root).await?,
         };
         self.end(id, State::Done, Some(outcome)).await.map(Some)
     }
@@ -298,7 +300,7 @@ impl Vault {
             )));
         }
         let change = self.set_min_version(name, Epoch::new(version)).await?;
-        self.record_own("min-version", name.to_string(), change).await?;
+        self.record_own(Action::MinVersion, name.to_string(), change).await?;
         Ok(format!("versions of {name} from {version} on decrypt, and none below"))
     }
 
@@ -331,7 +333,7 @@ impl Vault {
     async fn has_begun(&self, id: CeremonyId) -> Result<bool, Error> {
         let Ceremony { action, progress, .. } = self.ceremony(id).await?.0.record;
         match action {
-            Action::Destroy(name) => {
+            CeremonyAction::Destroy(name) => {
                 let plan = self.plan_of(&DestroyTarget::parse(&name)?).await?;
                 Ok(plan.is_some_and(|plan| plan.begun.is_some()))
             }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::clock::Date;
 use crate::id::{CeremonyId, DeploymentId};
-use crate::keyring::ceremony::Action;
+use crate::keyring::ceremony::CeremonyAction;
 use crate::keyring::credential::CredentialId;
 use crate::keyring::roster::Members;
 use crate::token::printable::{quote, unquote};
@@ -21,7 +21,7 @@ pub(super) struct Head<'a> {
 }
 
 /// The statement of a ceremony that these members decide.
-pub(super) fn text(head: &Head<'_>, action: &Action, deciding: &Members) -> String {
+pub(super) fn text(head: &Head<'_>, action: &CeremonyAction, deciding: &Members) -> String {
     let mut text = String::new();
     let mut line = |line: &str| {
         text.push_str(line);
@@ -54,49 +54,49 @@ pub(in crate::ops) fn reason_of(statement: &str) -> Option<String> {
     unquote(quoted)
 }
 
-fn decides(action: &Action, members: &Members) -> String {
+fn decides(action: &CeremonyAction, members: &Members) -> String {
     let count = members.custodians().len();
     match action {
-        Action::Found(_) => format!("This needs the signatures of all {count} custodians."),
+        CeremonyAction::Found(_) => format!("This needs the signatures of all {count} custodians."),
         _ => format!("This needs the signatures of any {} of {count} custodians.", members.quorum()),
     }
 }
 
 /// What is done, in sentences.
-fn what(action: &Action) -> Vec<String> {
+fn what(action: &CeremonyAction) -> Vec<String> {
     let lines: &[&str] = match action {
-        Action::Found(_) => &[
+        CeremonyAction::Found(_) => &[
             "A new root key is made in the HSM. Its backup key is split among the",
             "custodians below. Every tenant gets a new key under it, and the root key",
             "that one operator holds is destroyed. This cannot be undone.",
         ],
-        Action::RotateRoot => &[
+        CeremonyAction::RotateRoot => &[
             "A new root key is made in the HSM. Its backup key is split among the",
             "custodians of today. Every tenant gets a new key under it, and the old root",
             "key and its shares are destroyed. This cannot be undone.",
         ],
-        Action::ChangeRoster(_) => &[
+        CeremonyAction::ChangeRoster(_) => &[
             "The custodians below take the place of those of today. A new root key is made",
             "in the HSM, and its backup key is split among them. Every tenant gets a new",
             "key under it, and the old root key and its shares are destroyed.",
         ],
-        Action::RotateTenant(tenant) => {
+        CeremonyAction::RotateTenant(tenant) => {
             return vec![
                 format!("Tenant: tenants/{tenant}"),
                 "The tenant gets a new key-encryption key; its data stays readable.".into(),
             ];
         }
-        Action::Destroy(name) => {
+        CeremonyAction::Destroy(name) => {
             return vec![
                 format!("Resource: {name}"),
                 "It is destroyed for ever. Whatever was encrypted with it can never be".into(),
                 "read again by anybody.".into(),
             ];
         }
-        Action::Unfreeze(name) => {
+        CeremonyAction::Unfreeze(name) => {
             return vec![format!("Resource: {name}"), "It was frozen, and works again.".into()];
         }
-        Action::SetMinVersion { key, version, today } => {
+        CeremonyAction::SetMinVersion { key, version, today } => {
             let (from, to) = (today.min(version), today.max(version) - 1);
             let what = if version > today { "can no longer be decrypted" } else { "can be decrypted AGAIN" };
             return vec![
@@ -105,7 +105,7 @@ fn what(action: &Action) -> Vec<String> {
                 format!("Data of versions {from} to {to} {what}."),
             ];
         }
-        Action::MakeAdministrator { account, credential } => {
+        CeremonyAction::MakeAdministrator { account, credential } => {
             return vec![
                 format!("Account: accounts/{account}"),
                 format!("Credential: {credential}"),
@@ -113,7 +113,7 @@ fn what(action: &Action) -> Vec<String> {
                 "the tokens and levels of others that operators propose.".into(),
             ];
         }
-        Action::ForgetErasureRoot(root) => {
+        CeremonyAction::ForgetErasureRoot(root) => {
             return vec![
                 format!("Erasure root: {root}"),
                 "It stands on the tokens and in no record of the store in use. It is destroyed on".into(),
@@ -121,7 +121,7 @@ fn what(action: &Action) -> Vec<String> {
                 "by anybody.".into(),
             ];
         }
-        Action::MoveTenant { tenant, resident } => {
+        CeremonyAction::MoveTenant { tenant, resident } => {
             let place = if *resident { "stays in the HSM for good" } else { "is kept wrapped in the store" };
             return vec![
                 format!("Tenant: tenants/{tenant}"),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::CeremonyInfo;
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::audit::checkpoint::NoteKey;
 use crate::clock::Date;
@@ -206,7 +207,8 @@ impl Vault {
         let body = serde_json::to_value(transcript).map_err(|error| unfit(error.to_string()))?;
         let spelling = canonical(&body).map_err(|error| unfit(error.to_string()))?;
         let detail = format!("transcript SHA-256 {}", hex::encode(Sha256::digest(spelling)));
-        let recorded = self.record_words("ceremony-transcript", format!("ceremonies/{id}"), detail).await?;
+        let recorded =
+            self.record_words(Action::CeremonyTranscript, format!("ceremonies/{id}"), detail).await?;
         self.attest(KIND, &body, recorded.sequence()).await
     }
 

@@ -4,6 +4,7 @@ use tokio::sync::OnceCell;
 
 use super::check_not_primary;
 use super::target::{Authority, DestroyTarget};
+use crate::access::Action;
 use crate::clock::Date;
 use crate::hsm::Forget;
 use crate::id::{Epoch, KekVersion, KeyName, RotationName, TenantId, VersionName};
@@ -17,7 +18,7 @@ use crate::ops::vault::{Vault, kek_of};
 use crate::store::{Changes, Newest, Path, Record, Refusal, StoreError, Stored, tables};
 
 /// The audit log's word for it.
-const BURIED: &str = "destroy-begin";
+const BURIED: Action = Action::DestroyBegin;
 /// Wrapped keys taken out in one transaction.
 const BATCH: usize = 250;
 
@@ -121,7 +122,7 @@ impl Vault {
                 tracing::warn!("the key journal is made anew from the store: {damage}");
                 self.mended().await?;
                 let words = format!("made anew from the store, which is whole: {damage}");
-                self.record_words("journal-rebuilt", "journal".to_owned(), words).await?;
+                self.record_words(Action::JournalRebuilt, "journal".to_owned(), words).await?;
                 Ok(self.records.newest_of(&graves).await?)
             }
             read => Ok(read?),

@@ -5,6 +5,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::target::{Authority, DestroyTarget, Destroyed, Gone, Object};
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::id::{CeremonyId, VersionName};
@@ -42,7 +43,8 @@ impl Vault {
         let body = serde_json::to_value(&certificate).map_err(|error| unfit(error.to_string()))?;
         let spelling = canonical(&body).map_err(|error| unfit(error.to_string()))?;
         let detail = format!("certificate SHA-256 {}", hex::encode(Sha256::digest(spelling)));
-        let recorded = self.record_words("destruction-certificate", certificate.name.clone(), detail).await?;
+        let recorded =
+            self.record_words(Action::DestructionCertificate, certificate.name.clone(), detail).await?;
         Ok(Done::new(self.certify(&certificate, recorded.sequence()).await?))
     }
 

@@ -2,6 +2,7 @@
 
 use super::bury::Grave;
 use super::target::{Authority, DestroyTarget, Destroyed, Gone, Object};
+use crate::access::Action;
 use crate::audit::{Outcome, Pending};
 use crate::clock::Date;
 use crate::id::{KekVersion, KeyName, TenantId, VersionName};
@@ -214,9 +215,9 @@ impl Vault {
             files.files.len(),
             files.copies.len()
         );
-        changes.because(Acting::own("destroy", &target.to_string()));
+        changes.because(Acting::own(Action::Destroy, &target.to_string()));
         let change = self.commit(changes, affects).await?;
-        let mut record = Pending::begin(self.audit.clone(), None, "destroy", target.to_string(), 0);
+        let mut record = Pending::begin(self.audit.clone(), None, Action::Destroy, target.to_string(), 0);
         record.change(change);
         record.detail(detail);
         record.finish(Outcome::Ok)?.await?;

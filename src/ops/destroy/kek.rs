@@ -1,6 +1,7 @@
 //! The KEK versions that rotations left behind.
 
 use super::bury::Grave;
+use crate::access::Action;
 use crate::clock::Date;
 use crate::config::OldKek;
 use crate::hsm::Forget;
@@ -54,7 +55,7 @@ impl Vault {
             revision,
         );
         let resource = format!("tenants/{id}/kekVersions/{version}");
-        self.commit_own(changes, Affects::Nothing, "keep-old-kek", resource).await?;
+        self.commit_own(changes, Affects::Nothing, Action::KeepOldKek, resource).await?;
         Ok(())
     }
 
@@ -93,7 +94,7 @@ impl Vault {
         grave.bury(&mut changes, &path, row);
         changes.replace(&tables::tenant(id), &tenant.record, tenant.revision);
         let resource = format!("tenants/{id}/kekVersions/{version}");
-        self.commit_own(changes, Affects::Tenant(id), "destroy-begin", resource).await?;
+        self.commit_own(changes, Affects::Tenant(id), Action::DestroyBegin, resource).await?;
         self.hsm.forget(Forget::These(vec![kek_of(&record)]));
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::bury::Grave;
 use super::target::DestroyTarget;
+use crate::access::Action;
 use crate::ops::Error;
 use crate::ops::commit::Affects;
 use crate::ops::vault::Vault;
@@ -30,8 +31,8 @@ impl Vault {
             grave.bury(&mut changes, &path, row);
             let resource = format!("tenants/{tenant}/kekVersions/{version}");
             let words = format!("token object {master} is gone from every token");
-            self.record_words("kek-object-destroyed", resource.clone(), words).await?;
-            self.commit_own(changes, Affects::Nothing, "kek-escrow-buried", resource).await?;
+            self.record_words(Action::KekObjectDestroyed, resource.clone(), words).await?;
+            self.commit_own(changes, Affects::Nothing, Action::KekEscrowBuried, resource).await?;
         }
         Ok(())
     }

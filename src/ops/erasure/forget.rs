@@ -10,6 +10,7 @@
 
 use super::replace::{Generation, next_number, require_unneeded};
 use super::{ErasureStatus, generations, not_done, unborn};
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::hsm::birth::Purpose;
@@ -132,7 +133,7 @@ impl Vault {
         let record = Erasure { state: ErasureState::Forgotten, ..unborn(root) };
         let mut changes = Changes::new();
         changes.create(&tables::erasure(number), &record);
-        self.commit_forgetting(changes, "erasure-root-forget", root).await?;
+        self.commit_forgetting(changes, Action::ErasureRootForget, root).await?;
         tracing::info!(%root, "erasure root: it is on record that it is forgotten");
         Ok(number)
     }
@@ -149,17 +150,12 @@ impl Vault {
         let gone = Erasure { destroyed: Some(Date::now()), ..forgotten.record.clone() };
         let mut changes = Changes::new();
         changes.replace(path, &gone, forgotten.revision);
-        self.commit_forgetting(changes, "erasure-root-forgotten", root).await
+        self.commit_forgetting(changes, Action::ErasureRootForgotten, root).await
     }
 
-    async fn commit_forgetting(
-        &self,
-        changes: Changes,
-        operation: &'static str,
-        root: RootId,
-    ) -> Result<(), Error> {
+    async fn commit_forgetting(&self, changes: Changes, action: Action, root: RootId) -> Result<(), Error> {
         let resource = format!("erasure-roots/{root}");
-        self.commit_own(changes, Affects::Nothing, operation, resource).await.map(drop)
+        self.commit_own(changes, Affects::Nothing, action, resource).await.map(drop)
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ErasureError, generations, make, not_done, open, unborn};
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::hsm::{Forget, KeepNewborn, Kek};
@@ -177,7 +178,7 @@ impl Vault {
                 self.hsm.destroy_root(stored.record.root).await.map_err(not_done)?;
                 let mut changes = Changes::new();
                 changes.delete(path, stored.revision);
-                self.commit_erasure(changes, "erasure-key-abandoned", path.id).await?;
+                self.commit_erasure(changes, Action::ErasureKeyAbandoned, path.id).await?;
             }
         }
         Ok(())
@@ -197,7 +198,7 @@ impl Vault {
                 require_new(&self.records, newborn.id).await?;
                 let mut changes = Changes::new();
                 changes.create(&tables::erasure(next), &unborn(newborn.id));
-                let kept = self.commit_erasure(changes, "erasure-key-birth", next).await;
+                let kept = self.commit_erasure(changes, Action::ErasureKeyBirth, next).await;
                 kept.map_err(|error| error.to_string())
             })
         });
@@ -208,7 +209,7 @@ impl Vault {
         changes.replace(&path_of_next, &made.record, born.revision);
         let retiring = Erasure { state: ErasureState::Retiring, ..old.record.clone() };
         changes.replace(path, &retiring, old.revision);
-        self.commit_erasure(changes, "erasure-key-new", next).await
+        self.commit_erasure(changes, Action::ErasureKeyNew, next).await
     }
 
     /// Does what is left of a replacement, from whichever step it is at.
@@ -269,7 +270,7 @@ impl Vault {
             };
             changes.replace(&path, &Erasure { state, resealed_to: None, ..record }, revision);
         }
-        self.commit_erasure(changes, "erasure-key-current", generation).await
+        self.commit_erasure(changes, Action::ErasureKeyCurrent, generation).await
     }
 
     /// Seals what is not sealed under `generation` yet, and compacts the journal. The totals of the store say
@@ -300,7 +301,7 @@ impl Vault {
             let record = Erasure { resealed_to: Some(next), ..stored.record };
             batch.changes.replace(&path, &record, stored.revision);
         }
-        match self.commit_erasure(batch.changes, "erasure-key-reseal", generation).await {
+        match self.commit_erasure(batch.changes, Action::ErasureKeyReseal, generation).await {
             Ok(()) => Ok(done),
             Err(Error::Conflict) => Ok(false),
             Err(error) => Err(error),
@@ -313,7 +314,7 @@ impl Vault {
         let Stored { record, revision } = self.records.get(&path).await?.ok_or_else(none)?;
         let mut changes = Changes::new();
         changes.replace(&path, &Erasure { resealed_to: None, ..record }, revision);
-        self.commit_erasure(changes, "erasure-key-reseal", generation).await
+        self.commit_erasure(changes, Action::ErasureKeyReseal, generation).await
     }
 
     async fn destroy_unused(&self, path: &Path<Erasure>, unused: &Stored<Erasure>) -> Result<(), Error> {
@@ -334,17 +335,17 @@ impl Vault {
         };
         let mut changes = Changes::new();
         changes.replace(path, &gone, unused.revision);
-        self.commit_erasure(changes, "erasure-key-destroyed", path.id).await
+        self.commit_erasure(changes, Action::ErasureKeyDestroyed, path.id).await
     }
 
     async fn commit_erasure(
         &self,
         changes: Changes,
-        operation: &'static str,
+        action: Action,
         generation: ErasureGeneration,
     ) -> Result<(), Error> {
         let resource = format!("erasure-keys/{generation}");
-        self.commit_own(changes, Affects::Nothing, operation, resource).await.map(drop)
+        self.commit_own(changes, Affects::Nothing, action, resource).await.map(drop)
     }
 }
 

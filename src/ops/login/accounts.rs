@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Claims;
 use super::assertion::jwk;
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::hsm::{Operation, Reply};
@@ -287,7 +288,7 @@ impl Vault {
             let account = self.account(id).await?.record;
             return Ok(Done::with_change(self.account_info(id, account).await?, change));
         }
-        self.commit_own(changes, Affects::Nothing, "login-failure", format!("accounts/{id}")).await?;
+        self.commit_own(changes, Affects::Nothing, Action::LoginFailure, format!("accounts/{id}")).await?;
         let hint = if clock {
             "; compare the clocks of both devices"
         } else {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::accounts::AccountInfo;
+use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::id::{AccountId, DeploymentId, PrincipalId, ProposalId};
@@ -397,7 +398,8 @@ impl Vault {
         }
         let administrator = Account { level: Level::Three, suspended: false, ..record }.anew();
         changes.replace(&tables::account(account), &administrator, revision);
-        self.commit_own(changes, Affects::Staff, "make-administrator", format!("accounts/{account}")).await?;
+        self.commit_own(changes, Affects::Staff, Action::MakeAdministrator, format!("accounts/{account}"))
+            .await?;
         Ok(done)
     }
 

@@ -11,7 +11,7 @@ use super::Problems;
 use crate::clock::Day;
 use crate::id::{ErasureGeneration, KeyName, TenantId, TenantName, VersionName};
 use crate::keyring::agenda::{Due, DueDay};
-use crate::keyring::ceremony::{Action, Ceremony, State};
+use crate::keyring::ceremony::{Ceremony, CeremonyAction, State};
 use crate::keyring::record::{Erasure, ErasureState, Key, Root, RootState, Tenant, Version};
 use crate::keyring::remains::Tombstone;
 use crate::keyring::roster::Roster;
@@ -298,7 +298,8 @@ impl Decided<'_> {
             let Some((path, _)) = page.last() else { return Ok(()) };
             last = Some(path.clone());
             for (path, stored) in &page {
-                if let (State::Done, Action::Destroy(target)) = (stored.record.state, &stored.record.action)
+                if let (State::Done, CeremonyAction::Destroy(target)) =
+                    (stored.record.state, &stored.record.action)
                     && !self.is_destroyed(target).await?
                 {
                     self.tell(describe(&path.key()), format!("it is done, and {target} is not destroyed"));

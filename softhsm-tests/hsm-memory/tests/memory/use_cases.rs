@@ -1,6 +1,7 @@
 //! Three use cases, each with every change of the store failed and not written, failed but written, and
 //! every step in the HSM failed undone and done; gone on with at once, and after a new start.
 
+use keyward::access::Action;
 use keyward::access::permission::{Decrypt, Encrypt, ManageErasure, ManageKey, ManageTenant, ViewTenant};
 use keyward::envelope::Context;
 use keyward::hsm::HsmError;
@@ -30,24 +31,24 @@ fn context() -> Context {
 
 pub(crate) async fn create_tenant(world: &World) -> Result<Tenant, Error> {
     let right = world.right::<ManageTenant>(tenant());
-    world.settle("create-tenant", world.vault.create_tenant(&right, None).await).await
+    world.settle(Action::CreateTenant, world.vault.create_tenant(&right, None).await).await
 }
 
 pub(crate) async fn create_key(world: &World) -> Result<Key, Error> {
     let right = world.right::<ManageKey>(key());
-    world.settle("create-key", world.vault.create_key(&right, DataClass::Sensitive).await).await
+    world.settle(Action::CreateKey, world.vault.create_key(&right, DataClass::Sensitive).await).await
 }
 
 pub(crate) async fn encrypt(world: &World) -> Result<Vec<u8>, Error> {
     let right = world.right::<Encrypt>(key());
     let done = world.vault.encrypt(&right, &context(), PLAINTEXT).await;
-    Ok(world.settle("encrypt", done).await?.ciphertext)
+    Ok(world.settle(Action::Encrypt, done).await?.ciphertext)
 }
 
 pub(crate) async fn decrypt(world: &World, ciphertext: &[u8]) -> Result<Vec<u8>, Error> {
     let right = world.right::<Decrypt>(key());
     let done = world.vault.decrypt(&right, &context(), ciphertext).await;
-    Ok(world.settle("decrypt", done).await?.plaintext.expose().to_vec())
+    Ok(world.settle(Action::Decrypt, done).await?.plaintext.expose().to_vec())
 }
 
 /// How a commit fails, and whether the same vault goes on then, or the next one.
@@ -144,7 +145,7 @@ async fn a_tenant_and_a_key_are_not_made_when_the_hsm_fails() {
 
 async fn rotate(world: &World) -> Result<(), Error> {
     let right = world.right::<ManageTenant>(tenant());
-    world.settle("rotate-tenant", world.vault.begin_rotation(&right).await).await?;
+    world.settle(Action::RotateTenant, world.vault.begin_rotation(&right).await).await?;
     world.vault.clone().resume_rotation(tenant().0).await;
     Ok(())
 }
@@ -152,13 +153,13 @@ async fn rotate(world: &World) -> Result<(), Error> {
 /// That the rotation is finished and nothing is lost or left behind.
 async fn assert_rotated(world: &World, before: &[u8]) {
     let right = world.right::<ViewTenant>(tenant());
-    let shown = world.settle("show-tenant", world.vault.show_tenant(&right).await).await.unwrap();
+    let shown = world.settle(Action::GetTenant, world.vault.show_tenant(&right).await).await.unwrap();
     assert_eq!((shown.primary_kek.get(), shown.rotating_to), (2, None));
     assert_eq!(world.vault.unfinished_rotations().await.unwrap(), []);
     let rotation = world.vault.show_rotation(&right, shown.primary_kek).await;
-    let rotation = world.settle("show-rotation", rotation).await.unwrap();
+    let rotation = world.settle(Action::GetRotation, rotation).await.unwrap();
     assert!(rotation.record.finished.is_some(), "{rotation:?}");
-    let keks = world.settle("list-keks", world.vault.list_keks(&right).await).await.unwrap();
+    let keks = world.settle(Action::ListKekVersions, world.vault.list_keks(&right).await).await.unwrap();
     let sealed: Vec<u32> = keks.iter().map(|kek| kek.sealed).collect();
     // The data key of before, and the new one.
     assert_eq!(sealed, [2, 0]);
@@ -202,7 +203,7 @@ async fn a_rotation_comes_to_its_end_whatever_the_store_does() {
 
 async fn replace(world: &World) -> Result<ErasureStatus, Error> {
     let right = world.right::<ManageErasure>(());
-    world.settle("replace-erasure-key", world.vault.replace_erasure_key(&right).await).await
+    world.settle(Action::ReplaceErasureKey, world.vault.replace_erasure_key(&right).await).await
 }
 
 /// That the newest generation is on the token and opens everything.

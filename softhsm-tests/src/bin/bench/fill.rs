@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use keyward::access::Action;
 use keyward::audit::{FileLog, Outcome as Audited, Pending, StoreChange, file};
 use keyward::clock::Date;
 use keyward::hsm::{Hsm, HsmError, Kek, Operation, Reply};
@@ -162,7 +163,7 @@ impl Filler {
     /// Without a record of the newest change the daemon would refuse the store as older than its log.
     async fn tell_the_audit_log(&self) -> Outcome<()> {
         let (log, _) = FileLog::open(file::Settings::new(self.0.config.audit_dir()), self.0.root.deployment)?;
-        let mut record = Pending::begin(log.clone(), None, "bench-fill", "", 0);
+        let mut record = Pending::begin(log.clone(), None, Action::Init, "", 0);
         let change = self.0.records.position();
         record.change(StoreChange { revision: change.revision, digest: change.digest });
         record.finish(Audited::Ok)?.await?;

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use super::*;
+use crate::access::Action;
 use crate::audit::checkpoint::tests::signed;
 use crate::keyring::signing::tests::TestKey;
 
@@ -384,7 +385,7 @@ impl Creditor for Owing {
     fn owed(&self) -> Vec<Record> {
         let owed = !self.0.lock().unwrap().contains(&7);
         let change = Some(StoreChange { revision: 7, digest: [7; 32] });
-        owed.then(|| Record { change, ..Record::own("change-recovered", String::new()) })
+        owed.then(|| Record { change, ..Record::own(Action::ChangeRecovered, String::new()) })
             .into_iter()
             .collect()
     }

@@ -67,7 +67,7 @@ fn roster() -> Roster {
 
 fn destruction(target: String) -> Ceremony {
     Ceremony {
-        action: Action::Destroy(target),
+        action: CeremonyAction::Destroy(target),
         state: State::Done,
         statement: "Do it.".into(),
         proposer: "ops".into(),

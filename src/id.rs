@@ -6,7 +6,7 @@ use std::sync::Arc;
 pub mod resource;
 pub mod token;
 
-pub use resource::{Destroyable, Freezable};
+pub use resource::{DestroyTarget, Destroyable, Freezable, Installation, RecordNumber};
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

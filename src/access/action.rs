@@ -145,19 +145,19 @@ actions! {
         Unfreeze "unfreeze" AccessAdmin Finished Freeze "AccessService/Unfreeze";
 
         CeremonyPropose "ceremony-propose" KeyAdmin Finished ProposeCeremony "CeremonyService/Propose";
-        GetCeremony "get-ceremony" KeyAdmin GivenUp ViewCeremonies "CeremonyService/GetCeremony";
-        ListCeremonies "list-ceremonies" KeyAdmin GivenUp ViewCeremonies "CeremonyService/ListCeremonies";
+        GetCeremony "get-ceremony" KeyAdmin GivenUp ViewCeremony "CeremonyService/GetCeremony";
+        ListCeremonies "list-ceremonies" KeyAdmin GivenUp ListCeremonies "CeremonyService/ListCeremonies";
         CeremonyApprove "ceremony-approve" KeyAdmin Finished ApproveCeremony "CeremonyService/Approve";
-        CeremonyCancel "ceremony-cancel" KeyAdmin Finished ProposeCeremony "CeremonyService/Cancel";
-        WatchCeremony "watch-ceremony" KeyAdmin GivenUp ViewCeremonies "CeremonyService/Watch";
-        GetRoster "get-roster" KeyAdmin GivenUp ViewCeremonies "CeremonyService/GetRoster";
-        GetTranscript "get-transcript" KeyAdmin GivenUp ViewCeremonies "CeremonyService/GetTranscript";
-        GetEscrow "get-escrow" KeyAdmin GivenUp ProposeCeremony "CeremonyService/GetEscrow";
+        CeremonyCancel "ceremony-cancel" KeyAdmin Finished CancelCeremony "CeremonyService/Cancel";
+        WatchCeremony "watch-ceremony" KeyAdmin GivenUp ViewCeremony "CeremonyService/Watch";
+        GetRoster "get-roster" KeyAdmin GivenUp ListCeremonies "CeremonyService/GetRoster";
+        GetTranscript "get-transcript" KeyAdmin GivenUp ViewCeremony "CeremonyService/GetTranscript";
+        GetEscrow "get-escrow" KeyAdmin GivenUp ViewEscrow "CeremonyService/GetEscrow";
 
-        BeginLogin "begin-login" AccessAdmin Finished LogIn "LoginService/BeginLogin";
-        CompleteLogin "complete-login" AccessAdmin Finished LogIn "LoginService/CompleteLogin";
-        IntrospectAssertion "introspect-assertion" AccessAdmin Finished LogIn "LoginService/IntrospectAssertion";
-        EndAssertion "end-assertion" AccessAdmin Finished LogIn "LoginService/EndAssertion";
+        BeginLogin "begin-login" AccessAdmin Finished BeginLogin "LoginService/BeginLogin";
+        CompleteLogin "complete-login" AccessAdmin Finished CompleteLogin "LoginService/CompleteLogin";
+        IntrospectAssertion "introspect-assertion" AccessAdmin Finished UseAssertions "LoginService/IntrospectAssertion";
+        EndAssertion "end-assertion" AccessAdmin Finished UseAssertions "LoginService/EndAssertion";
         GetJwks "get-jwks" AccessAdmin Finished ViewLoginKeys "LoginService/GetJwks";
         CreateAccount "create-account" AccessAdmin Finished ManageAccount "LoginService/CreateAccount";
         GetAccount "get-account" AccessAdmin Finished ManageAccount "LoginService/GetAccount";
@@ -171,22 +171,22 @@ actions! {
         ApproveCredential "approve-credential" AccessAdmin Finished ManageAccount "LoginService/ApproveCredential";
         RevokeCredential "revoke-credential" AccessAdmin Finished ManageAccount "LoginService/RevokeCredential";
         ProposeAct "propose-act" AccessAdmin Finished ManageAccount "LoginService/ProposeAct";
-        ListActs "list-acts" AccessAdmin Finished ViewActs "LoginService/ListActs";
+        ListActs "list-acts" AccessAdmin Finished ListActs "LoginService/ListActs";
         ApproveAct "approve-act" AccessAdmin Finished ApproveAct "LoginService/ApproveAct";
-        CancelAct "cancel-act" AccessAdmin Finished ListAccounts "LoginService/CancelAct";
+        CancelAct "cancel-act" AccessAdmin Finished CancelAct "LoginService/CancelAct";
 
         GetCheckpoint "get-checkpoint" AccessAdmin GivenUp ViewCheckpoints "AuditService/GetCheckpoint";
-        GetInclusionProof "get-inclusion-proof" AccessAdmin GivenUp ViewAudit "AuditService/GetInclusionProof";
+        GetInclusionProof "get-inclusion-proof" AccessAdmin GivenUp ViewRecord "AuditService/GetInclusionProof";
         GetConsistencyProof "get-consistency-proof" AccessAdmin GivenUp ViewCheckpoints
             "AuditService/GetConsistencyProof";
-        AttestRecord "attest-record" AccessAdmin GivenUp ViewAudit "AuditService/AttestRecord";
-        GetDestructionCertificate "get-destruction-certificate" AccessAdmin GivenUp ViewAudit
+        AttestRecord "attest-record" AccessAdmin GivenUp ViewRecord "AuditService/AttestRecord";
+        GetDestructionCertificate "get-destruction-certificate" AccessAdmin GivenUp ViewCertificate
             "AuditService/GetDestructionCertificate";
         GetAuditKeys "get-audit-keys" AccessAdmin GivenUp ViewCheckpoints "AuditService/GetPublicKeys";
 
         GetErasureKey "get-erasure-key" KeyAdmin GivenUp ManageErasure "BackupService/GetErasureKey";
         ReplaceErasureKey "replace-erasure-key" KeyAdmin Finished ManageErasure "BackupService/ReplaceErasureKey";
-        ForgetErasureRoot "forget-erasure-root" KeyAdmin Finished ManageErasure "BackupService/ForgetErasureRoot";
+        ForgetErasureRoot "forget-erasure-root" KeyAdmin Finished ForgetErasureRoot "BackupService/ForgetErasureRoot";
         CreateBackup "create-backup" KeyAdmin Finished ManageBackups "BackupService/CreateBackup";
         CreateBackupEnd "create-backup-end" KeyAdmin Finished ManageBackups "BackupService/CreateBackup";
         ListBackups "list-backups" KeyAdmin GivenUp ManageBackups "BackupService/ListBackups";

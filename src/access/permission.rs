@@ -6,7 +6,10 @@ use super::caller::Principal;
 use super::policy::Denied;
 use super::staff::Staff;
 use crate::config::value::Operation;
-use crate::id::{AccountName, Destroyable, Freezable, KeyName, Origin, PrincipalId, TenantName};
+use crate::id::{
+    AccountName, CeremonyId, DestroyTarget, Destroyable, Freezable, Installation, KeyName, LoginId, Origin,
+    PrincipalId, ProposalId, RecordNumber, RootId, TenantName, TicketId,
+};
 
 /// Something that can be permitted on a resource.
 pub trait Permission: Send + Sync + 'static {
@@ -33,7 +36,14 @@ impl Resource for AccountName {}
 impl Resource for TenantName {}
 impl Resource for Freezable {}
 impl Resource for Destroyable {}
-impl Resource for () {}
+impl Resource for Installation {}
+impl Resource for RecordNumber {}
+impl Resource for DestroyTarget {}
+impl Resource for CeremonyId {}
+impl Resource for ProposalId {}
+impl Resource for TicketId {}
+impl Resource for LoginId {}
+impl Resource for RootId {}
 
 /// What a caller needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,47 +195,63 @@ permissions! {
     /// Create, change and rotate a tenant.
     ManageTenant(TenantName) needs Needs::Operator;
     /// List all tenants.
-    ListTenants(()) needs Needs::Operator;
+    ListTenants(Installation) needs Needs::Operator;
     /// Freeze and unfreeze.
     Freeze(Freezable) needs Needs::Operator;
     /// Plan a destruction, and call it off.
     Destroy(Destroyable) needs Needs::Operator;
     /// Decide about the daemon itself.
-    ManageDaemon(()) needs Needs::Operator;
+    ManageDaemon(Installation) needs Needs::Operator;
     /// Have the daemon read its configuration anew.
-    Reload(()) needs Needs::OperatorOrOwnUser;
-    /// Propose and cancel ceremonies.
-    ProposeCeremony(()) needs Needs::Operator;
+    Reload(Installation) needs Needs::OperatorOrOwnUser;
+    /// Propose a ceremony.
+    ProposeCeremony(Installation) needs Needs::Operator;
+    /// Take a ceremony back.
+    CancelCeremony(CeremonyId) needs Needs::Operator;
     /// Hand in a custodian's signature, which proves itself.
-    ApproveCeremony(()) needs Needs::Known;
-    /// See ceremonies and the roster.
-    ViewCeremonies(()) needs Needs::Known;
-    /// See records of the audit log, with their proofs, and certificates.
-    ViewAudit(()) needs Needs::Operator;
+    ApproveCeremony(CeremonyId) needs Needs::Known;
+    /// See all ceremonies and the roster.
+    ListCeremonies(Installation) needs Needs::Known;
+    /// See a ceremony and its transcript.
+    ViewCeremony(CeremonyId) needs Needs::Known;
+    /// See what a restore of the root begins with.
+    ViewEscrow(Installation) needs Needs::Operator;
+    /// See a record of the audit log, with its proof.
+    ViewRecord(RecordNumber) needs Needs::Operator;
+    /// See the certificate of a destruction.
+    ViewCertificate(DestroyTarget) needs Needs::Operator;
     /// See the checkpoints of the audit log, that one extends another, and the keys that verify them.
-    ViewCheckpoints(()) needs Needs::OperatorOrMonitor;
+    ViewCheckpoints(Installation) needs Needs::OperatorOrMonitor;
     /// See and replace the erasure key.
-    ManageErasure(()) needs Needs::Operator;
+    ManageErasure(Installation) needs Needs::Operator;
+    /// Have an erasure root destroyed that no record names.
+    ForgetErasureRoot(RootId) needs Needs::Operator;
     /// Make and list recovery exports.
-    ManageBackups(()) needs Needs::Operator;
+    ManageBackups(Installation) needs Needs::Operator;
     /// Check and copy the store.
-    ManageStore(()) needs Needs::OperatorOrOwnUser;
+    ManageStore(Installation) needs Needs::OperatorOrOwnUser;
     /// Put the outcome of a drill on record.
-    RecordDrill(()) needs Needs::OperatorOrOwnUser;
-    /// Have staff log in to the application that calls.
-    LogIn(()) needs Needs::Origin;
+    RecordDrill(Installation) needs Needs::OperatorOrOwnUser;
+    /// Begin a login of a staff member to the application that calls.
+    BeginLogin(AccountName) needs Needs::Origin;
+    /// Complete a login that the application has begun.
+    CompleteLogin(LoginId) needs Needs::Origin;
+    /// Ask for, and end, assertions that the application was issued.
+    UseAssertions(Installation) needs Needs::Origin;
     /// See the keys that verify assertions.
-    ViewLoginKeys(()) needs Needs::Known;
+    ViewLoginKeys(Installation) needs Needs::Known;
     /// See and change a staff account and its tokens.
     ManageAccount(AccountName) needs Needs::Operator;
     /// See all staff accounts.
-    ListAccounts(()) needs Needs::Operator;
+    ListAccounts(Installation) needs Needs::Operator;
     /// Hand in what a token has signed for its enrolment, which proves itself.
-    SubmitEnrolment(()) needs Needs::Known;
+    SubmitEnrolment(TicketId) needs Needs::Known;
     /// See the acts that wait for an administrator.
-    ViewActs(()) needs Needs::Known;
+    ListActs(Installation) needs Needs::Known;
     /// Hand in an administrator's signature, which proves itself.
-    ApproveAct(()) needs Needs::Known;
+    ApproveAct(ProposalId) needs Needs::Known;
+    /// Take an act back.
+    CancelAct(ProposalId) needs Needs::Operator;
     /// See the state of the daemon.
-    ViewStatus(()) needs Needs::KnownOrOwnUser;
+    ViewStatus(Installation) needs Needs::KnownOrOwnUser;
 }

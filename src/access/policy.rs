@@ -457,11 +457,12 @@ fn claim(map: &mut BTreeMap<u32, Claim>, id: u32, place: usize) {
 #[cfg(test)]
 mod tests {
     use super::super::permission::{
-        ApproveAct, ApproveCeremony, Decrypt, DecryptDataKey, Encrypt, ManageTenant, RecordDrill, ViewActs,
-        ViewAudit, ViewCheckpoints, ViewKey, ViewStatus,
+        ApproveAct, ApproveCeremony, Decrypt, DecryptDataKey, Encrypt, ListActs, ManageTenant, RecordDrill,
+        ViewCheckpoints, ViewKey, ViewRecord, ViewStatus,
     };
     use super::*;
     use crate::id::TenantName;
+    use crate::id::{CeremonyId, Installation, ProposalId, RecordNumber};
 
     const PRINCIPALS: &str = r#"
 [[principal]]
@@ -554,14 +555,14 @@ groups = [50]
         let policy = policy();
         let root = policy.caller(peer(0, 0));
         assert_eq!(
-            policy.authorize::<ViewStatus>(&root, ()).unwrap_err(),
+            policy.authorize::<ViewStatus>(&root, Installation).unwrap_err(),
             Denied::Unknown { uid: 0, gid: 0 }
         );
         let crm = policy.caller(peer(1000, 0));
-        let held = policy.authorize::<ViewStatus>(&crm, ()).unwrap();
+        let held = policy.authorize::<ViewStatus>(&crm, Installation).unwrap();
         policy.set_frozen(&PrincipalId::new("crm").unwrap(), true, 1);
         assert_eq!(held.holds(), Err(Denied::Frozen(PrincipalId::new("crm").unwrap())));
-        assert!(matches!(policy.authorize::<ViewStatus>(&crm, ()), Err(Denied::Frozen(_))));
+        assert!(matches!(policy.authorize::<ViewStatus>(&crm, Installation), Err(Denied::Frozen(_))));
     }
 
     #[test]
@@ -569,9 +570,9 @@ groups = [50]
         let twice = PRINCIPALS.replace("groups = [50]", "users = [1000, 7]\ngroups = [60]");
         let policy = of(&twice, None).unwrap();
         let both = policy.caller(peer(1000, 60));
-        let denied = policy.authorize::<ViewStatus>(&both, ()).unwrap_err();
+        let denied = policy.authorize::<ViewStatus>(&both, Installation).unwrap_err();
         assert!(matches!(denied, Denied::Ambiguous { uid: 1000, .. }), "the group does not decide: {denied}");
-        assert!(policy.authorize::<ViewStatus>(&policy.caller(peer(7, 0)), ()).is_ok());
+        assert!(policy.authorize::<ViewStatus>(&policy.caller(peer(7, 0)), Installation).is_ok());
         let [warning] = resolved(&twice, None).unwrap().warnings().try_into().unwrap();
         assert!(warning.contains("user 1000 belongs to both crm and ops"), "{warning}");
         let same = PRINCIPALS.replace("users = [1000]", "users = [1000, 1000]");
@@ -598,8 +599,9 @@ groups = [50]
         assert_eq!(name(with(1001, 50, &[4, 60])).as_deref(), Some("ops"), "the primary group");
         assert_eq!(name(with(1000, 50, &[60])).as_deref(), Some("crm"), "the user");
         assert_eq!(name(with(1001, 1, &[4, 5])), None);
-        let both =
-            policy.authorize::<ViewStatus>(&policy.caller(with(1001, 1, &[60, 4, 50])), ()).unwrap_err();
+        let both = policy
+            .authorize::<ViewStatus>(&policy.caller(with(1001, 1, &[60, 4, 50])), Installation)
+            .unwrap_err();
         assert!(matches!(both, Denied::Ambiguous { .. }), "{both}");
         assert_eq!(name(with(1001, 1, &[60, 60])).as_deref(), Some("people"), "one group twice is one");
     }
@@ -611,20 +613,20 @@ groups = [50]
         let policy = of(roles, None).unwrap();
         let (member, monitor) = (policy.caller(peer(1, 1)), policy.caller(peer(2, 2)));
         for caller in [&member, &monitor] {
-            assert!(policy.authorize::<ViewStatus>(caller, ()).is_ok());
+            assert!(policy.authorize::<ViewStatus>(caller, Installation).is_ok());
             let pii = key("tenants/acme/keys/pii");
             assert!(policy.authorize::<ViewKey>(caller, pii.clone()).is_err());
             assert!(policy.authorize::<Decrypt>(caller, pii).is_err());
             assert!(
                 policy.authorize::<ManageTenant>(caller, TenantName::parse("tenants/acme").unwrap()).is_err()
             );
-            assert!(policy.authorize::<ViewAudit>(caller, ()).is_err());
+            assert!(policy.authorize::<ViewRecord>(caller, RecordNumber(1)).is_err());
         }
-        assert!(policy.authorize::<ApproveAct>(&member, ()).is_ok());
-        assert!(policy.authorize::<ApproveCeremony>(&member, ()).is_ok());
-        assert!(policy.authorize::<ViewCheckpoints>(&member, ()).is_err());
-        assert!(policy.authorize::<ViewCheckpoints>(&monitor, ()).is_ok());
-        let denied = policy.authorize::<ViewActs>(&monitor, ()).unwrap_err();
+        assert!(policy.authorize::<ApproveAct>(&member, ProposalId([1; 16])).is_ok());
+        assert!(policy.authorize::<ApproveCeremony>(&member, CeremonyId([1; 16])).is_ok());
+        assert!(policy.authorize::<ViewCheckpoints>(&member, Installation).is_err());
+        assert!(policy.authorize::<ViewCheckpoints>(&monitor, Installation).is_ok());
+        let denied = policy.authorize::<ListActs>(&monitor, Installation).unwrap_err();
         assert!(matches!(denied, Denied::Monitor(_)), "{denied}");
     }
 
@@ -633,12 +635,12 @@ groups = [50]
         let policy = of(PRINCIPALS, Some(999)).unwrap();
         // Its group would make it an operator.
         let own = policy.caller(peer(999, 50));
-        assert!(policy.authorize::<ViewStatus>(&own, ()).is_ok());
-        assert!(policy.authorize::<RecordDrill>(&own, ()).is_ok());
+        assert!(policy.authorize::<ViewStatus>(&own, Installation).is_ok());
+        assert!(policy.authorize::<RecordDrill>(&own, Installation).is_ok());
         for denied in [
             policy.authorize::<Encrypt>(&own, key("tenants/acme/keys/pii")).err(),
             policy.authorize::<ManageTenant>(&own, TenantName::parse("tenants/acme").unwrap()).err(),
-            policy.authorize::<ViewActs>(&own, ()).err(),
+            policy.authorize::<ListActs>(&own, Installation).err(),
         ] {
             assert_eq!(denied, Some(Denied::OwnUser));
         }
@@ -668,9 +670,9 @@ groups = [50]
     fn a_decision_rests_on_the_policy_of_now() {
         let policy = policy();
         let crm = policy.caller(peer(1000, 0));
-        assert!(policy.authorize::<ViewStatus>(&crm, ()).is_ok());
+        assert!(policy.authorize::<ViewStatus>(&crm, Installation).is_ok());
         policy.replace(resolved(&PRINCIPALS.replace("1000", "1001"), None).unwrap());
-        assert!(matches!(policy.authorize::<ViewStatus>(&crm, ()), Err(Denied::Unknown { .. })));
+        assert!(matches!(policy.authorize::<ViewStatus>(&crm, Installation), Err(Denied::Unknown { .. })));
         assert!(policy.again(&crm).principal.is_none());
     }
 
@@ -714,16 +716,16 @@ groups = [50]
         let other = format!("{PRINCIPALS}[[principal]]\nname = \"locked\"\nrole = \"member\"\nusers = [7]\n");
         assert!(policy.replace(resolved(&other, None).unwrap()).is_empty());
         assert!(policy.still_is(&crm) && !policy.still_is(&ops));
-        let denied = policy.authorize::<ViewActs>(&ops, ()).unwrap_err();
+        let denied = policy.authorize::<ListActs>(&ops, Installation).unwrap_err();
         assert_eq!(denied, Denied::Withdrawn(PrincipalId::new("ops").unwrap()));
-        assert!(policy.authorize::<ViewActs>(&policy.again(&ops), ()).is_ok());
+        assert!(policy.authorize::<ListActs>(&policy.again(&ops), Installation).is_ok());
     }
 
     #[test]
     fn a_freeze_outlives_the_configuration_that_it_was_made_under() {
         let (policy, crm) = (policy(), PrincipalId::new("crm").unwrap());
         let frozen = || policy.known(&peer(1000, 0)).unwrap().frozen();
-        let held = policy.authorize::<ViewStatus>(&policy.caller(peer(1000, 0)), ()).unwrap();
+        let held = policy.authorize::<ViewStatus>(&policy.caller(peer(1000, 0)), Installation).unwrap();
         policy.replace(resolved(PRINCIPALS, None).unwrap());
         policy.set_frozen(&crm, true, 3);
         assert!(frozen() && held.holds().is_err(), "one that was authorised before the change, too");

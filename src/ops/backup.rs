@@ -13,7 +13,7 @@ use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::envelope::{Context, Suite};
 use crate::hsm::{Kek, Operation, Reply};
-use crate::id::{ExportId, KeyName, RootId};
+use crate::id::{ExportId, Installation, KeyName, RootId};
 use crate::keyring::record::{Export, ExportKind, Key};
 use crate::keyring::{binding, wrapped};
 use crate::store::StoreError;
@@ -72,7 +72,7 @@ impl Vault {
         right: &Authorized<permission::ManageBackups>,
         keep_for: Duration,
     ) -> Result<Done<Backup>, Error> {
-        let () = right.resource();
+        let Installation = right.resource();
         if keep_for.is_zero() || keep_for > LONGEST {
             return Err(Error::Argument("keep_for: say how long it may be kept, at most ten years".into()));
         }
@@ -202,7 +202,7 @@ impl Vault {
         &self,
         right: &Authorized<permission::ManageBackups>,
     ) -> Result<Done<Vec<ExportInfo>>, Error> {
-        let () = right.resource();
+        let Installation = right.resource();
         Ok(Done::new(self.exports_alive(Date::now()).await?))
     }
 
@@ -216,7 +216,7 @@ impl Vault {
         passed: bool,
         report: &str,
     ) -> Result<Done<()>, Error> {
-        let () = right.resource();
+        let Installation = right.resource();
         if report.len() > 2000 {
             return Err(Error::Argument("report: at most 2000 bytes".into()));
         }

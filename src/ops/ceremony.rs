@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use super::Error;
 use super::commit::{Affects, unhindered};
-use super::destroy::DestroyTarget;
 use super::done::Done;
 use super::vault::Vault;
 use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::id::{CeremonyId, CustodianId, Epoch, Freezable, KeyName, RosterVersion, TenantId};
+use crate::id::{
+    CeremonyId, CustodianId, DestroyTarget, Epoch, Freezable, Installation, KeyName, RosterVersion, TenantId,
+};
 use crate::keyring::armour::Armoured;
 use crate::keyring::ceremony::{Approval, Ceremony, CeremonyAction, Progress, State};
 use crate::keyring::credential::CredentialId;
@@ -196,12 +197,11 @@ impl Vault {
     /// [`Error::Approval`] when it does not count, [`Error::Signature`] when it is not the custodian's.
     pub async fn approve(
         &self,
-        _right: &Authorized<permission::ApproveCeremony>,
-        id: CeremonyId,
+        right: &Authorized<permission::ApproveCeremony>,
         custodian: &CustodianId,
         signature: &[u8],
     ) -> Result<Done<CeremonyInfo>, Error> {
-        unhindered!(self.try_approve(id, custodian, signature))
+        unhindered!(self.try_approve(*right.resource(), custodian, signature))
     }
 
     async fn try_approve(
@@ -238,10 +238,10 @@ impl Vault {
     /// [`Error::NotAllowed`] when it is not open.
     pub async fn cancel_ceremony(
         &self,
-        _right: &Authorized<permission::ProposeCeremony>,
-        id: CeremonyId,
+        right: &Authorized<permission::CancelCeremony>,
         reason: &str,
     ) -> Result<Done<CeremonyInfo>, Error> {
+        let id = *right.resource();
         let (info, revision) = self.ceremony(id).await?;
         if !info.record.state.is_open() {
             return Err(Error::NotAllowed(format!(
@@ -262,10 +262,9 @@ impl Vault {
     /// [`Error::NoCeremony`] when there is none of that name.
     pub async fn show_ceremony(
         &self,
-        _right: &Authorized<permission::ViewCeremonies>,
-        id: CeremonyId,
+        right: &Authorized<permission::ViewCeremony>,
     ) -> Result<Done<CeremonyInfo>, Error> {
-        Ok(Done::new(self.ceremony(id).await?.0))
+        Ok(Done::new(self.ceremony(*right.resource()).await?.0))
     }
 
     /// One ceremony, for somebody who was shown it before.
@@ -282,8 +281,9 @@ impl Vault {
     /// When the store does not serve.
     pub async fn list_ceremonies(
         &self,
-        _right: &Authorized<permission::ViewCeremonies>,
+        right: &Authorized<permission::ListCeremonies>,
     ) -> Result<Done<Vec<CeremonyInfo>>, Error> {
+        let Installation = right.resource();
         let mut found = Vec::new();
         for (path, _) in self.records.complete::<Ceremony>().await? {
             found.push(self.ceremony(path.id).await?.0);
@@ -298,8 +298,9 @@ impl Vault {
     /// When the store does not serve.
     pub async fn show_roster(
         &self,
-        _right: &Authorized<permission::ViewCeremonies>,
+        right: &Authorized<permission::ListCeremonies>,
     ) -> Result<Done<Option<(RosterVersion, Roster)>>, Error> {
+        let Installation = right.resource();
         Ok(Done::new(self.roster().await?.map(|(version, stored)| (version, stored.record))))
     }
 
@@ -309,8 +310,9 @@ impl Vault {
     /// [`Error::NotAllowed`] while the root is unfounded.
     pub async fn escrow_file(
         &self,
-        _right: &Authorized<permission::ProposeCeremony>,
+        right: &Authorized<permission::ViewEscrow>,
     ) -> Result<Done<String>, Error> {
+        let Installation = right.resource();
         let text = self.escrow_of_root().await?.to_text();
         match text.len() <= EscrowFile::LONGEST {
             true => Ok(Done::new(text)),

@@ -13,6 +13,7 @@ use crate::audit::checkpoint::{Checkpoint, NoteKey, SignedCheckpoint, TreeHead, 
 use crate::audit::merkle::{self, Hash};
 use crate::audit::{AuditLog, TreeError};
 use crate::clock::Moment;
+use crate::id::Installation;
 
 /// A record, and that it is in the tree of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,9 +132,10 @@ impl Vault {
     /// As [`checkpoint`](Self::checkpoint).
     pub async fn show_checkpoint(
         &self,
-        _: &Authorized<permission::ViewCheckpoints>,
+        right: &Authorized<permission::ViewCheckpoints>,
         fresh: bool,
     ) -> Result<Done<SignedCheckpoint>, Error> {
+        let Installation = right.resource();
         let sequence = if fresh { self.audit.durable() } else { 1 };
         Ok(Done::new(self.checkpoint(sequence).await?))
     }
@@ -144,10 +146,9 @@ impl Vault {
     /// As [`checkpoint`](Self::checkpoint).
     pub async fn prove_record(
         &self,
-        _: &Authorized<permission::ViewAudit>,
-        sequence: u64,
+        right: &Authorized<permission::ViewRecord>,
     ) -> Result<Done<Proved>, Error> {
-        Ok(Done::new(self.proved(sequence).await?))
+        Ok(Done::new(self.proved(right.resource().0).await?))
     }
 
     pub(super) async fn proved(&self, sequence: u64) -> Result<Proved, Error> {
@@ -170,9 +171,10 @@ impl Vault {
     /// As [`checkpoint`](Self::checkpoint).
     pub async fn prove_consistency(
         &self,
-        _: &Authorized<permission::ViewCheckpoints>,
+        right: &Authorized<permission::ViewCheckpoints>,
         old: u64,
     ) -> Result<Done<Consistent>, Error> {
+        let Installation = right.resource();
         let checkpoint = self.checkpoint(old).await?;
         let head = checkpoint.checkpoint.head;
         let (old, path) = self
@@ -190,8 +192,9 @@ impl Vault {
     /// When the store does not serve.
     pub async fn show_audit_keys(
         &self,
-        _: &Authorized<permission::ViewCheckpoints>,
+        right: &Authorized<permission::ViewCheckpoints>,
     ) -> Result<Done<Vec<(Generation, NoteKey)>>, Error> {
+        let Installation = right.resource();
         let named = |generation: Generation| {
             let key = NoteKey::new(self.deployment(), generation.1.key.public);
             (generation, key)

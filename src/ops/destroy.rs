@@ -20,7 +20,7 @@ use super::done::Done;
 use super::vault::Vault;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::id::{Destroyable, KeyName, PrincipalId, TenantId, TenantName, VersionName};
+use crate::id::{DestroyTarget, Destroyable, KeyName, PrincipalId, TenantId, TenantName, VersionName};
 use crate::keyring::agenda::Task;
 use crate::keyring::record::{Key, Tenant, Version};
 use crate::keyring::schedule::Destruction;
@@ -36,7 +36,7 @@ mod resident;
 mod target;
 
 pub use again::destroy_again;
-pub use target::{Authority, DestroyTarget, Destroyed, Gone, Object};
+pub use target::{Authority, Destroyed, Gone, Object};
 
 /// A destruction as it stands after a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

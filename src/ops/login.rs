@@ -143,8 +143,6 @@ pub struct Begun {
 /// The answer to a challenge.
 #[derive(Debug, Clone)]
 pub struct Completion {
-    /// The attempt.
-    pub login: LoginId,
     /// The one-time password.
     pub otp: String,
     /// The key that signed.
@@ -186,22 +184,21 @@ impl Vault {
     /// [`Error::LoginLimit`] when too many of the same source are open, or have failed.
     pub async fn begin_login(
         &self,
-        right: &Authorized<permission::LogIn>,
-        account: AccountId,
+        right: &Authorized<permission::BeginLogin>,
         client: ClientAddress,
     ) -> Result<Done<Begun>, Error> {
         let answered = Instant::now() + BEGINNING;
-        let begun = self.try_begin(right, account, client).await;
+        let begun = self.try_begin(right, client).await;
         tokio::time::sleep_until(answered).await;
         begun
     }
 
     async fn try_begin(
         &self,
-        right: &Authorized<permission::LogIn>,
-        account: AccountId,
+        right: &Authorized<permission::BeginLogin>,
         client: ClientAddress,
     ) -> Result<Done<Begun>, Error> {
+        let account = right.resource().0.clone();
         self.require_time_for_logins()?;
         let credentials = self.answerers(&account).await?;
         let (login, issued, now) = (LoginId::random()?, Date::now(), Moment::now());
@@ -247,7 +244,7 @@ impl Vault {
     /// [`Error::LoginFailed`] for everything that somebody who logs in could have done wrong.
     pub async fn complete_login(
         &self,
-        right: &Authorized<permission::LogIn>,
+        right: &Authorized<permission::CompleteLogin>,
         completion: &Completion,
     ) -> Result<Done<LoggedIn>, Error> {
         let answered = Instant::now() + FAILURE;
@@ -260,10 +257,10 @@ impl Vault {
 
     async fn try_complete(
         &self,
-        right: &Authorized<permission::LogIn>,
+        right: &Authorized<permission::CompleteLogin>,
         completion: &Completion,
     ) -> Result<Done<LoggedIn>, Error> {
-        let taken = self.logins.challenges.take(completion.login, right.principal(), Moment::now());
+        let taken = self.logins.challenges.take(*right.resource(), right.principal(), Moment::now());
         let (challenge, fresh) = match taken {
             Taken::Challenge { challenge, fresh } => (challenge, fresh),
             Taken::OfAnother(challenge) => return Err(failed(Some(&challenge), Refusal::OtherApplication)),
@@ -274,7 +271,7 @@ impl Vault {
             return Err(failed(Some(&challenge), Refusal::Expired));
         }
         let (logged_in, change) = unhindered!(self.judge(right, &challenge, completion))?;
-        self.logins.challenges.succeeded(completion.login);
+        self.logins.challenges.succeeded(*right.resource());
         let from = format!("accounts/{} from {}", challenge.account, challenge.client);
         let detail =
             format!("{from}, credential {}, assertion {}", completion.credential, logged_in.claims.jti);
@@ -285,12 +282,13 @@ impl Vault {
     /// and given out after it: while the HSM is away nobody loses a password.
     async fn judge(
         &self,
-        right: &Authorized<permission::LogIn>,
+        right: &Authorized<permission::CompleteLogin>,
         challenge: &Challenge,
         completion: &Completion,
     ) -> Result<(LoggedIn, StoreChange), Error> {
         let refused = |why| failed(Some(challenge), why);
-        let Proved { account, credential, otp, session } = self.check_token(challenge, completion).await?;
+        let Proved { account, credential, otp, session } =
+            self.check_token(*right.resource(), challenge, completion).await?;
         let now = Date::now();
         match otp.record.failures.lock(now) {
             Lock::Open => {}
@@ -326,7 +324,12 @@ impl Vault {
     }
 
     /// That the account's token signed this login.
-    async fn check_token(&self, challenge: &Challenge, completion: &Completion) -> Result<Proved, Error> {
+    async fn check_token(
+        &self,
+        login: LoginId,
+        challenge: &Challenge,
+        completion: &Completion,
+    ) -> Result<Proved, Error> {
         let refused = |why| failed(Some(challenge), why);
         let id = &challenge.account;
         let account = self.records.get(&tables::account(id)).await?;
@@ -347,7 +350,7 @@ impl Vault {
             AgreementKey::new(completion.session.clone()).map_err(|_| refused(Refusal::SessionKey))?;
         let signed = envelope::Login {
             origin: challenge.origin.clone(),
-            login: completion.login,
+            login,
             nonce: challenge.nonce,
             account: id.clone(),
             issued: challenge.issued,
@@ -365,7 +368,7 @@ impl Vault {
 
     fn claims(
         &self,
-        right: &Authorized<permission::LogIn>,
+        right: &Authorized<permission::CompleteLogin>,
         challenge: &Challenge,
         completion: &Completion,
         Known { account, credential, session }: &Known,
@@ -427,7 +430,7 @@ pub(super) fn issuer(deployment: DeploymentId) -> String {
     format!("keyward:{deployment}")
 }
 
-fn origin_of(right: &Authorized<permission::LogIn>) -> Result<Origin, Error> {
+fn origin_of(right: &Authorized<permission::BeginLogin>) -> Result<Origin, Error> {
     right.origin().cloned().ok_or_else(|| Error::Internal("a right to log in without an origin".into()))
 }
 

@@ -15,7 +15,7 @@ use super::vault::Vault;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::hsm::birth::{Purpose, Standing};
-use crate::id::RootId;
+use crate::id::{Installation, RootId};
 use crate::keyring::escrow::{Escrow, KekEscrow};
 use crate::keyring::record::{Erasure, ErasureState, Export, Root, RootState};
 use crate::store::{Records, StoreError};
@@ -223,7 +223,7 @@ impl Vault {
     /// Looks at the tokens now, for an operator who asks; [`strays`](Self::strays) has what was seen, or why
     /// nothing was.
     pub async fn look_for_strays(&self, right: &Authorized<permission::ManageErasure>) {
-        let () = right.resource();
+        let Installation = right.resource();
         self.find_strays().await.ok();
     }
 

@@ -10,7 +10,7 @@ use super::vault::{Vault, misfit};
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::hsm::{Operation, Reply};
-use crate::id::{KekVersion, TenantId};
+use crate::id::{Installation, KekVersion, TenantId};
 use crate::keyring::record::{KekRecord, Tenant};
 use crate::keyring::schedule::Schedule;
 use crate::keyring::state::KeyState;
@@ -96,10 +96,11 @@ impl Vault {
     /// When the store does not serve.
     pub async fn list_tenants(
         &self,
-        _right: &Authorized<permission::ListTenants>,
+        right: &Authorized<permission::ListTenants>,
         after: Option<TenantId>,
         limit: usize,
     ) -> Result<Done<Vec<(TenantId, Tenant)>>, Error> {
+        let Installation = right.resource();
         let after = after.as_ref().map(tables::tenant);
         let page = self.records.page(&Prefix::all(), after.as_ref(), limit).await?.into_rows();
         Ok(Done::new(page.into_iter().map(|(path, stored)| (path.id, stored.record)).collect()))

@@ -10,6 +10,7 @@ use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::audit::{Outcome, Pending};
 use crate::clock::Date;
+use crate::id::Installation;
 use crate::keyring::timekeeping::{ClockMark, Now, Timekeeper, Verdict};
 use crate::store::{Changes, Stored, tables};
 
@@ -121,9 +122,10 @@ impl Vault {
     /// When the store does not serve.
     pub async fn accept_clock(
         &self,
-        _right: &Authorized<permission::ManageDaemon>,
+        right: &Authorized<permission::ManageDaemon>,
         reason: &str,
     ) -> Result<Done<Date>, Error> {
+        let Installation = right.resource();
         let now = Now::read();
         let stored = self.records.get(&tables::clock_mark()).await?;
         let mut changes = Changes::default();

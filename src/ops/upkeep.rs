@@ -6,6 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::{Done, Error, Vault};
 use crate::access::{Authorized, permission};
+use crate::id::Installation;
 use crate::store::StoreError;
 use crate::store::check::CheckReport;
 use crate::store::transfer::Exported;
@@ -39,7 +40,7 @@ impl Vault {
         &self,
         right: &Authorized<permission::ManageStore>,
     ) -> Result<Done<CheckReport>, Error> {
-        let () = right.resource();
+        let Installation = right.resource();
         let mut report = self.records.check().await?;
         // Records that are not all there say nothing of what was decided.
         if report.is_whole() {
@@ -53,7 +54,7 @@ impl Vault {
 
     /// Begins a raw copy of all records. What fails is told with its pieces.
     pub fn begin_store_copy(&self, right: &Authorized<permission::ManageStore>) -> Done<StoreCopy> {
-        let () = right.resource();
+        let Installation = right.resource();
         let (pieces, end) = duplex(PIECE);
         let records = self.records.clone();
         let work = tokio::spawn(async move { records.export(BufWriter::with_capacity(PIECE, end)).await });

@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 
 use super::access::check_reason;
-use super::convert::parse_duration;
+use super::convert::{erasure_root, parse_duration};
 use super::login;
 use super::proto::*;
 use super::serve::About;
 use crate::id::{
-    AccountName, CeremonyId, ClientAddress, Destroyable, Freezable, KeyName, RotationName, TenantId,
-    TenantName, VersionName,
+    AccountName, CeremonyId, ClientAddress, DestroyTarget, Destroyable, Freezable, Installation, KeyName,
+    LoginId, ProposalId, RecordNumber, RootId, RotationName, TenantId, TenantName, TicketId, VersionName,
 };
 use crate::ops::Error;
 
@@ -49,7 +49,7 @@ about! {
     CreateTenantRequest => TenantName:
         |it| format!("tenants/{}", it.tenant_id), TenantName(TenantId::new(&it.tenant_id)?);
     GetTenantRequest => TenantName: |it| &it.name, TenantName::parse(&it.name)?;
-    ListTenantsRequest => (): |it| "tenants", ();
+    ListTenantsRequest => Installation: |it| "tenants", Installation;
     UpdateTenantRequest => TenantName:
         |it| it.tenant.as_ref().map_or("", |to| &to.name),
         TenantName::parse(it.tenant.as_ref().map_or("", |to| &to.name))?;
@@ -89,28 +89,30 @@ about! {
         Freezable::parse(&it.name)?
     };
 
-    ProposeRequest => (): |it| "ceremonies", ();
-    GetCeremonyRequest => (): |it| &it.name, CeremonyId::parse_name(&it.name).map(drop)?;
-    ListCeremoniesRequest => (): |it| "ceremonies", ();
-    ApproveRequest => (): |it| &it.name, CeremonyId::parse_name(&it.name).map(drop)?;
-    CancelRequest => (): |it| &it.name, CeremonyId::parse_name(&it.name).map(drop)?;
-    GetRosterRequest => (): |it| "rosters", ();
-    GetEscrowRequest => (): |it| "roots", ();
+    ProposeRequest => Installation: |it| "ceremonies", Installation;
+    GetCeremonyRequest => CeremonyId: |it| &it.name, CeremonyId::parse_name(&it.name)?;
+    ListCeremoniesRequest => Installation: |it| "ceremonies", Installation;
+    ApproveRequest => CeremonyId: |it| &it.name, CeremonyId::parse_name(&it.name)?;
+    CancelRequest => CeremonyId: |it| &it.name, CeremonyId::parse_name(&it.name)?;
+    GetRosterRequest => Installation: |it| "rosters", Installation;
+    GetEscrowRequest => Installation: |it| "roots", Installation;
 
-    BeginLoginRequest => (): |it| &it.account, {
-        AccountName::parse(&it.account)?;
+    BeginLoginRequest => AccountName: |it| &it.account, {
+        let name = AccountName::parse(&it.account)?;
         ClientAddress::new(&it.client_address)?;
+        name
     };
-    CompleteLoginRequest => (): |it| "logins", {
-        login::exact::<16>(&it.login_id, "login_id")?;
+    CompleteLoginRequest => LoginId: |it| "logins", {
+        let login = LoginId(login::exact(&it.login_id, "login_id")?);
         login::exact::<32>(&it.credential, "credential")?;
+        login
     };
-    IntrospectAssertionRequest => (): |it| "assertions", ();
-    EndAssertionRequest => (): |it| "assertions", ();
-    GetJwksRequest => (): |it| "system-keys/login", ();
+    IntrospectAssertionRequest => Installation: |it| "assertions", Installation;
+    EndAssertionRequest => Installation: |it| "assertions", Installation;
+    GetJwksRequest => Installation: |it| "system-keys/login", Installation;
     CreateAccountRequest => AccountName: |it| &it.name, AccountName::parse(&it.name)?;
     GetAccountRequest => AccountName: |it| &it.name, AccountName::parse(&it.name)?;
-    ListAccountsRequest => (): |it| "accounts", ();
+    ListAccountsRequest => Installation: |it| "accounts", Installation;
     UpdateAccountRequest => AccountName: |it| &it.name, AccountName::parse(&it.name)?;
     UnlockAccountRequest => AccountName: |it| &it.name, AccountName::parse(&it.name)?;
     CreateOtpRequest => AccountName: |it| &it.name, {
@@ -120,30 +122,30 @@ about! {
     };
     ConfirmOtpRequest => AccountName: |it| &it.name, AccountName::parse(&it.name)?;
     OpenEnrolmentRequest => AccountName: |it| &it.name, AccountName::parse(&it.name)?;
-    SubmitEnrolmentRequest => (): |it| "tickets", ();
+    SubmitEnrolmentRequest => TicketId: |it| "tickets", TicketId(login::exact(&it.ticket, "ticket")?);
     ApproveCredentialRequest => AccountName: |it| &it.name, AccountName::parse(&it.name)?;
     RevokeCredentialRequest => AccountName: |it| &it.name, AccountName::parse(&it.name)?;
     ProposeActRequest => AccountName: |it| &it.account, AccountName::parse(&it.account)?;
-    ListActsRequest => (): |it| "acts", ();
-    ApproveActRequest => (): |it| &it.name, ();
-    CancelActRequest => (): |it| &it.name, ();
+    ListActsRequest => Installation: |it| "acts", Installation;
+    ApproveActRequest => ProposalId: |it| &it.name, login::act_id(&it.name)?;
+    CancelActRequest => ProposalId: |it| &it.name, login::act_id(&it.name)?;
 
-    GetCheckpointRequest => (): |it| "", ();
-    GetInclusionProofRequest => (): |it| it.sequence.to_string(), ();
-    GetConsistencyProofRequest => (): |it| it.old_size.to_string(), ();
-    AttestRecordRequest => (): |it| it.sequence.to_string(), ();
-    GetDestructionCertificateRequest => (): |it| &it.name, ();
-    GetPublicKeysRequest => (): |it| "", ();
+    GetCheckpointRequest => Installation: |it| "", Installation;
+    GetInclusionProofRequest => RecordNumber: |it| it.sequence.to_string(), RecordNumber(it.sequence);
+    GetConsistencyProofRequest => Installation: |it| it.old_size.to_string(), Installation;
+    AttestRecordRequest => RecordNumber: |it| it.sequence.to_string(), RecordNumber(it.sequence);
+    GetDestructionCertificateRequest => DestroyTarget: |it| &it.name, DestroyTarget::parse(&it.name)?;
+    GetPublicKeysRequest => Installation: |it| "", Installation;
 
-    GetErasureKeyRequest => (): |it| "", ();
-    ReplaceErasureKeyRequest => (): |it| "", ();
-    ForgetErasureRootRequest => (): |it| format!("erasure-roots/{}", it.id), ();
-    ListBackupsRequest => (): |it| "", ();
-    RecordDrillRequest => (): |it| &it.name, ();
+    GetErasureKeyRequest => Installation: |it| "", Installation;
+    ReplaceErasureKeyRequest => Installation: |it| "", Installation;
+    ForgetErasureRootRequest => RootId: |it| format!("erasure-roots/{}", it.id), erasure_root(&it.id)?;
+    ListBackupsRequest => Installation: |it| "", Installation;
+    RecordDrillRequest => Installation: |it| &it.name, Installation;
 
-    AcceptClockRequest => (): |it| "", ();
-    ReloadRequest => (): |it| "", ();
-    CheckStoreRequest => (): |it| "", ();
+    AcceptClockRequest => Installation: |it| "", Installation;
+    ReloadRequest => Installation: |it| "", Installation;
+    CheckStoreRequest => Installation: |it| "", Installation;
 }
 
 fn key_of(message: &CreateKeyRequest) -> String {

@@ -39,9 +39,8 @@ impl AuditService for Audit {
         &self,
         request: Request<GetInclusionProofRequest>,
     ) -> Result<Response<InclusionProof>, Status> {
-        let work = |asked: GetInclusionProofRequest, vault: Arc<Vault>, right| async move {
-            Ok(vault.prove_record(&right, asked.sequence).await?.map(inclusion))
-        };
+        let work =
+            |_, vault: Arc<Vault>, right| async move { Ok(vault.prove_record(&right).await?.map(inclusion)) };
         self.0.serve(action::GetInclusionProof, request, work).await
     }
 
@@ -59,9 +58,8 @@ impl AuditService for Audit {
         &self,
         request: Request<AttestRecordRequest>,
     ) -> Result<Response<AttestedDocument>, Status> {
-        let work = |asked: AttestRecordRequest, vault: Arc<Vault>, right| async move {
-            Ok(vault.attest_record(&right, asked.sequence).await?.map(attested))
-        };
+        let work =
+            |_, vault: Arc<Vault>, right| async move { Ok(vault.attest_record(&right).await?.map(attested)) };
         self.0.serve(action::AttestRecord, request, work).await
     }
 
@@ -69,9 +67,8 @@ impl AuditService for Audit {
         &self,
         request: Request<GetDestructionCertificateRequest>,
     ) -> Result<Response<AttestedDocument>, Status> {
-        let work = |asked: GetDestructionCertificateRequest, vault: Arc<Vault>, right| async move {
-            Ok(vault.certificate(&right, &asked.name).await?.map(attested))
-        };
+        let work =
+            |_, vault: Arc<Vault>, right| async move { Ok(vault.certificate(&right).await?.map(attested)) };
         self.0.serve(action::GetDestructionCertificate, request, work).await
     }
 

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::answers::{self, Answers, End};
 use super::call::{Call, Gate};
-use super::convert::{erasure_root, stray, timestamp};
+use super::convert::{stray, timestamp};
 use super::proto::backup_service_server::BackupService;
 use super::proto::{
     self, CreateBackupRequest, CreateBackupResponse, ErasureKey, ForgetErasureRootRequest,
@@ -17,6 +17,7 @@ use super::proto::{
 };
 use crate::access::permission::ManageBackups;
 use crate::access::{Action, action};
+use crate::id::Installation;
 use crate::keyring::record::ExportKind;
 use crate::ops::backup::{Backup, ExportInfo};
 use crate::ops::erasure::ErasureStatus;
@@ -67,9 +68,8 @@ impl BackupService for Backups {
         &self,
         request: Request<ForgetErasureRootRequest>,
     ) -> Result<Response<ErasureKey>, Status> {
-        let work = |asked: ForgetErasureRootRequest, vault: Arc<Vault>, right| async move {
-            let root = erasure_root(&asked.id)?;
-            Ok(with_strays(&vault, vault.forget_erasure_root(&right, root).await?))
+        let work = |_, vault: Arc<Vault>, right| async move {
+            Ok(with_strays(&vault, vault.forget_erasure_root(&right).await?))
         };
         self.0.serve(action::ForgetErasureRoot, request, work).await
     }
@@ -141,7 +141,7 @@ async fn send_all(file: &mut Backup, replies: &mut Replies) -> Result<(), End> {
 }
 
 async fn begin(opening: &mut Call, request: CreateBackupRequest) -> Result<Done<Backup>, Error> {
-    let (vault, right) = opening.authorize::<ManageBackups>(())?;
+    let (vault, right) = opening.authorize::<ManageBackups>(Installation)?;
     let keep_for = request.keep_for.unwrap_or_default();
     let keep_for = Duration::try_from(keep_for)
         .map_err(|_| Error::Argument("keep_for: it must be a length of time".into()))?;

@@ -55,9 +55,8 @@ impl CeremonyService for CeremonyDesk {
         &self,
         request: Request<GetCeremonyRequest>,
     ) -> Result<Response<proto::Ceremony>, Status> {
-        let work = |asked: GetCeremonyRequest, vault: Arc<Vault>, right| async move {
-            let id = CeremonyId::parse_name(&asked.name)?;
-            Ok(vault.show_ceremony(&right, id).await?.map(|info| ceremony(&info)))
+        let work = |_, vault: Arc<Vault>, right| async move {
+            Ok(vault.show_ceremony(&right).await?.map(|info| ceremony(&info)))
         };
         self.0.serve(action::GetCeremony, request, work).await
     }
@@ -75,9 +74,8 @@ impl CeremonyService for CeremonyDesk {
 
     async fn approve(&self, request: Request<ApproveRequest>) -> Result<Response<proto::Ceremony>, Status> {
         let work = |asked: ApproveRequest, vault: Arc<Vault>, right| async move {
-            let id = CeremonyId::parse_name(&asked.name)?;
             let custodian = CustodianId::new(&asked.custodian)?;
-            vault.approve(&right, id, &custodian, &asked.signature).await
+            vault.approve(&right, &custodian, &asked.signature).await
         };
         let go_on = |gate: &Arc<Gate>, info: CeremonyInfo| {
             if info.record.state == State::Executing {
@@ -90,9 +88,8 @@ impl CeremonyService for CeremonyDesk {
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<proto::Ceremony>, Status> {
         let work = |asked: CancelRequest, vault: Arc<Vault>, right| async move {
-            let id = CeremonyId::parse_name(&asked.name)?;
             check_reason(&asked.reason)?;
-            Ok(vault.cancel_ceremony(&right, id, &asked.reason).await?.map(|info| ceremony(&info)))
+            Ok(vault.cancel_ceremony(&right, &asked.reason).await?.map(|info| ceremony(&info)))
         };
         self.0.serve(action::CeremonyCancel, request, work).await
     }
@@ -104,9 +101,7 @@ impl CeremonyService for CeremonyDesk {
         request: Request<GetCeremonyRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let ending = Ending::new(&self.0, &self.0.caller(&request));
-        let work = |asked: GetCeremonyRequest, vault: Arc<Vault>, right| async move {
-            vault.show_ceremony(&right, CeremonyId::parse_name(&asked.name)?).await
-        };
+        let work = |_, vault: Arc<Vault>, right| async move { vault.show_ceremony(&right).await };
         let first = |gate: &Arc<Gate>, first| {
             let shown = gate.clone();
             answers::made_by(gate, ending, QUEUE, |seen| show_changes(shown, first, seen))
@@ -129,9 +124,8 @@ impl CeremonyService for CeremonyDesk {
         &self,
         request: Request<GetCeremonyRequest>,
     ) -> Result<Response<Transcript>, Status> {
-        let work = |asked: GetCeremonyRequest, vault: Arc<Vault>, right| async move {
-            let id = CeremonyId::parse_name(&asked.name)?;
-            Ok(vault.transcript(&right, id).await?.map(|json| Transcript { json }))
+        let work = |_, vault: Arc<Vault>, right| async move {
+            Ok(vault.transcript(&right).await?.map(|json| Transcript { json }))
         };
         self.0.serve(action::GetTranscript, request, work).await
     }

@@ -13,7 +13,7 @@ use super::proto::propose_act_request::Act as Asked;
 use super::proto::*;
 use crate::access::action;
 use crate::clock::Date;
-use crate::id::{AccountName, ClientAddress, LoginId, ProposalId, TicketId, TokenName};
+use crate::id::{AccountName, ClientAddress, ProposalId, TokenName};
 use crate::keyring::account::Level;
 use crate::keyring::act;
 use crate::keyring::credential::{Credential, CredentialId, TokenAlgorithm, TokenKind};
@@ -40,9 +40,8 @@ impl LoginService for Logins {
     ) -> Result<Response<BeginLoginResponse>, Status> {
         self.0
             .serve(action::BeginLogin, request, |message, vault: Arc<Vault>, right| async move {
-                let account = AccountName::parse(&message.account)?.0;
                 let client = ClientAddress::new(&message.client_address)?;
-                Ok(vault.begin_login(&right, account, client).await?.map(begun))
+                Ok(vault.begin_login(&right, client).await?.map(begun))
             })
             .await
     }
@@ -54,7 +53,6 @@ impl LoginService for Logins {
         self.0
             .serve(action::CompleteLogin, request, |message, vault: Arc<Vault>, right| async move {
                 let completion = Completion {
-                    login: LoginId(exact(&message.login_id, "login_id")?),
                     otp: message.otp,
                     credential: CredentialId(exact(&message.credential, "credential")?),
                     session: message.session_public_key.to_vec(),
@@ -290,7 +288,6 @@ impl LoginService for Logins {
         self.0
             .serve(action::ApproveAct, request, |message, vault: Arc<Vault>, right| async move {
                 let approval = ActApproval {
-                    id: act_id(&message.name)?,
                     administrator: AccountName::parse(&message.administrator)?.0,
                     credential: CredentialId(exact(&message.credential, "credential")?),
                     signature: message.signature.to_vec(),
@@ -305,14 +302,14 @@ impl LoginService for Logins {
         request: Request<CancelActRequest>,
     ) -> Result<Response<CancelActResponse>, Status> {
         self.0
-            .serve(action::CancelAct, request, |message, vault: Arc<Vault>, right| async move {
-                Ok(vault.cancel_act(&right, act_id(&message.name)?).await?.map(|()| CancelActResponse {}))
+            .serve(action::CancelAct, request, |_message, vault: Arc<Vault>, right| async move {
+                Ok(vault.cancel_act(&right).await?.map(|()| CancelActResponse {}))
             })
             .await
     }
 }
 
-fn act_id(name: &str) -> Result<ProposalId, Error> {
+pub(super) fn act_id(name: &str) -> Result<ProposalId, Error> {
     let id = name.strip_prefix("acts/").and_then(ProposalId::parse);
     id.ok_or_else(|| Error::Argument("name: expected acts/ and 32 hexadecimal digits".into()))
 }
@@ -390,7 +387,6 @@ fn enrolment(message: SubmitEnrolmentRequest) -> Result<EnrolmentRequest, Error>
     let credential = Credential::new(kind, algorithm, message.public_key.to_vec())
         .map_err(|error| Error::Argument(format!("public_key: {error}")))?;
     Ok(EnrolmentRequest {
-        ticket: TicketId(exact(&message.ticket, "ticket")?),
         name: TokenName::new(&message.token)?,
         credential,
         signature: message.signature.to_vec(),

@@ -6,6 +6,7 @@ use super::convert::timestamp;
 use super::proto;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
+use crate::id::Installation;
 use crate::ops::Error;
 
 /// Reloads that may wait: they are done one after the other.
@@ -66,7 +67,8 @@ pub fn ends(digest: [u8; 32]) -> (Reloads, Reloading) {
 
 impl Reloads {
     /// Reads the configuration anew, and answers when it is in force.
-    pub(super) async fn reload(&self, _right: &Authorized<permission::Reload>) -> Result<Reloaded, Error> {
+    pub(super) async fn reload(&self, right: &Authorized<permission::Reload>) -> Result<Reloaded, Error> {
+        let Installation = right.resource();
         let (order, done) = oneshot::channel();
         self.orders.send(order).await.map_err(|_| Error::ShuttingDown)?;
         done.await.map_err(|_| Error::ShuttingDown)?

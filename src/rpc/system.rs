@@ -23,6 +23,7 @@ use crate::clock::Date;
 use crate::config::value::Role;
 use crate::hsm::figures::{CacheFigures, Objects};
 use crate::hsm::{self, SlotState, SlotStatus};
+use crate::id::Installation;
 use crate::keyring::record::Custody;
 use crate::keyring::timekeeping::Verdict;
 use crate::ops::strays::Looked;
@@ -42,8 +43,10 @@ impl SystemService for System {
     ) -> Result<Response<proto::Status>, Status> {
         let gate = &self.0;
         let caller = gate.caller(&request);
-        let right =
-            gate.policy.authorize::<ViewStatus>(&caller, ()).map_err(|denied| status(&denied.into()))?;
+        let right = gate
+            .policy
+            .authorize::<ViewStatus>(&caller, Installation)
+            .map_err(|denied| status(&denied.into()))?;
         let (serving, reason) = gate.serving();
         let vault = gate.vault.get();
         let looked = vault.map(|vault| vault.strays());

@@ -11,6 +11,7 @@ use super::proto::export_store_response::Message;
 use super::proto::{ExportStoreRequest, ExportStoreResponse, StoreExport, StoreReport};
 use crate::access::Action;
 use crate::access::permission::ManageStore;
+use crate::id::Installation;
 use crate::ops::Error;
 use crate::ops::upkeep::{Copied, StoreCopy};
 use crate::store::check::CheckReport;
@@ -35,7 +36,8 @@ async fn copy(
     mut replies: Replies<ExportStoreResponse>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), Status> {
-    let begun = opening.authorize::<ManageStore>(()).map(|(vault, right)| vault.begin_store_copy(&right));
+    let begun =
+        opening.authorize::<ManageStore>(Installation).map(|(vault, right)| vault.begin_store_copy(&right));
     let file = match opening.started(begun).await {
         Ok(file) => file,
         Err(refused) => return closing.not_begun(refused),

@@ -16,7 +16,7 @@ use keyward::daemon::unlock::{Locked, UnlockError};
 use keyward::daemon::{init, settings};
 use keyward::hsm::birth::{Backup, BackupPlan, Purpose};
 use keyward::hsm::{Hsm, KeepNewborn, Kek, Operation, Reply, Status};
-use keyward::id::{DeploymentId, RootId};
+use keyward::id::{DeploymentId, Installation, RootId};
 use keyward::keyring::binding;
 use keyward::ops::schedule::Node;
 use keyward::ops::{Done, Error, Vault};
@@ -166,7 +166,7 @@ impl World {
     /// Whether whoever has this uid is a principal that is frozen.
     pub fn is_frozen(&self, uid: u32) -> bool {
         let caller = self.policy.caller(Peer { uid, gid: uid, groups: Arc::default(), pid: None });
-        matches!(self.policy.authorize::<ViewStatus>(&caller, ()), Err(Denied::Frozen(_)))
+        matches!(self.policy.authorize::<ViewStatus>(&caller, Installation), Err(Denied::Frozen(_)))
     }
 
     /// Records a piece of work and gives its value out, as the gate of the API does.

@@ -87,3 +87,80 @@ fn the_daemons_own_have_no_method_and_all_others_one() {
         assert_eq!(action.method().is_none(), action.kind() == Kind::Own, "{action:?}");
     }
 }
+
+/// The lines of the table of what callers ask for, as words.
+fn table() -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(root().join("src/access/action.rs")).expect("the table");
+    let called = text.split("    called {").nth(2).or_else(|| text.split("    called {").nth(1));
+    let called = called.and_then(|rest| rest.split("    own {").next()).expect("what callers ask for");
+    let lines = called.split(';').map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    lines.filter(|words| words.len() == 6).collect()
+}
+
+/// Whoever may look changes nothing.
+#[test]
+fn a_right_to_look_changes_nothing() {
+    let table = table();
+    assert!(table.len() > 70, "{} lines", table.len());
+    for words in table {
+        let [name, word, _, _, permission, _] = &words[..] else { unreachable!() };
+        let looks = ["View", "List"].iter().any(|begin| permission.starts_with(begin));
+        let looked =
+            ["\"get-", "\"list-", "\"watch-", "\"attest-"].iter().any(|begin| word.starts_with(begin));
+        assert!(!looks || looked, "{name}: {word} is done by whoever may {permission}");
+    }
+}
+
+/// The parameters of a function that are proofs, and its body.
+fn proofs(function: &str) -> Option<(Vec<&str>, &str)> {
+    let (head, body) = function.split_once("{\n")?;
+    let parameters = head.split([',', '(', '\n']).filter_map(|part| part.trim().split_once(": "));
+    let proof = |kind: &str| kind.trim_start_matches('&').starts_with("Authorized<");
+    let names = parameters.filter(|(_, kind)| proof(kind)).map(|(name, _)| name);
+    Some((names.collect(), body))
+}
+
+/// The functions that are handed a proof and do without it.
+fn ignored(text: &str) -> Vec<String> {
+    let mut ignored = Vec::new();
+    for function in text.split("fn ").skip(1) {
+        let end = function.find("\n    }\n").or_else(|| function.find("\n}\n")).unwrap_or(function.len());
+        let Some((names, body)) = proofs(&function[..end]) else { continue };
+        let name = function.split(['(', '<']).next().unwrap_or_default();
+        let unused = |proof: &&str| {
+            !body.split(|one: char| !one.is_alphanumeric() && one != '_').any(|word| word == *proof)
+        };
+        ignored.extend(names.iter().filter(|proof| unused(proof)).map(|proof| format!("{name}({proof}: …)")));
+    }
+    ignored
+}
+
+#[test]
+fn no_operation_ignores_its_proof() {
+    let careless = "fn show(\n        &self,\n        _right: &Authorized<permission::ViewKey>,\n        id: Id,\n    ) -> R {\n        self.get(id)\n    }\n";
+    assert_eq!(ignored(careless), ["show(_right: …)"]);
+    assert_eq!(ignored(&careless.replace("self.get(id)", "self.get(_right.resource())")), [""; 0]);
+    let mut files = Vec::new();
+    for folder in ["src/ops", "src/rpc"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let (mut count, mut wrong) = (0, Vec::new());
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a source");
+        count += text.matches("&Authorized<").count();
+        wrong.extend(ignored(&text).into_iter().map(|one| format!("{}: {one}", file.display())));
+    }
+    assert!(count > 70, "{count} proofs");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("the sources") {
+        let path = entry.expect("the sources").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
+}

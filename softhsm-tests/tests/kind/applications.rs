@@ -2,8 +2,9 @@
 
 use keyward::access::Action;
 use keyward::access::permission::{
-    ApproveAct, DecryptDataKey, GenerateDataKey, ListAccounts, ReEncrypt, ViewActs, ViewLoginKeys,
+    ApproveAct, DecryptDataKey, GenerateDataKey, ListAccounts, ListActs, ReEncrypt, ViewLoginKeys,
 };
+use keyward::id::Installation;
 use keyward::ops::login::admin::ActApproval;
 use keyward::token::envelope::StepUp;
 use keyward::token::printable::Statement;
@@ -134,16 +135,16 @@ async fn assertions(world: &World, scene: &Scene) -> Answer {
 }
 
 async fn login_keys(world: &World) -> Answer {
-    let right = world.right::<ViewLoginKeys>(());
+    let right = world.right::<ViewLoginKeys>(Installation);
     let keys = world.settle(Action::GetJwks, world.vault.jwks(&right).await).await?;
     let keys: serde_json::Value = serde_json::from_str(&keys)?;
     Ok(keys["keys"].as_array().map_or(0, Vec::len).to_string())
 }
 
 async fn lists(world: &World) -> Answer {
-    let right = world.right::<ListAccounts>(());
+    let right = world.right::<ListAccounts>(Installation);
     let accounts = world.settle(Action::ListAccounts, world.vault.list_accounts(&right).await).await?;
-    let right = world.right::<ViewActs>(());
+    let right = world.right::<ListActs>(Installation);
     let acts = world.settle(Action::ListActs, world.vault.list_acts(&right).await).await?;
     let tokens: usize = accounts.iter().map(|account| account.credentials.len()).sum();
     let passwords = accounts.iter().filter(|account| account.otp.is_some()).count();
@@ -153,7 +154,7 @@ async fn lists(world: &World) -> Answer {
 /// Alice has a token and signs; but she is no administrator.
 async fn approve_act(world: &World, scene: &Scene) -> Answer {
     let id = scene.act.expect("an act");
-    let acts = world.vault.list_acts(&world.right::<ViewActs>(())).await;
+    let acts = world.vault.list_acts(&world.right::<ListActs>(Installation)).await;
     let acts = world.settle(Action::ListActs, acts).await?;
     let Some(act) = acts.into_iter().find(|act| act.id == id) else {
         return Err(waits());
@@ -167,11 +168,10 @@ async fn approve_act(world: &World, scene: &Scene) -> Answer {
     };
     let token = &scene.alice.token;
     let approval = ActApproval {
-        id,
         administrator: scene.alice.account.0.clone(),
         credential: token.credential(),
         signature: token.sign(signed.envelope(scene.deployment, token.credential()).as_bytes()),
     };
-    let done = world.vault.approve_act(&world.right::<ApproveAct>(()), &approval).await;
+    let done = world.vault.approve_act(&world.right::<ApproveAct>(id), &approval).await;
     Ok(world.settle(Action::ApproveAct, done).await?.record.level.get().to_string())
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use keyward::access::Action;
 use keyward::access::permission::{
-    ApproveCeremony, BlindIndex, Decrypt, Destroy, Encrypt, Freeze, LogIn, ManageAccount, ManageBackups,
-    ManageErasure, ManageKey, ManageTenant, ProposeCeremony, SubmitEnrolment, ViewKey,
+    ApproveCeremony, BeginLogin, BlindIndex, CompleteLogin, Decrypt, Destroy, Encrypt, Freeze, ManageAccount,
+    ManageBackups, ManageErasure, ManageKey, ManageTenant, ProposeCeremony, SubmitEnrolment, UseAssertions,
+    ViewKey,
 };
 use keyward::envelope::{Context, Normalization};
 use keyward::id::{
     AccountId, AccountName, CeremonyId, ClientAddress, CustodianId, Destroyable, Epoch, FieldId, Freezable,
-    KeyId, KeyName, PrincipalId, TenantId, TenantName, TokenName, VersionName,
+    Installation, KeyId, KeyName, PrincipalId, TenantId, TenantName, TokenName, VersionName,
 };
 use keyward::keyring::account::Level;
 use keyward::keyring::ceremony::State;
@@ -149,14 +150,14 @@ pub(crate) async fn run_due(world: &World) -> Result<(), Failure> {
 }
 
 pub(crate) async fn replace_erasure_key(world: &World) -> Result<u32, Error> {
-    let right = world.right::<ManageErasure>(());
+    let right = world.right::<ManageErasure>(Installation);
     let replaced = world.vault.replace_erasure_key(&right).await;
     Ok(world.settle(Action::ReplaceErasureKey, replaced).await?.generation.get())
 }
 
 /// Makes a recovery export; how many records it has.
 pub(crate) async fn back_up(world: &World) -> Result<u64, Error> {
-    let right = world.right::<ManageBackups>(());
+    let right = world.right::<ManageBackups>(Installation);
     let begun = world.vault.begin_backup(&right, Duration::from_secs(24 * 3600)).await;
     let mut backup = world.settle(Action::CreateBackup, begun).await?;
     while backup.next().await?.is_some() {}
@@ -218,13 +219,12 @@ pub(crate) async fn submit(world: &World, ticket: &OpenTicket, token: &MemoryKey
     let signed = signed.envelope(ticket.deployment, token.credential());
     let spki = token.public().spki().to_vec();
     let request = EnrolmentRequest {
-        ticket: ticket.id,
         name,
         credential: Credential::new(TokenKind::Pkcs11, TokenAlgorithm::EcdsaP256Sha256, spki).unwrap(),
         signature: token.sign(signed.as_bytes()),
         shown: Shown::default(),
     };
-    let right = world.right::<SubmitEnrolment>(());
+    let right = world.right::<SubmitEnrolment>(ticket.id);
     world.settle(Action::SubmitEnrolment, world.vault.submit_enrolment(&right, request).await).await.map(drop)
 }
 
@@ -247,9 +247,9 @@ pub(crate) async fn employ(world: &World, name: &str, level: Level) -> Result<St
 
 /// Logs in; answers the assertion.
 pub(crate) async fn log_in(world: &World, staff: &Staff) -> Result<String, Error> {
-    let right = world.right_of::<LogIn>(APPLICATION, ());
+    let right = world.right_of::<BeginLogin>(APPLICATION, staff.account.clone());
     let client = ClientAddress::new("192.0.2.7").unwrap();
-    let begun = world.vault.begin_login(&right, staff.account.0.clone(), client).await;
+    let begun = world.vault.begin_login(&right, client).await;
     let begun = world.settle(Action::BeginLogin, begun).await?;
     let session = MemoryKey::default().public();
     let signed = Login {
@@ -263,30 +263,30 @@ pub(crate) async fn log_in(world: &World, staff: &Staff) -> Result<String, Error
     };
     let signed = signed.envelope(begun.deployment, staff.token.credential());
     let completion = Completion {
-        login: begun.login,
         otp: password(staff.next),
         credential: staff.token.credential(),
         session: session.spki().to_vec(),
         signature: staff.token.sign(signed.as_bytes()),
     };
+    let right = world.right_of::<CompleteLogin>(APPLICATION, begun.login);
     let completed = world.vault.complete_login(&right, &completion).await;
     Ok(world.settle(Action::CompleteLogin, completed).await?.assertion)
 }
 
 pub(crate) async fn log_out(world: &World, assertion: &str) -> Result<(), Error> {
-    let right = world.right_of::<LogIn>(APPLICATION, ());
+    let right = world.right_of::<UseAssertions>(APPLICATION, Installation);
     world.settle(Action::EndAssertion, world.vault.end_assertion(&right, assertion).await).await
 }
 
 /// Whether an assertion is good.
 pub(crate) async fn is_good(world: &World, assertion: &str) -> Result<bool, Error> {
-    let right = world.right_of::<LogIn>(APPLICATION, ());
+    let right = world.right_of::<UseAssertions>(APPLICATION, Installation);
     let claims = world.vault.introspect(&right, assertion).await;
     Ok(world.settle(Action::IntrospectAssertion, claims).await?.is_some())
 }
 
 pub(crate) async fn propose(world: &World, proposal: Proposal) -> Result<CeremonyInfo, Error> {
-    let right = world.right::<ProposeCeremony>(());
+    let right = world.right::<ProposeCeremony>(Installation);
     let proposed = world.vault.propose(&right, proposal, "a test", Duration::from_secs(7 * 24 * 3600)).await;
     world.settle(Action::CeremonyPropose, proposed).await
 }
@@ -296,8 +296,8 @@ pub(crate) async fn approve(world: &World, id: CeremonyId, person: &Person) -> R
     let info = world.vault.peek_ceremony(id).await?;
     let member = info.members.find(&name).ok_or_else(|| Error::Internal("no member".to_owned()))?;
     let signature = person.sign(&info.envelope(member)?);
-    let right = world.right::<ApproveCeremony>(());
-    let approved = world.vault.approve(&right, id, &name, &signature).await;
+    let right = world.right::<ApproveCeremony>(id);
+    let approved = world.vault.approve(&right, &name, &signature).await;
     world.settle(Action::CeremonyApprove, approved).await
 }
 

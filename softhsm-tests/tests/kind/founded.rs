@@ -1,7 +1,10 @@
 //! What custodians do together, and what nobody does alone any more.
 
 use keyward::access::Action;
-use keyward::access::permission::{ManageAccount, ManageTenant, ProposeCeremony, ViewCeremonies};
+use keyward::access::permission::{
+    CancelCeremony, ListCeremonies, ManageAccount, ManageTenant, ViewCeremony, ViewEscrow,
+};
+use keyward::id::Installation;
 use keyward::keyring::account::Level;
 use keyward::keyring::ceremony::CeremonyAction;
 use keyward::ops::ceremony::Proposal;
@@ -102,8 +105,8 @@ async fn hold(world: &World, scene: &Scene, action: CeremonyAction) -> Answer {
 
 async fn change_roster(world: &World, scene: &Scene) -> Answer {
     let id = scene.ceremony.expect("a ceremony");
-    let right = world.right::<ProposeCeremony>(());
-    world.settle(Action::CancelAct, world.vault.cancel_ceremony(&right, id, "a test").await).await?;
+    let right = world.right::<CancelCeremony>(id);
+    world.settle(Action::CeremonyCancel, world.vault.cancel_ceremony(&right, "a test").await).await?;
     let remove = vec![keyward::id::CustodianId::new(&scene.custodians[3].name)?];
     let change = Proposal::ChangeRoster { quorum: None, add: Vec::new(), remove };
     let proposed = deeds::propose(world, change).await?;
@@ -112,25 +115,26 @@ async fn change_roster(world: &World, scene: &Scene) -> Answer {
 }
 
 async fn members(world: &World) -> Result<usize, super::harness::Failure> {
-    let right = world.right::<ViewCeremonies>(());
+    let right = world.right::<ListCeremonies>(Installation);
     let roster = world.settle(Action::GetRoster, world.vault.show_roster(&right).await).await?;
     Ok(roster.map_or(0, |(_, roster)| roster.members.custodians().len()))
 }
 
 async fn cancel(world: &World, scene: &Scene) -> Answer {
-    let right = world.right::<ProposeCeremony>(());
-    let done = world.vault.cancel_ceremony(&right, scene.ceremony.expect("a ceremony"), "a test").await;
-    Ok(world.settle(Action::CancelAct, done).await?.record.state.to_string())
+    let right = world.right::<CancelCeremony>(scene.ceremony.expect("a ceremony"));
+    let done = world.vault.cancel_ceremony(&right, "a test").await;
+    Ok(world.settle(Action::CeremonyCancel, done).await?.record.state.to_string())
 }
 
 async fn show(world: &World, scene: &Scene) -> Answer {
-    let right = world.right::<ViewCeremonies>(());
+    let right = world.right::<ListCeremonies>(Installation);
     let all = world.settle(Action::ListCeremonies, world.vault.list_ceremonies(&right).await).await?;
     let states: Vec<_> = all.iter().map(|info| info.record.state.to_string()).collect();
     let done = all.iter().find(|info| info.record.action.as_str() == "change-roster");
     let id = done.map(|info| info.id).or(scene.ceremony).expect("a ceremony");
-    world.settle(Action::GetTranscript, world.vault.transcript(&right, id).await).await?;
-    let right = world.right::<ProposeCeremony>(());
+    let right = world.right::<ViewCeremony>(id);
+    world.settle(Action::GetTranscript, world.vault.transcript(&right).await).await?;
+    let right = world.right::<ViewEscrow>(Installation);
     world.settle(Action::GetEscrow, world.vault.escrow_file(&right).await).await?;
     Ok(format!("{}, {} members", states.join(" "), members(world).await?))
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use keyward::access::Action;
 use keyward::access::permission::{
     Destroy, ListTenants, ManageAccount, ManageBackups, ManageDaemon, ManageKey, ManageStore, ManageTenant,
-    ViewAudit, ViewCheckpoints, ViewKey, ViewTenant,
+    ViewCertificate, ViewCheckpoints, ViewKey, ViewTenant,
 };
 use keyward::audit::AuditLog;
-use keyward::id::{Destroyable, Epoch};
+use keyward::id::{DestroyTarget, Destroyable, Epoch, Installation};
 use keyward::keyring::account::Level;
 use keyward::keyring::state::KeyState;
 use keyward::ops::key::KeyUpdate;
@@ -105,7 +105,7 @@ fn upkeep() -> Vec<UseCase> {
                 let status = world.vault.erasure_status().await?;
                 world
                     .vault
-                    .look_for_strays(&world.right::<keyward::access::permission::ManageErasure>(()))
+                    .look_for_strays(&world.right::<keyward::access::permission::ManageErasure>(Installation))
                     .await;
                 let looked = world.vault.strays();
                 // It says why nothing was seen instead of failing.
@@ -188,7 +188,7 @@ async fn frozen(world: &World) -> Answer {
 }
 
 async fn show(world: &World) -> Answer {
-    let right = world.right::<ListTenants>(());
+    let right = world.right::<ListTenants>(Installation);
     let tenants = world.vault.list_tenants(&right, None, 100).await;
     // It is shown, and nothing is decided from it: it may be less.
     world.settle(Action::ListTenants, tenants).await?;
@@ -248,8 +248,8 @@ async fn destroy_tenant(world: &World) -> Answer {
 
 /// What a certificate says, without dates and random names.
 async fn certify(world: &World, name: &str) -> Answer {
-    let right = world.right::<ViewAudit>(());
-    let made = world.vault.certificate(&right, name).await;
+    let right = world.right::<ViewCertificate>(DestroyTarget::parse(name)?);
+    let made = world.vault.certificate(&right).await;
     let text = world.settle(Action::GetDestructionCertificate, made).await?.to_text();
     let document: serde_json::Value = serde_json::from_str(&text)?;
     let body = &document["body"];
@@ -276,13 +276,13 @@ async fn call_off(world: &World) -> Answer {
 }
 
 async fn list_backups(world: &World) -> Answer {
-    let right = world.right::<ManageBackups>(());
+    let right = world.right::<ManageBackups>(Installation);
     let backups = world.settle(Action::ListBackups, world.vault.list_backups(&right).await).await?;
     Ok(backups.len().to_string())
 }
 
 async fn copy_store(world: &World) -> Answer {
-    let right = world.right::<ManageStore>(());
+    let right = world.right::<ManageStore>(Installation);
     let begun = world.vault.begin_store_copy(&right);
     let mut copy = world.settle(Action::ExportStore, Ok(begun)).await?;
     while copy.next().await?.is_some() {}
@@ -296,14 +296,14 @@ async fn checkpoint(world: &World) -> Answer {
 }
 
 async fn audit_keys(world: &World) -> Answer {
-    let right = world.right::<ViewCheckpoints>(());
+    let right = world.right::<ViewCheckpoints>(Installation);
     let keys = world.settle(Action::GetAuditKeys, world.vault.show_audit_keys(&right).await).await?;
     world.vault.verify_newest_checkpoint().await?;
     Ok(keys.len().to_string())
 }
 
 async fn accept_clock(world: &World) -> Answer {
-    let right = world.right::<ManageDaemon>(());
+    let right = world.right::<ManageDaemon>(Installation);
     world.settle(Action::ClockAccept, world.vault.accept_clock(&right, "a test").await).await?;
     Ok("accepted".to_owned())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyward::access::Action;
 use keyward::access::permission::{ManageAccount, ManageKey, ManageTenant, ViewCheckpoints};
 use keyward::audit::AuditLog;
-use keyward::id::{CeremonyId, DeploymentId, KeyName, ProposalId};
+use keyward::id::{CeremonyId, DeploymentId, Installation, KeyName, ProposalId};
 use keyward::keyring::account::Level;
 use keyward::keyring::act::Act;
 use keyward::keyring::ceremony::CeremonyAction;
@@ -211,7 +211,7 @@ async fn staffed(
         }
     };
     world.vault.checkpoint(world.audit().durable()).await?;
-    let right = world.right::<ViewCheckpoints>(());
+    let right = world.right::<ViewCheckpoints>(Installation);
     world.settle(Action::GetAuditKeys, world.vault.show_audit_keys(&right).await).await?;
     let (position, deployment) = (world.records().position(), world.vault.root().deployment);
     let place = world.close().await;

@@ -8,6 +8,7 @@ use crate::access::{Authorized, permission};
 use crate::audit::Record;
 use crate::audit::checkpoint::NoteKey;
 use crate::audit::merkle;
+use crate::id::RecordNumber;
 use crate::ops::certificate::{self, DestructionCertificate};
 use crate::ops::{Done, Error, Vault};
 
@@ -66,9 +67,9 @@ impl Vault {
     /// As [`attest`](Self::attest).
     pub async fn attest_record(
         &self,
-        _: &Authorized<permission::ViewAudit>,
-        sequence: u64,
+        right: &Authorized<permission::ViewRecord>,
     ) -> Result<Done<Document>, Error> {
+        let RecordNumber(sequence) = *right.resource();
         let read = Record::from_canonical(&self.proved(sequence).await?.record);
         let record = read.map_err(|error| Error::Internal(error.to_string()))?;
         let body = RecordBody {

@@ -178,9 +178,9 @@ impl Vault {
     /// [`Error::NotAllowed`] while it is open or executed.
     pub async fn transcript(
         &self,
-        _right: &Authorized<permission::ViewCeremonies>,
-        id: CeremonyId,
+        right: &Authorized<permission::ViewCeremony>,
     ) -> Result<Done<String>, Error> {
+        let id = *right.resource();
         let (info, _) = self.ceremony(id).await?;
         let record = &info.record;
         let Some(finished) = record.finished.filter(|_| record.state.is_final()) else {

@@ -3,11 +3,11 @@
 use tokio::sync::OnceCell;
 
 use super::check_not_primary;
-use super::target::{Authority, DestroyTarget};
+use super::target::Authority;
 use crate::access::Action;
 use crate::clock::Date;
 use crate::hsm::Forget;
-use crate::id::{Epoch, KekVersion, KeyName, RotationName, TenantId, VersionName};
+use crate::id::{DestroyTarget, Epoch, KekVersion, KeyName, RotationName, TenantId, VersionName};
 use crate::keyring::record::{Key, Rotation, Tenant, Version};
 use crate::keyring::remains::{Remains, Tombstone};
 use crate::keyring::schedule::Destruction;

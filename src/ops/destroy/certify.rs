@@ -4,11 +4,11 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::target::{Authority, DestroyTarget, Destroyed, Gone, Object};
+use super::target::{Authority, Destroyed, Gone, Object};
 use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::id::{CeremonyId, VersionName};
+use crate::id::{CeremonyId, DestroyTarget, VersionName};
 use crate::keyring::state::DataClass;
 use crate::keyring::timekeeping::Verdict;
 use crate::ops::attest::{Document, canonical};
@@ -32,14 +32,13 @@ impl Vault {
     /// [`Error::NotAllowed`] for what is not destroyed; when store, audit log or HSM do not serve.
     pub async fn certificate(
         &self,
-        _right: &Authorized<permission::ViewAudit>,
-        name: &str,
+        right: &Authorized<permission::ViewCertificate>,
     ) -> Result<Done<Document>, Error> {
-        let target = DestroyTarget::parse(name)?;
+        let target = right.resource();
         let _alone = self.destroying.lock().await;
-        let destroyed = self.destroyed(target).await?;
+        let destroyed = self.destroyed(target.clone()).await?;
         let certificate = self.certificate_of(&destroyed).await?;
-        let unfit = |error: String| Error::Internal(format!("the certificate of {name}: {error}"));
+        let unfit = |error: String| Error::Internal(format!("the certificate of {target}: {error}"));
         let body = serde_json::to_value(&certificate).map_err(|error| unfit(error.to_string()))?;
         let spelling = canonical(&body).map_err(|error| unfit(error.to_string()))?;
         let detail = format!("certificate SHA-256 {}", hex::encode(Sha256::digest(spelling)));

@@ -1,11 +1,11 @@
 //! Destruction from its date to the proof that nothing is left.
 
 use super::bury::Grave;
-use super::target::{Authority, DestroyTarget, Destroyed, Gone, Object};
+use super::target::{Authority, Destroyed, Gone, Object};
 use crate::access::Action;
 use crate::audit::{Outcome, Pending};
 use crate::clock::Date;
-use crate::id::{KekVersion, KeyName, TenantId, VersionName};
+use crate::id::{DestroyTarget, KekVersion, KeyName, TenantId, VersionName};
 use crate::keyring::agenda::Task;
 use crate::keyring::record::{Key, Tenant, Version};
 use crate::keyring::remains::{Remains, Tombstone};

@@ -1,8 +1,8 @@
 //! Resident KEKs are in the HSM: there they are destroyed once their records are buried.
 
 use super::bury::Grave;
-use super::target::DestroyTarget;
 use crate::access::Action;
+use crate::id::DestroyTarget;
 use crate::ops::Error;
 use crate::ops::commit::Affects;
 use crate::ops::vault::Vault;

@@ -3,54 +3,9 @@
 use std::fmt;
 
 use crate::clock::Date;
-use crate::id::{DekId, KekVersion, KeyName, NameError, PrincipalId, TenantId, TenantName, VersionName};
+use crate::id::{DekId, DestroyTarget, KekVersion, PrincipalId, VersionName};
 use crate::keyring::remains::Remains;
 use crate::store::Scrubbed;
-
-/// What is destroyed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DestroyTarget {
-    /// A tenant: its KEKs, and every key.
-    Tenant(TenantId),
-    /// A key: every version, and its index keys.
-    Key(KeyName),
-    /// One version of a key.
-    Version(VersionName),
-    /// A KEK version that seals nothing any more.
-    Kek(TenantId, KekVersion),
-}
-
-impl DestroyTarget {
-    /// Takes the name of a tenant, a key, a version or a KEK version.
-    ///
-    /// # Errors
-    /// [`NameError`] when it is none of them.
-    pub fn parse(name: &str) -> Result<Self, NameError> {
-        if let Some((tenant, version)) = name.split_once("/kekVersions/") {
-            let number = version.parse().ok().filter(|number: &u32| number.to_string() == version);
-            let version = number.and_then(KekVersion::new).ok_or_else(|| {
-                NameError::Shape(name.chars().take(200).collect(), "tenants/{tenant}/kekVersions/{version}")
-            })?;
-            return Ok(Self::Kek(TenantName::parse(tenant)?.0, version));
-        }
-        match name {
-            version if version.contains("/versions/") => VersionName::parse(version).map(Self::Version),
-            key if key.contains("/keys/") => KeyName::parse(key).map(Self::Key),
-            tenant => TenantName::parse(tenant).map(|tenant| Self::Tenant(tenant.0)),
-        }
-    }
-}
-
-impl fmt::Display for DestroyTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tenant(id) => write!(f, "tenants/{id}"),
-            Self::Key(name) => name.fmt(f),
-            Self::Version(version) => version.fmt(f),
-            Self::Kek(id, version) => write!(f, "tenants/{id}/kekVersions/{version}"),
-        }
-    }
-}
 
 /// On whose word something is destroyed.
 #[derive(Debug, Clone, PartialEq, Eq)]

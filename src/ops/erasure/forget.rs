@@ -60,10 +60,9 @@ impl Vault {
     /// itself.
     pub async fn forget_erasure_root(
         &self,
-        right: &Authorized<permission::ManageErasure>,
-        root: RootId,
+        right: &Authorized<permission::ForgetErasureRoot>,
     ) -> Result<Done<ErasureStatus>, Error> {
-        let () = right.resource();
+        let root = *right.resource();
         self.require_unfounded(Matter::ForgetErasureRoot(root))?;
         let words = self.forget_stray(root).await?;
         Ok(Done::new(self.erasure_status().await?).detail(words))

@@ -18,7 +18,7 @@ use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::hsm::{Forget, KeepNewborn, Kek};
-use crate::id::{ErasureGeneration, RootId};
+use crate::id::{ErasureGeneration, Installation, RootId};
 use crate::keyring::record::{Erasure, ErasureState};
 use crate::ops::commit::Affects;
 use crate::ops::strays::require_new;
@@ -89,7 +89,7 @@ impl Vault {
         &self,
         right: &Authorized<permission::ManageErasure>,
     ) -> Result<Done<ErasureStatus>, Error> {
-        let () = right.resource();
+        let Installation = right.resource();
         let _alone = self.erasing.lock().await;
         self.finish_replacing().await?;
         self.begin_replacing().await?;

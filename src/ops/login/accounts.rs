@@ -8,7 +8,7 @@ use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
 use crate::hsm::{Operation, Reply};
-use crate::id::{AccountId, AccountName, AssertionId};
+use crate::id::{AccountId, AccountName, AssertionId, Installation};
 use crate::keyring::account::{Account, EndedAssertion, Level, LoginCredential, Otp};
 use crate::keyring::act::Act;
 use crate::keyring::credential::CredentialId;
@@ -99,8 +99,9 @@ impl Vault {
     /// When the store does not serve.
     pub async fn list_accounts(
         &self,
-        _right: &Authorized<permission::ListAccounts>,
+        right: &Authorized<permission::ListAccounts>,
     ) -> Result<Done<Vec<AccountInfo>>, Error> {
+        let Installation = right.resource();
         let mut found = Vec::new();
         for (path, stored) in self.records.complete::<Account>().await? {
             found.push(self.account_info(&path.id, stored.record).await?);
@@ -302,7 +303,8 @@ impl Vault {
     ///
     /// # Errors
     /// When the store or, for the first time, the HSM does not serve.
-    pub async fn jwks(&self, _right: &Authorized<permission::ViewLoginKeys>) -> Result<Done<String>, Error> {
+    pub async fn jwks(&self, right: &Authorized<permission::ViewLoginKeys>) -> Result<Done<String>, Error> {
+        let Installation = right.resource();
         self.signing_key(SigningPurpose::Login).await?;
         let keys: Vec<_> = self.login_keys().await?.iter().rev().map(jwk).collect();
         Ok(Done::new(serde_json::json!({ "keys": keys }).to_string()))
@@ -314,7 +316,7 @@ impl Vault {
     /// When the store does not serve.
     pub async fn introspect(
         &self,
-        right: &Authorized<permission::LogIn>,
+        right: &Authorized<permission::UseAssertions>,
         assertion: &str,
     ) -> Result<Done<Option<Claims>>, Error> {
         let good = self.good_claims(right.principal(), assertion).await?;
@@ -330,7 +332,7 @@ impl Vault {
     /// When the store does not serve.
     pub async fn end_assertion(
         &self,
-        right: &Authorized<permission::LogIn>,
+        right: &Authorized<permission::UseAssertions>,
         assertion: &str,
     ) -> Result<Done<()>, Error> {
         unhindered!(self.try_end(right, assertion))
@@ -338,7 +340,7 @@ impl Vault {
 
     async fn try_end(
         &self,
-        right: &Authorized<permission::LogIn>,
+        right: &Authorized<permission::UseAssertions>,
         assertion: &str,
     ) -> Result<Done<()>, Error> {
         let Some(claims) = self.good_claims(right.principal(), assertion).await? else {

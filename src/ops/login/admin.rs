@@ -12,7 +12,7 @@ use super::accounts::AccountInfo;
 use crate::access::Action;
 use crate::access::{Authorized, permission};
 use crate::clock::Date;
-use crate::id::{AccountId, DeploymentId, PrincipalId, ProposalId};
+use crate::id::{AccountId, DeploymentId, Installation, PrincipalId, ProposalId};
 use crate::keyring::account::{Account, Approver, CredentialState, Level, LoginCredential, Otp};
 use crate::keyring::act::{Act, ProposedAct};
 use crate::keyring::credential::CredentialId;
@@ -49,8 +49,6 @@ pub struct ActInfo {
 /// An administrator's approval.
 #[derive(Debug, Clone)]
 pub struct ActApproval {
-    /// The act.
-    pub id: ProposalId,
     /// Who approves.
     pub administrator: AccountId,
     /// The key that signed.
@@ -147,8 +145,9 @@ impl Vault {
     /// When the store does not serve.
     pub async fn list_acts(
         &self,
-        _right: &Authorized<permission::ViewActs>,
+        right: &Authorized<permission::ListActs>,
     ) -> Result<Done<Vec<ActInfo>>, Error> {
+        let Installation = right.resource();
         let all = self.records.complete::<ProposedAct>().await?;
         let (deployment, now) = (self.deployment(), self.latest_date());
         let waiting = all.into_iter().filter(|(_, stored)| now < stored.record.expires);
@@ -165,15 +164,19 @@ impl Vault {
     /// [`Error::ActRefused`] when the approval does not count.
     pub async fn approve_act(
         &self,
-        _right: &Authorized<permission::ApproveAct>,
+        right: &Authorized<permission::ApproveAct>,
         approval: &ActApproval,
     ) -> Result<Done<AccountInfo>, Error> {
-        unhindered!(self.try_approve_act(approval))
+        unhindered!(self.try_approve_act(*right.resource(), approval))
     }
 
-    async fn try_approve_act(&self, approval: &ActApproval) -> Result<Done<AccountInfo>, Error> {
+    async fn try_approve_act(
+        &self,
+        id: ProposalId,
+        approval: &ActApproval,
+    ) -> Result<Done<AccountInfo>, Error> {
         let refused = |why: &str| Error::ActRefused(why.to_owned());
-        let stored = self.records.get(&tables::act(approval.id)).await?;
+        let stored = self.records.get(&tables::act(id)).await?;
         let Stored { record, revision } = stored
             .filter(|stored| self.latest_date() < stored.record.expires)
             .ok_or_else(|| refused("there is no such act: it was done, or has expired; propose it again"))?;
@@ -181,7 +184,7 @@ impl Vault {
         let statement =
             Statement::new(&record.statement).map_err(|error| Error::Internal(error.to_string()))?;
         let signed = StepUp {
-            proposal: approval.id,
+            proposal: id,
             account: approval.administrator.clone(),
             created: record.created,
             expires: record.expires,
@@ -192,7 +195,7 @@ impl Vault {
             .map_err(|_| refused("the signature is not that of the administrator's token over this act"))?;
         self.recheck_evidence(&credential.record).await.map_err(|why| refused(&why.to_string()))?;
         let mut changes = Changes::default();
-        changes.delete(&tables::act(approval.id), revision);
+        changes.delete(&tables::act(id), revision);
         // Whoever was suspended, or lost their level, at this moment approves nothing.
         changes.require(&tables::account(&approval.administrator), administrator);
         changes.require(&tables::login_credential(approval.credential), credential.revision);
@@ -206,7 +209,7 @@ impl Vault {
         let info = self.account_info(account, self.account(account).await?.record).await?;
         let detail = format!(
             "acts/{}: {} of accounts/{account}, approved by accounts/{} with credential {}, statement {}, signature {}",
-            approval.id,
+            id,
             record.act.as_str(),
             approval.administrator,
             approval.credential,
@@ -246,11 +249,8 @@ impl Vault {
     ///
     /// # Errors
     /// [`Error::ActRefused`] when there is none.
-    pub async fn cancel_act(
-        &self,
-        _right: &Authorized<permission::ListAccounts>,
-        id: ProposalId,
-    ) -> Result<Done<()>, Error> {
+    pub async fn cancel_act(&self, right: &Authorized<permission::CancelAct>) -> Result<Done<()>, Error> {
+        let id = *right.resource();
         let stored = self.records.get(&tables::act(id)).await?;
         let stored = stored.ok_or_else(|| Error::ActRefused("there is no such act".into()))?;
         let act = &stored.record.act;

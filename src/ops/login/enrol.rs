@@ -37,8 +37,6 @@ pub struct OpenTicket {
 /// What the workstation made of a ticket.
 #[derive(Debug, Clone)]
 pub struct EnrolmentRequest {
-    /// The ticket.
-    pub ticket: TicketId,
     /// What the staff member calls the token.
     pub name: TokenName,
     /// The token's key.
@@ -107,32 +105,32 @@ impl Vault {
     /// [`Error::EnrolmentRefused`] when ticket and signature do not fit, or the key is on record already.
     pub async fn submit_enrolment(
         &self,
-        _right: &Authorized<permission::SubmitEnrolment>,
+        right: &Authorized<permission::SubmitEnrolment>,
         request: EnrolmentRequest,
     ) -> Result<Done<(AccountInfo, CredentialId)>, Error> {
-        unhindered!(self.try_submit(&request))
+        unhindered!(self.try_submit(*right.resource(), &request))
     }
 
     async fn try_submit(
         &self,
+        id: TicketId,
         request: &EnrolmentRequest,
     ) -> Result<Done<(AccountInfo, CredentialId)>, Error> {
         let refused = |why: &str| Error::EnrolmentRefused(why.to_owned());
-        let EnrolmentRequest { ticket: id, name, credential, signature, shown } = request;
-        let ticket = self.records.get(&tables::ticket(*id)).await?;
+        let EnrolmentRequest { name, credential, signature, shown } = request;
+        let ticket = self.records.get(&tables::ticket(id)).await?;
         let ticket = ticket.filter(|ticket| self.latest_date() < ticket.record.expires);
         let Stored { record: ticket, revision } =
             ticket.ok_or_else(|| refused("the ticket is used or has expired: open another one"))?;
         let (account, expires) = (ticket.account.clone(), ticket.expires);
-        let signed =
-            LoginEnrolment { account, ticket: *id, nonce: ticket.nonce, expires, name: name.clone() };
+        let signed = LoginEnrolment { account, ticket: id, nonce: ticket.nonce, expires, name: name.clone() };
         let signed = signed.envelope(self.deployment(), credential.id());
         verify(credential, &signed, signature)
             .map_err(|_| refused("the token has not signed this enrolment: make it again from the ticket"))?;
         self.require_new_key(credential.id()).await?;
         let (assurance, evidence) = self.judge_evidence(credential, shown).await?;
         let mut changes = Changes::default();
-        changes.delete(&tables::ticket(*id), revision);
+        changes.delete(&tables::ticket(id), revision);
         let enrolled = LoginCredential {
             account: ticket.account.clone(),
             name: name.clone(),

@@ -6,7 +6,7 @@ use keyward::access::permission::{Decrypt, Encrypt, ManageErasure, ManageKey, Ma
 use keyward::envelope::Context;
 use keyward::hsm::HsmError;
 use keyward::hsm::birth::Purpose;
-use keyward::id::{KeyName, TenantName};
+use keyward::id::{Installation, KeyName, TenantName};
 use keyward::keyring::record::{Key, Tenant};
 use keyward::keyring::state::DataClass;
 use keyward::ops::Error;
@@ -202,7 +202,7 @@ async fn a_rotation_comes_to_its_end_whatever_the_store_does() {
 }
 
 async fn replace(world: &World) -> Result<ErasureStatus, Error> {
-    let right = world.right::<ManageErasure>(());
+    let right = world.right::<ManageErasure>(Installation);
     world.settle(Action::ReplaceErasureKey, world.vault.replace_erasure_key(&right).await).await
 }
 

@@ -16,7 +16,7 @@ use crate::hsm::birth::{DeliveredShare, Delivery, Handover, Purpose};
 use crate::hsm::pkcs11::root::Settled;
 use crate::hsm::process::{self, Heir, TaskError};
 use crate::id::{CeremonyId, CustodianId, TenantId};
-use crate::keyring::credential::CredentialId;
+use crate::keyring::credential::{CredentialId, Verified};
 use crate::keyring::custodian::{AgreementKey, Custodian};
 use crate::keyring::escrow::{Escrow, share_context};
 use crate::keyring::recovery::{EscrowFile, EscrowedKek, RestoreRequest, RestoreShare};
@@ -200,7 +200,7 @@ impl Restore {
         let custodian = self.escrow.members.find(&share.custodian);
         let custodian = custodian.ok_or_else(|| refused("there is no such custodian"))?;
         let envelope = envelope_of(&self.request, custodian)?;
-        verify(custodian.signing(), &envelope, &share.signature)
+        let Verified { .. } = verify(custodian.signing(), &envelope, &share.signature)
             .map_err(|error| refused(&error.to_string()))?;
         self.shares.insert(share.custodian.clone(), share);
         Ok(())

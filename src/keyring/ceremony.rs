@@ -13,6 +13,7 @@ use std::fmt;
 use minicbor::{Decode, Encode};
 
 use super::credential::CredentialId;
+use super::credential::Verified;
 use super::roster::Members;
 use crate::clock::Date;
 use crate::id::{AccountId, CustodianId, KeyName, RootGeneration, RootId, RosterVersion, TenantId};
@@ -305,13 +306,24 @@ impl Ceremony {
         }
     }
 
-    /// The ceremony with one more approval, whose signature was verified. With enough of them it is executed.
+    /// The ceremony with one more approval, by the signature of a custodian. With enough of them it is executed.
     ///
     /// # Errors
-    /// [`ApprovalError`]
-    pub fn approve(mut self, members: &Members, approval: Approval) -> Result<Self, ApprovalError> {
-        self.check_approval(members, &approval.custodian, approval.date)?;
-        self.approvals.push(approval);
+    /// [`ApprovalError`], also when another key signed than the custodian's.
+    pub fn approve(
+        mut self,
+        members: &Members,
+        custodian: &CustodianId,
+        signed: &Verified,
+        date: Date,
+    ) -> Result<Self, ApprovalError> {
+        self.check_approval(members, custodian, date)?;
+        members
+            .find(custodian)
+            .filter(|member| member.signing().id() == signed.by())
+            .ok_or_else(|| ApprovalError::Stranger(custodian.clone()))?;
+        let (custodian, signature) = (custodian.clone(), signed.signature().to_vec());
+        self.approvals.push(Approval { custodian, signature, date });
         let enough = self.approvals.len() >= self.needed(members);
         self.state = if enough { State::Executing } else { State::Collecting };
         Ok(self)
@@ -352,8 +364,26 @@ mod tests {
         }
     }
 
-    fn by(name: &str, date: u64) -> Approval {
-        Approval { custodian: CustodianId::new(name).unwrap(), signature: vec![1], date: Date(date) }
+    /// With a signature of the member who has the name, or of the first one.
+    fn approve(
+        ceremony: Ceremony,
+        members: &Members,
+        name: &str,
+        date: u64,
+    ) -> Result<Ceremony, ApprovalError> {
+        let name = CustodianId::new(name).unwrap();
+        let signer = members.find(&name).unwrap_or_else(|| &members.custodians()[0]);
+        ceremony.approve(members, &name, &Verified::of(signer.signing(), &[1]), Date(date))
+    }
+
+    #[test]
+    fn a_signature_of_another_key_is_no_approval() {
+        let members = members(2);
+        let (alice, bob) = (&members.custodians()[0], &members.custodians()[1]);
+        let signed = Verified::of(bob.signing(), &[1]);
+        let open = ceremony(CeremonyAction::RotateRoot, &members);
+        let refused = open.approve(&members, alice.name(), &signed, Date(1_500)).unwrap_err();
+        assert_eq!(refused, ApprovalError::Stranger(alice.name().clone()));
     }
 
     #[test]
@@ -369,11 +399,11 @@ mod tests {
     #[test]
     fn a_quorum_executes_it() {
         let members = members(2);
-        let one = ceremony(CeremonyAction::RotateRoot, &members).approve(&members, by("bob", 1_500)).unwrap();
+        let one = approve(ceremony(CeremonyAction::RotateRoot, &members), &members, "bob", 1_500).unwrap();
         assert_eq!((one.state, one.missing(&members).len()), (State::Collecting, 2));
-        let two = one.approve(&members, by("alice", 1_999)).unwrap();
+        let two = approve(one, &members, "alice", 1_999).unwrap();
         assert_eq!(two.state, State::Executing);
-        let late = two.approve(&members, by("carol", 1_999)).unwrap_err();
+        let late = approve(two, &members, "carol", 1_999).unwrap_err();
         assert_eq!(late, ApprovalError::Closed(State::Executing));
     }
 
@@ -384,7 +414,7 @@ mod tests {
         for (name, state) in
             [("alice", State::Collecting), ("bob", State::Collecting), ("carol", State::Executing)]
         {
-            founding = founding.approve(&members, by(name, 1_500)).unwrap();
+            founding = approve(founding, &members, name, 1_500).unwrap();
             assert_eq!(founding.state, state);
         }
     }
@@ -395,16 +425,16 @@ mod tests {
         let open = ceremony(CeremonyAction::RotateRoot, &members);
         let name = |name| CustodianId::new(name).unwrap();
         let refused =
-            |ceremony: &Ceremony, approval| ceremony.clone().approve(&members, approval).unwrap_err();
-        assert_eq!(refused(&open, by("mallory", 1_500)), ApprovalError::Stranger(name("mallory")));
-        assert_eq!(refused(&open, by("alice", 2_000)), ApprovalError::Expired);
-        let one = open.clone().approve(&members, by("alice", 1_500)).unwrap();
-        assert_eq!(refused(&one, by("alice", 1_501)), ApprovalError::Twice(name("alice")));
+            |ceremony: &Ceremony, name, date| approve(ceremony.clone(), &members, name, date).unwrap_err();
+        assert_eq!(refused(&open, "mallory", 1_500), ApprovalError::Stranger(name("mallory")));
+        assert_eq!(refused(&open, "alice", 2_000), ApprovalError::Expired);
+        let one = approve(open.clone(), &members, "alice", 1_500).unwrap();
+        assert_eq!(refused(&one, "alice", 1_501), ApprovalError::Twice(name("alice")));
         for state in [State::Done, State::Cancelled, State::Failed] {
             let ended = open.clone().ended(state, Date(1_400), None);
-            assert_eq!(refused(&ended, by("alice", 1_500)), ApprovalError::Closed(state));
+            assert_eq!(refused(&ended, "alice", 1_500), ApprovalError::Closed(state));
         }
         let expired = open.ended(State::Expired, END, None);
-        assert_eq!(refused(&expired, by("alice", 1_500)), ApprovalError::Expired);
+        assert_eq!(refused(&expired, "alice", 1_500), ApprovalError::Expired);
     }
 }

@@ -201,6 +201,32 @@ impl<'b, C> Decode<'b, C> for Credential {
     }
 }
 
+/// A signature that was verified over the very bytes that it is for. `token::verify` alone makes one, which a test holds it to: what
+/// must rest on a signature takes this, so that leaving the check out does not compile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "what rests on a signature takes the proof that it was verified"]
+pub struct Verified {
+    by: CredentialId,
+    signature: Vec<u8>,
+}
+
+impl Verified {
+    /// Says that the signature of this key was verified.
+    pub(crate) fn of(credential: &Credential, signature: &[u8]) -> Self {
+        Self { by: credential.id(), signature: signature.to_vec() }
+    }
+
+    /// The key that signed.
+    pub fn by(&self) -> CredentialId {
+        self.by
+    }
+
+    /// The signature, in the form of the key's algorithm.
+    pub fn signature(&self) -> &[u8] {
+        &self.signature
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::public_key::tests::one_of_each;

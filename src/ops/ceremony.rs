@@ -18,7 +18,7 @@ use crate::id::{
     CeremonyId, CustodianId, DestroyTarget, Epoch, Freezable, Installation, KeyName, RosterVersion, TenantId,
 };
 use crate::keyring::armour::Armoured;
-use crate::keyring::ceremony::{Approval, Ceremony, CeremonyAction, Progress, State};
+use crate::keyring::ceremony::{Ceremony, CeremonyAction, Progress, State};
 use crate::keyring::credential::CredentialId;
 use crate::keyring::custodian::{Custodian, CustodianCard};
 use crate::keyring::record::Custody;
@@ -216,15 +216,14 @@ impl Vault {
         let member = info.members.find(custodian);
         info.record.check_approval(&info.members, custodian, now)?;
         let member = member.ok_or_else(|| Error::Internal("an approval by nobody".into()))?;
-        verify(member.signing(), &info.envelope(member)?, signature)
+        let signed = verify(member.signing(), &info.envelope(member)?, signature)
             .map_err(|_| Error::Signature(custodian.clone()))?;
         // Whatever puts another roster in force puts another root in force.
         let root = self.root_in_force().await?;
         self.require_roster(&info.record).await?;
         let mut changes = Changes::default();
         changes.require(&tables::root(root.record.generation), root.revision);
-        let approval = Approval { custodian: custodian.clone(), signature: signature.to_vec(), date: now };
-        let record = info.record.approve(&info.members, approval)?;
+        let record = info.record.approve(&info.members, custodian, &signed, now)?;
         changes.replace(&tables::ceremony(id), &record, revision);
         let change = self.commit(changes, Affects::Nothing).await?;
         let detail =

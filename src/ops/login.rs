@@ -23,7 +23,7 @@ use crate::audit::StoreChange;
 use crate::clock::{Date, Moment};
 use crate::id::{AccountId, AssertionId, ClientAddress, DeploymentId, LoginId, Origin};
 use crate::keyring::account::{Account, Asked, Assurance, CredentialState, LoginCredential, Otp};
-use crate::keyring::credential::CredentialId;
+use crate::keyring::credential::{CredentialId, Verified};
 use crate::keyring::custodian::AgreementKey;
 use crate::keyring::otp::{Given, Lock};
 use crate::keyring::record::SigningPurpose;
@@ -175,6 +175,8 @@ struct Proved {
     credential: Stored<LoginCredential>,
     otp: Stored<Otp>,
     session: PublicKey,
+    /// The signature of the token.
+    signed: Verified,
 }
 
 impl Vault {
@@ -287,7 +289,7 @@ impl Vault {
         completion: &Completion,
     ) -> Result<(LoggedIn, StoreChange), Error> {
         let refused = |why| failed(Some(challenge), why);
-        let Proved { account, credential, otp, session } =
+        let Proved { account, credential, otp, session, signed } =
             self.check_token(*right.resource(), challenge, completion).await?;
         let now = Date::now();
         match otp.record.failures.lock(now) {
@@ -309,7 +311,7 @@ impl Vault {
                 let used = Otp { next, failures: Default::default(), ..otp.record };
                 changes.replace(&path, &used, otp.revision);
                 let seen = LoginCredential { last_used: Some(now), ..known.credential };
-                changes.replace(&tables::login_credential(completion.credential), &seen, credential.revision);
+                changes.replace(&tables::login_credential(signed.by()), &seen, credential.revision);
                 let change = self.commit(changes, Affects::Nothing).await?;
                 return Ok((LoggedIn { assertion, claims }, change));
             }
@@ -358,12 +360,12 @@ impl Vault {
             session: agreed,
         };
         let signed = signed.envelope(self.deployment(), completion.credential);
-        verify(&credential.record.credential, &signed, &completion.signature)
+        let signed = verify(&credential.record.credential, &signed, &completion.signature)
             .map_err(|_| refused(Refusal::Signature))?;
         self.recheck_evidence(&credential.record).await.map_err(refused)?;
         let otp = self.records.get(&tables::otp(id)).await?.filter(|stored| stored.record.confirmed);
         let otp = otp.ok_or_else(|| refused(Refusal::NoOtp))?;
-        Ok(Proved { account, credential, otp, session })
+        Ok(Proved { account, credential, otp, session, signed })
     }
 
     fn claims(

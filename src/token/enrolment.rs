@@ -2,6 +2,7 @@
 
 use crate::id::{CustodianId, DeploymentId};
 use crate::keyring::credential::Credential;
+use crate::keyring::credential::Verified;
 use crate::keyring::custodian::{AgreementKey, Custodian, CustodianCard};
 use crate::token::envelope::{Enrolment, Envelope};
 use crate::token::verify::{SignatureError, verify};
@@ -45,7 +46,7 @@ pub fn prove(card: CustodianCard, here: DeploymentId) -> Result<Custodian, Enrol
         return Err(EnrolmentError::Deployment { card: deployment, here });
     }
     let signed = envelope(custodian.name(), deployment, custodian.signing(), custodian.agreement());
-    verify(custodian.signing(), &signed, &signature)?;
+    let Verified { .. } = verify(custodian.signing(), &signed, &signature)?;
     Ok(custodian)
 }
 

@@ -13,7 +13,7 @@ use aws_lc_rs::signature::{
 use x509_cert::der::asn1::UintRef;
 use x509_cert::der::{Decode, Reader, SliceReader};
 
-use crate::keyring::credential::{Credential, TokenAlgorithm};
+use crate::keyring::credential::{Credential, TokenAlgorithm, Verified};
 use crate::token::envelope::Envelope;
 
 /// Why a signature does not count.
@@ -37,11 +37,16 @@ pub enum SignatureError {
 ///
 /// # Errors
 /// [`SignatureError`]; outside, all of them should look the same.
-pub fn verify(credential: &Credential, envelope: &Envelope, signature: &[u8]) -> Result<(), SignatureError> {
+pub fn verify(
+    credential: &Credential,
+    envelope: &Envelope,
+    signature: &[u8],
+) -> Result<Verified, SignatureError> {
     if envelope.credential() != credential.id() {
         return Err(SignatureError::Credential);
     }
-    check(credential.algorithm(), credential.spki(), envelope.as_bytes(), signature)
+    check(credential.algorithm(), credential.spki(), envelope.as_bytes(), signature)?;
+    Ok(Verified::of(credential, signature))
 }
 
 /// Checks a signature over any bytes.

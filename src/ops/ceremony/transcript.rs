@@ -434,9 +434,9 @@ impl Decision {
             let matter = self.matter(id, deciding, statement.clone())?;
             let envelope = matter.envelope(deployment, custodian.signing().id());
             let signature = STANDARD.decode(&signed.signature).unwrap_or_default();
-            verify_signature(custodian.signing(), &envelope, &signature)
+            let verified = verify_signature(custodian.signing(), &envelope, &signature)
                 .map_err(|error| self.wrong(format!("the signature of {name}: {error}")))?;
-            if !signers.insert(name.clone()) {
+            if !signers.insert(verified.by()) {
                 return Err(self.wrong(format!("{name} signed it twice")));
             }
         }

@@ -191,7 +191,7 @@ impl Vault {
             statement,
         };
         let signed = signed.envelope(self.deployment(), approval.credential);
-        verify(&credential.record.credential, &signed, &approval.signature)
+        let signed = verify(&credential.record.credential, &signed, &approval.signature)
             .map_err(|_| refused("the signature is not that of the administrator's token over this act"))?;
         self.recheck_evidence(&credential.record).await.map_err(|why| refused(&why.to_string()))?;
         let mut changes = Changes::default();
@@ -212,9 +212,9 @@ impl Vault {
             id,
             record.act.as_str(),
             approval.administrator,
-            approval.credential,
+            signed.by(),
             hex::encode(Sha256::digest(&record.statement)),
-            hex::encode(&approval.signature)
+            hex::encode(signed.signature())
         );
         Ok(Done::with_change(info, change).detail(detail))
     }

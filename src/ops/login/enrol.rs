@@ -125,9 +125,11 @@ impl Vault {
         let (account, expires) = (ticket.account.clone(), ticket.expires);
         let signed = LoginEnrolment { account, ticket: id, nonce: ticket.nonce, expires, name: name.clone() };
         let signed = signed.envelope(self.deployment(), credential.id());
-        verify(credential, &signed, signature)
+        let signed = verify(credential, &signed, signature)
             .map_err(|_| refused("the token has not signed this enrolment: make it again from the ticket"))?;
-        self.require_new_key(credential.id()).await?;
+        // What goes on record is the key that has signed.
+        let key = signed.by();
+        self.require_new_key(key).await?;
         let (assurance, evidence) = self.judge_evidence(credential, shown).await?;
         let mut changes = Changes::default();
         changes.delete(&tables::ticket(id), revision);
@@ -146,15 +148,14 @@ impl Vault {
             evidence,
             approver: None,
         };
-        changes.create(&tables::login_credential(credential.id()), &enrolled);
+        changes.create(&tables::login_credential(key), &enrolled);
         let Stored { record: mut account, revision } = self.account(&ticket.account).await?;
-        account.credentials.push(credential.id());
+        account.credentials.push(key);
         changes.replace(&tables::account(&ticket.account), &account, revision);
         let change = self.commit(changes, Affects::Staff).await?;
-        let detail =
-            format!("accounts/{}, credential {}, {}", ticket.account, credential.id(), assurance.as_str());
+        let detail = format!("accounts/{}, credential {key}, {}", ticket.account, assurance.as_str());
         let info = self.account_info(&ticket.account, account).await?;
-        Ok(Done::with_change((info, credential.id()), change).detail(detail))
+        Ok(Done::with_change((info, key), change).detail(detail))
     }
 
     /// A key is on record once: for one account, and never for custodians too.

@@ -75,7 +75,12 @@ fn every_algorithm_signs_and_verifies() {
         let signed = envelope(credential.id(), "Rotate.");
         for _ in 0..8 {
             let signature = normalise(algorithm, &sign(signed.as_bytes())).unwrap();
-            assert_eq!(verify(&credential, &signed, &signature), Ok(()), "{algorithm}");
+            let verified = verify(&credential, &signed, &signature).unwrap();
+            assert_eq!(
+                (verified.by(), verified.signature()),
+                (credential.id(), &signature[..]),
+                "{algorithm}"
+            );
             refuse_others(&credential, &signed, &signature);
         }
     }

@@ -44,10 +44,10 @@ impl CryptoService for Crypto {
 
     async fn decrypt(&self, request: Request<DecryptRequest>) -> Result<Response<DecryptResponse>, Status> {
         let work = |asked: DecryptRequest, vault: Arc<Vault>, right| async move {
-            let done = vault.decrypt(&right, &convert::context(&asked.context)?, &asked.ciphertext).await?;
-            Ok(done.map(session::decrypt_response))
+            vault.decrypt(&right, &convert::context(&asked.context)?, &asked.ciphertext).await
         };
-        self.0.serve(action::Decrypt, request, work).await
+        // What is secret leaves its type when it is on record, and not before.
+        self.0.serve_then(action::Decrypt, request, work, |_, done| session::decrypt_response(done)).await
     }
 
     async fn batch_encrypt(
@@ -72,9 +72,10 @@ impl CryptoService for Crypto {
             let items =
                 asked.items.iter().map(|item| (convert::context(&item.context), &item.ciphertext[..]));
             let results = vault.batch_decrypt(&right, &items.collect::<Vec<_>>()).await?;
-            Ok(results.map(|results| decrypted(results, asked.items)))
+            Ok(results.map(|results| (results, asked.items)))
         };
-        self.0.serve(action::BatchDecrypt, request, work).await
+        let answer = |_: &Arc<Gate>, (results, items)| decrypted(results, items);
+        self.0.serve_then(action::BatchDecrypt, request, work, answer).await
     }
 
     async fn crypt_session(
@@ -107,14 +108,14 @@ impl CryptoService for Crypto {
         request: Request<GenerateDataKeyRequest>,
     ) -> Result<Response<GenerateDataKeyResponse>, Status> {
         let work = |asked: GenerateDataKeyRequest, vault: Arc<Vault>, right| async move {
-            let made = vault.generate_data_key(&right, &convert::context(&asked.context)?).await?;
-            Ok(made.map(|DataKey { plaintext, encrypted }| GenerateDataKeyResponse {
-                plaintext: convert::key_bytes(&plaintext),
-                ciphertext: encrypted.ciphertext.into(),
-                version: encrypted.version.get(),
-            }))
+            vault.generate_data_key(&right, &convert::context(&asked.context)?).await
         };
-        self.0.serve(action::GenerateDataKey, request, work).await
+        let answer = |_: &Arc<Gate>, DataKey { plaintext, encrypted }| GenerateDataKeyResponse {
+            plaintext: convert::key_bytes(&plaintext),
+            ciphertext: encrypted.ciphertext.into(),
+            version: encrypted.version.get(),
+        };
+        self.0.serve_then(action::GenerateDataKey, request, work, answer).await
     }
 
     async fn generate_data_key_without_plaintext(
@@ -137,13 +138,13 @@ impl CryptoService for Crypto {
     ) -> Result<Response<DecryptDataKeyResponse>, Status> {
         let work = |asked: DecryptDataKeyRequest, vault: Arc<Vault>, right| async move {
             let context = convert::context(&asked.context)?;
-            let done = vault.decrypt_data_key(&right, &context, &asked.ciphertext).await?;
-            Ok(done.map(|done| DecryptDataKeyResponse {
-                plaintext: convert::secret_bytes(done.plaintext),
-                version: done.version.get(),
-            }))
+            vault.decrypt_data_key(&right, &context, &asked.ciphertext).await
         };
-        self.0.serve(action::DecryptDataKey, request, work).await
+        let answer = |_: &Arc<Gate>, done: Decrypted| DecryptDataKeyResponse {
+            plaintext: convert::secret_bytes(done.plaintext),
+            version: done.version.get(),
+        };
+        self.0.serve_then(action::DecryptDataKey, request, work, answer).await
     }
 
     async fn encrypt_stream(

@@ -25,6 +25,7 @@ missing() {
     [[ $1 != test-all ]] || has node || echo nodejs
     [[ $1 != test-all ]] || has npm || echo npm
     /usr/bin/python3 -c 'import cryptography' 2>/dev/null || echo python3-cryptography
+    has pgrep || echo procps
     has systemd-analyze || echo systemd
     # The Python of docs/clients.md.
     /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv

@@ -24,6 +24,7 @@ pub mod pages;
 pub mod person;
 pub mod piv;
 mod random;
+pub mod raw;
 pub mod rig;
 pub mod staff;
 pub mod tampering;

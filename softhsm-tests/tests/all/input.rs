@@ -2,6 +2,7 @@
 
 use keyward::client::{Code, Context, Item, context};
 use keyward::rpc::proto::{EncryptRequest, EncryptStreamRequest, StreamHeader, encrypt_stream_request};
+use keyward_softhsm_tests::raw::Raw;
 use keyward_softhsm_tests::{KEY, World, eventually};
 use tonic_types::StatusExt;
 
@@ -219,49 +220,6 @@ async fn a_stream_must_begin_with_its_header() {
     }
 }
 
-/// Sends bytes as they are, and reads them so.
-#[derive(Default)]
-struct Raw;
-
-impl tonic::codec::Codec for Raw {
-    type Encode = Vec<u8>;
-    type Decode = Vec<u8>;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl tonic::codec::Encoder for Raw {
-    type Item = Vec<u8>;
-    type Error = tonic::Status;
-
-    fn encode(
-        &mut self,
-        item: Vec<u8>,
-        buffer: &mut tonic::codec::EncodeBuf<'_>,
-    ) -> Result<(), tonic::Status> {
-        bytes::BufMut::put_slice(buffer, &item);
-        Ok(())
-    }
-}
-
-impl tonic::codec::Decoder for Raw {
-    type Item = Vec<u8>;
-    type Error = tonic::Status;
-
-    fn decode(&mut self, buffer: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<Vec<u8>>, tonic::Status> {
-        let length = bytes::Buf::remaining(buffer);
-        Ok(Some(bytes::Buf::copy_to_bytes(buffer, length).to_vec()))
-    }
-}
-
 #[tokio::test]
 async fn a_request_that_does_not_decode_is_the_callers_fault() {
     let world = World::ready();
@@ -273,7 +231,7 @@ async fn a_request_that_does_not_decode_is_the_callers_fault() {
         let mut grpc = tonic::client::Grpc::new(client.channel());
         grpc.ready().await.unwrap();
         let path = tonic::codegen::http::uri::PathAndQuery::from_static("/keyward.v1.CryptoService/Encrypt");
-        let answer = grpc.unary(tonic::Request::new(message), path, Raw).await;
+        let answer = grpc.unary(tonic::Request::new(message.into()), path, Raw).await;
         let error = answer.unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument, "{error}");
         assert_eq!(error.get_details_error_info().unwrap().reason, "ARGUMENT_INVALID");
